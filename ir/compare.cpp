@@ -1,0 +1,69 @@
+// See compare.h.
+#include "ir/compare.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "ir/op.h"
+
+namespace quern {
+
+static void visit(const Graph& graph, Tolerance& t) {
+  std::vector<int64_t> depth(graph.nodes.size());
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& n = graph.nodes[i];
+    for (NodeId a : n.args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)]);
+    if (!means<View>(n.op) && !means<Source>(n.op)) ++depth[i];
+    if (n.attrs.body) visit(*n.attrs.body, t);
+    if (n.type.results.empty()) t.epsilon = std::max(t.epsilon, epsilon_of(n.type.dtype));
+    int64_t summed = 1;
+    if (means<Reduce>(n.op))
+      for (int64_t a : n.attrs.axes) summed = checked_mul(summed, graph.type(n.args[0]).shape[static_cast<size_t>(a)]);
+    if (means<Contract>(n.op)) {
+      const ContractSpec spec = parse_contract(n.attrs.spec);
+      for (size_t d = 0; d < spec.lhs.size(); ++d)
+        if (spec.out.find(spec.lhs[d]) == std::string::npos) summed = checked_mul(summed, graph.type(n.args[0]).shape[d]);
+    }
+    if (means<PutAdd>(n.op)) summed = std::max<int64_t>(1, graph.type(n.args[1]).size());
+    t.reduction = std::max(t.reduction, summed);
+    t.depth = std::max(t.depth, depth[i]);
+  }
+}
+
+double Tolerance::bound() const {
+  return 16 * epsilon * (static_cast<double>(depth) + std::sqrt(static_cast<double>(reduction)));
+}
+
+Tolerance tolerance_of(const Graph& graph) {
+  Tolerance t;
+  visit(graph, t);
+  return t;
+}
+
+std::string to_string(const Tolerance& t) {
+  return fmt::format("bound {:.1e} (eps {:.1e}, depth {}, reduction {})", t.bound(), t.epsilon, t.depth, t.reduction);
+}
+
+Difference compare(const HostTensor& got, const HostTensor& want) {
+  QN_CHECK(got.dtype == want.dtype && got.shape == want.shape, "compared tensors have one type");
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  double scale = 1;
+  for (int64_t i = 0; i < want.size(); ++i)
+    if (const double w = std::fabs(want.at(i)); std::isfinite(w)) scale = std::max(scale, w);
+  Difference worst;
+  for (int64_t i = 0; i < want.size(); ++i) {
+    const double g = got.at(i), w = want.at(i);
+    double error = 0;
+    if (std::isnan(w) || std::isnan(g)) error = std::isnan(w) && std::isnan(g) ? 0 : kInfinity;
+    else if (std::isinf(w) || std::isinf(g)) error = w == g ? 0 : kInfinity;
+    else if (is_float(want.dtype)) error = std::fabs(g - w) / scale;
+    else error = g == w ? 0 : kInfinity;
+    if (error > worst.error || (worst.at < 0 && i == 0)) worst = {error, i, g, w};
+  }
+  return worst;
+}
+
+}  // namespace quern

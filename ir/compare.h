@@ -1,0 +1,28 @@
+// Comparing a computed tensor with its reference: one bound for every test, `check` and `fuzz`.
+//
+// The bound. Rounding each of an op's results costs eps relative to the operands' size, and a sum of n terms costs up
+// to n*eps in the worst order, sqrt(n)*eps in practice. A graph's error bound is
+//   bound = 16 * eps(dtype) * (depth + sqrt(longest reduction))   relative to max(1, max |reference|) of the tensor,
+// where eps is that of the least precise float dtype that the graph computes in. Integers and bools must be equal.
+#pragma once
+#include "ir/graph.h"
+
+namespace quern {
+
+struct Tolerance {
+  double epsilon = 0;        // unit roundoff of the least precise dtype
+  int64_t depth = 1;         // ops on the longest path
+  int64_t reduction = 1;     // elements of the longest reduction or product
+  double bound() const;
+};
+Tolerance tolerance_of(const Graph& graph);
+std::string to_string(const Tolerance& tolerance);   // "bound 3.1e-05 (f32: eps 6.0e-08, depth 12, reduction 784)"
+
+struct Difference {
+  double error = 0;          // max |got - want| / max(1, max |want|); infinite where NaN or inf do not agree
+  int64_t at = -1;           // the element
+  double got = 0, want = 0;
+};
+Difference compare(const HostTensor& got, const HostTensor& want);
+
+}  // namespace quern

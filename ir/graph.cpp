@@ -1,0 +1,213 @@
+// The graph value and its builder; see graph.h.
+#include "ir/graph.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "ir/op.h"
+#include "ir/support/hash.h"
+
+namespace quern {
+
+std::string to_string(const Type& type) {
+  if (!type.results.empty()) {
+    std::string out;
+    for (const Type& t : type.results) out += (out.empty() ? "{" : ", ") + to_string(t);
+    return out + "}";
+  }
+  return fmt::format("{}[{}]", name_of(type.dtype), fmt::join(type.shape, ","));
+}
+
+bool Attrs::operator==(const Attrs& other) const {
+  const auto same = [](const auto& a, const auto& b) { return a == b || (a && b && *a == *b); };
+  return axes == other.axes && shape == other.shape && start == other.start && limit == other.limit &&
+         stride == other.stride && low == other.low && high == other.high && spec == other.spec &&
+         name == other.name && dtype == other.dtype && index == other.index && transform == other.transform &&
+         same(value, other.value) && same(body, other.body);
+}
+
+namespace {
+
+uint64_t hash_of(const Shape& v) {
+  uint64_t h = v.size();
+  for (int64_t x : v) h = mix(h, static_cast<uint64_t>(x));
+  return h;
+}
+
+uint64_t hash_of(const Type& type) {
+  uint64_t h = mix(static_cast<uint64_t>(type.dtype), hash_of(type.shape));
+  for (const Type& t : type.results) h = mix(h, hash_of(t));
+  return h;
+}
+
+struct AttrHash {
+  uint64_t h = 0;
+  void operator()(const char*, const Shape& v) { h = mix(h, hash_of(v)); }
+  void operator()(const char*, const std::string& v) { h = mix(h, hash64(v)); }
+  void operator()(const char*, const std::vector<DType>& v) { h = mix(h, v.empty() ? 99 : static_cast<uint64_t>(v[0])); }
+  void operator()(const char*, Transform v) { h = mix(h, static_cast<uint64_t>(v)); }
+  void operator()(const char*, const std::shared_ptr<const HostTensor>& v) {
+    if (v) h = mix(h, hash64({reinterpret_cast<const char*>(v->bytes.data()), v->bytes.size()}));
+  }
+  void operator()(const char*, const std::shared_ptr<const Graph>& v) {
+    if (v) h = mix(h, v->hash());
+  }
+};
+
+uint64_t hash_of(const Node& node) {
+  uint64_t h = mix(static_cast<uint64_t>(node.op), hash_of(node.type));
+  for (NodeId a : node.args) h = mix(h, static_cast<uint64_t>(a));
+  AttrHash visitor{h};
+  const_cast<Attrs&>(node.attrs).fields(visitor);
+  return visitor.h;
+}
+
+}  // namespace
+
+std::vector<NodeId> Graph::roots() const {
+  std::vector<NodeId> out;
+  for (const NamedOutput& o : outputs) out.push_back(o.node);
+  for (const State& s : states) out.push_back(s.output);
+  return out;
+}
+
+std::vector<int> Graph::use_counts() const {
+  std::vector<int> uses(nodes.size());
+  for (const Node& n : nodes)
+    for (NodeId a : n.args) ++uses[static_cast<size_t>(a)];
+  for (NodeId r : roots()) ++uses[static_cast<size_t>(r)];
+  return uses;
+}
+
+uint64_t Graph::hash() const {
+  uint64_t h = nodes.size();
+  for (const Node& n : nodes) {
+    if (n.op == Op::input) h = mix(h, hash_of(n.type));
+    else h = mix(h, hash_of(n));
+  }
+  for (NodeId i : inputs) h = mix(h, static_cast<uint64_t>(i));
+  for (NodeId r : roots()) h = mix(h, static_cast<uint64_t>(r));
+  for (const State& s : states) h = mix(h, static_cast<uint64_t>(s.input));
+  return h;
+}
+
+bool Graph::operator==(const Graph& other) const {
+  if (nodes.size() != other.nodes.size() || inputs != other.inputs || outputs.size() != other.outputs.size() ||
+      states.size() != other.states.size())
+    return false;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const Node &a = nodes[i], &b = other.nodes[i];
+    if (a.op != b.op || !(a.type == b.type) || a.args != b.args || !(a.attrs == b.attrs)) return false;
+  }
+  for (size_t i = 0; i < outputs.size(); ++i)
+    if (outputs[i].name != other.outputs[i].name || outputs[i].node != other.outputs[i].node) return false;
+  for (size_t i = 0; i < states.size(); ++i)
+    if (states[i].name != other.states[i].name || states[i].input != other.states[i].input ||
+        states[i].output != other.states[i].output)
+      return false;
+  return true;
+}
+
+SourceId GraphBuilder::intern(const SourceLoc& where) {
+  if (where.line == 0) return 0;
+  for (size_t i = graph_.sources.size(); i-- > 1;)
+    if (graph_.sources[i] == where) return static_cast<SourceId>(i);
+  graph_.sources.push_back(where);
+  return static_cast<SourceId>(graph_.sources.size() - 1);
+}
+
+NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc where) {
+  std::vector<Type> types;
+  for (NodeId a : args) {
+    QN_CHECK(a >= 0 && a < static_cast<NodeId>(graph_.nodes.size()), "an argument is an earlier node of this graph");
+    types.push_back(graph_.type(a));
+  }
+  if (op != Op::result)
+    for (const Type& t : types) QN_CHECK(t.results.empty(), "only `result` may use a value with several results");
+  Node node{op, def_of(op).infer({op, types, attrs, where}), std::move(args), std::move(attrs), 0};
+  const uint64_t h = hash_of(node);
+  if (op != Op::input) {
+    const auto [begin, end] = table_.equal_range(h);
+    for (auto it = begin; it != end; ++it) {
+      const Node& old = graph_.at(it->second);
+      if (old.op == node.op && old.args == node.args && old.type == node.type && old.attrs == node.attrs)
+        return it->second;
+    }
+  }
+  node.source = intern(where);
+  const NodeId id = static_cast<NodeId>(graph_.nodes.size());
+  graph_.nodes.push_back(std::move(node));
+  if (op == Op::input) graph_.inputs.push_back(id);
+  else table_.emplace(h, id);
+  return id;
+}
+
+NodeId GraphBuilder::input(std::string name, Type type, SourceLoc where) {
+  Attrs attrs;
+  attrs.name = std::move(name);
+  attrs.dtype = {type.dtype};
+  attrs.shape = std::move(type.shape);
+  return add(Op::input, {}, std::move(attrs), std::move(where));
+}
+
+NodeId GraphBuilder::constant(HostTensor value, SourceLoc where) {
+  Attrs attrs;
+  attrs.value = std::make_shared<const HostTensor>(std::move(value));
+  return add(Op::constant, {}, std::move(attrs), std::move(where));
+}
+
+NodeId GraphBuilder::scalar(DType dtype, double value, SourceLoc where) {
+  return constant(HostTensor::full(dtype, {}, value), std::move(where));
+}
+
+NodeId GraphBuilder::full(const Type& type, double value, SourceLoc where) {
+  const NodeId s = scalar(type.dtype, value, where);
+  if (type.shape.empty()) return s;
+  Attrs attrs;
+  attrs.shape = type.shape;
+  return add(Op::broadcast, {s}, std::move(attrs), std::move(where));
+}
+
+std::vector<NodeId> GraphBuilder::inline_body(const Graph& body, const std::vector<NodeId>& args) {
+  QN_CHECK(args.size() == body.inputs.size(), "a body is applied to as many arguments as it has inputs");
+  std::vector<NodeId> map(body.nodes.size(), -1);
+  for (size_t i = 0; i < args.size(); ++i) {
+    QN_CHECK(type(args[i]) == body.type(body.inputs[i]), "an argument has the type of the body's input");
+    map[static_cast<size_t>(body.inputs[i])] = args[i];
+  }
+  for (size_t i = 0; i < body.nodes.size(); ++i) {
+    const Node& n = body.nodes[i];
+    if (n.op == Op::input) continue;
+    std::vector<NodeId> mapped;
+    for (NodeId a : n.args) mapped.push_back(map[static_cast<size_t>(a)]);
+    map[i] = add(n.op, std::move(mapped), n.attrs, body.where(static_cast<NodeId>(i)));
+  }
+  std::vector<NodeId> out;
+  for (const NamedOutput& o : body.outputs) out.push_back(map[static_cast<size_t>(o.node)]);
+  return out;
+}
+
+Graph dead_code(const Graph& graph) {
+  std::vector<char> live(graph.nodes.size());
+  for (NodeId r : graph.roots()) live[static_cast<size_t>(r)] = 1;
+  for (NodeId i : graph.inputs) live[static_cast<size_t>(i)] = 1;
+  for (size_t i = graph.nodes.size(); i-- > 0;)
+    if (live[i])
+      for (NodeId a : graph.nodes[i].args) live[static_cast<size_t>(a)] = 1;
+  Graph out;
+  out.sources = graph.sources;
+  std::vector<NodeId> map(graph.nodes.size(), -1);
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    if (!live[i]) continue;
+    map[i] = static_cast<NodeId>(out.nodes.size());
+    out.nodes.push_back(graph.nodes[i]);
+    for (NodeId& a : out.nodes.back().args) a = map[static_cast<size_t>(a)];
+  }
+  for (NodeId i : graph.inputs) out.inputs.push_back(map[static_cast<size_t>(i)]);
+  for (const NamedOutput& o : graph.outputs) out.outputs.push_back({o.name, map[static_cast<size_t>(o.node)]});
+  for (const State& s : graph.states)
+    out.states.push_back({s.name, map[static_cast<size_t>(s.input)], map[static_cast<size_t>(s.output)]});
+  return out;
+}
+
+}  // namespace quern

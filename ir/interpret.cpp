@@ -1,0 +1,46 @@
+// The reference interpreter; see interpret.h.
+#include "ir/interpret.h"
+
+#include <fmt/format.h>
+
+#include "ir/op.h"
+
+namespace quern {
+
+std::vector<HostTensor> interpret(const Graph& graph, const std::vector<HostTensor>& inputs) {
+  if (inputs.size() != graph.inputs.size())
+    throw Error(ErrorKind::usage, fmt::format("the graph takes {} inputs, got {}", graph.inputs.size(), inputs.size()));
+  std::vector<std::vector<HostTensor>> values(graph.nodes.size());   // one, or several of a call
+  std::vector<int> uses = graph.use_counts();
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const Type& want = graph.type(graph.inputs[i]);
+    if (inputs[i].dtype != want.dtype || inputs[i].shape != want.shape)
+      throw Error(ErrorKind::usage, fmt::format("input \"{}\" is {}, the graph wants {}", graph.at(graph.inputs[i]).attrs.name,
+                                                to_string(Type{inputs[i].dtype, inputs[i].shape, {}}), to_string(want)));
+    values[static_cast<size_t>(graph.inputs[i])] = {inputs[i]};
+  }
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& n = graph.nodes[i];
+    if (n.op == Op::input || uses[i] == 0) continue;
+    std::vector<const HostTensor*> args;
+    for (NodeId a : n.args) args.push_back(&values[static_cast<size_t>(a)][0]);
+    if (n.op == Op::result) {
+      values[i] = {values[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
+    } else if (n.op == Op::call) {
+      if (n.attrs.transform != Transform::none && n.attrs.transform != Transform::kernel)
+        throw Error(ErrorKind::usage, "interpret: a transform has not been expanded; run the pass `expand` first");
+      std::vector<HostTensor> copies;
+      for (const HostTensor* a : args) copies.push_back(*a);
+      values[i] = interpret(*n.attrs.body, copies);
+    } else {
+      values[i] = {def_of(n.op).eval(n, args)};
+    }
+    for (NodeId a : n.args)
+      if (--uses[static_cast<size_t>(a)] == 0) values[static_cast<size_t>(a)].clear();
+  }
+  std::vector<HostTensor> out;
+  for (NodeId r : graph.roots()) out.push_back(values[static_cast<size_t>(r)][0]);
+  return out;
+}
+
+}  // namespace quern

@@ -1,0 +1,103 @@
+// THE SEMANTICS PAGE. One OpDef per op, all its facets adjacent in ir/ops/*.cpp; `define` takes every facet, so a
+// missing one does not compile. Lowering, cost, fusion and vmap are written once per alternative of `Meaning`.
+//
+// Values. Each op computes exactly (or in f64) and rounds once to its dtype: nearest even for floats, wrap-around for
+// integers. max/min propagate NaN; max(-0, 0) is 0. Integer div and mod are floor division and its remainder, both 0
+// for divisor 0. Float div is IEEE; float mod is a - floor(a/b)*b. pow(x, 0) is 1; abs of the least integer is itself.
+// Comparisons with NaN are false, but `ne` is true. cast float→integer truncates, saturates, and takes NaN to 0;
+// to bool it is x != 0. sign(NaN) is NaN, sign(±0) is ±0.
+// Elementwise ops want equal shapes; broadcasting is the op `broadcast`: argument dim d becomes output dim axes[d].
+// Reductions over zero elements give the identity: 0, 1, and for max/min the least/greatest value (∓inf for floats).
+// Sums, products of f16/bf16 accumulate in f32 or better and round once. argmax (i64) takes the lowest index among
+// equals, and the first NaN if there is one.
+// contract "mk,kn->mn": letters name axes; a letter of both operands that the output lacks is summed, one that the
+// output has is a batch axis; a letter of one operand must be in the output. No letter repeats within an operand.
+// slice: start, limit, stride > 0. pad: low, high >= 0, value is a scalar argument. reverse: flips axes. concat: axes=[d].
+// take(x, i, axes=[d]): out[…, i…, …] = x[…, i, …], the dims of i in place of dim d; an index outside reads 0.
+// put_add(x, i, u, axes=[d]): x plus u at rows i (adjoint of take); an index outside is ignored; equal indices add up.
+// iota: the coordinate along axes[0] as dtype. random(key: u32[]): 32 random bits per element, see philox(); stream
+// in `index`. stop_gradient: the value; derivative zero.
+// call: a closed graph applied to the arguments, after its transform: none, vjp (the derivatives of the scalar
+// output 0 with respect to arguments `index`; results: the outputs, then the derivatives), vmap (every argument and
+// result gets a leading axis), kernel (none, and one kernel computes it). result i: the i-th result of a call.
+//
+// Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod have derivative 0 at their kinks.
+#pragma once
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <variant>
+
+#include "ir/graph.h"
+#include "ir/index.h"
+
+namespace quern {
+
+/// What a type rule sees. `fail` throws the error that names the op, the constraint, all operands and the line.
+struct InferContext {
+  Op op;
+  std::span<const Type> args;
+  const Attrs& attrs;
+  SourceLoc where;
+  [[noreturn]] void fail(const std::string& message, const std::string& help) const;
+  void want(bool condition, const std::string& message, const std::string& help) const {
+    if (!condition) fail(message, help);
+  }
+};
+
+// --- what an op means, for everything that is written once per alternative ---
+using ScalarFn = Scalar (*)(DType out, std::span<const Scalar> args);
+struct Map { ScalarFn apply; };                     // out[i] = f(args[i]…)
+/// One piece of a view: where all guards hold (low <= e < high), out[idx] = args[arg][index].
+struct Guard { Index expr; int64_t low, high; };
+struct Piece { int arg; std::vector<Index> index; std::vector<Guard> guards; };
+struct View { std::vector<Piece> (*pieces)(const Node& node, std::span<const Type> args, std::span<const Index> out); };  // first match wins
+struct Reduce { Op combine; };                      // a binary elementwise op over attrs.axes
+struct Contract {};
+struct Take {};
+struct PutAdd {};
+struct Source {};                                   // input, constant, iota, random: see Op
+struct Body {};                                     // call, result
+/// Stands for simpler ops, built in the same graph.
+struct Expand { NodeId (*build)(GraphBuilder& b, const Node& node, std::span<const NodeId> args); };
+using Meaning = std::variant<Map, View, Reduce, Contract, Take, PutAdd, Source, Body, Expand>;
+
+/// Derivative rule: given the node in `b` and the cotangent of its result, the cotangents of its arguments
+/// (-1 where none flows).
+using VjpFn = std::vector<NodeId> (*)(GraphBuilder& b, NodeId node, NodeId cotangent);
+inline constexpr VjpFn no_gradient = nullptr;       // the derivative is zero or does not exist
+
+/// One sample for the op sweep: argument types and attributes, and the range from which float values are drawn.
+struct Sample { std::vector<Type> args; Attrs attrs; double low = -2, high = 2; };
+using SamplesFn = std::vector<Sample> (*)(DType dtype);   // empty: the op does not take this dtype
+
+struct OpDef {
+  Op op;
+  std::string_view name, doc;
+  Type (*infer)(const InferContext& context);
+  HostTensor (*eval)(const Node& node, std::span<const HostTensor* const> args);
+  VjpFn vjp;
+  Meaning meaning;
+  SamplesFn samples;
+};
+
+const OpDef& def_of(Op op);
+inline std::string_view name_of(Op op) { return def_of(op).name; }
+std::optional<Op> parse_op(std::string_view name);
+
+template <class Alternative>
+bool means(Op op) { return std::holds_alternative<Alternative>(def_of(op).meaning); }
+
+/// Applies an elementwise op to single values; the one scalar table of both IRs.
+Scalar apply_scalar(Op op, DType out, std::span<const Scalar> args);
+/// Result dtype of an elementwise op on arguments of `dtype` (bool for comparisons).
+DType scalar_result(Op op, DType dtype);
+/// Identity of a combine op (add, mul, max, min) for a dtype.
+Scalar identity_of(Op combine, DType dtype);
+
+/// The parsed `spec` of a contract node: the letters of each operand and of the output.
+struct ContractSpec { std::string lhs, rhs, out; };
+ContractSpec parse_contract(const std::string& spec);
+
+}  // namespace quern

@@ -1,0 +1,64 @@
+// Ops that hold a closed graph: call, and `result`, the only user of its several results.
+#include <fmt/format.h>
+
+#include "ir/interpret.h"
+#include "ir/ops/define.h"
+
+namespace quern {
+namespace {
+
+Type infer_call(const InferContext& c) {
+  QN_CHECK(c.attrs.body != nullptr, "a call has a body");
+  const Graph& body = *c.attrs.body;
+  c.want(body.states.empty(), "a body has no states", "");
+  want_args(c, body.inputs.size());
+  const bool mapped = c.attrs.transform == Transform::vmap;
+  int64_t lanes = -1;
+  for (size_t i = 0; i < c.args.size(); ++i) {
+    Type want = body.type(body.inputs[i]);
+    if (mapped) {
+      c.want(c.args[i].rank() > 0, "vmap needs a leading axis on every argument", "");
+      if (lanes < 0) lanes = c.args[i].shape[0];
+      want.shape.insert(want.shape.begin(), lanes);
+    }
+    c.want(c.args[i] == want, fmt::format("argument {} is {}, the body wants {}", i, to_string(c.args[i]), to_string(want)), "");
+  }
+  Type t;
+  for (const NamedOutput& o : body.outputs) {
+    t.results.push_back(body.type(o.node));
+    if (mapped) t.results.back().shape.insert(t.results.back().shape.begin(), lanes);
+  }
+  c.want(!t.results.empty(), "a body needs an output", "");
+  c.want(!mapped || lanes >= 0, "vmap needs an argument", "");
+  if (c.attrs.transform == Transform::vjp) {
+    c.want(t.results[0].rank() == 0 && is_float(t.results[0].dtype), fmt::format("only a scalar float has a gradient, output 0 is {}", to_string(t.results[0])), "sum or mean it first");
+    for (int64_t i : c.attrs.index) {
+      c.want(i >= 0 && i < static_cast<int64_t>(c.args.size()), "a gradient is with respect to an argument", "");
+      c.want(is_float(c.args[static_cast<size_t>(i)].dtype), fmt::format("{} has no gradient: it is not a float", to_string(c.args[static_cast<size_t>(i)])), "cast it to f32 before use");
+      t.results.push_back(c.args[static_cast<size_t>(i)]);
+    }
+  }
+  return t;
+}
+Type infer_result(const InferContext& c) {
+  want_args(c, 1);
+  QN_CHECK(c.attrs.index.size() == 1 && !c.args[0].results.empty(), "result i is of a call");
+  c.want(c.attrs.index[0] >= 0 && c.attrs.index[0] < static_cast<int64_t>(c.args[0].results.size()), "there is no such result", "");
+  return c.args[0].results[static_cast<size_t>(c.attrs.index[0])];
+}
+HostTensor eval_none(const Node&, std::span<const HostTensor* const>) {
+  QN_CHECK(false, "bodies are evaluated by interpret()");
+  return {};
+}
+std::vector<Sample> no_samples(DType) { return {}; }
+
+}  // namespace
+
+std::vector<OpDef> body_ops() {
+  return {
+      define(Op::call, "call", "a closed graph applied to arguments, after a transform", infer_call, eval_none, no_gradient, Body{}, no_samples),
+      define(Op::result, "result", "the i-th result of a call", infer_result, eval_none, no_gradient, Body{}, no_samples),
+  };
+}
+
+}  // namespace quern

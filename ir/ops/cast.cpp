@@ -1,0 +1,51 @@
+// Changing the dtype, and the identity that stops derivatives.
+#include "ir/ops/define.h"
+
+namespace quern {
+namespace {
+
+using Args = std::span<const Scalar>;
+
+Type infer_cast(const InferContext& c) {
+  want_args(c, 1);
+  c.want(c.attrs.dtype.size() == 1, "wants the attribute dtype", "dtype=f32, say");
+  return checked(c, {c.attrs.dtype[0], c.args[0].shape, {}});
+}
+Type infer_same(const InferContext& c) {
+  want_args(c, 1);
+  return c.args[0];
+}
+
+Scalar cast(DType d, Args a) { return is_float(a[0].dtype) ? Scalar::of(d, a[0].f) : Scalar::of_int(d, a[0].i); }
+HostTensor eval_same(const Node&, std::span<const HostTensor* const> args) { return *args[0]; }
+std::vector<Piece> same_pieces(const Node&, std::span<const Type>, std::span<const Index> out) {
+  return {{0, {out.begin(), out.end()}, {}}};
+}
+
+std::vector<NodeId> vjp_cast(GraphBuilder& b, NodeId n, NodeId g) {
+  const NodeId x = b.graph().at(n).args[0];
+  if (!is_float(b.type(x).dtype) || !is_float(b.type(n).dtype)) return {-1};
+  return {cast_like(b, g, b.type(x).dtype)};
+}
+
+std::vector<Sample> cast_samples(DType d) {
+  std::vector<Sample> out;
+  for (int to = 0; to < kDTypeCount; ++to) {
+    Sample s{{{d, {3, 7}, {}}}, {}, -3, 3};
+    s.attrs.dtype = {static_cast<DType>(to)};
+    out.push_back(s);
+  }
+  return out;
+}
+std::vector<Sample> same_samples(DType d) { return elementwise_samples(d, 1, -3, 3); }
+
+}  // namespace
+
+std::vector<OpDef> cast_ops() {
+  return {
+      define(Op::cast, "cast", "x as another dtype; float to integer truncates and saturates", infer_cast, eval_map, vjp_cast, Map{cast}, cast_samples),
+      define(Op::stop_gradient, "stop_gradient", "x; its derivative is zero", infer_same, eval_same, no_gradient, View{same_pieces}, same_samples),
+  };
+}
+
+}  // namespace quern

@@ -1,0 +1,170 @@
+// The op table and the helpers of ir/ops; see define.h.
+#include "ir/ops/define.h"
+
+#include <algorithm>
+#include <array>
+
+#include <fmt/format.h>
+
+namespace quern {
+
+static std::vector<OpDef> build_table() {
+  std::vector<OpDef> table(kOpCount);
+  std::vector<char> seen(kOpCount);
+  for (auto family : {elementwise_ops, compare_select_ops, cast_ops, reduce_ops, contract_ops, view_ops, take_ops,
+                      source_ops, body_ops})
+    for (OpDef& d : family()) {
+      QN_CHECK(!seen[static_cast<size_t>(d.op)], "an op is defined once");
+      seen[static_cast<size_t>(d.op)] = 1;
+      table[static_cast<size_t>(d.op)] = d;
+    }
+  QN_CHECK(std::count(seen.begin(), seen.end(), 0) == 0, "every op of ops.def is defined");
+  return table;
+}
+
+const OpDef& def_of(Op op) {
+  static const std::vector<OpDef> table = build_table();
+  return table[static_cast<size_t>(op)];
+}
+
+std::optional<Op> parse_op(std::string_view name) {
+  for (int i = 0; i < kOpCount; ++i)
+    if (name_of(static_cast<Op>(i)) == name) return static_cast<Op>(i);
+  return std::nullopt;
+}
+
+Scalar apply_scalar(Op op, DType out, std::span<const Scalar> args) {
+  const Map* map = std::get_if<Map>(&def_of(op).meaning);
+  QN_CHECK(map, "only elementwise ops apply to single values");
+  return map->apply(out, args);
+}
+
+DType scalar_result(Op op, DType dtype) {
+  return op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::logical_and || op == Op::logical_or ||
+                 op == Op::logical_not
+             ? DType::boolean
+             : dtype;
+}
+
+Scalar identity_of(Op combine, DType dtype) {
+  const bool floating = is_float(dtype);
+  const double inf = std::numeric_limits<double>::infinity();
+  switch (combine) {
+    case Op::add: return Scalar::of(dtype, 0);
+    case Op::mul: return Scalar::of(dtype, 1);
+    case Op::max: return floating ? Scalar{dtype, -inf, 0} : Scalar::of(dtype, -0x1p63);
+    case Op::min: return floating ? Scalar{dtype, inf, 0} : Scalar::of(dtype, 0x1p63);
+    default: QN_CHECK(false, "a combine op has an identity"); return {};
+  }
+}
+
+void InferContext::fail(const std::string& message, const std::string& help) const {
+  std::string text = fmt::format("{}: {}", name_of(op), message);
+  for (size_t i = 0; i < args.size(); ++i) text += fmt::format("\n   argument {}: {}", i, to_string(args[i]));
+  if (!help.empty()) text += "\nhelp: " + help;
+  throw Error(ErrorKind::compile, text, where);
+}
+
+void want_args(const InferContext& c, size_t n) {
+  c.want(c.args.size() == n, fmt::format("takes {} arguments, got {}", n, c.args.size()), "");
+}
+
+void want_same_shape(const InferContext& c) {
+  for (const Type& t : c.args)
+    c.want(t.shape == c.args[0].shape,
+           fmt::format("shapes differ: {} vs {}", to_string(c.args[0]), to_string(t)),
+           "broadcast one of them to the other's shape");
+}
+
+void want_same_dtype(const InferContext& c) {
+  for (const Type& t : c.args)
+    c.want(t.dtype == c.args[0].dtype,
+           fmt::format("dtypes differ: {} vs {}", name_of(c.args[0].dtype), name_of(t.dtype)),
+           fmt::format("cast one of them to {}", name_of(c.args[0].dtype)));
+}
+
+void want_axes(const InferContext& c, const Shape& axes, int64_t rank) {
+  for (size_t i = 0; i < axes.size(); ++i) {
+    c.want(axes[i] >= 0 && axes[i] < rank, fmt::format("axis {} is outside rank {}", axes[i], rank),
+           "axes count from 0");
+    for (size_t j = 0; j < i; ++j) c.want(axes[i] != axes[j], fmt::format("axis {} is named twice", axes[i]), "");
+  }
+}
+
+Type checked(const InferContext& c, Type type) {
+  c.want(type.rank() <= kMaxRank, fmt::format("rank {} is above the limit of {}", type.rank(), kMaxRank), "");
+  for (int64_t d : type.shape)
+    c.want(d >= 0 && d <= kMaxExtent, fmt::format("extent {} is outside [0, 2^40]", d), "");
+  int64_t n = size_of(type.dtype);
+  for (int64_t d : type.shape)
+    c.want(!__builtin_mul_overflow(n, d, &n) && n <= (int64_t{1} << 46), "the result is too large", "use a smaller shape");
+  return type;
+}
+
+HostTensor eval_map(const Node& node, std::span<const HostTensor* const> args) {
+  const ScalarFn apply = std::get<Map>(def_of(node.op).meaning).apply;
+  HostTensor out(node.type.dtype, node.type.shape);
+  std::array<Scalar, 3> values;
+  for (int64_t i = 0, n = out.size(); i < n; ++i) {
+    for (size_t a = 0; a < args.size(); ++a) values[a] = args[a]->get(i);
+    out.set(i, apply(out.dtype, std::span(values.data(), args.size())));
+  }
+  return out;
+}
+
+void for_each_index(const Shape& shape, const std::function<void(const Shape&)>& f) {
+  if (count(shape) == 0) return;
+  Shape index(shape.size());
+  for (;;) {
+    f(index);
+    size_t d = shape.size();
+    while (d > 0 && ++index[d - 1] == shape[d - 1]) index[--d] = 0;
+    if (d == 0) return;
+  }
+}
+
+int64_t position(const Shape& index, const Shape& strides) {
+  int64_t p = 0;
+  for (size_t d = 0; d < index.size(); ++d) p += index[d] * strides[d];
+  return p;
+}
+
+NodeId cast_like(GraphBuilder& b, NodeId x, DType dtype) {
+  if (b.type(x).dtype == dtype) return x;
+  Attrs attrs;
+  attrs.dtype = {dtype};
+  return b.add(Op::cast, {x}, std::move(attrs));
+}
+
+NodeId zeros_like(GraphBuilder& b, NodeId x) { return b.full(b.type(x), 0); }
+
+NodeId broadcast_to(GraphBuilder& b, NodeId x, const Shape& axes, const Shape& shape) {
+  if (b.type(x).shape == shape) return x;
+  Attrs attrs;
+  attrs.axes = axes;
+  attrs.shape = shape;
+  return b.add(Op::broadcast, {x}, std::move(attrs));
+}
+
+NodeId reduce_to(GraphBuilder& b, Op op, NodeId x, const Shape& axes) {
+  if (axes.empty()) return x;
+  Attrs attrs;
+  attrs.axes = axes;
+  return b.add(op, {x}, std::move(attrs));
+}
+
+std::vector<Shape> sample_shapes() { return {{}, {1}, {7}, {0, 3}, {3, 5}, {2, 3, 33}, {130}}; }
+
+std::vector<Sample> elementwise_samples(DType dtype, int arity, double low, double high) {
+  std::vector<Sample> out;
+  for (const Shape& shape : sample_shapes()) {
+    Sample s;
+    s.args.assign(static_cast<size_t>(arity), Type{dtype, shape, {}});
+    s.low = low;
+    s.high = high;
+    out.push_back(std::move(s));
+  }
+  return out;
+}
+
+}  // namespace quern

@@ -1,0 +1,50 @@
+// How the files of ir/ops define ops: `define` takes every facet, so that a missing one does not compile. Shared
+// helpers of type rules, evaluation and samples.
+#pragma once
+#include "ir/op.h"
+
+namespace quern {
+
+inline OpDef define(Op op, std::string_view name, std::string_view doc, Type (*infer)(const InferContext&),
+                    HostTensor (*eval)(const Node&, std::span<const HostTensor* const>), VjpFn vjp, Meaning meaning,
+                    SamplesFn samples) {
+  return {op, name, doc, infer, eval, vjp, meaning, samples};
+}
+
+std::vector<OpDef> elementwise_ops();
+std::vector<OpDef> compare_select_ops();
+std::vector<OpDef> cast_ops();
+std::vector<OpDef> reduce_ops();
+std::vector<OpDef> contract_ops();
+std::vector<OpDef> view_ops();
+std::vector<OpDef> take_ops();
+std::vector<OpDef> source_ops();
+std::vector<OpDef> body_ops();
+
+// --- type rules ---
+void want_args(const InferContext& c, size_t n);
+void want_same_shape(const InferContext& c);
+void want_same_dtype(const InferContext& c);
+/// Distinct axes within [0, rank).
+void want_axes(const InferContext& c, const Shape& axes, int64_t rank);
+Type checked(const InferContext& c, Type type);   // rank, extents and bytes within the limits
+
+// --- evaluation ---
+/// Applies the op's Map to every element.
+HostTensor eval_map(const Node& node, std::span<const HostTensor* const> args);
+/// Calls f(coordinates) for every element of `shape`, in row-major order.
+void for_each_index(const Shape& shape, const std::function<void(const Shape&)>& f);
+int64_t position(const Shape& index, const Shape& strides);
+
+// --- graph building, for derivatives ---
+NodeId cast_like(GraphBuilder& b, NodeId x, DType dtype);
+NodeId zeros_like(GraphBuilder& b, NodeId x);
+NodeId broadcast_to(GraphBuilder& b, NodeId x, const Shape& axes, const Shape& shape);
+NodeId reduce_to(GraphBuilder& b, Op op, NodeId x, const Shape& axes);
+
+// --- samples ---
+/// Shapes that every elementwise op is tried on: rank 0, 1, zero-size, odd, several dims.
+std::vector<Shape> sample_shapes();
+std::vector<Sample> elementwise_samples(DType dtype, int arity, double low, double high);
+
+}  // namespace quern

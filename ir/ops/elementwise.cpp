@@ -1,0 +1,172 @@
+// Elementwise arithmetic: unary and binary maps. Each scalar function computes in f64 (integers in i64) and rounds
+// once to the result's dtype. Derivatives are built from ops.
+#include <cmath>
+
+#include "ir/ops/define.h"
+
+namespace quern {
+namespace {
+
+using Args = std::span<const Scalar>;
+
+// --- type rules ---
+Type infer_any(const InferContext& c, size_t arity, bool integers) {
+  want_args(c, arity);
+  want_same_dtype(c);
+  want_same_shape(c);
+  c.want(is_float(c.args[0].dtype) || (integers && is_integer(c.args[0].dtype)),
+         std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)), "cast to f32 first");
+  return c.args[0];
+}
+Type infer_unary_float(const InferContext& c) { return infer_any(c, 1, false); }
+Type infer_unary(const InferContext& c) { return infer_any(c, 1, true); }
+Type infer_binary(const InferContext& c) { return infer_any(c, 2, true); }
+Type infer_binary_float(const InferContext& c) { return infer_any(c, 2, false); }
+
+// --- scalar functions ---
+template <double (*F)(double)>
+Scalar unary(DType d, Args a) { return Scalar::of(d, F(a[0].f)); }
+
+double rsqrt_of(double x) { return 1.0 / std::sqrt(x); }
+double sign_of(double x) { return x > 0 ? 1 : x < 0 ? -1 : x; }
+
+Scalar neg(DType d, Args a) { return is_float(d) ? Scalar{d, -a[0].f, 0} : Scalar::of_int(d, static_cast<int64_t>(0 - static_cast<uint64_t>(a[0].i))); }
+Scalar abs_(DType d, Args a) { return is_float(d) ? Scalar{d, std::fabs(a[0].f), 0} : a[0].i < 0 ? neg(d, a) : a[0]; }
+Scalar sign(DType d, Args a) { return is_float(d) ? Scalar::of(d, sign_of(a[0].f)) : Scalar::of_int(d, (a[0].i > 0) - (a[0].i < 0)); }
+Scalar add(DType d, Args a) {
+  return is_float(d) ? Scalar::of(d, a[0].f + a[1].f) : Scalar::of_int(d, static_cast<int64_t>(static_cast<uint64_t>(a[0].i) + static_cast<uint64_t>(a[1].i)));
+}
+Scalar sub(DType d, Args a) {
+  return is_float(d) ? Scalar::of(d, a[0].f - a[1].f) : Scalar::of_int(d, static_cast<int64_t>(static_cast<uint64_t>(a[0].i) - static_cast<uint64_t>(a[1].i)));
+}
+Scalar mul(DType d, Args a) {
+  return is_float(d) ? Scalar::of(d, a[0].f * a[1].f) : Scalar::of_int(d, static_cast<int64_t>(static_cast<uint64_t>(a[0].i) * static_cast<uint64_t>(a[1].i)));
+}
+Scalar div(DType d, Args a) { return is_float(d) ? Scalar::of(d, a[0].f / a[1].f) : Scalar::of_int(d, floor_div(a[0].i, a[1].i)); }
+// a - floor(a/b)*b, each step rounded to the dtype, as the devices do it.
+Scalar mod(DType d, Args a) {
+  if (!is_float(d)) return Scalar::of_int(d, floor_mod(a[0].i, a[1].i));
+  const double q = std::floor(round_to(d, a[0].f / a[1].f));
+  return Scalar::of(d, a[0].f - round_to(d, q * a[1].f));
+}
+Scalar pow_(DType d, Args a) {
+  if (is_float(d)) return Scalar::of(d, std::pow(a[0].f, a[1].f));
+  if (a[1].i < 0) return Scalar::of_int(d, 0);   // integers: negative exponents give 0
+  uint64_t base = static_cast<uint64_t>(a[0].i), result = 1;
+  for (uint64_t e = static_cast<uint64_t>(a[1].i); e; e >>= 1, base *= base)
+    if (e & 1) result *= base;
+  return Scalar::of_int(d, static_cast<int64_t>(result));
+}
+// IEEE 754-2019 maximum and minimum: NaN wins, -0 < 0.
+Scalar max_(DType d, Args a) {
+  if (!is_float(d)) return a[0].i >= a[1].i ? a[0] : a[1];
+  if (std::isnan(a[0].f) || std::isnan(a[1].f)) return Scalar{d, a[0].f + a[1].f, 0};
+  if (a[0].f == a[1].f) return std::signbit(a[0].f) ? a[1] : a[0];
+  return a[0].f > a[1].f ? a[0] : a[1];
+}
+Scalar min_(DType d, Args a) {
+  if (!is_float(d)) return a[0].i <= a[1].i ? a[0] : a[1];
+  if (std::isnan(a[0].f) || std::isnan(a[1].f)) return Scalar{d, a[0].f + a[1].f, 0};
+  if (a[0].f == a[1].f) return std::signbit(a[0].f) ? a[0] : a[1];
+  return a[0].f < a[1].f ? a[0] : a[1];
+}
+
+// --- derivatives: x, y the arguments, r the result, g the cotangent ---
+struct Vjp {
+  GraphBuilder& b;
+  NodeId node, g;
+  NodeId arg(size_t i) const { return b.graph().at(node).args[i]; }
+  NodeId number(double v) const { return b.full(b.type(node), v); }
+  NodeId op(Op o, NodeId x) const { return b.add(o, {x}); }
+  NodeId op(Op o, NodeId x, NodeId y) const { return b.add(o, {x, y}); }
+  NodeId times(NodeId x, NodeId y) const { return op(Op::mul, x, y); }
+};
+using Nodes = std::vector<NodeId>;
+Nodes vjp_neg(GraphBuilder& b, NodeId, NodeId g) { return {b.add(Op::neg, {g})}; }
+Nodes vjp_abs(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::sign, v.arg(0)))}; }
+Nodes vjp_exp(GraphBuilder& b, NodeId n, NodeId g) { return {b.add(Op::mul, {g, n})}; }
+Nodes vjp_log(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.op(Op::div, g, v.arg(0))}; }
+Nodes vjp_tanh(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::sub, v.number(1), v.times(n, n)))}; }
+Nodes vjp_erf(GraphBuilder& b, NodeId n, NodeId g) {   // 2/sqrt(pi) exp(-x^2)
+  Vjp v{b, n, g};
+  const NodeId e = v.op(Op::exp, v.op(Op::neg, v.times(v.arg(0), v.arg(0))));
+  return {v.times(g, v.times(v.number(1.1283791670955126), e))};
+}
+Nodes vjp_sqrt(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.op(Op::div, v.times(g, v.number(0.5)), n)}; }
+Nodes vjp_rsqrt(GraphBuilder& b, NodeId n, NodeId g) {
+  Vjp v{b, n, g};
+  return {v.times(g, v.times(v.number(-0.5), v.times(n, v.times(n, n))))};
+}
+Nodes vjp_sin(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::cos, v.arg(0)))}; }
+Nodes vjp_cos(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.op(Op::neg, v.times(g, v.op(Op::sin, v.arg(0))))}; }
+Nodes vjp_add(GraphBuilder&, NodeId, NodeId g) { return {g, g}; }
+Nodes vjp_sub(GraphBuilder& b, NodeId, NodeId g) { return {g, b.add(Op::neg, {g})}; }
+Nodes vjp_mul(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.arg(1)), v.times(g, v.arg(0))}; }
+Nodes vjp_div(GraphBuilder& b, NodeId n, NodeId g) {
+  Vjp v{b, n, g};
+  const NodeId gx = v.op(Op::div, g, v.arg(1));
+  return {gx, v.op(Op::neg, v.times(gx, n))};
+}
+Nodes vjp_mod(GraphBuilder& b, NodeId n, NodeId g) {   // a - floor(a/b) b
+  Vjp v{b, n, g};
+  return {g, v.op(Op::neg, v.times(g, v.op(Op::floor, v.op(Op::div, v.arg(0), v.arg(1)))))};
+}
+// x^y: y x^(y-1), and x^y log x, taken as 0 where x is not positive (no real derivative in y there).
+Nodes vjp_pow(GraphBuilder& b, NodeId n, NodeId g) {
+  Vjp v{b, n, g};
+  const NodeId x = v.arg(0), y = v.arg(1), zero = v.number(0);
+  const NodeId power = v.op(Op::pow, x, v.op(Op::sub, y, v.number(1)));
+  const NodeId gx = b.add(Op::select, {v.op(Op::eq, y, zero), zero, v.times(g, v.times(y, power))});
+  const NodeId positive = v.op(Op::lt, zero, x);
+  const NodeId safe = b.add(Op::select, {positive, x, v.number(1)});
+  const NodeId gy = b.add(Op::select, {positive, v.times(g, v.times(n, v.op(Op::log, safe))), zero});
+  return {gx, gy};
+}
+// The winner takes all, equals share evenly.
+Nodes vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
+  Vjp v{b, n, g};
+  const NodeId x = v.arg(0), y = v.arg(1), zero = v.number(0);
+  const NodeId half = v.times(g, v.number(0.5));
+  const NodeId tie = v.op(Op::eq, x, y);
+  const auto share = [&](NodeId mine) {
+    const NodeId wins = b.add(Op::select, {v.op(Op::eq, mine, n), g, zero});
+    return b.add(Op::select, {tie, half, wins});
+  };
+  return {share(x), share(y)};
+}
+
+template <int low, int high>
+std::vector<Sample> float_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, low, high) : std::vector<Sample>{}; }
+std::vector<Sample> positive_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, 0.25, 4) : std::vector<Sample>{}; }
+std::vector<Sample> any_unary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 1, -3, 3); }
+std::vector<Sample> any_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 2, -3, 3); }
+std::vector<Sample> positive_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 2, 0.5, 3); }
+
+}  // namespace
+
+std::vector<OpDef> elementwise_ops() {
+  return {
+      define(Op::neg, "neg", "-x", infer_unary, eval_map, vjp_neg, Map{neg}, any_unary),
+      define(Op::abs, "abs", "|x|", infer_unary, eval_map, vjp_abs, Map{abs_}, any_unary),
+      define(Op::sign, "sign", "-1, 0 or 1; keeps ±0 and NaN", infer_unary, eval_map, no_gradient, Map{sign}, any_unary),
+      define(Op::floor, "floor", "greatest integer <= x", infer_unary_float, eval_map, no_gradient, Map{unary<std::floor>}, float_unary<-3, 3>),
+      define(Op::exp, "exp", "e^x", infer_unary_float, eval_map, vjp_exp, Map{unary<std::exp>}, float_unary<-3, 3>),
+      define(Op::log, "log", "natural logarithm", infer_unary_float, eval_map, vjp_log, Map{unary<std::log>}, positive_unary),
+      define(Op::tanh, "tanh", "hyperbolic tangent", infer_unary_float, eval_map, vjp_tanh, Map{unary<std::tanh>}, float_unary<-3, 3>),
+      define(Op::erf, "erf", "error function", infer_unary_float, eval_map, vjp_erf, Map{unary<std::erf>}, float_unary<-3, 3>),
+      define(Op::sqrt, "sqrt", "square root", infer_unary_float, eval_map, vjp_sqrt, Map{unary<std::sqrt>}, positive_unary),
+      define(Op::rsqrt, "rsqrt", "1/sqrt(x)", infer_unary_float, eval_map, vjp_rsqrt, Map{unary<rsqrt_of>}, positive_unary),
+      define(Op::sin, "sin", "sine, x in radians", infer_unary_float, eval_map, vjp_sin, Map{unary<std::sin>}, float_unary<-3, 3>),
+      define(Op::cos, "cos", "cosine, x in radians", infer_unary_float, eval_map, vjp_cos, Map{unary<std::cos>}, float_unary<-3, 3>),
+      define(Op::add, "add", "x + y", infer_binary, eval_map, vjp_add, Map{add}, any_binary),
+      define(Op::sub, "sub", "x - y", infer_binary, eval_map, vjp_sub, Map{sub}, any_binary),
+      define(Op::mul, "mul", "x * y", infer_binary, eval_map, vjp_mul, Map{mul}, any_binary),
+      define(Op::div, "div", "x / y; floor division for integers", infer_binary, eval_map, vjp_div, Map{div}, positive_binary),
+      define(Op::mod, "mod", "x - floor(x/y)*y", infer_binary, eval_map, vjp_mod, Map{mod}, positive_binary),
+      define(Op::pow, "pow", "x^y", infer_binary, eval_map, vjp_pow, Map{pow_}, positive_binary),
+      define(Op::max, "max", "greater of x and y; NaN if either is", infer_binary, eval_map, vjp_extreme, Map{max_}, any_binary),
+      define(Op::min, "min", "lesser of x and y; NaN if either is", infer_binary, eval_map, vjp_extreme, Map{min_}, any_binary),
+  };
+}
+
+}  // namespace quern

@@ -1,0 +1,85 @@
+// Values from nowhere: inputs, constants, coordinates, random bits.
+#include <fmt/format.h>
+
+#include "ir/ops/define.h"
+
+namespace quern {
+namespace {
+
+Type infer_input(const InferContext& c) {
+  c.want(c.attrs.dtype.size() == 1, "wants the attribute dtype", "");
+  return checked(c, {c.attrs.dtype[0], c.attrs.shape, {}});
+}
+Type infer_constant(const InferContext& c) {
+  QN_CHECK(c.attrs.value != nullptr, "a constant has a value");
+  return checked(c, {c.attrs.value->dtype, c.attrs.value->shape, {}});
+}
+Type infer_iota(const InferContext& c) {
+  want_args(c, 0);
+  const Type t = infer_input(c);
+  c.want(c.attrs.axes.size() == 1, "wants one axis", "");
+  want_axes(c, c.attrs.axes, t.rank());
+  c.want(t.dtype != DType::boolean, "is not defined for bool", "");
+  return t;
+}
+Type infer_random(const InferContext& c) {
+  want_args(c, 1);
+  c.want(c.args[0] == Type{DType::u32, {}, {}}, "the key must be u32[]", "cast it to u32");
+  c.want(c.attrs.index.size() == 1 && c.attrs.index[0] >= 0 && c.attrs.index[0] < (int64_t{1} << 32), "wants one stream number in [0, 2^32)", "");
+  return checked(c, {DType::u32, c.attrs.shape, {}});
+}
+
+HostTensor eval_input(const Node&, std::span<const HostTensor* const>) {
+  throw Error(ErrorKind::usage, "an input has no value of its own");
+}
+HostTensor eval_constant(const Node& node, std::span<const HostTensor* const>) { return *node.attrs.value; }
+HostTensor eval_iota(const Node& node, std::span<const HostTensor* const>) {
+  HostTensor out(node.type.dtype, node.type.shape);
+  int64_t i = 0;
+  for_each_index(out.shape, [&](const Shape& at) { out.set(i++, Scalar::of_int(out.dtype, at[static_cast<size_t>(node.attrs.axes[0])])); });
+  return out;
+}
+HostTensor eval_random(const Node& node, std::span<const HostTensor* const> args) {
+  HostTensor out(DType::u32, node.type.shape);
+  const uint32_t key = static_cast<uint32_t>(args[0]->get(0).i), stream = static_cast<uint32_t>(node.attrs.index[0]);
+  for (int64_t i = 0; i < out.size(); ++i) out.set(i, Scalar::of_int(DType::u32, philox(key, stream, static_cast<uint64_t>(i))));
+  return out;
+}
+
+std::vector<Sample> no_samples(DType) { return {}; }
+std::vector<Sample> iota_samples(DType d) {
+  if (d == DType::boolean) return {};
+  std::vector<Sample> out;
+  for (const auto& [shape, axis] : {std::pair<Shape, int64_t>{{7}, 0}, {{3, 40}, 1}, {{3, 40}, 0}, {{0}, 0}}) {
+    Sample s;
+    s.attrs.axes = {axis};
+    s.attrs.shape = shape;
+    s.attrs.dtype = {d};
+    out.push_back(s);
+  }
+  return out;
+}
+std::vector<Sample> random_samples(DType d) {
+  if (d != DType::u32) return {};
+  std::vector<Sample> out;
+  for (const Shape& shape : {Shape{}, Shape{9}, Shape{3, 70}, Shape{0}}) {
+    Sample s{{{d, {}, {}}}, {}, 0, 100};
+    s.attrs.shape = shape;
+    s.attrs.index = {3};
+    out.push_back(s);
+  }
+  return out;
+}
+
+}  // namespace
+
+std::vector<OpDef> source_ops() {
+  return {
+      define(Op::input, "input", "a named argument of the graph", infer_input, eval_input, no_gradient, Source{}, no_samples),
+      define(Op::constant, "constant", "a value known now", infer_constant, eval_constant, no_gradient, Source{}, no_samples),
+      define(Op::iota, "iota", "the coordinate along axes[0]", infer_iota, eval_iota, no_gradient, Source{}, iota_samples),
+      define(Op::random, "random", "32 random bits per element from (key, stream)", infer_random, eval_random, no_gradient, Source{}, random_samples),
+  };
+}
+
+}  // namespace quern

@@ -1,0 +1,163 @@
+// The one reader of Quern's text forms: words, numbers, strings and punctuation, with line numbers in every error.
+#pragma once
+#include <cctype>
+#include <charconv>
+#include <cstdlib>
+#include <string>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "ir/dtype.h"
+#include "ir/support/arith.h"
+
+namespace quern {
+
+class Reader {
+ public:
+  Reader(std::string_view text, std::string file) : text_(text), file_(std::move(file)) { skip(); }
+
+  bool at_end() const { return pos_ == text_.size(); }
+  bool peek(std::string_view token) const {
+    if (text_.substr(pos_, token.size()) != token) return false;
+    const size_t end = pos_ + token.size();   // a word must end where the token ends
+    return !is_word(token.back()) || end == text_.size() || !is_word(text_[end]);
+  }
+  bool accept(std::string_view token) {
+    if (!peek(token)) return false;
+    pos_ += token.size();
+    skip();
+    return true;
+  }
+  void expect(std::string_view token) {
+    if (!accept(token)) fail(fmt::format("expected `{}`", token));
+  }
+  std::string word() {
+    const size_t start = pos_;
+    while (pos_ < text_.size() && is_word(text_[pos_])) ++pos_;
+    if (pos_ == start) fail("expected a name");
+    std::string out(text_.substr(start, pos_ - start));
+    skip();
+    return out;
+  }
+  int64_t integer() {
+    int64_t value = 0;
+    const char* begin = text_.data() + pos_;
+    const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
+    if (error != std::errc()) fail("expected an integer");
+    pos_ += static_cast<size_t>(end - begin);
+    skip();
+    return value;
+  }
+  /// A decimal number, nan, inf or -inf.
+  double number() {
+    const size_t start = pos_;
+    while (pos_ < text_.size() && (is_word(text_[pos_]) || text_[pos_] == '-' || text_[pos_] == '+' || text_[pos_] == '.')) ++pos_;
+    const std::string token(text_.substr(start, pos_ - start));
+    char* end = nullptr;
+    const double value = std::strtod(token.c_str(), &end);
+    if (token.empty() || *end) fail("expected a number");
+    skip();
+    return value;
+  }
+  /// The next character, 0 at the end.
+  char next() const { return at_end() ? '\0' : text_[pos_]; }
+  /// Everything before the next `stop` on this line.
+  std::string until(char stop) {
+    const size_t end = text_.find_first_of(std::string{stop, '\n'}, pos_);
+    if (end == std::string_view::npos || text_[end] != stop) fail(fmt::format("expected `{}`", stop));
+    std::string out(text_.substr(pos_, end - pos_));
+    pos_ = end;
+    return out;
+  }
+  std::string quoted() {
+    if (pos_ >= text_.size() || text_[pos_] != '"') fail("expected a string in double quotes");
+    std::string out;
+    for (++pos_; pos_ < text_.size() && text_[pos_] != '"'; ++pos_) {
+      if (text_[pos_] == '\n') fail("a string ends on its line");
+      if (text_[pos_] == '\\' && pos_ + 1 < text_.size()) {
+        ++pos_;
+        out += text_[pos_] == 'n' ? '\n' : text_[pos_];
+      } else {
+        out += text_[pos_];
+      }
+    }
+    if (pos_ >= text_.size()) fail("a string without its closing quote");
+    ++pos_;
+    skip();
+    return out;
+  }
+  DType dtype() {
+    const std::string name = word();
+    const auto d = parse_dtype(name);
+    if (!d) fail(fmt::format("`{}` is no dtype", name));
+    return *d;
+  }
+  /// "[" number,* "]"
+  Shape integers() {
+    Shape out;
+    expect("[");
+    while (!accept("]")) {
+      if (!out.empty()) expect(",");
+      out.push_back(integer());
+      if (out.size() > 64) fail("a list of more than 64 numbers");
+    }
+    return out;
+  }
+  [[noreturn]] void fail(const std::string& message) const {
+    size_t line = 1, column = 1;
+    for (size_t i = 0; i < pos_ && i < text_.size(); ++i) {
+      ++column;
+      if (text_[i] == '\n') ++line, column = 1;
+    }
+    throw Error(ErrorKind::bad_file, fmt::format("{}:{}:{}: {}", file_, line, column, message));
+  }
+  /// Guards against deep nesting.
+  struct Level {
+    explicit Level(Reader& r) : reader(r) {
+      if (++reader.depth_ > 32) reader.fail("nested more than 32 deep");
+    }
+    ~Level() { --reader.depth_; }
+    Reader& reader;
+  };
+
+ private:
+  std::string_view text_;
+  std::string file_;
+  size_t pos_ = 0;
+  int depth_ = 0;
+
+  static bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+  void skip() {   // white space, and comments from "# " to the end of the line
+    while (pos_ < text_.size()) {
+      if (std::isspace(static_cast<unsigned char>(text_[pos_]))) ++pos_;
+      else if (text_.substr(pos_, 2) == "# ") while (pos_ < text_.size() && text_[pos_] != '\n') ++pos_;
+      else return;
+    }
+  }
+};
+
+/// A string in quotes, with ", \ and newlines escaped.
+inline std::string quote(std::string_view text) {
+  std::string out = "\"";
+  for (char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    if (c == '\n') out += "\\n";
+    else out += static_cast<unsigned char>(c) < 32 ? '?' : c;
+  }
+  return out + "\"";
+}
+
+/// A value that reads back bit-equal (NaNs as one NaN).
+inline std::string number_text(const Scalar& value) {
+  if (!is_float(value.dtype)) return fmt::format("{}", value.i);
+  if (value.f != value.f) return "nan";
+  return fmt::format("{}", value.f);
+}
+/// The value of a number read for a dtype; integers must be exact.
+inline Scalar read_scalar(Reader& r, DType dtype) {
+  if (is_float(dtype)) return Scalar::of(dtype, r.number());
+  return Scalar::of_int(dtype, r.integer());
+}
+
+}  // namespace quern

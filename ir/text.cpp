@@ -1,0 +1,285 @@
+// Printing and parsing graphs; see text.h and the head of graph.h.
+#include "ir/text.h"
+
+#include <algorithm>
+#include <map>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "ir/op.h"
+#include "ir/support/reader.h"
+
+namespace quern {
+namespace {
+
+constexpr const char* kTransforms[] = {"none", "vjp", "vmap", "kernel"};
+
+void print_graph(const Graph& graph, const std::string& indent, std::string& out);
+
+struct AttrPrinter {
+  std::string& out;
+  const std::string& indent;
+  bool first = true;
+  void name(const char* key) {
+    out += first ? " {" : ", ";
+    out += key;
+    out += "=";
+    first = false;
+  }
+  void operator()(const char* key, const Shape& v) {
+    if (v.empty()) return;
+    name(key);
+    out += fmt::format("[{}]", fmt::join(v, ","));
+  }
+  void operator()(const char* key, const std::string& v) {
+    if (v.empty()) return;
+    name(key);
+    out += quote(v);
+  }
+  void operator()(const char* key, const std::vector<DType>& v) {
+    if (v.empty()) return;
+    name(key);
+    out += name_of(v[0]);
+  }
+  void operator()(const char* key, Transform v) {
+    if (v == Transform::none) return;
+    name(key);
+    out += kTransforms[static_cast<int>(v)];
+  }
+  void operator()(const char* key, const std::shared_ptr<const HostTensor>& v) {
+    if (!v) return;
+    name(key);
+    out += to_string(Type{v->dtype, v->shape, {}}) + " ";
+    const int64_t n = v->size();
+    bool splat = n > 1;
+    for (int64_t i = 1; i < n && splat; ++i) splat = v->get(i) == v->get(0);
+    if (splat) {
+      out += "splat " + number_text(v->get(0));
+      return;
+    }
+    out += "[";
+    for (int64_t i = 0; i < n; ++i) out += (i ? ", " : "") + number_text(v->get(i));
+    out += "]";
+  }
+  void operator()(const char* key, const std::shared_ptr<const Graph>& v) {
+    if (!v) return;
+    name(key);
+    print_graph(*v, indent + "  ", out);
+  }
+};
+
+void print_graph(const Graph& graph, const std::string& indent, std::string& out) {
+  out += "graph (";
+  for (size_t i = 0; i < graph.inputs.size(); ++i) {
+    const NodeId id = graph.inputs[i];
+    const SourceLoc where = graph.where(id);
+    out += fmt::format("{}%{}: {} {}", i ? ", " : "", id, to_string(graph.type(id)), quote(graph.at(id).attrs.name));
+    if (where.line) out += " @ " + quote(to_string(where));
+  }
+  out += ") {\n";
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& n = graph.nodes[i];
+    if (n.op == Op::input) continue;
+    out += fmt::format("{}  %{} = {}", indent, i, name_of(n.op));
+    for (size_t a = 0; a < n.args.size(); ++a) out += fmt::format("{}%{}", a ? ", " : " ", n.args[a]);
+    AttrPrinter printer{out, indent};
+    const_cast<Attrs&>(n.attrs).fields(printer);
+    if (!printer.first) out += "}";
+    out += " : " + to_string(n.type);
+    const SourceLoc where = graph.where(static_cast<NodeId>(i));
+    if (where.line) out += " @ " + quote(to_string(where));
+    out += "\n";
+  }
+  for (const NamedOutput& o : graph.outputs) out += fmt::format("{}  output {} %{}\n", indent, quote(o.name), o.node);
+  for (const State& s : graph.states) out += fmt::format("{}  state {} %{} -> %{}\n", indent, quote(s.name), s.input, s.output);
+  out += indent + "}";
+}
+
+// --- parsing ---
+
+Type read_type(Reader& r) {
+  Reader::Level level(r);
+  Type t;
+  if (r.accept("{")) {
+    do t.results.push_back(read_type(r));
+    while (r.accept(","));
+    r.expect("}");
+    return t;
+  }
+  t.dtype = r.dtype();
+  t.shape = r.integers();
+  if (t.rank() > kMaxRank) r.fail("rank above 8");
+  for (int64_t d : t.shape)
+    if (d < 0 || d > kMaxExtent) r.fail("an extent outside [0, 2^40]");
+  t.bytes();   // throws where it overflows
+  return t;
+}
+
+SourceLoc read_source(Reader& r) {
+  if (!r.accept("@")) return {};
+  const std::string text = r.quoted();
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) r.fail("a source is \"file:line\"");
+  return {text.substr(0, colon), static_cast<uint32_t>(std::strtoul(text.c_str() + colon + 1, nullptr, 10))};
+}
+
+Graph read_graph(Reader& r);
+
+struct AttrReader {
+  Reader& r;
+  const std::string& key;
+  bool found = false;
+  bool mine(const char* name) {
+    if (key != name) return false;
+    return found = true;
+  }
+  void operator()(const char* name, Shape& v) {
+    if (mine(name)) v = r.integers();
+  }
+  void operator()(const char* name, std::string& v) {
+    if (mine(name)) v = r.quoted();
+  }
+  void operator()(const char* name, std::vector<DType>& v) {
+    if (mine(name)) v = {r.dtype()};
+  }
+  void operator()(const char* name, Transform& v) {
+    if (!mine(name)) return;
+    const std::string word = r.word();
+    for (int i = 0; i < 4; ++i)
+      if (word == kTransforms[i]) {
+        v = static_cast<Transform>(i);
+        return;
+      }
+    r.fail(fmt::format("`{}` is no transform", word));
+  }
+  void operator()(const char* name, std::shared_ptr<const HostTensor>& v) {
+    if (!mine(name)) return;
+    const Type t = read_type(r);
+    if (t.bytes() > (int64_t{1} << 30)) r.fail("a constant above 1 GiB; pass it as an input");
+    if (r.accept("splat")) {
+      HostTensor one(t.dtype, {});
+      const Scalar value = read_scalar(r, t.dtype);
+      HostTensor out(t.dtype, t.shape);
+      for (int64_t i = 0; i < out.size(); ++i) out.set(i, value);
+      v = std::make_shared<const HostTensor>(std::move(out));
+      return;
+    }
+    std::vector<Scalar> values;
+    r.expect("[");
+    while (!r.accept("]")) {
+      if (!values.empty()) r.expect(",");
+      values.push_back(read_scalar(r, t.dtype));
+      if (static_cast<int64_t>(values.size()) > t.size()) r.fail("more values than the shape has elements");
+    }
+    if (static_cast<int64_t>(values.size()) != t.size()) r.fail("fewer values than the shape has elements");
+    HostTensor out(t.dtype, t.shape);
+    for (size_t i = 0; i < values.size(); ++i) out.set(static_cast<int64_t>(i), values[i]);
+    v = std::make_shared<const HostTensor>(std::move(out));
+  }
+  void operator()(const char* name, std::shared_ptr<const Graph>& v) {
+    if (mine(name)) v = std::make_shared<const Graph>(read_graph(r));
+  }
+};
+
+Graph read_graph(Reader& r) {
+  Reader::Level level(r);
+  GraphBuilder b;
+  std::map<int64_t, NodeId> ids;
+  const auto reference = [&] {
+    r.expect("%");
+    const auto it = ids.find(r.integer());
+    if (it == ids.end()) r.fail("a value that is not defined before");
+    return it->second;
+  };
+  const auto define = [&](int64_t name, NodeId id) {
+    if (!ids.emplace(name, id).second) r.fail(fmt::format("%{} is defined twice", name));
+  };
+  const auto guarded = [&](const auto& build) {
+    try {
+      return build();
+    } catch (const Error& e) {
+      if (e.kind == ErrorKind::bad_file) throw;
+      r.fail(e.what());
+    }
+  };
+  r.expect("graph");
+  r.expect("(");
+  while (!r.accept(")")) {
+    if (!ids.empty()) r.expect(",");
+    r.expect("%");
+    const int64_t name = r.integer();
+    r.expect(":");
+    const Type type = guarded([&] { return read_type(r); });
+    const std::string label = r.quoted();
+    const SourceLoc where = read_source(r);
+    define(name, guarded([&] { return b.input(label, type, where); }));
+  }
+  r.expect("{");
+  while (!r.accept("}")) {
+    if (r.accept("output")) {
+      const std::string name = r.quoted();
+      b.output(name, reference());
+      if (!b.type(b.graph().outputs.back().node).results.empty()) r.fail("an output is one tensor");
+    } else if (r.accept("state")) {
+      const std::string name = r.quoted();
+      const NodeId in = reference();
+      r.expect("->");
+      const NodeId out = reference();
+      if (b.graph().at(in).op != Op::input || !(b.type(in) == b.type(out))) r.fail("a state is an input and a value of its type");
+      b.state(name, in, out);
+    } else {
+      r.expect("%");
+      const int64_t name = r.integer();
+      r.expect("=");
+      const std::string op_name = r.word();
+      const auto op = parse_op(op_name);
+      if (!op || *op == Op::input) r.fail(fmt::format("`{}` is no op", op_name));
+      std::vector<NodeId> args;
+      while (r.peek("%") || (!args.empty() && r.accept(","))) args.push_back(reference());
+      Attrs attrs;
+      if (r.accept("{")) {
+        do {
+          const std::string key = r.word();
+          r.expect("=");
+          AttrReader reader{r, key};
+          guarded([&] {
+            attrs.fields(reader);
+            return 0;
+          });
+          if (!reader.found) r.fail(fmt::format("`{}` is no attribute", key));
+        } while (r.accept(","));
+        r.expect("}");
+      }
+      r.expect(":");
+      const Type type = guarded([&] { return read_type(r); });
+      const SourceLoc where = read_source(r);
+      for (NodeId a : args)
+        if (*op != Op::result && !b.type(a).results.empty()) r.fail("only `result` uses several results");
+      const bool needs_body = *op == Op::call, needs_value = *op == Op::constant;
+      if ((needs_body && !attrs.body) || (needs_value && !attrs.value) || (*op == Op::result && (args.size() != 1 || attrs.index.size() != 1 || b.type(args[0]).results.empty())))
+        r.fail(fmt::format("`{}` lacks what it needs", op_name));
+      const NodeId id = guarded([&] { return b.add(*op, args, attrs, where); });
+      if (!(b.type(id) == type)) r.fail(fmt::format("written as {}, but `{}` gives {}", to_string(type), op_name, to_string(b.type(id))));
+      define(name, id);
+    }
+  }
+  return b.finish();
+}
+
+}  // namespace
+
+std::string to_string(const Graph& graph) {
+  std::string out;
+  print_graph(graph, "", out);
+  return out + "\n";
+}
+
+Graph parse_graph(const std::string& text, const std::string& file) {
+  Reader r(text, file);
+  Graph g = read_graph(r);
+  if (!r.at_end()) r.fail("text after the end of the graph");
+  return g;
+}
+
+}  // namespace quern

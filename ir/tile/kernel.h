@@ -1,0 +1,127 @@
+// TILE IR: GRAMMAR AND SEMANTICS. One kernel as a small sequential program over tiles (blocks of values).
+//
+//   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
+//   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"
+//   axis     ::= "axis" name "<" extent "by" tile ["lanes"]
+//   phase    ::= "grid" "(" axis-name,* ")" block
+//   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
+//              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v
+//   op       ::= "load" %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
+//              | "mma[" precision "]" axis-name,+ "(" %acc "," %a "," %b ")"
+//   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
+//
+// Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
+// name is absent, so there is no transpose, reshape or broadcast of tiles: index expressions carry them. An axis
+// walks its extent in steps of its tile; inside its loop the axis stands for the block [start, min(start+tile, extent)).
+// Coordinates past the extent do not exist: nothing is loaded, summed or stored there. How an emitter achieves that
+// (remainder code, masks) is its own affair; tile sizes are therefore part of the plan, and meaning depends on them
+// only through the order of sums.
+//
+// Sequence. Phases run in order, each sees all effects of those before it. Instances of a grid run in any order;
+// no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
+// start as the constant, and `yield` gives their next values; its results are the last. With no blocks the results are
+// the initial constants. `each` is seq without carries whose iterations are independent (placed there by `nest`).
+// A load outside its buffer reads 0 of the dtype; a store outside does nothing. A gathered index outside reads 0.
+// reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
+// a*b, precision f64, f32 (fused), bf16, f16 (products exact, accumulated in f32).
+// A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, and
+// random bits; each op rounds to its dtype as in ir/op.h.
+//
+// Planned forms. `scratch` buffers belong to one grid instance; `lanes` marks the axis whose elements lie across a
+// vector's lanes (CPU) or a warp's threads (CUDA).
+#pragma once
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "ir/op.h"
+
+namespace quern::tile {
+
+using AxisId = int;
+using ValueId = int;
+using BufferId = int;
+
+enum class BufferKind { in, out, scratch };
+struct Buffer {
+  std::string name;    // generated: p0, p1, …, s0
+  BufferKind kind;
+  DType dtype;
+  Shape shape;
+};
+
+struct Axis {
+  std::string name;    // generated: i0, i1, …
+  int64_t extent;
+  int64_t tile = 1;
+  bool lanes = false;
+};
+
+/// A tile: its element type and the names of its dimensions, in increasing axis id.
+struct Value {
+  DType dtype;
+  std::vector<AxisId> axes;
+};
+
+/// A scalar expression in SSA form; the last node is the result.
+struct ScalarNode {
+  enum class Kind { op, constant, operand, coord, random } kind;
+  DType dtype;
+  Op op = Op::add;                 // kind op
+  std::vector<int> args;           // op: earlier nodes; random: {key node (u32)}
+  Scalar constant{};               // kind constant
+  int operand = 0;                 // kind operand: which argument; random: the stream
+  Index coord;                     // kind coord: an i64 in axis names; random: the element index
+};
+using ScalarExpr = std::vector<ScalarNode>;
+
+struct BoxIndex {
+  Index index;                     // used when gather < 0
+  ValueId gather = -1;
+};
+
+struct Stmt;
+using Block = std::vector<Stmt>;
+
+struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; };
+struct MapTile { ValueId out; ScalarExpr expr; std::vector<ValueId> args; };
+struct ReduceTile { ValueId out; Op combine; std::vector<AxisId> axes; ValueId arg; };
+enum class Precision { f64, f32, bf16, f16 };
+struct Mma { ValueId out; Precision precision; std::vector<AxisId> axes; ValueId acc, a, b; };
+struct Carry { ValueId var; Scalar init; };
+/// `outs[i]` is the last value of `carries[i]`; `yields[i]` its next value, defined in `body`.
+struct Seq { std::vector<AxisId> axes; std::vector<Carry> carries; Block body; std::vector<ValueId> yields, outs; };
+struct Each { std::vector<AxisId> axes; Block body; };
+struct Store { BufferId buffer; std::vector<Index> index; ValueId value; };
+
+struct Stmt {
+  std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store> node;
+};
+
+struct Phase {
+  std::vector<AxisId> grid;
+  Block body;
+};
+
+struct Kernel {
+  std::string name;                // generated from its ops: k3_contract_add_tanh
+  std::vector<Buffer> buffers;     // parameters first (inputs, then outputs), scratch last
+  std::vector<Axis> axes;
+  std::vector<Value> values;
+  std::vector<Phase> phases;
+  std::vector<SourceLoc> sources;  // every user line whose op is computed here
+
+  int64_t params() const;          // how many buffers are not scratch
+  Index coordinate(AxisId axis) const { return Index::axis(axis, axes[axis].extent); }
+};
+
+std::string to_string(const Kernel& kernel);
+std::string to_string(const ScalarExpr& expr, const Kernel& kernel);
+Kernel parse_kernel(const std::string& text);                 // throws Error(bad_file)
+void verify(const Kernel& kernel);                            // throws Error(internal) naming the statement
+/// Runs the kernel on the host; `buffers` are the parameters in order, outputs written in place.
+void interpret(const Kernel& kernel, std::vector<HostTensor*> buffers);
+/// Of everything but names and sources: equal kernels compile once.
+std::string structure(const Kernel& kernel);
+
+}  // namespace quern::tile

@@ -1,0 +1,477 @@
+// Printing and parsing kernels; the grammar stands at the head of kernel.h. Scalar expressions print as nested calls,
+// `let t3 = …;` first for what is used twice: map(let t1 = exp(a0); div(t1, add(t1, 1:f32))).
+#include <map>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "ir/support/overloaded.h"
+#include "ir/support/reader.h"
+#include "ir/tile/kernel.h"
+
+namespace quern::tile {
+namespace {
+
+constexpr const char* kPrecisions[] = {"f64", "f32", "bf16", "f16"};
+constexpr const char* kBufferKinds[] = {"in", "out", "scratch"};
+
+class Printer {
+ public:
+  explicit Printer(const Kernel& kernel) : k_(kernel) {}
+
+  std::string kernel() {
+    std::string out = "kernel " + k_.name + "(";
+    for (size_t b = 0; b < k_.buffers.size(); ++b) {
+      const Buffer& buffer = k_.buffers[b];
+      out += fmt::format("{}%{}: {} {}", b ? ", " : "", buffer.name, kBufferKinds[static_cast<int>(buffer.kind)], to_string(Type{buffer.dtype, buffer.shape, {}}));
+    }
+    out += ") {\n";
+    for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}\n", a.name, a.extent, a.tile, a.lanes ? " lanes" : "");
+    for (const Phase& p : k_.phases) out += fmt::format("  grid ({}) {}\n", names(p.grid), block(p.body, "  ", nullptr));
+    return out + "}\n";
+  }
+
+  std::string expr(const ScalarExpr& e) const {
+    std::vector<int> uses(e.size());
+    for (const ScalarNode& n : e)
+      for (int a : n.args) ++uses[static_cast<size_t>(a)];
+    std::string out;
+    for (size_t i = 0; i + 1 < e.size(); ++i)
+      if (uses[i] > 1 && e[i].kind == ScalarNode::Kind::op) out += fmt::format("let t{} = {}; ", i, node(e, i, uses, true));
+    return out + node(e, e.size() - 1, uses, true);
+  }
+
+ private:
+  const Kernel& k_;
+  mutable std::map<ValueId, size_t> numbers_;   // tiles are numbered in the order of the text
+
+  size_t number(ValueId v) const { return numbers_.emplace(v, numbers_.size()).first->second; }
+  std::string axis(AxisId a) const { return k_.axes[static_cast<size_t>(a)].name; }
+  std::string names(const std::vector<AxisId>& axes) const {
+    std::vector<std::string> out;
+    for (AxisId a : axes) out.push_back(axis(a));
+    return fmt::format("{}", fmt::join(out, ", "));
+  }
+  std::string index(const Index& e) const {
+    return e.text([this](int a) { return axis(a); });
+  }
+  std::string type(ValueId v) const {
+    const Value& value = k_.values[static_cast<size_t>(v)];
+    return fmt::format("{}[{}]", name_of(value.dtype), names(value.axes));
+  }
+  std::string node(const ScalarExpr& e, size_t i, const std::vector<int>& uses, bool definition) const {
+    const ScalarNode& n = e[i];
+    switch (n.kind) {
+      case ScalarNode::Kind::constant: return fmt::format("{}:{}", number_text(n.constant), name_of(n.dtype));
+      case ScalarNode::Kind::operand: return fmt::format("a{}", n.operand);
+      case ScalarNode::Kind::coord: return fmt::format("coord({})", index(n.coord));
+      default: break;
+    }
+    if (!definition && uses[i] > 1 && n.kind == ScalarNode::Kind::op) return fmt::format("t{}", i);
+    std::vector<std::string> args;
+    for (int a : n.args) args.push_back(node(e, static_cast<size_t>(a), uses, false));
+    if (n.kind == ScalarNode::Kind::random) return fmt::format("random<{}>({}, {})", n.operand, args[0], index(n.coord));
+    const std::string suffix = n.op == Op::cast ? fmt::format("<{}>", name_of(n.dtype)) : "";
+    return fmt::format("{}{}({})", quern::name_of(n.op), suffix, fmt::join(args, ", "));
+  }
+  std::string values(const std::vector<ValueId>& ids) const {
+    std::vector<std::string> out;
+    for (ValueId v : ids) out.push_back(fmt::format("%{}", number(v)));
+    return fmt::format("{}", fmt::join(out, ", "));
+  }
+  std::string block(const Block& stmts, const std::string& indent, const std::vector<ValueId>* yields) const {
+    std::string out = "{\n";
+    for (const Stmt& s : stmts) out += indent + "  " + stmt(s, indent + "  ") + "\n";
+    if (yields) out += fmt::format("{}  yield {}\n", indent, values(*yields));
+    return out + indent + "}";
+  }
+  std::string define(ValueId v) const { return fmt::format("%{}: {} = ", number(v), type(v)); }
+
+  std::string stmt(const Stmt& s, const std::string& indent) const {
+    return std::visit(
+        Overloaded{[&](const Load& l) {
+                     std::vector<std::string> box;
+                     for (const BoxIndex& b : l.index) box.push_back(b.gather >= 0 ? fmt::format("%{}", number(b.gather)) : index(b.index));
+                     const std::string tail = fmt::format("load %{}[{}]", k_.buffers[static_cast<size_t>(l.buffer)].name, fmt::join(box, ", "));
+                     return define(l.out) + tail;
+                   },
+                   [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
+                   [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
+                   [&](const Mma& m) {
+                     return define(m.out) + fmt::format("mma[{}] {} (%{}, %{}, %{})", kPrecisions[static_cast<int>(m.precision)], names(m.axes), number(m.acc), number(m.a), number(m.b));
+                   },
+                   [&](const Seq& q) {
+                     std::string out;
+                     for (ValueId v : q.outs) out += fmt::format("{}%{}: {}", out.empty() ? "" : ", ", number(v), type(v));
+                     if (!out.empty()) out += " = ";
+                     out += fmt::format("seq ({})", names(q.axes));
+                     if (!q.carries.empty()) {
+                       out += " carry (";
+                       for (size_t c = 0; c < q.carries.size(); ++c)
+                         out += fmt::format("{}%{}: {} = {}", c ? ", " : "", number(q.carries[c].var), type(q.carries[c].var), number_text(q.carries[c].init));
+                       out += ")";
+                     }
+                     return out + " " + block(q.body, indent, q.carries.empty() ? nullptr : &q.yields);
+                   },
+                   [&](const Each& e) { return fmt::format("each ({}) {}", names(e.axes), block(e.body, indent, nullptr)); },
+                   [&](const Store& t) {
+                     std::vector<std::string> box;
+                     for (const Index& e : t.index) box.push_back(index(e));
+                     return fmt::format("store %{}[{}] = %{}", k_.buffers[static_cast<size_t>(t.buffer)].name, fmt::join(box, ", "), number(t.value));
+                   }},
+        s.node);
+  }
+};
+
+class Parser {
+ public:
+  explicit Parser(const std::string& text) : r_(text, "<kernel>") {}
+
+  Kernel run() {
+    r_.expect("kernel");
+    k_.name = r_.word();
+    r_.expect("(");
+    while (!r_.accept(")")) {
+      if (!k_.buffers.empty()) r_.expect(",");
+      buffer();
+    }
+    r_.expect("{");
+    while (r_.accept("axis")) {
+      Axis a;
+      a.name = r_.word();
+      r_.expect("<");
+      a.extent = r_.integer();
+      r_.expect("by");
+      a.tile = r_.integer();
+      a.lanes = r_.accept("lanes");
+      if (a.extent < 0 || a.extent > kMaxExtent || a.tile < 1) r_.fail("an axis needs an extent >= 0 and a tile >= 1");
+      if (!axes_.emplace(a.name, static_cast<AxisId>(k_.axes.size())).second) r_.fail("an axis is named twice");
+      k_.axes.push_back(std::move(a));
+    }
+    while (r_.accept("grid")) {
+      Phase p;
+      p.grid = axis_list("(", ")");
+      p.body = block(nullptr);
+      k_.phases.push_back(std::move(p));
+    }
+    r_.expect("}");
+    if (!r_.at_end()) r_.fail("text after the end of the kernel");
+    return std::move(k_);
+  }
+
+ private:
+  Reader r_;
+  Kernel k_;
+  std::map<std::string, AxisId> axes_;
+  std::map<std::string, BufferId> buffers_;
+  std::map<int64_t, ValueId> values_;
+
+  void buffer() {
+    Buffer b;
+    r_.expect("%");
+    b.name = r_.word();
+    r_.expect(":");
+    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : BufferKind::scratch;
+    if (b.kind == BufferKind::scratch) r_.expect("scratch");
+    b.dtype = r_.dtype();
+    b.shape = r_.integers();
+    for (int64_t d : b.shape)
+      if (d < 0 || d > kMaxExtent) r_.fail("an extent outside [0, 2^40]");
+    if (!buffers_.emplace(b.name, static_cast<BufferId>(k_.buffers.size())).second) r_.fail("a buffer is named twice");
+    k_.buffers.push_back(std::move(b));
+  }
+  AxisId axis() {
+    const auto it = axes_.find(r_.word());
+    if (it == axes_.end()) r_.fail("an axis that is not declared");
+    return it->second;
+  }
+  std::vector<AxisId> axis_list(const char* open, const char* close) {
+    std::vector<AxisId> out;
+    r_.expect(open);
+    while (!r_.accept(close)) {
+      if (!out.empty()) r_.expect(",");
+      out.push_back(axis());
+    }
+    return out;
+  }
+  Value type() {
+    Value v{r_.dtype(), {}};
+    v.axes = axis_list("[", "]");
+    return v;
+  }
+  ValueId reference() {
+    r_.expect("%");
+    const auto it = values_.find(r_.integer());
+    if (it == values_.end()) r_.fail("a tile that is not defined before");
+    return it->second;
+  }
+  ValueId define(int64_t name, Value value) {
+    k_.values.push_back(std::move(value));
+    const ValueId id = static_cast<ValueId>(k_.values.size() - 1);
+    if (!values_.emplace(name, id).second) r_.fail("a tile is defined twice");
+    return id;
+  }
+  std::vector<ValueId> references() {
+    std::vector<ValueId> out;
+    r_.expect("(");
+    while (!r_.accept(")")) {
+      if (!out.empty()) r_.expect(",");
+      out.push_back(reference());
+    }
+    return out;
+  }
+  // index ::= term (("+" | "-") term)*;  term ::= factor (("*" | "//" | "%") number)*
+  Index index() {
+    Reader::Level level(r_);
+    Index out = term();
+    for (;;) {
+      if (r_.accept("+")) out = out + term();
+      else if (r_.accept("-")) out = out - term();
+      else return out;
+    }
+  }
+  Index term() {
+    Index out;
+    if (r_.accept("(")) {
+      out = index();
+      r_.expect(")");
+    } else if (r_.peek("-") || std::isdigit(static_cast<unsigned char>(r_.next()))) {
+      out = Index(r_.integer());
+    } else {
+      out = k_.coordinate(axis());
+    }
+    for (;;) {
+      if (r_.accept("*")) out = out * r_.integer();
+      else if (r_.accept("//")) out = floor_div(out, divisor());
+      else if (r_.accept("%")) out = floor_mod(out, divisor());
+      else return out;
+    }
+  }
+  int64_t divisor() {
+    const int64_t d = r_.integer();
+    if (d <= 0) r_.fail("a divisor must be positive");
+    return d;
+  }
+
+  int scalar(ScalarExpr& e, const std::map<std::string, int>& lets, const std::vector<ValueId>* args, std::vector<int>& operands) {
+    Reader::Level level(r_);
+    ScalarNode n{ScalarNode::Kind::op, DType::f32};
+    if (r_.peek("-") || std::isdigit(static_cast<unsigned char>(r_.next())) || r_.peek("inf") || r_.peek("nan")) {
+      const std::string value = r_.until(':');
+      r_.expect(":");
+      n.kind = ScalarNode::Kind::constant;
+      n.dtype = r_.dtype();
+      Reader number(value, "<number>");
+      n.constant = read_scalar(number, n.dtype);
+    } else if (r_.accept("coord")) {
+      n.kind = ScalarNode::Kind::coord;
+      n.dtype = DType::i64;
+      r_.expect("(");
+      n.coord = index();
+      r_.expect(")");
+    } else if (r_.accept("random")) {
+      n.kind = ScalarNode::Kind::random;
+      n.dtype = DType::u32;
+      r_.expect("<");
+      n.operand = static_cast<int>(r_.integer());
+      r_.expect(">");
+      r_.expect("(");
+      n.args = {scalar(e, lets, args, operands)};
+      r_.expect(",");
+      n.coord = index();
+      r_.expect(")");
+    } else {
+      const std::string word = r_.word();
+      if (const auto it = lets.find(word); it != lets.end()) return it->second;
+      if (word.size() > 1 && word[0] == 'a' && word.find_first_not_of("0123456789", 1) == std::string::npos) {
+        n.kind = ScalarNode::Kind::operand;
+        n.operand = std::atoi(word.c_str() + 1);
+        operands.push_back(static_cast<int>(e.size()));   // dtypes follow once the arguments are known
+        e.push_back(n);
+        return static_cast<int>(e.size() - 1);
+      }
+      const auto op = parse_op(word);
+      if (!op || !means<Map>(*op)) r_.fail(fmt::format("`{}` is no elementwise op", word));
+      n.op = *op;
+      if (n.op == Op::cast) {
+        r_.expect("<");
+        n.dtype = r_.dtype();
+        r_.expect(">");
+      }
+      r_.expect("(");
+      do n.args.push_back(scalar(e, lets, args, operands));
+      while (r_.accept(","));
+      r_.expect(")");
+    }
+    e.push_back(std::move(n));
+    return static_cast<int>(e.size() - 1);
+  }
+
+  MapTile map(ValueId out) {
+    MapTile m{out, {}, {}};
+    std::map<std::string, int> lets;
+    std::vector<int> operands;
+    r_.expect("(");
+    while (r_.accept("let")) {
+      const std::string name = r_.word();
+      r_.expect("=");
+      lets[name] = scalar(m.expr, lets, nullptr, operands);
+      r_.expect(";");
+    }
+    scalar(m.expr, lets, nullptr, operands);
+    r_.expect(")");
+    m.args = references();
+    for (int o : operands) {
+      ScalarNode& n = m.expr[static_cast<size_t>(o)];
+      if (n.operand < 0 || static_cast<size_t>(n.operand) >= m.args.size()) r_.fail("an operand that is not given");
+      n.dtype = k_.values[static_cast<size_t>(m.args[static_cast<size_t>(n.operand)])].dtype;
+    }
+    for (ScalarNode& n : m.expr)
+      if (n.kind == ScalarNode::Kind::op && n.op != Op::cast)
+        n.dtype = scalar_result(n.op, m.expr[static_cast<size_t>(n.args[n.op == Op::select && n.args.size() > 1 ? 1 : 0])].dtype);
+    return m;
+  }
+
+  Block block(std::vector<ValueId>* yields) {
+    Reader::Level level(r_);
+    Block out;
+    r_.expect("{");
+    while (!r_.accept("}")) {
+      if (yields && r_.accept("yield")) {
+        do yields->push_back(reference());
+        while (r_.accept(","));
+      } else {
+        out.push_back(stmt());
+      }
+    }
+    return out;
+  }
+
+  Stmt stmt() {
+    if (r_.accept("each")) {
+      Each e;
+      e.axes = axis_list("(", ")");
+      e.body = block(nullptr);
+      return {std::move(e)};
+    }
+    if (r_.accept("store")) {
+      Store s;
+      s.buffer = buffer_reference();
+      r_.expect("[");
+      while (!r_.accept("]")) {
+        if (!s.index.empty()) r_.expect(",");
+        s.index.push_back(index());
+      }
+      r_.expect("=");
+      s.value = reference();
+      return {std::move(s)};
+    }
+    std::vector<std::pair<int64_t, Value>> outs;
+    while (r_.accept("%")) {
+      const int64_t name = r_.integer();
+      r_.expect(":");
+      outs.emplace_back(name, type());
+      if (!r_.accept(",")) break;
+    }
+    if (!outs.empty()) r_.expect("=");
+    if (r_.accept("seq")) return seq(outs);
+    if (outs.size() != 1) r_.fail("expected a statement");
+    const auto out = [&] { return define(outs[0].first, outs[0].second); };
+    if (r_.accept("load")) {
+      Load l{0, buffer_reference(), {}};
+      r_.expect("[");
+      while (!r_.accept("]")) {
+        if (!l.index.empty()) r_.expect(",");
+        if (r_.peek("%")) l.index.push_back({Index(0), reference()});
+        else l.index.push_back({index(), -1});
+      }
+      l.out = out();
+      return {std::move(l)};
+    }
+    if (r_.accept("map")) {
+      MapTile m = map(0);
+      m.out = out();
+      return {std::move(m)};
+    }
+    if (r_.accept("reduce")) {
+      ReduceTile t;
+      r_.expect("<");
+      const auto op = parse_op(r_.word());
+      if (!op || (*op != Op::add && *op != Op::mul && *op != Op::max && *op != Op::min)) r_.fail("reduce takes add, mul, max or min");
+      t.combine = *op;
+      r_.expect(">");
+      do t.axes.push_back(axis());
+      while (r_.accept(","));
+      r_.expect("(");
+      t.arg = reference();
+      r_.expect(")");
+      t.out = out();
+      return {std::move(t)};
+    }
+    r_.expect("mma");
+    Mma m;
+    r_.expect("[");
+    const std::string precision = r_.word();
+    int p = 0;
+    while (p < 4 && precision != kPrecisions[p]) ++p;
+    if (p == 4) r_.fail("an unknown precision");
+    m.precision = static_cast<Precision>(p);
+    r_.expect("]");
+    do m.axes.push_back(axis());
+    while (r_.accept(","));
+    const std::vector<ValueId> args = references();
+    if (args.size() != 3) r_.fail("mma takes three tiles");
+    m.acc = args[0], m.a = args[1], m.b = args[2];
+    m.out = out();
+    return {std::move(m)};
+  }
+
+  Stmt seq(const std::vector<std::pair<int64_t, Value>>& outs) {
+    Seq q;
+    q.axes = axis_list("(", ")");
+    if (r_.accept("carry")) {
+      r_.expect("(");
+      do {
+        r_.expect("%");
+        const int64_t name = r_.integer();
+        r_.expect(":");
+        Value v = type();
+        r_.expect("=");
+        const DType dtype = v.dtype;
+        const ValueId id = define(name, std::move(v));
+        q.carries.push_back({id, read_scalar(r_, dtype)});
+      } while (r_.accept(","));
+      r_.expect(")");
+    }
+    q.body = block(&q.yields);
+    if (q.yields.size() != q.carries.size() || outs.size() != q.carries.size()) r_.fail("a seq yields and gives one tile per carry");
+    for (const auto& [name, value] : outs) q.outs.push_back(define(name, value));
+    return {std::move(q)};
+  }
+  BufferId buffer_reference() {
+    r_.expect("%");
+    const auto it = buffers_.find(r_.word());
+    if (it == buffers_.end()) r_.fail("a buffer that is not declared");
+    return it->second;
+  }
+};
+
+}  // namespace
+
+std::string to_string(const Kernel& kernel) { return Printer(kernel).kernel(); }
+std::string to_string(const ScalarExpr& expr, const Kernel& kernel) { return Printer(kernel).expr(expr); }
+Kernel parse_kernel(const std::string& text) { return Parser(text).run(); }
+
+std::string structure(const Kernel& kernel) {
+  Kernel anonymous = kernel;
+  anonymous.name = "k";
+  return to_string(anonymous);
+}
+
+int64_t Kernel::params() const {
+  int64_t n = 0;
+  for (const Buffer& b : buffers) n += b.kind != BufferKind::scratch;
+  return n;
+}
+
+}  // namespace quern::tile
