@@ -1,0 +1,385 @@
+// Partition: a graph of primitive nodes → a graph of kernel calls, one verdict per edge.
+//   before: %2 = contract %0, %1;  %3 = tanh %2;  output %3
+//   after:  %2 = call {transform=kernel, body=graph (…) { contract, tanh }};  %3 = result %2 {index=[0]};  output %3
+//
+// Nodes that only move or invent values (views, coordinates, random bits, single constants, single-element
+// arithmetic of them) are free: every kernel that wants them has its own copy. All others start as groups of one and
+// are merged along producer → consumer edges, in graph order, where the union is legal:
+//   - no path leaves the union and comes back;
+//   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile);
+//   - walked by demand with symbolic indices, as lowering will do, a reduction or product is asked for at exactly the
+//     row axes (otherwise it would be recomputed per element), and a product's operands are views or casts of memory.
+// Relies on expand (no composed ops, no transforms). Every merge asks the bisect counter.
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "ir/op.h"
+#include "ir/support/overloaded.h"
+#include "passes/pass.h"
+
+namespace quern {
+namespace {
+
+// A group's rows must keep a machine busy before wide outputs are produced row by row.
+constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
+constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
+
+class Partitioner {
+ public:
+  Partitioner(const Graph& graph, PassContext& context) : graph_(graph), context_(context) {
+    const size_t n = graph.nodes.size();
+    leaf_.resize(n);
+    free_.resize(n);
+    users_.resize(n);
+    group_.assign(n, -1);
+    root_.resize(n);
+    for (NodeId r : graph.roots()) root_[static_cast<size_t>(r)] = 1;
+    for (size_t i = 0; i < n; ++i) classify(static_cast<NodeId>(i));
+    for (const Node& node : graph.nodes)   // what `take` reads by computed rows must be in memory
+      if (means<Take>(node.op) && free_[static_cast<size_t>(node.args[0])]) own_group(node.args[0]);
+    for (size_t i = 0; i < n; ++i)
+      for (NodeId a : graph.nodes[i].args) users_[static_cast<size_t>(a)].push_back(static_cast<NodeId>(i));
+  }
+
+  Graph run() {
+    merge_all();
+    return build();
+  }
+
+ private:
+  const Graph& graph_;
+  PassContext& context_;
+  std::vector<char> leaf_, free_, root_;
+  std::vector<std::vector<NodeId>> users_;
+  std::vector<int> group_;                    // of each node; -1: leaf or free
+  std::vector<std::vector<NodeId>> members_;  // of each group, sorted; empty once merged away
+
+  const Node& at(NodeId id) const { return graph_.at(id); }
+
+  void classify(NodeId id) {
+    const Node& n = at(id);
+    const size_t i = static_cast<size_t>(id);
+    const bool single = n.type.size() == 1;
+    leaf_[i] = n.op == Op::input || (n.op == Op::constant && !single);
+    if (leaf_[i]) return;
+    const bool of_free = std::all_of(n.args.begin(), n.args.end(), [&](NodeId a) {
+      const size_t k = static_cast<size_t>(a);
+      return free_[k] || (leaf_[k] && at(a).type.size() == 1);
+    });
+    free_[i] = means<Source>(n.op) || means<View>(n.op) || (means<Map>(n.op) && single && of_free);
+    // Random bits want a key that is at hand wherever they are used.
+    if (n.op == Op::random) free_[i] = of_free;
+    if (root_[i]) free_[i] = 0;
+    if (!free_[i]) own_group(id);
+  }
+  void own_group(NodeId id) {
+    free_[static_cast<size_t>(id)] = 0;
+    group_[static_cast<size_t>(id)] = static_cast<int>(members_.size());
+    members_.push_back({id});
+  }
+
+  // Grouped nodes that `id` reads, through free ones.
+  void producers(NodeId id, std::set<NodeId>& out, std::set<NodeId>& seen) const {
+    for (NodeId a : at(id).args) {
+      if (!seen.insert(a).second) continue;
+      if (group_[static_cast<size_t>(a)] >= 0) out.insert(a);
+      else if (free_[static_cast<size_t>(a)]) producers(a, out, seen);
+    }
+  }
+  std::set<NodeId> producers(NodeId id) const {
+    std::set<NodeId> out, seen;
+    producers(id, out, seen);
+    return out;
+  }
+  // Grouped nodes that read `id`, through free ones.
+  void consumers(NodeId id, std::set<NodeId>& out) const {
+    for (NodeId u : users_[static_cast<size_t>(id)]) {
+      if (group_[static_cast<size_t>(u)] >= 0) out.insert(u);
+      else consumers(u, out);
+    }
+  }
+
+  std::vector<NodeId> outputs_of(const std::vector<NodeId>& nodes) const {
+    std::vector<NodeId> out;
+    for (NodeId id : nodes) {
+      bool used = root_[static_cast<size_t>(id)];
+      std::set<NodeId> readers;
+      consumers(id, readers);
+      for (NodeId u : readers) used = used || !std::binary_search(nodes.begin(), nodes.end(), u);
+      if (used) out.push_back(id);
+    }
+    return out;
+  }
+
+  // Is there a path from `nodes` through another group back to `nodes`?
+  bool makes_cycle(const std::vector<NodeId>& nodes) const {
+    std::vector<NodeId> stack;
+    std::set<NodeId> seen;
+    const auto inside = [&](NodeId id) { return std::binary_search(nodes.begin(), nodes.end(), id); };
+    const auto push = [&](NodeId from) {
+      std::set<NodeId> readers;
+      consumers(from, readers);
+      for (NodeId u : readers)
+        if (seen.insert(u).second) stack.push_back(u);
+    };
+    for (NodeId id : nodes) {
+      std::set<NodeId> readers;
+      consumers(id, readers);
+      for (NodeId u : readers)
+        if (!inside(u) && seen.insert(u).second) stack.push_back(u);
+    }
+    std::set<int> groups;
+    while (!stack.empty()) {
+      const NodeId id = stack.back();
+      stack.pop_back();
+      if (inside(id)) return true;
+      // The whole group of a reader runs after `nodes`, so all its members' readers do.
+      const int g = group_[static_cast<size_t>(id)];
+      if (!groups.insert(g).second) continue;
+      for (NodeId m : members_[static_cast<size_t>(g)]) push(m);
+    }
+    return false;
+  }
+
+  // --- the walk by demand ---
+  struct Walk {
+    const std::vector<NodeId>& nodes;
+    std::vector<Index> rows;
+    int next_axis = 0;
+    std::set<std::pair<NodeId, std::string>> seen;
+    std::string problem;
+    Index fresh(int64_t extent) { return Index::axis(next_axis++, extent); }
+  };
+
+  static std::string text(const std::vector<Index>& index) {
+    std::string out;
+    for (const Index& e : index) out += e.text([](int a) { return fmt::format("i{}", a); }) + ",";
+    return out;
+  }
+
+  void walk(Walk& w, NodeId id, const std::vector<Index>& index, bool operand) const {
+    if (!w.problem.empty()) return;
+    const size_t i = static_cast<size_t>(id);
+    if (leaf_[i] || (group_[i] >= 0 && !std::binary_search(w.nodes.begin(), w.nodes.end(), id))) return;
+    if (!w.seen.insert({id, text(index) + (operand ? "!" : "")}).second) return;
+    if (w.seen.size() > 4 * kMaxNodes) {
+      w.problem = "too many different reads of its values";
+      return;
+    }
+    const Node& n = at(id);
+    const auto at_rows = [&] {
+      if (operand) w.problem = "a product's operand must be in memory";
+      else if (!(index == w.rows)) w.problem = fmt::format("`{}` would be recomputed for every element", name_of(n.op));
+      return w.problem.empty();
+    };
+    const auto inner = Overloaded{
+        [&](const Map&) {
+          if (operand && n.op != Op::cast) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
+          for (NodeId a : n.args) walk(w, a, index, operand);
+        },
+        [&](const View& view) {
+          std::vector<Type> types;
+          for (NodeId a : n.args) types.push_back(graph_.type(a));
+          for (const Piece& p : view.pieces(n, types, index)) walk(w, n.args[static_cast<size_t>(p.arg)], p.index, operand);
+        },
+        [&](const Reduce&) {
+          if (!at_rows()) return;
+          std::vector<Index> child;
+          size_t next = 0;
+          const Shape& shape = graph_.type(n.args[0]).shape;
+          for (size_t d = 0; d < shape.size(); ++d) {
+            const bool summed = std::count(n.attrs.axes.begin(), n.attrs.axes.end(), static_cast<int64_t>(d)) > 0;
+            child.push_back(summed ? w.fresh(shape[d]) : index[next++]);
+          }
+          walk(w, n.args[0], child, false);
+        },
+        [&](const Contract&) {
+          if (!at_rows()) return;
+          for (NodeId a : n.args) {
+            std::vector<Index> child;
+            for (int64_t extent : graph_.type(a).shape) child.push_back(w.fresh(extent));
+            walk(w, a, child, true);
+          }
+        },
+        [&](const Take&) {
+          if (!leaf_[static_cast<size_t>(n.args[0])] && !is_outside(w, n.args[0])) w.problem = "what `take` reads must be in memory";
+          walk(w, n.args[1], fresh_index(w, n.args[1]), operand);
+        },
+        [&](const PutAdd&) {
+          if (!at_rows()) return;
+          walk(w, n.args[0], index, false);
+          walk(w, n.args[1], fresh_index(w, n.args[1]), false);
+          walk(w, n.args[2], fresh_index(w, n.args[2]), false);
+        },
+        [&](const Source&) {
+          for (NodeId a : n.args) walk(w, a, {}, operand);
+        },
+        [](const Body&) { QN_CHECK(false, "expand has removed calls"); },
+        [](const Expand&) { QN_CHECK(false, "expand has removed composed ops"); }};
+    std::visit(inner, def_of(n.op).meaning);
+  }
+  bool is_outside(const Walk& w, NodeId id) const {
+    return group_[static_cast<size_t>(id)] >= 0 && !std::binary_search(w.nodes.begin(), w.nodes.end(), id);
+  }
+  std::vector<Index> fresh_index(Walk& w, NodeId id) const {
+    std::vector<Index> out;
+    for (int64_t extent : graph_.type(id).shape) out.push_back(w.fresh(extent));
+    return out;
+  }
+
+  /// Empty where the nodes may be one kernel, else the reason why not.
+  std::string obstacle(const std::vector<NodeId>& nodes) const {
+    if (nodes.size() > kMaxNodes) return fmt::format("a kernel holds at most {} ops", kMaxNodes);
+    int products = 0;
+    std::vector<const Node*> reductions;
+    for (NodeId id : nodes) {
+      products += means<Contract>(at(id).op);
+      if (means<Reduce>(at(id).op) || means<PutAdd>(at(id).op)) reductions.push_back(&at(id));
+    }
+    if (products > 1) return "a kernel holds one product";
+    if (products && !reductions.empty()) return "a product tiles the axis that the reduction wants whole";
+    const std::vector<NodeId> outputs = outputs_of(nodes);
+    if (outputs.size() > kMaxOutputs) return fmt::format("a kernel has at most {} outputs", kMaxOutputs);
+    Shape rows = at(outputs.at(0)).type.shape;
+    int64_t widest = 0;
+    for (NodeId o : outputs) {
+      if (at(o).type.shape.size() < rows.size()) rows = at(o).type.shape;
+      widest = std::max(widest, at(o).type.size());
+    }
+    for (const Node* r : reductions) {
+      if (r->type.shape.size() < rows.size()) rows = r->type.shape;
+      if (means<PutAdd>(r->op) && reductions.size() > 1) return "put_add stands alone";
+    }
+    if (reductions.empty())
+      for (NodeId o : outputs)
+        if (at(o).type.shape != rows) return fmt::format("outputs differ in shape: {} vs {}", to_string(at(outputs[0]).type), to_string(at(o).type));
+    for (NodeId o : outputs) {
+      const Shape& shape = at(o).type.shape;
+      if (shape.size() < rows.size() || !std::equal(rows.begin(), rows.end(), shape.begin())) return "outputs do not share their leading dims";
+      if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
+    }
+    Walk w{nodes, {}, 0, {}, {}};
+    for (int64_t extent : rows) w.rows.push_back(w.fresh(extent));
+    for (NodeId o : outputs) {
+      std::vector<Index> index = w.rows;
+      for (size_t d = rows.size(); d < at(o).type.shape.size(); ++d) index.push_back(w.fresh(at(o).type.shape[d]));
+      walk(w, o, index, false);
+    }
+    return w.problem;
+  }
+
+  void merge_all() {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      const NodeId consumer = static_cast<NodeId>(i);
+      if (group_[i] < 0) continue;
+      const std::set<NodeId> sources = producers(consumer);
+      for (auto it = sources.rbegin(); it != sources.rend(); ++it) try_merge(*it, consumer);
+    }
+  }
+
+  void try_merge(NodeId producer, NodeId consumer) {
+    const int p = group_[static_cast<size_t>(producer)], c = group_[static_cast<size_t>(consumer)];
+    std::string reason = "same kernel";
+    if (p != c) {
+      std::vector<NodeId> both;
+      std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
+                 members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
+      reason = makes_cycle(both) ? "another kernel stands between them" : obstacle(both);
+      if (reason.empty() && !context_.allow()) reason = "bisect limit";
+      if (reason.empty()) {
+        for (NodeId id : both) group_[static_cast<size_t>(id)] = c;
+        members_[static_cast<size_t>(p)].clear();
+        members_[static_cast<size_t>(c)] = std::move(both);
+        reason = "fused";
+      }
+    }
+    const bool fused = group_[static_cast<size_t>(producer)] == group_[static_cast<size_t>(consumer)];
+    context_.verdicts.push_back({producer, consumer, fused, reason, fused ? 0 : 2 * graph_.type(producer).bytes()});
+  }
+
+  // --- building the calls ---
+  struct Region {
+    GraphBuilder builder;
+    std::map<NodeId, NodeId> map;       // graph node → region node
+    std::vector<NodeId> operands;       // graph nodes passed in
+  };
+
+  NodeId copy_into(Region& r, NodeId id, const std::vector<NodeId>& nodes) const {
+    if (const auto it = r.map.find(id); it != r.map.end()) return it->second;
+    const Node& n = at(id);
+    const size_t i = static_cast<size_t>(id);
+    NodeId out;
+    if (leaf_[i] || (group_[i] >= 0 && !std::binary_search(nodes.begin(), nodes.end(), id))) {
+      out = r.builder.input(fmt::format("a{}", r.operands.size()), n.type, graph_.where(id));
+      r.operands.push_back(id);
+    } else {
+      std::vector<NodeId> args;
+      for (NodeId a : n.args) args.push_back(copy_into(r, a, nodes));
+      out = r.builder.add(n.op, std::move(args), n.attrs, graph_.where(id));
+    }
+    return r.map[id] = out;
+  }
+
+  static std::string name_for(const Graph& body) {
+    std::vector<std::string> names;
+    for (const Node& n : body.nodes)
+      if (!means<Source>(n.op) && !means<View>(n.op) && (names.empty() || names.back() != name_of(n.op))) names.emplace_back(name_of(n.op));
+    if (names.empty()) names.push_back("copy");
+    if (names.size() > 4) names = {names[0], names[1], "and", fmt::format("{}_more", names.size() - 2)};
+    return fmt::format("{}", fmt::join(names, "_"));
+  }
+
+  Graph build() const {
+    GraphBuilder b;
+    std::map<NodeId, NodeId> map;
+    for (NodeId id : graph_.inputs) map[id] = b.input(at(id).attrs.name, at(id).type, graph_.where(id));
+    // Groups in an order in which every operand comes first.
+    std::set<int> done;
+    const std::function<void(int)> emit = [&](int g) {
+      if (!done.insert(g).second) return;
+      const std::vector<NodeId>& nodes = members_[static_cast<size_t>(g)];
+      for (NodeId id : nodes)
+        for (NodeId p : producers(id)) emit(group_[static_cast<size_t>(p)]);
+      Region r;
+      const std::vector<NodeId> outputs = outputs_of(nodes);
+      for (NodeId o : outputs) r.builder.output(fmt::format("r{}", r.builder.graph().outputs.size()), copy_into(r, o, nodes));
+      Attrs attrs;
+      attrs.transform = Transform::kernel;
+      attrs.body = std::make_shared<const Graph>(r.builder.finish());
+      attrs.name = name_for(*attrs.body);
+      std::vector<NodeId> args;
+      for (NodeId id : r.operands) {
+        if (!map.count(id)) map[id] = b.add(Op::constant, {}, at(id).attrs, graph_.where(id));
+        args.push_back(map.at(id));
+      }
+      const NodeId call = b.add(Op::call, std::move(args), std::move(attrs), graph_.where(outputs[0]));
+      for (size_t o = 0; o < outputs.size(); ++o) {
+        Attrs which;
+        which.index = {static_cast<int64_t>(o)};
+        map[outputs[o]] = b.add(Op::result, {call}, std::move(which), graph_.where(outputs[o]));
+      }
+    };
+    for (size_t i = 0; i < graph_.nodes.size(); ++i)
+      if (group_[i] >= 0) emit(group_[i]);
+    const auto mapped = [&](NodeId id) {
+      if (!map.count(id)) map[id] = b.add(Op::constant, {}, at(id).attrs, graph_.where(id));   // an output that is a constant
+      return map.at(id);
+    };
+    for (const NamedOutput& o : graph_.outputs) b.output(o.name, mapped(o.node));
+    for (const State& s : graph_.states) b.state(s.name, map.at(s.input), mapped(s.output));
+    return dead_code(b.finish());
+  }
+};
+
+}  // namespace
+
+Graph partition(const Graph& graph, PassContext& context) {
+  const Graph live = dead_code(graph);
+  return Partitioner(live, context).run();
+}
+
+}  // namespace quern

@@ -1,0 +1,40 @@
+// READ FIRST. What happens to a graph before it is lowered: this list, in this order, with the verifier in between.
+#include <algorithm>
+#include <chrono>
+
+#include <fmt/format.h>
+
+#include "passes/pass.h"
+
+namespace quern {
+
+const std::vector<Pass>& pipeline() {
+  static const std::vector<Pass> passes = {
+      {"expand", expand},        // transforms (vjp, vmap) and composed ops → primitive nodes
+      {"simplify", simplify},    // rule table; equal nodes merge, dead ones go
+      {"fold", fold},            // constants
+      {"partition", partition},  // groups of nodes → kernel calls
+  };
+  return passes;
+}
+
+Graph run_pipeline(const Graph& graph, PassContext& context) {
+  for (const std::string& name : context.disabled) {
+    const bool known = std::any_of(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
+    if (!known) throw Error(ErrorKind::usage, fmt::format("there is no pass \"{}\"; passes are: expand, simplify, fold, partition", name));
+    if (name == "expand" || name == "partition") throw Error(ErrorKind::usage, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name));
+  }
+  if (context.verify) verify(graph);
+  Graph current = graph;
+  for (const Pass& pass : pipeline()) {
+    if (std::count(context.disabled.begin(), context.disabled.end(), pass.name)) continue;
+    const auto start = std::chrono::steady_clock::now();
+    current = pass.run(current, context);
+    context.times.emplace_back(pass.name, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+    if (context.verify) verify(current);
+    if (context.after) context.after(pass.name, current);
+  }
+  return current;
+}
+
+}  // namespace quern

@@ -1,0 +1,94 @@
+// Greedy: among the calls whose operands are ready, the one that adds least to the live bytes; ties keep the graph's
+// order. The graph's own order is taken where it has the lower peak.
+#include "passes/plan/order.h"
+
+#include <algorithm>
+#include <map>
+
+namespace quern {
+namespace {
+
+class Orderer {
+ public:
+  explicit Orderer(const Graph& graph) : graph_(graph) {
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      const Node& n = graph.nodes[i];
+      if (n.op == Op::call) calls_.push_back(static_cast<NodeId>(i));
+      if (n.op == Op::result) results_[n.args[0]].push_back(static_cast<NodeId>(i));
+    }
+    for (NodeId r : graph.roots()) rooted_[r] = true;
+    for (NodeId c : calls_)
+      for (NodeId a : temporaries(c)) ++readers_[a];
+  }
+  std::vector<NodeId> run() {
+    const std::vector<NodeId> greedy = schedule();
+    return peak(greedy) < peak(calls_) ? greedy : calls_;
+  }
+
+ private:
+  const Graph& graph_;
+  std::vector<NodeId> calls_;
+  std::map<NodeId, std::vector<NodeId>> results_;
+  std::map<NodeId, bool> rooted_;
+  std::map<NodeId, int> readers_;
+
+  // The results of other calls that `call` reads, each once.
+  std::vector<NodeId> temporaries(NodeId call) const {
+    std::vector<NodeId> out;
+    for (NodeId a : graph_.at(call).args)
+      if (graph_.at(a).op == Op::result && std::find(out.begin(), out.end(), a) == out.end()) out.push_back(a);
+    return out;
+  }
+  // Bytes that become live and bytes that die with a call.
+  int64_t made(NodeId call) const {
+    int64_t bytes = 0;
+    if (const auto it = results_.find(call); it != results_.end())
+      for (NodeId r : it->second)
+        if (!rooted_.count(r)) bytes += graph_.type(r).bytes();
+    return bytes;
+  }
+  int64_t freed(NodeId call, const std::map<NodeId, int>& left) const {
+    int64_t bytes = 0;
+    for (NodeId a : temporaries(call))
+      if (left.at(a) == 1 && !rooted_.count(a)) bytes += graph_.type(a).bytes();
+    return bytes;
+  }
+  std::vector<NodeId> schedule() const {
+    std::vector<NodeId> out, waiting = calls_;
+    std::map<NodeId, int> left = readers_;
+    std::map<NodeId, bool> done;
+    while (!waiting.empty()) {
+      size_t best = waiting.size();
+      int64_t least = INT64_MAX;
+      for (size_t i = 0; i < waiting.size(); ++i) {
+        const std::vector<NodeId> needs = temporaries(waiting[i]);
+        if (!std::all_of(needs.begin(), needs.end(), [&](NodeId a) { return done.count(graph_.at(a).args[0]) > 0; })) continue;
+        const int64_t growth = made(waiting[i]) - freed(waiting[i], left);
+        if (growth < least) least = growth, best = i;
+      }
+      const NodeId call = waiting[best];
+      for (NodeId a : temporaries(call)) --left[a];
+      done[call] = true;
+      out.push_back(call);
+      waiting.erase(waiting.begin() + static_cast<int64_t>(best));
+    }
+    return out;
+  }
+  int64_t peak(const std::vector<NodeId>& order) const {
+    std::map<NodeId, int> left = readers_;
+    int64_t live = 0, highest = 0;
+    for (NodeId call : order) {
+      live += made(call);
+      highest = std::max(highest, live);
+      live -= freed(call, left);
+      for (NodeId a : temporaries(call)) --left[a];
+    }
+    return highest;
+  }
+};
+
+}  // namespace
+
+std::vector<NodeId> order_calls(const Graph& kernels) { return Orderer(kernels).run(); }
+
+}  // namespace quern

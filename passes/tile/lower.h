@@ -1,0 +1,15 @@
+// Lowering: one kernel's region (a closed Graph that partition made) → Tile IR. TILE by demand: `value(node, index)`
+// asks for a node's element at an index expression; views rewrite the index, maps merge into one scalar expression,
+// reduce and contract open a `seq`, and every statement stands in the outermost block that knows its axes.
+// Before: %2 = contract %0, %1 {spec="mk,kn->mn"} : f32[2,4];  %3 = tanh %2 : f32[2,4];  output %3
+// After:  grid (i0, i1) { %2 = seq (i2) carry (%c = 0) { %a = load %p0[i0, i2] … yield mma[f32] i2 (%c, %a, %b) }
+//                         %3 = map (tanh(a0)) (%2)   store %p2[i0, i1] = %3 }
+#pragma once
+#include "ir/tile/kernel.h"
+
+namespace quern {
+
+/// Buffers: the region's inputs, then its outputs. Tiles are 1: the planner chooses them.
+tile::Kernel lower(const Graph& region, const std::string& name);
+
+}  // namespace quern

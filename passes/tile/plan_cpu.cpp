@@ -1,0 +1,172 @@
+// The CPU plan; see plan.h. Chosen by structure alone: which axis is contiguous where tiles are stored and loaded,
+// which axes a product keeps and sums. Tile sizes come from the register file.
+#include <algorithm>
+#include <functional>
+#include <map>
+
+#include "ir/support/overloaded.h"
+#include "passes/tile/nest.h"
+#include "passes/tile/plan.h"
+
+namespace quern {
+
+using namespace tile;
+
+CpuArch cpu_arch(const std::string& arch) {
+  if (arch == "avx512") return {16, 32};
+  if (arch == "avx2") return {8, 16};
+  QN_CHECK(arch == "v128", "a known CPU arch");
+  return {4, 16};
+}
+
+namespace {
+
+/// What the planner asks of a kernel.
+struct Facts {
+  std::vector<const Mma*> products;
+  std::vector<const ReduceTile*> reductions;
+  std::vector<const Load*> loads;
+  std::vector<const Store*> stores;
+  std::vector<AxisId> each_axes;
+  std::map<ValueId, const Load*> loaded;
+
+  explicit Facts(const Kernel& k) {
+    for (const Phase& p : k.phases) visit(p.body);
+  }
+  void visit(const Block& block) {
+    for (const Stmt& s : block)
+      std::visit(Overloaded{[&](const Load& l) { loads.push_back(&l); loaded[l.out] = &l; },
+                            [&](const Mma& m) { products.push_back(&m); },
+                            [&](const ReduceTile& r) { reductions.push_back(&r); },
+                            [&](const Store& t) { stores.push_back(&t); },
+                            [&](const Seq& q) { visit(q.body); },
+                            [&](const Each& e) {
+                              each_axes.insert(each_axes.end(), e.axes.begin(), e.axes.end());
+                              visit(e.body);
+                            },
+                            [](const MapTile&) {}},
+                 s.node);
+  }
+};
+
+// Elements moved in the buffer by one step of the axis; 0 where it does not matter, -1 where not linear.
+template <class Indices>
+int64_t step_of(const Kernel& k, BufferId buffer, const Indices& index, AxisId a) {
+  const Shape strides = row_major(k.buffers[static_cast<size_t>(buffer)].shape);
+  int64_t total = 0;
+  for (size_t d = 0; d < index.size(); ++d) {
+    const Index* e;
+    if constexpr (std::is_same_v<Indices, std::vector<BoxIndex>>) {
+      if (index[d].gather >= 0) continue;
+      e = &index[d].index;
+    } else {
+      e = &index[d];
+    }
+    const auto s = e->stride(a);
+    if (!s) return -1;
+    total += *s * strides[d];
+  }
+  return total;
+}
+
+bool contiguous_in_loads(const Kernel& k, const Facts& f, AxisId a) {
+  return std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, a) == 1; });
+}
+bool contiguous_in_stores(const Kernel& k, const Facts& f, AxisId a) {
+  return std::any_of(f.stores.begin(), f.stores.end(), [&](const Store* t) { return step_of(k, t->buffer, t->index, a) == 1; });
+}
+
+bool lanes_are_legal(const Kernel& k) {
+  return std::all_of(k.values.begin(), k.values.end(), [&](const Value& v) {
+    return std::count_if(v.axes.begin(), v.axes.end(), [&](AxisId a) { return k.axes[static_cast<size_t>(a)].lanes; }) <= 1;
+  });
+}
+// Puts an axis on the lanes where no tile would then have two such axes.
+bool try_lanes(Kernel& k, AxisId a) {
+  k.axes[static_cast<size_t>(a)].lanes = true;
+  if (lanes_are_legal(k)) return true;
+  k.axes[static_cast<size_t>(a)].lanes = false;
+  return false;
+}
+
+int64_t vectors_tile(const Axis& axis, int64_t lanes, int64_t most) {
+  return std::min(round_up(std::max<int64_t>(axis.extent, 1), lanes), lanes * most);
+}
+
+void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
+  const Mma& m = *f.products[0];
+  const std::vector<AxisId>& kept = k.values[static_cast<size_t>(m.out)].axes;
+  const auto has = [&](ValueId v, AxisId a) {
+    const auto& axes = k.values[static_cast<size_t>(v)].axes;
+    return std::count(axes.begin(), axes.end(), a) > 0;
+  };
+  AxisId lanes = -1;
+  for (AxisId a : kept)
+    if (contiguous_in_stores(k, f, a) && has(m.a, a) != has(m.b, a)) lanes = a;
+  for (AxisId a : kept)
+    if (lanes < 0 && has(m.a, a) != has(m.b, a)) lanes = a;
+  int64_t vectors = 0;
+  if (lanes >= 0 && try_lanes(k, lanes)) {
+    Axis& axis = k.axes[static_cast<size_t>(lanes)];
+    axis.tile = vectors_tile(axis, arch.lanes, arch.registers == 32 ? 4 : 2);
+    vectors = axis.tile / arch.lanes;
+  }
+  if (vectors == 0) {   // an inner product, or batch axes alone
+    for (AxisId a : m.axes)
+      if (contiguous_in_loads(k, f, a) && try_lanes(k, a)) {
+        k.axes[static_cast<size_t>(a)].tile = vectors_tile(k.axes[static_cast<size_t>(a)], arch.lanes, 4);
+        break;
+      }
+    return;
+  }
+  // The other side's longest axis fills the registers with accumulators.
+  const bool lanes_in_a = has(m.a, lanes);
+  AxisId rows = -1;
+  for (AxisId a : kept)
+    if (a != lanes && has(lanes_in_a ? m.b : m.a, a) && !has(lanes_in_a ? m.a : m.b, a) &&
+        (rows < 0 || k.axes[static_cast<size_t>(a)].extent > k.axes[static_cast<size_t>(rows)].extent))
+      rows = a;
+  if (rows >= 0) {
+    const int64_t budget = arch.registers == 32 ? 24 : 12;
+    k.axes[static_cast<size_t>(rows)].tile = std::clamp<int64_t>(budget / vectors, 1, std::min<int64_t>(12, std::max<int64_t>(1, k.axes[static_cast<size_t>(rows)].extent)));
+  }
+  k.axes[static_cast<size_t>(m.axes.back())].tile = std::clamp<int64_t>(k.axes[static_cast<size_t>(m.axes.back())].extent, 1, 2);
+}
+
+void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
+  // Summed axes first: the last contiguous one of each reduction.
+  for (const ReduceTile* r : f.reductions)
+    for (size_t i = r->axes.size(); i-- > 0;) {
+      Axis& axis = k.axes[static_cast<size_t>(r->axes[i])];
+      if (axis.lanes || axis.extent < 2 || !contiguous_in_loads(k, f, r->axes[i])) continue;
+      if (try_lanes(k, r->axes[i])) {
+        axis.tile = vectors_tile(axis, arch.lanes, 4);
+        break;
+      }
+    }
+  for (size_t a = k.axes.size(); a-- > 0;) {
+    Axis& axis = k.axes[a];
+    if (axis.lanes || axis.extent < 2 || !contiguous_in_stores(k, f, static_cast<AxisId>(a))) continue;
+    if (try_lanes(k, static_cast<AxisId>(a))) axis.tile = vectors_tile(axis, arch.lanes, f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : 2);
+  }
+  // Column sums walk several rows at a time.
+  for (const ReduceTile* r : f.reductions)
+    for (AxisId a : r->axes)
+      if (!k.axes[static_cast<size_t>(a)].lanes && r->axes.size() == 1) k.axes[static_cast<size_t>(a)].tile = std::clamp<int64_t>(k.axes[static_cast<size_t>(a)].extent, 1, 4);
+}
+
+}  // namespace
+
+Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
+  Kernel k = kernel;
+  const CpuArch arch = cpu_arch(arch_name);
+  const Facts facts(k);
+  if (facts.products.empty()) {
+    plan_rows(k, facts, arch);
+    return k;
+  }
+  plan_product(k, facts, arch);
+  return nest(k);
+}
+
+}  // namespace quern
