@@ -1,0 +1,34 @@
+// From a planned kernel to an image: the doors of the two emitters. A source is text that a compiler turns into code;
+// both compile functions go through the cache (codegen/cache.h) in codegen/compile.cpp.
+#pragma once
+#include <optional>
+
+#include "codegen/program.h"
+#include "ir/tile/kernel.h"
+
+namespace quern {
+
+/// One image as bytes, for the cache; load_image returns nothing where the bytes are no image.
+std::vector<uint8_t> save_image(const KernelImage& image);
+std::optional<KernelImage> load_image(const std::vector<uint8_t>& bytes);
+
+namespace cpu {
+/// Compiles planned kernels (passes/tile/plan_cpu) for arch "avx512", "avx2" or "v128"; one image each.
+/// `want_source` keeps the LLVM IR text in the image.
+std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const std::string& arch, bool want_source);
+/// The best arch this machine runs.
+std::string host_arch();
+/// Part of every cache key.
+std::string compiler_version();
+}  // namespace cpu
+
+namespace cuda {
+/// The kernel as CUDA C++ (passes/tile/plan_cuda has chosen tiles); fills grid, threads, shared_bytes and source.
+KernelImage emit(const tile::Kernel& kernel, const std::string& arch);
+/// Compiles image.source with NVRTC to a cubin in image.code. Throws Error(compile) where NVRTC is missing or refuses.
+/// Returns the compiler's log (registers, spills).
+std::string compile(KernelImage& image, const std::string& arch);
+std::string compiler_version();   // "nvrtc 13.0"; throws Error(compile) where NVRTC is missing
+}  // namespace cuda
+
+}  // namespace quern

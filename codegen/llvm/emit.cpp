@@ -1,0 +1,593 @@
+// Tile IR → LLVM IR. Tiles live in registers: a tile over axes A is an array of values indexed by the unrolled
+// coordinates of its axes, where the axis marked `lanes` counts in vectors. Everything is static: a loop's remainder
+// is a second instance of its body with the clipped extent; a partial last vector is masked. Relies on plan_cpu
+// having kept tiles small; decides nothing.
+#include "codegen/llvm/emit.h"
+
+#include <algorithm>
+#include <functional>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "codegen/llvm/values.h"
+#include "ir/support/overloaded.h"
+
+namespace quern::cpu {
+
+using namespace tile;
+
+int64_t scratch_bytes(const Kernel& kernel) {
+  int64_t bytes = 0;
+  for (const Buffer& b : kernel.buffers)
+    if (b.kind == BufferKind::scratch) bytes += round_up(checked_mul(count(b.shape), size_of(b.dtype)), 64);
+  return bytes;
+}
+
+namespace {
+
+class Emitter {
+ public:
+  Emitter(const Kernel& kernel, int lanes, llvm::Function* function)
+      : k_(kernel), lanes_(lanes), f_(function), b_(function->getContext()), s_(b_, lanes), at_(kernel.axes.size()), tiles_(kernel.values.size()) {}
+
+  void run() {
+    QN_CHECK(k_.phases.size() == 1, "a CPU kernel has one phase");
+    const Phase& phase = k_.phases[0];
+    llvm::BasicBlock* entry = new_block("entry");
+    b_.SetInsertPoint(entry);
+    load_pointers();
+    std::vector<int64_t> tiles;
+    for (AxisId a : phase.grid) tiles.push_back(ceil_div(k_.axes[static_cast<size_t>(a)].extent, k_.axes[static_cast<size_t>(a)].tile));
+    counted(f_->getArg(2), f_->getArg(3), {}, [&](LlvmValue instance, std::vector<LlvmValue> none) {
+      std::vector<LlvmValue> index(tiles.size());
+      LlvmValue rest = instance;
+      for (size_t d = tiles.size(); d-- > 0;) {
+        index[d] = d == 0 ? rest : b_.CreateURem(rest, i64(tiles[d]));
+        if (d > 0) rest = b_.CreateUDiv(rest, i64(tiles[d]));
+      }
+      instances(phase, index, tiles, 0);
+      return none;
+    });
+    b_.CreateRetVoid();
+  }
+
+ private:
+  struct At {               // where an axis stands
+    LlvmValue start = nullptr;
+    int64_t count = 0;      // of elements, static
+  };
+  const Kernel& k_;
+  int lanes_;
+  llvm::Function* f_;
+  Builder b_;
+  Scalars s_;
+  std::vector<At> at_;
+  std::vector<std::vector<LlvmValue>> tiles_;   // by value: registers, row-major over coordinates
+  std::vector<LlvmValue> pointers_;
+
+  // --- small helpers ---
+  LlvmValue i64(int64_t v) { return b_.getInt64(static_cast<uint64_t>(v)); }
+  llvm::BasicBlock* new_block(const char* name) { return llvm::BasicBlock::Create(f_->getContext(), name, f_); }
+  const Axis& axis(AxisId a) const { return k_.axes[static_cast<size_t>(a)]; }
+  const Value& value(ValueId v) const { return k_.values[static_cast<size_t>(v)]; }
+  bool is_lanes(AxisId a) const { return axis(a).lanes; }
+  AxisId lanes_axis(const std::vector<AxisId>& axes) const {
+    for (AxisId a : axes)
+      if (is_lanes(a)) return a;
+    return -1;
+  }
+  int64_t steps(AxisId a) const {   // coordinates, or vectors on the lanes axis
+    const int64_t n = at_[static_cast<size_t>(a)].count;
+    return is_lanes(a) ? ceil_div(n, lanes_) : n;
+  }
+
+  void load_pointers() {
+    int64_t offset = 0;
+    for (size_t p = 0; p < k_.buffers.size(); ++p) {
+      if (k_.buffers[p].kind == BufferKind::scratch) {
+        pointers_.push_back(b_.CreateConstGEP1_64(b_.getInt8Ty(), f_->getArg(1), static_cast<uint64_t>(offset)));
+        offset += round_up(checked_mul(count(k_.buffers[p].shape), size_of(k_.buffers[p].dtype)), 64);
+      } else {
+        pointers_.push_back(b_.CreateLoad(b_.getPtrTy(), b_.CreateConstGEP1_64(b_.getPtrTy(), f_->getArg(0), p)));
+      }
+    }
+  }
+
+  // for (i = begin; i < end; ++i) state = body(i, state)
+  std::vector<LlvmValue> counted(LlvmValue begin, LlvmValue end, std::vector<LlvmValue> state,
+                                 const std::function<std::vector<LlvmValue>(LlvmValue, std::vector<LlvmValue>)>& body) {
+    llvm::BasicBlock *before = b_.GetInsertBlock(), *head = new_block("head"), *inside = new_block("body"), *after = new_block("after");
+    b_.CreateBr(head);
+    b_.SetInsertPoint(head);
+    llvm::PHINode* i = b_.CreatePHI(b_.getInt64Ty(), 2);
+    i->addIncoming(begin, before);
+    std::vector<llvm::PHINode*> phis;
+    std::vector<LlvmValue> current;
+    for (LlvmValue v : state) {
+      phis.push_back(b_.CreatePHI(v->getType(), 2));
+      phis.back()->addIncoming(v, before);
+      current.push_back(phis.back());
+    }
+    b_.CreateCondBr(b_.CreateICmpSLT(i, end), inside, after);
+    b_.SetInsertPoint(inside);
+    const std::vector<LlvmValue> next = body(i, current);
+    const LlvmValue more = b_.CreateAdd(i, i64(1), "", true, true);
+    i->addIncoming(more, b_.GetInsertBlock());
+    for (size_t p = 0; p < phis.size(); ++p) phis[p]->addIncoming(next[p], b_.GetInsertBlock());
+    b_.CreateBr(head);
+    b_.SetInsertPoint(after);
+    return current;
+  }
+
+  // Runs the block for one grid instance; where an axis has a remainder, one copy of the code for each case.
+  void instances(const Phase& phase, const std::vector<LlvmValue>& index, const std::vector<int64_t>& tiles, size_t d) {
+    if (d == phase.grid.size()) return block(phase.body);
+    const Axis& a = axis(phase.grid[d]);
+    At& at = at_[static_cast<size_t>(phase.grid[d])];
+    const int64_t rest = a.extent % a.tile;
+    const auto with = [&](int64_t n) {
+      at = {b_.CreateMul(index[d], i64(a.tile), "", true, true), n};
+      instances(phase, index, tiles, d + 1);
+    };
+    if (rest == 0 || tiles[d] <= 1) return with(tiles[d] <= 1 ? a.extent : a.tile);
+    llvm::BasicBlock *full = new_block("full"), *part = new_block("part"), *join = new_block("join");
+    b_.CreateCondBr(b_.CreateICmpEQ(index[d], i64(tiles[d] - 1)), part, full);
+    b_.SetInsertPoint(full);
+    with(a.tile);
+    b_.CreateBr(join);
+    b_.SetInsertPoint(part);
+    with(rest);
+    b_.CreateBr(join);
+    b_.SetInsertPoint(join);
+  }
+
+  // The loops of seq and each: full blocks in a loop, then the remainder.
+  std::vector<LlvmValue> walk(const std::vector<AxisId>& axes, size_t d, std::vector<LlvmValue> state,
+                              const std::function<std::vector<LlvmValue>(std::vector<LlvmValue>)>& body) {
+    if (d == axes.size()) return body(std::move(state));
+    const Axis& a = axis(axes[d]);
+    At& at = at_[static_cast<size_t>(axes[d])];
+    const int64_t full = a.extent / a.tile, rest = a.extent % a.tile;
+    if (full == 1) {
+      at = {i64(0), a.tile};
+      state = walk(axes, d + 1, std::move(state), body);
+    } else if (full > 1) {
+      state = counted(i64(0), i64(full), std::move(state), [&](LlvmValue i, std::vector<LlvmValue> inner) {
+        at = {b_.CreateMul(i, i64(a.tile), "", true, true), a.tile};
+        return walk(axes, d + 1, std::move(inner), body);
+      });
+    }
+    if (rest > 0) {
+      at = {i64(full * a.tile), rest};
+      state = walk(axes, d + 1, std::move(state), body);
+    }
+    return state;
+  }
+
+  // --- coordinates: one step per axis (a vector on the lanes axis) ---
+  using Coords = std::map<AxisId, int64_t>;
+  void each_coordinate(const std::vector<AxisId>& axes, const std::function<void(Coords&)>& f) {
+    Coords c;
+    const std::function<void(size_t)> go = [&](size_t d) {
+      if (d == axes.size()) return f(c);
+      for (int64_t i = 0, n = steps(axes[d]); i < n; ++i) {
+        c[axes[d]] = i;
+        go(d + 1);
+      }
+    };
+    go(0);
+  }
+  LlvmValue& reg(ValueId v, const Coords& c) {
+    int64_t p = 0;
+    for (AxisId a : value(v).axes) p = p * steps(a) + c.at(a);
+    return tiles_[static_cast<size_t>(v)][static_cast<size_t>(p)];
+  }
+  void allocate(ValueId v) {
+    int64_t n = 1;
+    for (AxisId a : value(v).axes) n *= steps(a);
+    tiles_[static_cast<size_t>(v)].assign(static_cast<size_t>(n), nullptr);
+  }
+  // The lanes of this step that exist, or null where all do.
+  LlvmValue lane_mask(AxisId lanes, const Coords& c) {
+    if (lanes < 0) return nullptr;
+    const int64_t left = at_[static_cast<size_t>(lanes)].count - c.at(lanes) * lanes_;
+    if (left >= lanes_) return nullptr;
+    std::vector<llvm::Constant*> bits;
+    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < left));
+    return llvm::ConstantVector::get(bits);
+  }
+  LlvmValue both(LlvmValue x, LlvmValue y) {
+    if (!x || !y) return x ? x : y;
+    if (x->getType()->isVectorTy() || y->getType()->isVectorTy()) x = s_.splat(x), y = s_.splat(y);
+    return b_.CreateAnd(x, y);
+  }
+  LlvmValue lane_numbers() {
+    std::vector<llvm::Constant*> n;
+    for (int i = 0; i < lanes_; ++i) n.push_back(b_.getInt64(static_cast<uint64_t>(i)));
+    return llvm::ConstantVector::get(n);
+  }
+
+  // --- index expressions ---
+  // axis % tile is the coordinate inside the block.
+  bool is_local(const Index& e) const {
+    return e.kind() == Index::Kind::mod && e.left().kind() == Index::Kind::axis && e.value() == axis(static_cast<AxisId>(e.left().value())).tile;
+  }
+  std::optional<int64_t> stride(const Index& e, AxisId a) const {
+    switch (e.kind()) {
+      case Index::Kind::constant: return 0;
+      case Index::Kind::axis: return e.value() == a ? 1 : 0;
+      case Index::Kind::add: {
+        const auto x = stride(e.left(), a), y = stride(e.right(), a);
+        return x && y ? std::optional(*x + *y) : std::nullopt;
+      }
+      case Index::Kind::mul: {
+        const auto x = stride(e.left(), a);
+        return x ? std::optional(*x * e.value()) : std::nullopt;
+      }
+      default: break;
+    }
+    if (is_local(e)) return e.left().value() == a ? 1 : 0;
+    return e.uses(a) ? std::nullopt : std::optional<int64_t>(0);
+  }
+  // The value at a coordinate; with `vary`, a vector over the lanes axis, else the value of its first lane.
+  LlvmValue evaluate(const Index& e, const Coords& c, bool vary) {
+    const auto binary = [&](LlvmValue x, LlvmValue y, auto&& op) {
+      if (x->getType()->isVectorTy() || y->getType()->isVectorTy()) x = s_.splat(x), y = s_.splat(y);
+      return op(x, y);
+    };
+    const auto constant_like = [&](LlvmValue x, int64_t v) { return s_.integer(x->getType(), v); };
+    const auto place = [&](AxisId a, bool local) {
+      int64_t step = 0;
+      if (const auto it = c.find(a); it != c.end()) step = it->second;
+      const int64_t offset = is_lanes(a) ? step * lanes_ : step;
+      LlvmValue v = local ? i64(offset) : b_.CreateAdd(at_[static_cast<size_t>(a)].start, i64(offset), "", true, true);
+      if (is_lanes(a) && vary) v = b_.CreateAdd(s_.splat(v), lane_numbers());
+      return v;
+    };
+    if (is_local(e)) return place(static_cast<AxisId>(e.left().value()), true);
+    switch (e.kind()) {
+      case Index::Kind::constant: return i64(e.value());
+      case Index::Kind::axis: return place(static_cast<AxisId>(e.value()), false);
+      case Index::Kind::add: return binary(evaluate(e.left(), c, vary), evaluate(e.right(), c, vary), [&](LlvmValue x, LlvmValue y) { return b_.CreateAdd(x, y); });
+      case Index::Kind::mul: {
+        const LlvmValue x = evaluate(e.left(), c, vary);
+        return b_.CreateMul(x, constant_like(x, e.value()));
+      }
+      default: break;
+    }
+    LlvmValue x = evaluate(e.left(), c, vary);
+    const bool remainder = e.kind() == Index::Kind::mod;
+    if (e.left().low() >= 0) return remainder ? b_.CreateURem(x, constant_like(x, e.value())) : b_.CreateUDiv(x, constant_like(x, e.value()));
+    return s_.apply(remainder ? Op::mod : Op::div, DType::i64, DType::i64, {x, constant_like(x, e.value())});
+  }
+
+  // The condition that a position in a dim exists, or null where it always does.
+  LlvmValue within(LlvmValue i, int64_t extent) {
+    return b_.CreateICmpULT(i, s_.integer(i->getType(), extent));
+  }
+  static bool proven(const Index& e, int64_t extent) { return e.low() >= 0 && e.high() < extent; }
+
+  // --- statements ---
+  void block(const Block& stmts) {
+    for (const Stmt& s : stmts) std::visit([this](const auto& node) { statement(node); }, s.node);
+  }
+
+  void statement(const Load& l) {
+    allocate(l.out);
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
+    each_coordinate(value(l.out).axes, [&](Coords& c) { reg(l.out, c) = load(l, buffer, c); });
+  }
+
+  LlvmValue load(const Load& l, const Buffer& buffer, const Coords& c) {
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
+    const Shape strides = row_major(buffer.shape);
+    if (count(buffer.shape) == 0) {
+      const LlvmValue zero = s_.constant(Scalar::of(buffer.dtype, 0));
+      return lanes >= 0 ? s_.splat(zero) : zero;
+    }
+    // Is the position linear along the lanes?
+    bool linear = true;
+    int64_t along = 0;
+    for (size_t d = 0; d < l.index.size() && lanes >= 0; ++d) {
+      if (l.index[d].gather >= 0) {
+        linear = linear && lanes_axis(value(l.index[d].gather).axes) < 0;
+        continue;
+      }
+      const auto s = stride(l.index[d].index, lanes);
+      linear = linear && s;
+      along += s.value_or(0) * strides[d];
+    }
+    const bool spread = lanes >= 0 && (!linear || along != 0);
+    const bool whole = spread && linear && along == 1;
+    LlvmValue position = i64(0), mask = spread ? lane_mask(lanes, c) : nullptr;
+    for (size_t d = 0; d < l.index.size(); ++d) {
+      const BoxIndex& box = l.index[d];
+      LlvmValue i;
+      if (box.gather >= 0) {
+        i = s_.apply(Op::cast, DType::i64, value(box.gather).dtype, {reg(box.gather, c)});
+        mask = both(mask, within(i, buffer.shape[d]));
+      } else {
+        if (!proven(box.index, buffer.shape[d])) mask = both(mask, within(evaluate(box.index, c, spread), buffer.shape[d]));
+        i = evaluate(box.index, c, spread && !whole);
+      }
+      LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
+      if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
+      position = b_.CreateAdd(position, term);
+    }
+    LlvmValue pointer = pointers_[static_cast<size_t>(l.buffer)];
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    LlvmValue raw;
+    if (!spread) {
+      if (mask) position = b_.CreateSelect(mask, position, i64(0));
+      raw = b_.CreateAlignedLoad(memory, b_.CreateGEP(memory, pointer, position), align);
+      if (mask) raw = b_.CreateSelect(mask, raw, llvm::Constant::getNullValue(memory));
+      raw = s_.from_memory(buffer.dtype, raw);
+      return lanes >= 0 ? s_.splat(raw) : raw;
+    }
+    if (whole) {
+      LlvmValue at = b_.CreateGEP(memory, pointer, position);
+      raw = mask ? b_.CreateMaskedLoad(vector, at, align, s_.splat(mask), llvm::Constant::getNullValue(vector))
+                 : static_cast<LlvmValue>(b_.CreateAlignedLoad(vector, at, align));
+    } else {
+      const LlvmValue at = b_.CreateGEP(memory, pointer, s_.splat(position));
+      raw = b_.CreateMaskedGather(vector, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()), llvm::Constant::getNullValue(vector));
+    }
+    return s_.from_memory(buffer.dtype, raw);
+  }
+
+  void statement(const MapTile& m) {
+    allocate(m.out);
+    each_coordinate(value(m.out).axes, [&](Coords& c) {
+      LlvmValue v = expression(m, c);
+      if (lanes_axis(value(m.out).axes) >= 0) v = s_.splat(v);
+      reg(m.out, c) = v;
+    });
+  }
+
+  LlvmValue expression(const MapTile& m, const Coords& c) {
+    std::vector<LlvmValue> v(m.expr.size());
+    for (size_t i = 0; i < m.expr.size(); ++i) {
+      const ScalarNode& n = m.expr[i];
+      switch (n.kind) {
+        case ScalarNode::Kind::constant: v[i] = s_.constant(n.constant); break;
+        case ScalarNode::Kind::operand: v[i] = reg(m.args[static_cast<size_t>(n.operand)], c); break;
+        case ScalarNode::Kind::coord: v[i] = evaluate(n.coord, c, true); break;
+        case ScalarNode::Kind::random: v[i] = s_.philox(v[static_cast<size_t>(n.args[0])], static_cast<uint32_t>(n.operand), evaluate(n.coord, c, true)); break;
+        case ScalarNode::Kind::op: {
+          std::vector<LlvmValue> args;
+          for (int a : n.args) args.push_back(v[static_cast<size_t>(a)]);
+          v[i] = s_.apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, std::move(args));
+          break;
+        }
+      }
+    }
+    return v.back();
+  }
+
+  // A fixed tree over the lanes.
+  LlvmValue across(Op combine, DType dtype, LlvmValue v) {
+    for (int width = lanes_ / 2; width >= 1; width /= 2) {
+      std::vector<int> mask;
+      for (int i = 0; i < lanes_; ++i) mask.push_back(i < width ? i + width : -1);
+      v = s_.combine(combine, dtype, v, b_.CreateShuffleVector(v, mask));
+    }
+    return b_.CreateExtractElement(v, uint64_t{0});
+  }
+
+  // Combines the tile along the axes; the result stays per lane where the lanes axis is among them.
+  std::map<int64_t, LlvmValue> partial(const ReduceTile& r, const std::map<int64_t, LlvmValue>& start) {
+    std::map<int64_t, LlvmValue> sums = start;   // by position in the result
+    const AxisId lanes = lanes_axis(value(r.arg).axes);
+    const bool over_lanes = std::count(r.axes.begin(), r.axes.end(), lanes) > 0;
+    const DType dtype = value(r.out).dtype;
+    each_coordinate(value(r.arg).axes, [&](Coords& c) {
+      LlvmValue v = reg(r.arg, c);
+      if (over_lanes)
+        if (const LlvmValue mask = lane_mask(lanes, c)) v = b_.CreateSelect(mask, v, s_.constant(identity_of(r.combine, dtype), v));
+      LlvmValue& sum = sums[result_position(r.out, c)];
+      sum = sum ? s_.combine(r.combine, dtype, sum, v) : v;
+    });
+    return sums;
+  }
+  int64_t result_position(ValueId v, const Coords& c) {
+    int64_t p = 0;
+    for (AxisId a : value(v).axes) p = p * steps(a) + c.at(a);
+    return p;
+  }
+
+  void statement(const ReduceTile& r) {
+    allocate(r.out);
+    const bool over_lanes = std::count(r.axes.begin(), r.axes.end(), lanes_axis(value(r.arg).axes)) > 0;
+    const DType dtype = value(r.out).dtype;
+    const auto sums = partial(r, {});
+    each_coordinate(value(r.out).axes, [&](Coords& c) {
+      const auto it = sums.find(result_position(r.out, c));
+      LlvmValue v = it == sums.end() ? s_.constant(identity_of(r.combine, dtype)) : it->second;
+      if (over_lanes && v->getType()->isVectorTy()) v = across(r.combine, dtype, v);
+      if (lanes_axis(value(r.out).axes) >= 0) v = s_.splat(v);
+      reg(r.out, c) = v;
+    });
+  }
+
+  void statement(const Mma& m) {
+    allocate(m.out);
+    const DType dtype = value(m.out).dtype;
+    const AxisId lanes = lanes_axis(m.axes);
+    each_coordinate(value(m.out).axes, [&](Coords& c) { reg(m.out, c) = reg(m.acc, c); });
+    each_coordinate(m.axes, [&](Coords& k) {
+      const Coords summed = k;
+      each_coordinate(value(m.out).axes, [&](Coords& c) {
+        Coords all = c;
+        all.insert(summed.begin(), summed.end());
+        LlvmValue x = reg(m.a, all), y = reg(m.b, all);
+        LlvmValue& sum = reg(m.out, c);
+        if (lanes >= 0) {   // lanes on the summed axis: one horizontal step
+          LlvmValue p = b_.CreateFMul(s_.splat(x), s_.splat(y));
+          if (const LlvmValue mask = lane_mask(lanes, all)) p = b_.CreateSelect(mask, p, s_.constant(Scalar::of(dtype, 0), p));
+          sum = b_.CreateFAdd(sum, across(Op::add, dtype, p));
+        } else {
+          if (sum->getType()->isVectorTy()) x = s_.splat(x), y = s_.splat(y);
+          sum = s_.fma(x, y, sum);
+        }
+      });
+    });
+  }
+
+  // A carry that only collects a reduction over the lanes may stay per lane until the end:
+  // yield map(combine(carry, part)), part = reduce<combine> (…).
+  const ReduceTile* lane_carry(const Seq& q, size_t i) const {
+    const MapTile* update = nullptr;
+    int uses = 0;
+    for (const Stmt& s : q.body)
+      if (const auto* m = std::get_if<MapTile>(&s.node)) {
+        if (m->out == q.yields[i]) update = m;
+        uses += static_cast<int>(std::count(m->args.begin(), m->args.end(), q.carries[i].var));
+      } else if (const auto* mma = std::get_if<Mma>(&s.node)) {
+        uses += mma->acc == q.carries[i].var;
+      } else if (!std::holds_alternative<Load>(s.node) && !std::holds_alternative<ReduceTile>(s.node)) {
+        return nullptr;
+      }
+    if (!update || uses != 1 || update->args.size() != 2 || update->expr.size() != 3 || update->args[0] != q.carries[i].var) return nullptr;
+    const ScalarNode& op = update->expr[2];
+    for (const Stmt& s : q.body)
+      if (const auto* r = std::get_if<ReduceTile>(&s.node))
+        if (r->out == update->args[1] && op.kind == ScalarNode::Kind::op && op.op == r->combine && value(r->out).axes == value(q.yields[i]).axes &&
+            q.carries[i].init == identity_of(r->combine, value(r->out).dtype) && std::count(r->axes.begin(), r->axes.end(), lanes_axis(value(r->arg).axes)))
+          return r;
+    return nullptr;
+  }
+
+  void statement(const Seq& q) {
+    std::vector<const ReduceTile*> per_lane;
+    std::vector<LlvmValue> state;
+    std::vector<size_t> sizes;
+    for (size_t i = 0; i < q.carries.size(); ++i) {
+      const ValueId v = q.carries[i].var;
+      per_lane.push_back(lane_carry(q, i));
+      allocate(v);
+      const bool vector = per_lane[i] || lanes_axis(value(v).axes) >= 0;
+      for (LlvmValue& r : tiles_[static_cast<size_t>(v)]) {
+        r = s_.constant(q.carries[i].init);
+        if (vector) r = s_.splat(r);
+        state.push_back(r);
+      }
+      sizes.push_back(tiles_[static_cast<size_t>(v)].size());
+    }
+    state = walk(q.axes, 0, std::move(state), [&](std::vector<LlvmValue> current) {
+      size_t p = 0;
+      for (size_t i = 0; i < q.carries.size(); ++i) {
+        auto& tile = tiles_[static_cast<size_t>(q.carries[i].var)];
+        tile.assign(current.begin() + static_cast<int64_t>(p), current.begin() + static_cast<int64_t>(p + sizes[i]));
+        p += sizes[i];
+      }
+      for (const Stmt& s : q.body) {
+        bool done = false;   // what a per-lane carry replaces
+        for (size_t i = 0; i < q.carries.size(); ++i)
+          if (per_lane[i]) {
+            const auto* r = std::get_if<ReduceTile>(&s.node);
+            const auto* m = std::get_if<MapTile>(&s.node);
+            if (r == per_lane[i]) {
+              std::map<int64_t, LlvmValue> start;
+              const auto& tile = tiles_[static_cast<size_t>(q.carries[i].var)];
+              for (size_t e = 0; e < tile.size(); ++e) start[static_cast<int64_t>(e)] = tile[e];
+              const auto sums = partial(*r, start);
+              allocate(q.yields[i]);
+              for (const auto& [at, v] : sums) tiles_[static_cast<size_t>(q.yields[i])][static_cast<size_t>(at)] = v;
+              done = true;
+            }
+            done = done || (m && m->out == q.yields[i]);
+          }
+        if (!done) std::visit([this](const auto& node) { statement(node); }, s.node);
+      }
+      std::vector<LlvmValue> next;
+      for (ValueId y : q.yields) next.insert(next.end(), tiles_[static_cast<size_t>(y)].begin(), tiles_[static_cast<size_t>(y)].end());
+      return next;
+    });
+    size_t p = 0;
+    for (size_t i = 0; i < q.carries.size(); ++i) {
+      auto& out = tiles_[static_cast<size_t>(q.outs[i])];
+      out.assign(state.begin() + static_cast<int64_t>(p), state.begin() + static_cast<int64_t>(p + sizes[i]));
+      p += sizes[i];
+      if (per_lane[i])
+        for (LlvmValue& v : out) v = across(per_lane[i]->combine, value(q.outs[i]).dtype, v);
+    }
+  }
+
+  void statement(const Each& e) {
+    walk(e.axes, 0, {}, [&](std::vector<LlvmValue> none) {
+      block(e.body);
+      return none;
+    });
+  }
+
+  void statement(const Store& t) {
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(t.buffer)];
+    if (count(buffer.shape) == 0) return;
+    const Shape strides = row_major(buffer.shape);
+    std::set<int> used(value(t.value).axes.begin(), value(t.value).axes.end());
+    for (const Index& e : t.index) e.collect_axes(used);
+    const std::vector<AxisId> axes(used.begin(), used.end());
+    const AxisId lanes = lanes_axis(axes);
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    each_coordinate(axes, [&](Coords& c) {
+      bool linear = true;
+      int64_t along = 0;
+      for (size_t d = 0; d < t.index.size() && lanes >= 0; ++d) {
+        const auto s = stride(t.index[d], lanes);
+        linear = linear && s;
+        along += s.value_or(0) * strides[d];
+      }
+      const bool whole = lanes >= 0 && linear && along == 1;
+      LlvmValue position = i64(0), mask = lane_mask(lanes, c);
+      for (size_t d = 0; d < t.index.size(); ++d) {
+        if (!proven(t.index[d], buffer.shape[d]) && !is_local(t.index[d])) mask = both(mask, within(evaluate(t.index[d], c, lanes >= 0), buffer.shape[d]));
+        const LlvmValue i = evaluate(t.index[d], c, lanes >= 0 && !whole);
+        LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
+        if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
+        position = b_.CreateAdd(position, term);
+      }
+      LlvmValue v = s_.to_memory(buffer.dtype, reg(t.value, c));
+      const LlvmValue pointer = pointers_[static_cast<size_t>(t.buffer)];
+      if (lanes >= 0) {
+        v = s_.splat(v);
+        const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
+        if (!whole) b_.CreateMaskedScatter(v, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()));
+        else if (mask) b_.CreateMaskedStore(v, at, align, s_.splat(mask));
+        else b_.CreateAlignedStore(v, at, align);
+        return;
+      }
+      const LlvmValue at = b_.CreateGEP(memory, pointer, position);
+      if (!mask) {
+        b_.CreateAlignedStore(v, at, align);
+        return;
+      }
+      llvm::BasicBlock *then = new_block("then"), *after = new_block("after");
+      b_.CreateCondBr(mask, then, after);
+      b_.SetInsertPoint(then);
+      b_.CreateAlignedStore(v, at, align);
+      b_.CreateBr(after);
+      b_.SetInsertPoint(after);
+    });
+  }
+};
+
+}  // namespace
+
+void emit(const Kernel& kernel, const std::string& name, int lanes, llvm::Module& module) {
+  llvm::LLVMContext& context = module.getContext();
+  llvm::Type* pointer = llvm::PointerType::getUnqual(context);
+  llvm::Type* word = llvm::Type::getInt64Ty(context);
+  auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(context), {pointer, pointer, word, word}, false);
+  auto* function = llvm::Function::Create(type, llvm::Function::ExternalLinkage, name, module);
+  function->addFnAttr("prefer-vector-width", "512");
+  function->addFnAttr("min-legal-vector-width", lanes == 16 ? "512" : "0");
+  function->setDoesNotThrow();
+  for (unsigned a = 0; a < 2; ++a) function->addParamAttr(a, llvm::Attribute::NoAlias);
+  Emitter(kernel, lanes, function).run();
+}
+
+}  // namespace quern::cpu

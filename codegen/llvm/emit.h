@@ -1,0 +1,15 @@
+// A planned kernel as one LLVM function  void(ptr buffers, ptr scratch, i64 begin, i64 end).
+#pragma once
+#include <llvm/IR/Module.h>
+
+#include "ir/tile/kernel.h"
+
+namespace quern::cpu {
+
+/// Adds the function `name` to the module. `lanes` is the number of f32 lanes of a vector of the target.
+void emit(const tile::Kernel& kernel, const std::string& name, int lanes, llvm::Module& module);
+
+/// Bytes of scratch of one instance.
+int64_t scratch_bytes(const tile::Kernel& kernel);
+
+}  // namespace quern::cpu

@@ -1,0 +1,251 @@
+// Spelling scalar ops on register values; see values.h. Floats of 16 bits compute in f32 and round after every op,
+// which for + - * / and sqrt equals rounding the exact result once (24 >= 2*11 + 2 bits).
+#include <cmath>
+
+#include "codegen/llvm/values.h"
+
+namespace quern::cpu {
+
+llvm::Type* Scalars::element(DType dtype) const {
+  switch (dtype) {
+    case DType::f64: return b.getDoubleTy();
+    case DType::f32: case DType::bf16: case DType::f16: return b.getFloatTy();
+    case DType::i64: return b.getInt64Ty();
+    case DType::i32: case DType::u32: return b.getInt32Ty();
+    case DType::u8: return b.getInt8Ty();
+    case DType::boolean: return b.getInt1Ty();
+  }
+  return nullptr;
+}
+llvm::Type* Scalars::memory(DType dtype) const {
+  if (dtype == DType::bf16 || dtype == DType::f16) return b.getInt16Ty();
+  return dtype == DType::boolean ? b.getInt8Ty() : element(dtype);
+}
+llvm::Type* Scalars::like(llvm::Type* element, LlvmValue shape) const {
+  return shape && shape->getType()->isVectorTy() ? llvm::FixedVectorType::get(element, static_cast<unsigned>(lanes)) : element;
+}
+LlvmValue Scalars::number(llvm::Type* type, double value) const { return llvm::ConstantFP::get(type, value); }
+LlvmValue Scalars::integer(llvm::Type* type, int64_t value) const {
+  return llvm::ConstantInt::get(type, static_cast<uint64_t>(value), true);
+}
+LlvmValue Scalars::constant(const Scalar& value, LlvmValue shape) const {
+  llvm::Type* type = like(element(value.dtype), shape);
+  return is_float(value.dtype) ? number(type, value.f) : integer(type, value.i);
+}
+
+LlvmValue Scalars::from_memory(DType dtype, LlvmValue raw) const {
+  llvm::Type* word = like(b.getInt32Ty(), raw);
+  llvm::Type* single = like(b.getFloatTy(), raw);
+  if (dtype == DType::boolean) return b.CreateICmpNE(raw, integer(raw->getType(), 0));
+  if (dtype == DType::bf16) return b.CreateBitCast(b.CreateShl(b.CreateZExt(raw, word), integer(word, 16)), single);
+  if (dtype != DType::f16) return raw;
+  const LlvmValue bits = b.CreateZExt(raw, word);
+  const LlvmValue body = b.CreateAnd(bits, integer(word, 0x7fff)), sign = b.CreateShl(b.CreateAnd(bits, integer(word, 0x8000)), integer(word, 16));
+  const LlvmValue moved = b.CreateShl(body, integer(word, 13));
+  const LlvmValue normal = b.CreateAdd(moved, integer(word, 112 << 23));
+  const LlvmValue special = b.CreateOr(moved, integer(word, 0x7f800000));
+  const LlvmValue small = b.CreateBitCast(b.CreateFMul(b.CreateUIToFP(body, single), number(single, 0x1p-24)), word);
+  LlvmValue out = b.CreateSelect(b.CreateICmpULT(body, integer(word, 0x0400)), small, normal);
+  out = b.CreateSelect(b.CreateICmpUGE(body, integer(word, 0x7c00)), special, out);
+  return b.CreateBitCast(b.CreateOr(out, sign), single);
+}
+
+LlvmValue Scalars::to_memory(DType dtype, LlvmValue value) const {
+  if (dtype == DType::boolean) return b.CreateZExt(value, like(b.getInt8Ty(), value));
+  if (dtype != DType::bf16 && dtype != DType::f16) return value;
+  llvm::Type* word = like(b.getInt32Ty(), value);
+  llvm::Type* half = like(b.getInt16Ty(), value);
+  const LlvmValue bits = b.CreateBitCast(value, word);
+  if (dtype == DType::bf16) {   // rounded already, but a NaN must stay one
+    const LlvmValue high = b.CreateLShr(bits, integer(word, 16));
+    return b.CreateTrunc(b.CreateSelect(b.CreateFCmpUNO(value, value), b.CreateOr(high, integer(word, 0x40)), high), half);
+  }
+  const LlvmValue body = b.CreateAnd(bits, integer(word, 0x7fffffff)), sign = b.CreateAnd(b.CreateLShr(bits, integer(word, 16)), integer(word, 0x8000));
+  const LlvmValue magnitude = b.CreateBitCast(body, value->getType());
+  const LlvmValue is_small = b.CreateFCmpOLT(magnitude, number(value->getType(), 0x1p-14));
+  const LlvmValue scaled = b.CreateSelect(is_small, b.CreateFMul(magnitude, number(value->getType(), 0x1p24)), number(value->getType(), 0));
+  const LlvmValue small = b.CreateFPToSI(scaled, word);
+  const LlvmValue normal = b.CreateSub(b.CreateLShr(body, integer(word, 13)), integer(word, 112 << 10));
+  LlvmValue out = b.CreateSelect(is_small, small, normal);
+  out = b.CreateSelect(b.CreateICmpUGE(body, integer(word, 0x7f800000)), b.CreateSelect(b.CreateFCmpUNO(value, value), integer(word, 0x7e00), integer(word, 0x7c00)), out);
+  return b.CreateTrunc(b.CreateOr(out, sign), half);
+}
+
+LlvmValue Scalars::round(DType dtype, LlvmValue value) const {
+  if (dtype != DType::bf16 && dtype != DType::f16) return value;
+  llvm::Type* word = like(b.getInt32Ty(), value);
+  const int drop = dtype == DType::bf16 ? 16 : 13;
+  const LlvmValue bits = b.CreateBitCast(value, word);
+  const LlvmValue odd = b.CreateAnd(b.CreateLShr(bits, integer(word, drop)), integer(word, 1));
+  const LlvmValue up = b.CreateAdd(b.CreateAdd(bits, integer(word, (1 << (drop - 1)) - 1)), odd);
+  LlvmValue out = b.CreateBitCast(b.CreateAnd(up, integer(word, ~((int64_t{1} << drop) - 1))), value->getType());
+  if (dtype == DType::f16) {
+    const LlvmValue a = b.CreateUnaryIntrinsic(llvm::Intrinsic::fabs, value);
+    // Below 2^-14 the quantum is 2^-24, which is that of f32 between 0.5 and 1.
+    const LlvmValue half = number(value->getType(), 0.5);
+    const LlvmValue small = b.CreateIntrinsic(llvm::Intrinsic::copysign, {value->getType()}, {b.CreateFSub(b.CreateFAdd(a, half), half), value});
+    out = b.CreateSelect(b.CreateFCmpOLT(a, number(value->getType(), 0x1p-14)), small, out);
+    const LlvmValue infinity = b.CreateIntrinsic(llvm::Intrinsic::copysign, {value->getType()}, {number(value->getType(), INFINITY), value});
+    out = b.CreateSelect(b.CreateFCmpOGE(a, number(value->getType(), 65520)), infinity, out);
+  }
+  return b.CreateSelect(b.CreateFCmpUNO(value, value), value, out);
+}
+
+LlvmValue Scalars::cast(DType to, DType from, LlvmValue x) const {
+  if (to == from) return x;
+  llvm::Type* type = like(element(to), x);
+  const bool source_float = is_float(from), unsigned_source = from == DType::u32 || from == DType::u8 || from == DType::boolean;
+  if (to == DType::boolean)
+    return source_float ? b.CreateFCmpUNE(x, number(x->getType(), 0)) : b.CreateICmpNE(x, integer(x->getType(), 0));
+  if (source_float && is_float(to)) return round(to, b.CreateFPCast(x, type));
+  if (source_float) {
+    const bool is_unsigned = to == DType::u32 || to == DType::u8;
+    return b.CreateIntrinsic(is_unsigned ? llvm::Intrinsic::fptoui_sat : llvm::Intrinsic::fptosi_sat, {type, x->getType()}, {x});
+  }
+  if (is_float(to)) return round(to, unsigned_source ? b.CreateUIToFP(x, type) : b.CreateSIToFP(x, type));
+  return b.CreateIntCast(x, type, !unsigned_source);
+}
+
+LlvmValue Scalars::divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const {
+  llvm::Type* t = x->getType();
+  const LlvmValue zero = integer(t, 0), by_zero = b.CreateICmpEQ(y, zero);
+  if (dtype == DType::u32 || dtype == DType::u8) {
+    const LlvmValue safe = b.CreateSelect(by_zero, integer(t, 1), y);
+    return b.CreateSelect(by_zero, zero, remainder ? b.CreateURem(x, safe) : b.CreateUDiv(x, safe));
+  }
+  const LlvmValue by_minus_one = b.CreateICmpEQ(y, integer(t, -1));
+  const LlvmValue safe = b.CreateSelect(b.CreateOr(by_zero, by_minus_one), integer(t, 1), y);
+  const LlvmValue r = b.CreateSRem(x, safe);
+  const LlvmValue uneven = b.CreateAnd(b.CreateICmpNE(r, zero), b.CreateICmpSLT(b.CreateXor(r, y), zero));
+  LlvmValue out;
+  if (remainder) {
+    out = b.CreateSelect(by_minus_one, zero, b.CreateSelect(uneven, b.CreateAdd(r, y), r));
+  } else {
+    const LlvmValue q = b.CreateSDiv(x, safe);
+    out = b.CreateSelect(by_minus_one, b.CreateSub(zero, x), b.CreateSelect(uneven, b.CreateSub(q, integer(t, 1)), q));
+  }
+  return b.CreateSelect(by_zero, zero, out);
+}
+
+LlvmValue Scalars::integer_power(DType dtype, LlvmValue x, LlvmValue y) const {
+  llvm::Type* t = x->getType();
+  const int bits = static_cast<int>(t->getScalarSizeInBits());
+  LlvmValue base = x, out = integer(t, 1);
+  for (int i = 0; i < bits; ++i) {
+    const LlvmValue set = b.CreateICmpNE(b.CreateAnd(y, integer(t, int64_t{1} << i)), integer(t, 0));
+    out = b.CreateSelect(set, b.CreateMul(out, base), out);
+    if (i + 1 < bits) base = b.CreateMul(base, base);
+  }
+  if (dtype == DType::u32 || dtype == DType::u8) return out;
+  return b.CreateSelect(b.CreateICmpSLT(y, integer(t, 0)), integer(t, 0), out);
+}
+
+LlvmValue Scalars::float_op(Op op, const std::vector<LlvmValue>& a) const {
+  const LlvmValue x = a[0];
+  llvm::Type* t = x->getType();
+  const bool single = t->getScalarType()->isFloatTy();
+  // Transcendentals go through f64.
+  const auto wide = [&](LlvmValue v) { return single ? b.CreateFPExt(v, like(b.getDoubleTy(), v)) : v; };
+  const auto narrow = [&](LlvmValue v) { return single ? b.CreateFPTrunc(v, t) : v; };
+  switch (op) {
+    case Op::neg: return b.CreateFNeg(x);
+    case Op::abs: return call(llvm::Intrinsic::fabs, {x});
+    case Op::sign: {
+      const LlvmValue zero = number(t, 0);
+      return b.CreateSelect(b.CreateFCmpOGT(x, zero), number(t, 1), b.CreateSelect(b.CreateFCmpOLT(x, zero), number(t, -1), x));
+    }
+    case Op::floor: return call(llvm::Intrinsic::floor, {x});
+    case Op::sqrt: return call(llvm::Intrinsic::sqrt, {x});
+    case Op::rsqrt: return b.CreateFDiv(number(t, 1), call(llvm::Intrinsic::sqrt, {x}));
+    case Op::exp: return narrow(exp(wide(x), single));
+    case Op::log: return narrow(log(wide(x), single));
+    case Op::tanh: return narrow(tanh(wide(x), single));
+    case Op::erf: return narrow(erf(wide(x), single));
+    case Op::sin: return narrow(sine(wide(x), single, 0));
+    case Op::cos: return narrow(sine(wide(x), single, 1));
+    case Op::pow: return narrow(pow(wide(x), wide(a[1]), single));
+    case Op::add: return b.CreateFAdd(x, a[1]);
+    case Op::sub: return b.CreateFSub(x, a[1]);
+    case Op::mul: return b.CreateFMul(x, a[1]);
+    case Op::div: return b.CreateFDiv(x, a[1]);
+    case Op::max: return call(llvm::Intrinsic::maximum, {x, a[1]});
+    case Op::min: return call(llvm::Intrinsic::minimum, {x, a[1]});
+    default: QN_CHECK(false, "every elementwise op has its spelling"); return nullptr;
+  }
+}
+
+LlvmValue Scalars::apply(Op op, DType out, DType arg, std::vector<LlvmValue> a) const {
+  bool vector = false;
+  for (LlvmValue v : a) vector = vector || v->getType()->isVectorTy();
+  if (vector)
+    for (LlvmValue& v : a) v = splat(v);
+  const bool floating = is_float(arg), is_unsigned = arg == DType::u32 || arg == DType::u8 || arg == DType::boolean;
+  switch (op) {
+    case Op::cast: return cast(out, arg, a[0]);
+    case Op::select: return b.CreateSelect(a[0], a[1], a[2]);
+    case Op::logical_and: return b.CreateAnd(a[0], a[1]);
+    case Op::logical_or: return b.CreateOr(a[0], a[1]);
+    case Op::logical_not: return b.CreateNot(a[0]);
+    case Op::eq: return floating ? b.CreateFCmpOEQ(a[0], a[1]) : b.CreateICmpEQ(a[0], a[1]);
+    case Op::ne: return floating ? b.CreateFCmpUNE(a[0], a[1]) : b.CreateICmpNE(a[0], a[1]);
+    case Op::lt: return floating ? b.CreateFCmpOLT(a[0], a[1]) : is_unsigned ? b.CreateICmpULT(a[0], a[1]) : b.CreateICmpSLT(a[0], a[1]);
+    case Op::le: return floating ? b.CreateFCmpOLE(a[0], a[1]) : is_unsigned ? b.CreateICmpULE(a[0], a[1]) : b.CreateICmpSLE(a[0], a[1]);
+    case Op::mod:
+      if (floating) {   // each step rounds, as in the reference
+        const LlvmValue q = call(llvm::Intrinsic::floor, {round(out, b.CreateFDiv(a[0], a[1]))});
+        return round(out, b.CreateFSub(a[0], round(out, b.CreateFMul(q, a[1]))));
+      }
+      break;
+    default: break;
+  }
+  if (floating) return round(out, float_op(op, a));
+  llvm::Type* t = a[0]->getType();
+  const LlvmValue zero = integer(t, 0);
+  switch (op) {
+    case Op::neg: return b.CreateSub(zero, a[0]);
+    case Op::abs: return is_unsigned ? a[0] : b.CreateSelect(b.CreateICmpSLT(a[0], zero), b.CreateSub(zero, a[0]), a[0]);
+    case Op::sign:
+      if (is_unsigned) return b.CreateZExt(b.CreateICmpNE(a[0], zero), t);
+      return b.CreateSub(b.CreateZExt(b.CreateICmpSGT(a[0], zero), t), b.CreateZExt(b.CreateICmpSLT(a[0], zero), t));
+    case Op::add: return b.CreateAdd(a[0], a[1]);
+    case Op::sub: return b.CreateSub(a[0], a[1]);
+    case Op::mul: return b.CreateMul(a[0], a[1]);
+    case Op::div: return divide(arg, a[0], a[1], false);
+    case Op::mod: return divide(arg, a[0], a[1], true);
+    case Op::pow: return integer_power(arg, a[0], a[1]);
+    case Op::max: return b.CreateSelect(is_unsigned ? b.CreateICmpUGE(a[0], a[1]) : b.CreateICmpSGE(a[0], a[1]), a[0], a[1]);
+    case Op::min: return b.CreateSelect(is_unsigned ? b.CreateICmpULE(a[0], a[1]) : b.CreateICmpSLE(a[0], a[1]), a[0], a[1]);
+    default: QN_CHECK(false, "every elementwise op has its spelling"); return nullptr;
+  }
+}
+
+LlvmValue Scalars::philox(LlvmValue key, uint32_t stream, LlvmValue index) const {
+  llvm::Type* word = like(b.getInt32Ty(), index);
+  llvm::Type* wide = like(b.getInt64Ty(), index);
+  if (index->getType()->isVectorTy()) key = splat(key);
+  const LlvmValue block = b.CreateLShr(index, integer(wide, 2)), zero = integer(word, 0);
+  LlvmValue c[4] = {b.CreateTrunc(block, word), b.CreateTrunc(b.CreateLShr(block, integer(wide, 32)), word), zero, zero};
+  LlvmValue k0 = key, k1 = integer(word, stream);
+  const auto product = [&](LlvmValue x, uint32_t m, LlvmValue& high, LlvmValue& low) {
+    const LlvmValue p = b.CreateMul(b.CreateZExt(x, wide), integer(wide, m));
+    high = b.CreateTrunc(b.CreateLShr(p, integer(wide, 32)), word);
+    low = b.CreateTrunc(p, word);
+  };
+  for (int round = 0; round < 10; ++round) {
+    LlvmValue h0, l0, h1, l1;
+    product(c[0], 0xD2511F53, h0, l0);
+    product(c[2], 0xCD9E8D57, h1, l1);
+    c[0] = b.CreateXor(b.CreateXor(h1, c[1]), k0);
+    c[1] = l1;
+    c[2] = b.CreateXor(b.CreateXor(h0, c[3]), k1);
+    c[3] = l0;
+    k0 = b.CreateAdd(k0, integer(word, 0x9E3779B9));
+    k1 = b.CreateAdd(k1, integer(word, 0xBB67AE85));
+  }
+  const LlvmValue which = b.CreateAnd(index, integer(wide, 3));
+  LlvmValue out = c[3];
+  for (int i = 2; i >= 0; --i) out = b.CreateSelect(b.CreateICmpEQ(which, integer(wide, i)), c[i], out);
+  return out;
+}
+
+}  // namespace quern::cpu

@@ -1,0 +1,55 @@
+// Values of generated LLVM code: a scalar or a vector of L lanes per tile element group, for each dtype one register
+// form: f64 double, f32 float, bf16 and f16 float (kept rounded), i64, i32 and u32 i32, u8 i8, bool i1.
+#pragma once
+#include <llvm/IR/IRBuilder.h>
+
+#include "ir/op.h"
+
+namespace quern::cpu {
+
+using Builder = llvm::IRBuilder<>;
+using LlvmValue = llvm::Value*;
+
+/// The spelling of scalar ops on register values; every argument is a scalar, or every one is a vector.
+class Scalars {
+ public:
+  Scalars(Builder& builder, int lanes) : b(builder), lanes(lanes) {}
+
+  Builder& b;
+  int lanes;
+
+  llvm::Type* element(DType dtype) const;              // register form
+  llvm::Type* memory(DType dtype) const;               // i16 for bf16 and f16, i8 for bool
+  llvm::Type* like(llvm::Type* element, LlvmValue shape) const;   // vector of element where `shape` is a vector
+  LlvmValue constant(const Scalar& value, LlvmValue shape = nullptr) const;
+  LlvmValue number(llvm::Type* type, double value) const;         // float type or vector of it
+  LlvmValue integer(llvm::Type* type, int64_t value) const;
+  LlvmValue splat(LlvmValue scalar) const { return scalar->getType()->isVectorTy() ? scalar : b.CreateVectorSplat(static_cast<unsigned>(lanes), scalar); }
+  LlvmValue from_memory(DType dtype, LlvmValue raw) const;
+  LlvmValue to_memory(DType dtype, LlvmValue value) const;
+  LlvmValue round(DType dtype, LlvmValue value) const;            // float → the nearest bf16 or f16, still a float
+  LlvmValue apply(Op op, DType out, DType arg, std::vector<LlvmValue> args) const;
+  LlvmValue combine(Op op, DType dtype, LlvmValue x, LlvmValue y) const { return apply(op, dtype, dtype, {x, y}); }
+  LlvmValue philox(LlvmValue key, uint32_t stream, LlvmValue index) const;
+
+  // math.cpp: functions on f64 (scalar or vector); `single` asks for f32 accuracy only.
+  LlvmValue exp(LlvmValue x, bool single) const;
+  LlvmValue log(LlvmValue x, bool single) const;
+  LlvmValue tanh(LlvmValue x, bool single) const;
+  LlvmValue erf(LlvmValue x, bool single) const;
+  LlvmValue sine(LlvmValue x, bool single, int quarter) const;    // quarter 1: cosine
+  LlvmValue pow(LlvmValue x, LlvmValue y, bool single) const;
+
+  LlvmValue call(llvm::Intrinsic::ID id, std::vector<LlvmValue> args) const;
+  LlvmValue fma(LlvmValue x, LlvmValue y, LlvmValue z) const { return call(llvm::Intrinsic::fmuladd, {x, y, z}); }
+  /// Horner's rule; coefficients from the lowest degree.
+  LlvmValue polynomial(LlvmValue x, const std::vector<double>& coefficients) const;
+
+ private:
+  LlvmValue cast(DType to, DType from, LlvmValue x) const;
+  LlvmValue divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const;
+  LlvmValue integer_power(DType dtype, LlvmValue x, LlvmValue y) const;
+  LlvmValue float_op(Op op, const std::vector<LlvmValue>& args) const;
+};
+
+}  // namespace quern::cpu

@@ -1,0 +1,192 @@
+// Programs as files, and what they hold in memory. A .qpk is {"QUERNPK1", format version, xxh3 of the rest} and a
+// FlatBuffer. Loading checks the checksum, then the FlatBuffer, then every id, offset and size: a program that loads
+// can be run without further checks.
+#include "codegen/program.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <flatbuffers/flatbuffers.h>
+#include <fmt/format.h>
+
+#include "codegen/image.h"
+#include "ir/support/hash.h"
+#include "program_generated.h"
+
+namespace quern {
+
+std::string to_string(const Target& target) { return fmt::format("{}:{}", target.kind == TargetKind::cpu ? "cpu" : "cuda", target.arch); }
+
+Target parse_target(const std::string& text) {
+  const size_t colon = text.find(':');
+  const std::string kind = text.substr(0, colon), arch = colon == std::string::npos ? "" : text.substr(colon + 1);
+  const auto one_of = [&](std::initializer_list<const char*> names) { return std::any_of(names.begin(), names.end(), [&](const char* n) { return arch == n; }); };
+  if (kind == "cpu") {
+#ifdef QN_LLVM
+    const std::string best = cpu::host_arch();
+#else
+    const std::string best = "v128";
+#endif
+    if (!arch.empty() && !one_of({"avx512", "avx2", "v128"})) throw Error(ErrorKind::usage, fmt::format("target \"{}\": the CPU archs are avx512, avx2 and v128", text));
+    return {TargetKind::cpu, arch.empty() ? best : arch};
+  }
+  if (kind == "cuda") {
+    if (!arch.empty() && arch.find_first_not_of("0123456789") == std::string::npos)
+      throw Error(ErrorKind::usage, fmt::format("target \"{}\" names a device; --target wants what to compile for, e.g. cuda:sm_90a (where to run is --device {})", text, text));
+    if (!arch.empty() && !one_of({"sm_75", "sm_80", "sm_90a"})) throw Error(ErrorKind::usage, fmt::format("target \"{}\": the CUDA archs are sm_75, sm_80 and sm_90a", text));
+    return {TargetKind::cuda, arch.empty() ? "sm_90a" : arch};
+  }
+  throw Error(ErrorKind::usage, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text));
+}
+
+int64_t planned_bytes(const Program& program, int threads) {
+  int64_t total = round_up(program.arena_bytes, 64), scratch = 0;
+  for (const Slot& s : program.slots)
+    if (s.kind != SlotKind::arena && s.parent < 0) total += round_up(std::max<int64_t>(s.bytes(), 1), 64);
+  for (const KernelImage& i : program.images) scratch = std::max(scratch, i.scratch_bytes);
+  return total + scratch * threads;
+}
+
+// --- files ---
+
+namespace {
+
+constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
+constexpr size_t kHead = 24;   // magic, version, checksum
+constexpr uint64_t kVersion = 1;
+constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
+
+enum StepKind : uint8_t { kLaunch, kCopy, kFill };
+
+}  // namespace
+
+std::vector<uint8_t> save_program(const Program& p) {
+  flatbuffers::FlatBufferBuilder b;
+  std::vector<flatbuffers::Offset<fbs::Image>> images;
+  for (const KernelImage& i : p.images) {
+    const auto bytes = b.CreateVector(save_image(i));
+    const auto lines = b.CreateString(i.lines);
+    images.push_back(fbs::CreateImage(b, bytes, i.flops, i.bytes, lines));
+  }
+  std::vector<flatbuffers::Offset<fbs::Slot>> slots;
+  for (const Slot& s : p.slots) {
+    const auto shape = b.CreateVector(s.shape);
+    const auto name = b.CreateString(s.name);
+    const auto value = b.CreateVector(reinterpret_cast<const uint8_t*>(s.value.bytes.data()), s.kind == SlotKind::constant ? s.value.bytes.size() : 0);
+    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.parent, value));
+  }
+  std::vector<flatbuffers::Offset<fbs::Step>> steps;
+  for (const Step& s : p.steps) {
+    if (const auto* l = std::get_if<Launch>(&s)) steps.push_back(fbs::CreateStep(b, kLaunch, l->image, 0, b.CreateVector(l->slots)));
+    else if (const auto* c = std::get_if<Copy>(&s)) steps.push_back(fbs::CreateStep(b, kCopy, c->from, c->to, b.CreateVector(std::vector<int64_t>{})));
+    else steps.push_back(fbs::CreateStep(b, kFill, std::get<Fill>(s).slot, std::get<Fill>(s).byte, b.CreateVector(std::vector<int64_t>{})));
+  }
+  const auto arch = b.CreateString(p.target.arch), graph = b.CreateString(p.graph_text);
+  const auto image_list = b.CreateVector(images);
+  const auto slot_list = b.CreateVector(slots);
+  const auto inputs = b.CreateVector(p.inputs), outputs = b.CreateVector(p.outputs), states = b.CreateVector(p.states);
+  const auto step_list = b.CreateVector(steps);
+  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, step_list, p.arena_bytes, p.lower_bound));
+  std::vector<uint8_t> out(kHead + b.GetSize());
+  std::memcpy(out.data() + kHead, b.GetBufferPointer(), b.GetSize());
+  const uint64_t checksum = hash64({reinterpret_cast<const char*>(out.data() + kHead), b.GetSize()});
+  std::memcpy(out.data(), kMagic, 8);
+  std::memcpy(out.data() + 8, &kVersion, 8);
+  std::memcpy(out.data() + 16, &checksum, 8);
+  return out;
+}
+
+Program load_program(const std::vector<uint8_t>& bytes, const std::string& file) {
+  const auto want = [&](bool condition, const char* what) {
+    if (!condition) throw Error(ErrorKind::bad_file, fmt::format("{}: {}; compile it again with `quern compile`", file, what));
+  };
+  want(bytes.size() > kHead && static_cast<int64_t>(bytes.size()) < kMaxFile, "not a Quern program: wrong size");
+  want(std::memcmp(bytes.data(), kMagic, 8) == 0, "not a Quern program: wrong magic");
+  uint64_t version, checksum;
+  std::memcpy(&version, bytes.data() + 8, 8);
+  std::memcpy(&checksum, bytes.data() + 16, 8);
+  want(version == kVersion, "written by another version of Quern");
+  const size_t size = bytes.size() - kHead;
+  want(hash64({reinterpret_cast<const char*>(bytes.data() + kHead), size}) == checksum, "damaged: the checksum does not match");
+  std::vector<uint64_t> aligned((size + 7) / 8);   // FlatBuffers want alignment
+  std::memcpy(aligned.data(), bytes.data() + kHead, size);
+  flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(aligned.data()), size, 32, static_cast<flatbuffers::uoffset_t>(std::min<size_t>(1000000, size / 8 + 8)));
+  want(verifier.VerifyBuffer<fbs::Program>(nullptr), "damaged: not a valid FlatBuffer");
+  const fbs::Program& in = *flatbuffers::GetRoot<fbs::Program>(aligned.data());
+  want(in.target_kind() <= 1 && in.target_arch() && in.graph() && in.images() && in.slots() && in.inputs() && in.outputs() && in.states() && in.steps(), "damaged: a part is missing");
+
+  Program p;
+  p.target = {static_cast<TargetKind>(in.target_kind()), in.target_arch()->str()};
+  p.graph_text = in.graph()->str();
+  p.arena_bytes = in.arena_bytes();
+  p.lower_bound = in.lower_bound();
+  want(p.arena_bytes >= 0 && p.arena_bytes <= (int64_t{1} << 46), "damaged: the arena's size");
+  for (const fbs::Image* i : *in.images()) {
+    want(i && i->bytes() && i->lines(), "damaged: an image is missing");
+    auto image = load_image({i->bytes()->begin(), i->bytes()->end()});
+    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0, "damaged: an image");
+    image->flops = i->flops();
+    image->bytes = i->traffic();
+    image->lines = i->lines()->str();
+    p.images.push_back(std::move(*image));
+  }
+  const int64_t slot_count = static_cast<int64_t>(in.slots()->size());
+  for (const fbs::Slot* s : *in.slots()) {
+    want(s && s->shape() && s->name() && s->kind() <= static_cast<uint8_t>(SlotKind::arena) && s->dtype() < kDTypeCount, "damaged: a slot");
+    Slot slot;
+    slot.kind = static_cast<SlotKind>(s->kind());
+    slot.dtype = static_cast<DType>(s->dtype());
+    slot.shape.assign(s->shape()->begin(), s->shape()->end());
+    want(slot.shape.size() <= kMaxRank, "damaged: a slot's rank");
+    for (int64_t d : slot.shape) want(d >= 0 && d <= kMaxExtent, "damaged: a slot's shape");
+    try {
+      slot.bytes();
+    } catch (const Error&) {
+      want(false, "damaged: a slot's size");
+    }
+    slot.name = s->name()->str();
+    slot.offset = s->offset();
+    slot.parent = s->parent();
+    want(slot.parent >= -1 && slot.parent < slot_count && slot.offset >= 0, "damaged: a slot's place");
+    if (slot.kind == SlotKind::arena) want(slot.parent < 0 && slot.offset % 64 == 0 && slot.bytes() <= p.arena_bytes - slot.offset, "damaged: a slot outside the arena");
+    if (slot.kind == SlotKind::constant) {
+      want(s->value() && static_cast<int64_t>(s->value()->size()) == slot.bytes(), "damaged: a constant's value");
+      slot.value = HostTensor(slot.dtype, slot.shape);
+      std::memcpy(slot.value.bytes.data(), s->value()->data(), s->value()->size());
+    }
+    p.slots.push_back(std::move(slot));
+  }
+  for (const Slot& s : p.slots)
+    if (s.parent >= 0) {
+      const Slot& parent = p.slots[static_cast<size_t>(s.parent)];
+      want(parent.parent < 0 && s.offset <= parent.bytes() && s.bytes() <= parent.bytes() - s.offset, "damaged: a sub-range");
+    }
+  const auto ids = [&](const flatbuffers::Vector<int64_t>* from, std::vector<int64_t>& to, int64_t limit) {
+    want(from != nullptr, "damaged: a list is missing");
+    for (int64_t id : *from) want(id >= 0 && id < limit, "damaged: a slot's number");
+    to.assign(from->begin(), from->end());
+  };
+  ids(in.inputs(), p.inputs, slot_count);
+  ids(in.outputs(), p.outputs, slot_count);
+  ids(in.states(), p.states, slot_count);
+  for (const fbs::Step* s : *in.steps()) {
+    want(s && s->kind() <= kFill, "damaged: a step");
+    if (s->kind() == kLaunch) {
+      Launch l{s->first(), {}};
+      want(l.image >= 0 && l.image < static_cast<int64_t>(p.images.size()), "damaged: a launch");
+      ids(s->slots(), l.slots, slot_count);
+      p.steps.push_back(std::move(l));
+    } else {
+      want(s->first() >= 0 && s->first() < slot_count, "damaged: a step's slot");
+      if (s->kind() == kCopy) {
+        want(s->second() >= 0 && s->second() < slot_count && p.slots[static_cast<size_t>(s->first())].bytes() == p.slots[static_cast<size_t>(s->second())].bytes(), "damaged: a copy");
+        p.steps.push_back(Copy{s->first(), s->second()});
+      } else {
+        p.steps.push_back(Fill{s->first(), static_cast<uint8_t>(s->second())});
+      }
+    }
+  }
+  return p;
+}
+
+}  // namespace quern

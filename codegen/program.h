@@ -1,0 +1,76 @@
+// Program: what a graph was compiled to, as plain data. No pointers, no IR, no LLVM: the runtime needs nothing else.
+// A slot is a tensor's place: in the arena (temporaries, one allocation, offsets planned) or its own buffer (inputs,
+// outputs, states, constants). Steps run in order; a launch's operands are slots in the kernel's parameter order.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "ir/host_tensor.h"
+
+namespace quern {
+
+enum class TargetKind : uint8_t { cpu, cuda };
+/// What is compiled for. cpu: arch is "avx512", "avx2" or "v128"; cuda: "sm_75", "sm_80", "sm_90a".
+struct Target {
+  TargetKind kind = TargetKind::cpu;
+  std::string arch;
+  bool operator==(const Target&) const = default;
+};
+std::string to_string(const Target& target);       // "cpu:avx512", "cuda:sm_90a"
+/// Parses "cpu", "cpu:ARCH", "cuda", "cuda:ARCH"; a missing arch is this machine's (cuda: sm_90a). Throws Error(usage).
+Target parse_target(const std::string& text);
+
+/// One compiled kernel. CPU: position-independent machine code, entry at `entry`, called as
+/// void(void* const* buffers, void* scratch, int64_t begin, int64_t end) for grid instances [begin, end).
+/// CUDA: a cubin holding the function `name`, launched with `blocks` blocks of `threads` threads, one pointer per operand.
+struct KernelImage {
+  std::string name;
+  std::vector<uint8_t> code;
+  int64_t entry = 0;
+  int64_t grid = 1;              // instances (CPU) or blocks (CUDA)
+  int64_t threads = 1;           // CUDA: threads per block
+  int64_t shared_bytes = 0;      // CUDA: dynamic shared memory
+  int64_t scratch_bytes = 0;     // CPU: per thread
+  double flops = 0, bytes = 0;   // of one launch, for reports
+  std::string source;            // CUDA text or LLVM IR, for `dump`; may be empty
+  std::string lines;             // "mlp.h:12, mlp.h:14"
+};
+
+enum class SlotKind : uint8_t { input, output, state, constant, arena };
+struct Slot {
+  SlotKind kind;
+  DType dtype;
+  Shape shape;
+  std::string name;              // inputs, outputs, states
+  int64_t offset = 0;            // arena: bytes from its start, 64-byte aligned
+  int64_t parent = -1;           // >= 0: this slot is the sub-range at `offset` bytes of that slot
+  HostTensor value;              // constant
+  int64_t bytes() const { return checked_mul(count(shape), size_of(dtype)); }
+};
+
+struct Launch { int64_t image; std::vector<int64_t> slots; };
+struct Copy { int64_t from, to; };                 // whole slots of equal size
+struct Fill { int64_t slot; uint8_t byte; };
+using Step = std::variant<Launch, Copy, Fill>;
+
+struct Program {
+  Target target;
+  std::string graph_text;        // the source graph
+  std::vector<KernelImage> images;
+  std::vector<Slot> slots;
+  std::vector<int64_t> inputs, outputs, states;   // slots, in the graph's order; a state's slot is read and written
+  std::vector<Step> steps;
+  int64_t arena_bytes = 0;       // planned size of the arena
+  int64_t lower_bound = 0;       // largest set of temporaries live at once, bytes
+};
+
+/// Bytes a run holds: arena, inputs, outputs, states, constants, scratch of `threads` workers.
+int64_t planned_bytes(const Program& program, int threads);
+
+/// FlatBuffers form. `load` verifies the buffer and then every id, size and offset; throws Error(bad_file).
+std::vector<uint8_t> save_program(const Program& program);
+Program load_program(const std::vector<uint8_t>& bytes, const std::string& file);
+
+}  // namespace quern
