@@ -1,0 +1,101 @@
+// See device.h. Code is written to fresh pages, which then become read+execute: never writable and executable at once.
+#include "runtime/cpu/device.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include <sys/mman.h>
+
+#include "runtime/cpu/threads.h"
+#include "runtime/pool.h"
+
+namespace quern {
+namespace {
+
+using Entry = void (*)(void* const* buffers, void* scratch, int64_t begin, int64_t end);
+
+class CpuImage : public LoadedImage {
+ public:
+  explicit CpuImage(const KernelImage& image) : bytes_(image.code.size()) {
+    pages_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages_ == MAP_FAILED) throw Error(ErrorKind::memory, "out of memory: no pages for a kernel");
+    std::memcpy(pages_, image.code.data(), bytes_);
+    if (::mprotect(pages_, bytes_, PROT_READ | PROT_EXEC) != 0) {
+      ::munmap(pages_, bytes_);
+      throw Error(ErrorKind::device, "the system refuses executable memory, which the CPU target needs");
+    }
+    entry = reinterpret_cast<Entry>(static_cast<char*>(pages_) + image.entry);
+  }
+  ~CpuImage() override { ::munmap(pages_, bytes_); }
+  Entry entry;
+
+ private:
+  size_t bytes_;
+  void* pages_;
+};
+
+// Below this many operations plus bytes a launch stays on the caller: a fork costs more.
+constexpr double kWorthForking = 60000;
+
+class CpuDevice : public Device {
+ public:
+  CpuDevice()
+      : threads_(cpu::default_threads()),
+        pool_([](int64_t n) { return std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
+  ~CpuDevice() override {
+    if (scratch_) pool_.free(scratch_);
+  }
+
+  std::string name() const override { return "cpu"; }
+  Target target() const override { return parse_target("cpu"); }
+  int threads() const override { return threads_.count(); }
+  DevicePtr alloc(int64_t bytes) override { return pool_.alloc(bytes); }
+  void free(DevicePtr ptr) override { pool_.free(ptr); }
+  PoolStatistics statistics() const override { return pool_.statistics(); }
+  void upload(DevicePtr to, const void* from, int64_t bytes) override { std::memcpy(to, from, static_cast<size_t>(bytes)); }
+  void download(void* to, DevicePtr from, int64_t bytes) override { std::memcpy(to, from, static_cast<size_t>(bytes)); }
+  void copy(DevicePtr to, DevicePtr from, int64_t bytes) override { std::memmove(to, from, static_cast<size_t>(bytes)); }
+  void fill(DevicePtr at, uint8_t byte, int64_t bytes) override { std::memset(at, byte, static_cast<size_t>(bytes)); }
+  std::unique_ptr<LoadedImage> load(const KernelImage& image) override {
+    reserve_scratch(image.scratch_bytes);
+    return std::make_unique<CpuImage>(image);
+  }
+
+  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<DevicePtr>& operands) override {
+    const Entry entry = static_cast<const CpuImage&>(image).entry;
+    const int64_t workers = std::min<int64_t>(threads_.count(), kernel.grid);
+    const auto scratch = [&](int64_t worker) { return static_cast<char*>(scratch_) + worker * scratch_each_; };
+    if (workers <= 1 || kernel.flops + kernel.bytes < kWorthForking) return entry(operands.data(), scratch(0), 0, kernel.grid);
+    threads_.run([&](int worker) {
+      const int64_t begin = kernel.grid * worker / workers, end = kernel.grid * (worker + 1) / workers;
+      if (worker < workers) entry(operands.data(), scratch(worker), begin, end);
+    });
+  }
+  void synchronize() override {}
+
+ private:
+  cpu::Threads threads_;
+  Pool pool_;
+  void* scratch_ = nullptr;
+  int64_t scratch_each_ = 0;
+
+  void reserve_scratch(int64_t bytes) {
+    if (bytes <= scratch_each_) return;
+    if (scratch_) pool_.free(scratch_);
+    scratch_ = nullptr;
+    scratch_ = pool_.alloc(checked_mul(round_up(bytes, 64), threads_.count()));
+    scratch_each_ = round_up(bytes, 64);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Device> open_cpu_device() {
+#if !defined(__x86_64__)
+  throw Error(ErrorKind::device, "the CPU target is x86-64 only; use --device interpret");
+#endif
+  return std::make_unique<CpuDevice>();
+}
+
+}  // namespace quern

@@ -1,0 +1,59 @@
+// See threads.h. A region is an epoch: workers wait for the epoch to change, first spinning, then in the kernel.
+#include "runtime/cpu/threads.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string>
+
+#include <fmt/format.h>
+
+#include "ir/support/check.h"
+
+namespace quern::cpu {
+
+constexpr int kSpins = 20000;
+
+static void pause() { __builtin_ia32_pause(); }
+
+Threads::Threads(int count) {
+  for (int w = 1; w < count; ++w) workers_.emplace_back([this, w] { work(w); });
+}
+
+Threads::~Threads() {
+  stop_ = true;
+  ++epoch_;
+  epoch_.notify_all();
+  for (std::thread& t : workers_) t.join();
+}
+
+void Threads::work(int worker) {
+  uint32_t seen = 0;
+  for (;;) {
+    for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i) pause();
+    epoch_.wait(seen, std::memory_order_acquire);
+    seen = epoch_.load(std::memory_order_acquire);
+    if (stop_) return;
+    (*body_)(worker);
+    left_.fetch_sub(1, std::memory_order_release);
+  }
+}
+
+void Threads::run(const std::function<void(int)>& body) {
+  body_ = &body;
+  left_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  body(0);
+  while (left_.load(std::memory_order_acquire) > 0) pause();
+}
+
+int default_threads() {
+  const char* text = std::getenv("QUERN_THREADS");
+  if (!text) return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 256u));
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);
+  if (end == text || *end || n < 1 || n > 256) throw Error(ErrorKind::usage, fmt::format("QUERN_THREADS={}: wants a number from 1 to 256", text));
+  return static_cast<int>(n);
+}
+
+}  // namespace quern::cpu

@@ -1,0 +1,21 @@
+// Opening devices by name.
+#include "runtime/device.h"
+
+#include <fmt/format.h>
+
+#include "runtime/cpu/device.h"
+#include "runtime/null/device.h"
+
+namespace quern {
+
+std::unique_ptr<Device> open_device(const std::string& name, std::string* transcript) {
+  if (name == "cpu") return open_cpu_device();
+  if (name == "null") return open_null_device(transcript);
+  if (name == "cuda" || name.rfind("cuda:", 0) == 0) {
+    if (name.find("sm_") != std::string::npos) throw Error(ErrorKind::usage, fmt::format("device \"{}\" names a target; --device says where to run, e.g. cuda:0 (what to compile for is --target {})", name, name));
+    throw Error(ErrorKind::device, "the CUDA device is not implemented yet; use --device cpu");
+  }
+  throw Error(ErrorKind::usage, fmt::format("there is no device \"{}\"; devices are interpret, cpu, cuda:N and null", name));
+}
+
+}  // namespace quern

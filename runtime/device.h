@@ -1,0 +1,51 @@
+// Device: where a Program runs. Three of them: cpu (a thread pool), cuda:N (the driver by dlopen), null (prints a
+// transcript and computes nothing, so that the whole stack can be tested anywhere). The only inheritance in Quern.
+#pragma once
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "codegen/program.h"
+
+namespace quern {
+
+/// Memory of a device. Host code never looks inside; cpu memory is plain host memory.
+using DevicePtr = void*;
+
+struct PoolStatistics {
+  int64_t in_use = 0, high_water = 0;   // bytes handed out now and at most
+  int64_t reserved = 0;                 // bytes held from the system
+  int64_t allocations = 0, system_allocations = 0;   // calls since the start
+};
+
+/// A kernel image made ready to launch on one device.
+class LoadedImage {
+ public:
+  virtual ~LoadedImage() = default;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual std::string name() const = 0;              // "cpu", "cuda:0", "null"
+  virtual Target target() const = 0;                 // what to compile for
+  virtual int threads() const { return 1; }          // CPU workers
+  virtual DevicePtr alloc(int64_t bytes) = 0;        // from the caching pool; throws Error(memory)
+  virtual void free(DevicePtr ptr) = 0;
+  virtual PoolStatistics statistics() const = 0;
+  virtual void upload(DevicePtr to, const void* from, int64_t bytes) = 0;     // from host; asynchronous where pinned
+  virtual void download(void* to, DevicePtr from, int64_t bytes) = 0;         // to host; complete on return
+  virtual void copy(DevicePtr to, DevicePtr from, int64_t bytes) = 0;
+  virtual void fill(DevicePtr at, uint8_t byte, int64_t bytes) = 0;
+  virtual std::unique_ptr<LoadedImage> load(const KernelImage& image) = 0;
+  virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<DevicePtr>& operands) = 0;
+  /// Records what `body` launches once, and returns a function that replays it. Devices without graphs return `body`.
+  virtual std::function<void()> record(std::function<void()> body) { return body; }
+  virtual void synchronize() = 0;
+};
+
+/// "cpu", "cuda", "cuda:N", "null". Throws Error(usage) for other names, Error(device) where there is no such device.
+/// The null device writes its transcript to `transcript` when given.
+std::unique_ptr<Device> open_device(const std::string& name, std::string* transcript = nullptr);
+
+}  // namespace quern

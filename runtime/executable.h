@@ -1,0 +1,40 @@
+// Executable: a Program on a Device. Loads the images once, allocates every slot once, uploads constants; a run copies
+// the inputs in, replays the steps and leaves the outputs in their slots: no allocation after construction.
+#pragma once
+#include <map>
+
+#include "runtime/device.h"
+
+namespace quern {
+
+class Executable {
+ public:
+  Executable(Device& device, Program program);
+  ~Executable();
+  Executable(const Executable&) = delete;
+
+  const Program& program() const { return program_; }
+  /// States must be set once before the first run. Throws Error(usage) for an unknown name, another shape or dtype.
+  void set_state(const std::string& name, const HostTensor& value);
+  HostTensor state(const std::string& name);
+  void set_input(int64_t position, const HostTensor& value);
+  /// One step on the inputs set before; asynchronous on a GPU until an output is read.
+  void run();
+  HostTensor output(int64_t position);
+  /// Set all inputs, run, read all outputs.
+  std::vector<HostTensor> run(const std::vector<HostTensor>& inputs);
+  /// Median microseconds of each step over `repeats` runs, in step order.
+  std::vector<double> profile(int repeats);
+
+ private:
+  Device& device_;
+  Program program_;
+  std::vector<std::unique_ptr<LoadedImage>> images_;
+  std::vector<DevicePtr> slots_;
+  std::vector<DevicePtr> owned_;
+  std::function<void()> replay_;
+  void play();
+  void run_step(const Step& step);
+};
+
+}  // namespace quern
