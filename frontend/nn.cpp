@@ -1,0 +1,63 @@
+// See nn.h.
+#include "frontend/nn.h"
+
+#include <numbers>
+
+#include <fmt/format.h>
+
+namespace quern {
+
+static Operand at(const Tensor& t, const Where& w) { return Operand(t, w); }
+static Operand at(double v, const Where& w) { return Operand(v, w); }
+
+Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b, Where where) { return matmul(x, w, where) + at(b, where); }
+Tensor relu(const Tensor& x, Where where) { return maximum(x, at(0.0, where), where); }
+Tensor sigmoid(const Tensor& x, Where where) { return (tanh(x * at(0.5, where), where) + at(1.0, where)) * at(0.5, where); }
+Tensor gelu(const Tensor& x, Where where) {
+  return x * at((erf(x * at(std::numbers::sqrt2 / 2, where), where) + at(1.0, where)) * at(0.5, where), where);
+}
+
+Tensor log_softmax(const Tensor& x, Where where) {
+  const Tensor top = stop_gradient(expand_dims(max(x, {-1}, where), -1, where), where);
+  const Tensor shifted = x - at(top, where);
+  return shifted - at(log(expand_dims(sum(exp(shifted, where), {-1}, where), -1, where), where), where);
+}
+Tensor softmax(const Tensor& x, Where where) {
+  const Tensor top = stop_gradient(expand_dims(max(x, {-1}, where), -1, where), where);
+  const Tensor e = exp(x - at(top, where), where);
+  return e / at(expand_dims(sum(e, {-1}, where), -1, where), where);
+}
+
+Tensor layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double epsilon, Where where) {
+  const Tensor centred = x - at(expand_dims(mean(x, {-1}, where), -1, where), where);
+  const Tensor variance = expand_dims(mean(centred * at(centred, where), {-1}, where), -1, where);
+  return centred * at(rsqrt(variance + at(epsilon, where), where), where) * at(scale, where) + at(shift, where);
+}
+
+Tensor dropout(const Tensor& x, double rate, const Tensor& key, int64_t stream, Where w) {
+  if (!(rate >= 0 && rate < 1)) throw Error(ErrorKind::compile, fmt::format("dropout: rate {} is outside [0, 1)", rate), source_of(w));
+  if (rate == 0) return x;
+  const Tensor keep = less_equal(at(rate, w), random_uniform(key, x.shape(), stream, w), w);
+  return where(keep, x * at(1 / (1 - rate), w), at(0.0, w), w);
+}
+
+Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype, Where where) {
+  Shape shape = labels.shape();
+  shape.push_back(classes);
+  const Tensor k = iota(labels.graph(), labels.dtype(), shape, static_cast<int64_t>(shape.size()) - 1, where);
+  return cast(quern::equal(expand_dims(labels, -1, where), k, where), dtype, where);
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where) {
+  if (logits.rank() != 2 || labels.rank() != 1 || logits.shape()[0] != labels.shape()[0] || !is_integer(labels.dtype()))
+    throw Error(ErrorKind::compile, fmt::format("cross_entropy: wants logits [batch, classes] and integer labels [batch], got {} and {}", to_string(logits.type()), to_string(labels.type())), source_of(where));
+  const Tensor hot = one_hot(labels, logits.shape()[1], logits.dtype(), where);
+  return -mean(sum(log_softmax(logits, where) * at(hot, where), {-1}, where), {}, where);
+}
+
+Tensor mse(const Tensor& prediction, const Tensor& target, Where where) {
+  const Tensor d = prediction - at(target, where);
+  return mean(d * at(d, where), {}, where);
+}
+
+}  // namespace quern
