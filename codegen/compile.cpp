@@ -110,20 +110,27 @@ void describe(KernelImage& image, const tile::Kernel& planned, const tile::Kerne
   image.lines = fmt::format("{}", fmt::join(lines, ", "));
 }
 
+// Does a nested block read the buffer?
+bool reads_inside(const tile::Block& block, tile::BufferId buffer, bool nested) {
+  return std::any_of(block.begin(), block.end(), [&](const tile::Stmt& s) {
+    if (const auto* load = std::get_if<tile::Load>(&s.node)) return nested && load->buffer == buffer;
+    if (const auto* seq = std::get_if<tile::Seq>(&s.node)) return reads_inside(seq->body, buffer, true);
+    if (const auto* each = std::get_if<tile::Each>(&s.node)) return reads_inside(each->body, buffer, true);
+    return false;
+  });
+}
+
 // May output `out` of the kernel share memory with input `in`? Only when every instance reads of it exactly the
 // elements that it stores, at the top of its block.
 bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out) {
   if (k.phases.size() != 1 || k.buffers[static_cast<size_t>(in)].shape != k.buffers[static_cast<size_t>(out)].shape) return false;
+  const tile::Block& block = k.phases[0].body;
+  if (reads_inside(block, in, false)) return false;
   const std::vector<Index>* stored = nullptr;
-  for (const tile::Stmt& s : k.phases[0].body) {
-    if (const auto* store = std::get_if<tile::Store>(&s.node)) {
-      if (store->buffer == out) stored = &store->index;
-    } else if (std::holds_alternative<tile::Seq>(s.node) || std::holds_alternative<tile::Each>(s.node)) {
-      return false;
-    }
-  }
+  for (const tile::Stmt& s : block)
+    if (const auto* store = std::get_if<tile::Store>(&s.node); store && store->buffer == out) stored = &store->index;
   if (!stored) return false;
-  for (const tile::Stmt& s : k.phases[0].body) {
+  for (const tile::Stmt& s : block) {
     const auto* load = std::get_if<tile::Load>(&s.node);
     if (!load || load->buffer != in) continue;
     for (size_t d = 0; d < stored->size(); ++d)

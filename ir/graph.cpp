@@ -161,10 +161,10 @@ NodeId GraphBuilder::scalar(DType dtype, double value, SourceLoc where) {
 }
 
 NodeId GraphBuilder::full(const Type& type, double value, SourceLoc where) {
-  const NodeId s = scalar(type.dtype, value, where);
-  if (type.shape.empty()) return s;
   Attrs attrs;
-  attrs.shape = type.shape;
+  attrs.shape = type.shape;   // before a node is added: `type` may live in the node vector
+  const NodeId s = scalar(type.dtype, value, where);
+  if (attrs.shape.empty()) return s;
   return add(Op::broadcast, {s}, std::move(attrs), std::move(where));
 }
 

@@ -1,0 +1,133 @@
+// See dataset.h. Files are read whole, sizes checked before anything is believed.
+#include "models/dataset.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <numeric>
+
+#include <fmt/format.h>
+#include <zlib.h>
+
+// The digits travel inside the binary.
+asm(R"(
+  .section .rodata
+  .global quern_digits_begin
+  .global quern_digits_end
+quern_digits_begin:
+  .incbin ")" QN_DIGITS R"("
+quern_digits_end:
+  .previous
+)");
+extern "C" const unsigned char quern_digits_begin[], quern_digits_end[];
+
+namespace quern {
+
+std::vector<int64_t> shuffled(int64_t n, uint32_t seed) {
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  for (int64_t i = n - 1; i > 0; --i)
+    std::swap(order[static_cast<size_t>(i)], order[philox(seed, 0x5fu, static_cast<uint64_t>(i)) % static_cast<uint64_t>(i + 1)]);
+  return order;
+}
+
+static std::vector<uint8_t> inflate_bytes(const unsigned char* data, size_t size, int64_t limit, const std::string& name) {
+  z_stream z{};
+  if (inflateInit2(&z, 32 + MAX_WBITS) != Z_OK) throw Error(ErrorKind::memory, "zlib cannot start");
+  z.next_in = const_cast<unsigned char*>(data);
+  z.avail_in = static_cast<uInt>(size);
+  std::vector<uint8_t> out;
+  int status = Z_OK;
+  while (status == Z_OK) {
+    const size_t at = out.size();
+    out.resize(at + (1 << 20));
+    z.next_out = out.data() + at;
+    z.avail_out = 1 << 20;
+    status = inflate(&z, Z_NO_FLUSH);
+    out.resize(out.size() - z.avail_out);
+    if (static_cast<int64_t>(out.size()) > limit || (status == Z_BUF_ERROR && z.avail_in == 0)) break;
+  }
+  inflateEnd(&z);
+  if (status != Z_STREAM_END) throw Error(ErrorKind::bad_file, fmt::format("{}: damaged or truncated gzip data", name));
+  return out;
+}
+
+std::vector<uint8_t> read_file(const std::string& path, int64_t limit) {
+  FILE* f = std::fopen(path.c_str(), "rb");
+  if (!f) throw Error(ErrorKind::bad_file, fmt::format("{}: {}", path, std::strerror(errno)));
+  std::vector<uint8_t> out;
+  char block[1 << 16];
+  for (size_t n; (n = std::fread(block, 1, sizeof block, f)) > 0;) {
+    out.insert(out.end(), block, block + n);
+    if (static_cast<int64_t>(out.size()) > limit) break;
+  }
+  const bool failed = std::ferror(f) != 0;
+  std::fclose(f);
+  if (failed) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be read", path));
+  if (static_cast<int64_t>(out.size()) > limit) throw Error(ErrorKind::bad_file, fmt::format("{}: larger than {} bytes", path, limit));
+  if (out.size() > 2 && out[0] == 0x1f && out[1] == 0x8b) return inflate_bytes(out.data(), out.size(), limit, path);
+  return out;
+}
+
+Dataset load_digits() {
+  const std::vector<uint8_t> text = inflate_bytes(quern_digits_begin, static_cast<size_t>(quern_digits_end - quern_digits_begin), 1 << 22, "digits");
+  std::vector<int> numbers;
+  int value = 0;
+  bool open = false;
+  for (uint8_t c : text) {
+    if (c >= '0' && c <= '9') value = value * 10 + (c - '0'), open = true;
+    else if (open) numbers.push_back(value), value = 0, open = false;
+  }
+  if (open) numbers.push_back(value);
+  QN_CHECK(numbers.size() == 1797 * 65, "the digits are whole");
+  Dataset d;
+  d.name = "digits";
+  d.features = 64;
+  const std::vector<int64_t> order = shuffled(1797, kSplitSeed);
+  for (size_t i = 0; i < order.size(); ++i) {
+    const int* row = numbers.data() + order[i] * 65;
+    const bool train = i < 1347;
+    for (int k = 0; k < 64; ++k) (train ? d.train_x : d.test_x).push_back(static_cast<float>(row[k]) / 16);
+    (train ? d.train_y : d.test_y).push_back(row[64]);
+  }
+  return d;
+}
+
+static std::vector<uint8_t> read_idx(const std::string& directory, const std::string& name, uint32_t magic, int64_t item, int64_t& items) {
+  std::string path = directory + "/" + name;
+  if (FILE* f = std::fopen((path + ".gz").c_str(), "rb")) {
+    std::fclose(f);
+    path += ".gz";
+  }
+  std::vector<uint8_t> bytes = read_file(path, 256 << 20);
+  const auto word = [&](size_t at) { return uint32_t{bytes[at]} << 24 | uint32_t{bytes[at + 1]} << 16 | uint32_t{bytes[at + 2]} << 8 | bytes[at + 3]; };
+  const size_t head = magic == 0x803 ? 16 : 8;
+  if (bytes.size() < head || word(0) != magic) throw Error(ErrorKind::bad_file, fmt::format("{}: not an IDX file of the expected kind", path));
+  items = word(4);
+  if (magic == 0x803 && (word(8) != 28 || word(12) != 28)) throw Error(ErrorKind::bad_file, fmt::format("{}: images are {}x{}, wanted 28x28", path, word(8), word(12)));
+  if (static_cast<int64_t>(bytes.size() - head) != items * item) throw Error(ErrorKind::bad_file, fmt::format("{}: {} bytes of data, the head promises {}", path, bytes.size() - head, items * item));
+  bytes.erase(bytes.begin(), bytes.begin() + static_cast<int64_t>(head));
+  return bytes;
+}
+
+Dataset load_mnist(const std::string& directory) {
+  Dataset d;
+  d.name = "mnist";
+  d.features = 784;
+  const auto part = [&](const std::string& prefix, std::vector<float>& x, std::vector<int32_t>& y) {
+    int64_t images = 0, labels = 0;
+    const std::vector<uint8_t> pixels = read_idx(directory, prefix + "-images-idx3-ubyte", 0x803, 784, images);
+    const std::vector<uint8_t> classes = read_idx(directory, prefix + "-labels-idx1-ubyte", 0x801, 1, labels);
+    if (images != labels) throw Error(ErrorKind::bad_file, fmt::format("{}: {} images but {} labels of \"{}\"", directory, images, labels, prefix));
+    for (uint8_t p : pixels) x.push_back(static_cast<float>(p) / 255);
+    for (uint8_t c : classes) {
+      if (c > 9) throw Error(ErrorKind::bad_file, fmt::format("{}: a label above 9", directory));
+      y.push_back(c);
+    }
+  };
+  part("train", d.train_x, d.train_y);
+  part("t10k", d.test_x, d.test_y);
+  return d;
+}
+
+}  // namespace quern

@@ -1,0 +1,118 @@
+// quern check: a compiled model against the reference interpreter, outputs, states and gradients.
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "ir/compare.h"
+#include "ir/interpret.h"
+#include "runtime/jit.h"
+#include "tools/commands.h"
+#include "tools/fuzz_graphs.h"
+
+namespace quern {
+namespace {
+
+struct Arguments {
+  ModelArgument model;
+  std::string target = "cpu";
+  int64_t samples = 3;
+  uint64_t seed = 1;
+  bool grad = false;
+  PassArguments passes;
+  JsonArgument json;
+};
+
+// States become plain inputs and outputs; with `grad`, the gradient of the first output with respect to every float
+// input is added.
+Graph comparable(const Graph& graph, bool grad) {
+  Graph open = graph;
+  for (const State& s : open.states) open.outputs.push_back({"next " + s.name, s.output});
+  open.states.clear();
+  if (!grad) return open;
+  const Type& first = open.type(open.outputs.at(0).node);
+  if (first.rank() != 0 || !is_float(first.dtype)) throw Error(ErrorKind::usage, fmt::format("--grad wants a model whose first output is a scalar float; \"{}\" is {}", open.outputs[0].name, to_string(first)));
+  GraphBuilder b;
+  std::vector<NodeId> args;
+  Attrs attrs;
+  for (size_t i = 0; i < open.inputs.size(); ++i) {
+    const Node& n = open.at(open.inputs[i]);
+    args.push_back(b.input(n.attrs.name, n.type));
+    if (is_float(n.type.dtype)) attrs.index.push_back(static_cast<int64_t>(i));
+  }
+  Graph body = open;
+  body.outputs.resize(1);
+  attrs.body = std::make_shared<const Graph>(dead_code(body));
+  attrs.transform = Transform::vjp;
+  const std::vector<NodeId> values = b.inline_body(open, args);
+  for (size_t o = 0; o < values.size(); ++o) b.output(open.outputs[o].name, values[o]);
+  const std::vector<int64_t> wanted = attrs.index;
+  const NodeId call = b.add(Op::call, args, attrs);
+  for (size_t g = 0; g < wanted.size(); ++g) {
+    Attrs which;
+    which.index = {static_cast<int64_t>(g) + 1};
+    b.output("d " + open.at(open.inputs[static_cast<size_t>(wanted[g])]).attrs.name, b.add(Op::result, {call}, which));
+  }
+  return b.finish();
+}
+
+void check(const Arguments& a) {
+  const Target target = parse_target(a.target);
+  const Graph graph = comparable(a.model.load(), a.grad);
+  const auto device = open_device(target.kind == TargetKind::cpu ? "cpu" : "cuda");
+  CompileReport report;
+  CompileOptions options = a.passes.options(target);
+  if (!(device->target() == target)) throw Error(ErrorKind::usage, fmt::format("check runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target)));
+  const auto executable = jit(*device, graph, options, &report);
+  print_notes(report);
+  PassContext context;
+  const Graph reference = expand(graph, context);
+  const Tolerance tolerance = tolerance_of(reference);
+  std::mt19937_64 random(a.seed);
+  std::vector<Difference> worst(graph.outputs.size());
+  for (int64_t s = 0; s < a.samples; ++s) {
+    std::vector<HostTensor> inputs = random_inputs(graph, random);
+    // Parameters and inputs around zero, small: products of hundreds of terms stay moderate.
+    for (HostTensor& t : inputs)
+      if (t.dtype == DType::f32 && t.shape.size() >= 2)
+        for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = (t.data<float>()[i] - 1.075f) * 0.4f;
+    const std::vector<HostTensor> want = interpret(reference, inputs), got = executable->run(inputs);
+    for (size_t o = 0; o < worst.size(); ++o) {
+      const Difference d = compare(got[o], want[o]);
+      if (d.error > worst[o].error || worst[o].at < 0) worst[o] = d;
+    }
+  }
+  FILE* out = a.json.wants_stdout() ? stderr : stdout;
+  fmt::print(out, "{} on {} against the interpreter: {} samples, seed {}; {}\n", a.model.name, to_string(target), a.samples, a.seed, to_string(tolerance));
+  double most = 0;
+  bool passed = true;
+  Json tensors = Json::array();
+  for (size_t o = 0; o < worst.size(); ++o) {
+    const bool good = worst[o].error <= tolerance.bound();
+    passed = passed && good;
+    most = std::max(most, worst[o].error);
+    fmt::print(out, "  {:<24} {:<16} max error {:.2e}  {}\n", graph.outputs[o].name, to_string(graph.type(graph.outputs[o].node)), worst[o].error,
+               good ? "ok" : fmt::format("MISMATCH at element {}: got {}, want {}", worst[o].at, worst[o].got, worst[o].want));
+    tensors.push_back({{"name", graph.outputs[o].name}, {"error", worst[o].error}, {"ok", good}});
+  }
+  fmt::print(out, "{}\n", passed ? "passed" : "FAILED");
+  a.json.write({{"schema", 1}, {"model", a.model.name}, {"target", to_string(target)}, {"passed", passed}, {"max_relative_error", most}, {"bound", tolerance.bound()}, {"tensors", tensors}});
+  if (!passed) throw Error(ErrorKind::mismatch, "the compiled model differs from the interpreter");
+}
+
+}  // namespace
+
+void register_check(CLI::App& root) {
+  auto a = std::make_shared<Arguments>();
+  CLI::App* c = root.add_subcommand("check", "compare a compiled model with the reference interpreter");
+  a->model.add_to(*c);
+  c->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
+  c->add_flag("--grad", a->grad, "compare gradients, too");
+  c->add_option("--samples", a->samples)->capture_default_str()->check(CLI::Range(1, 1000));
+  c->add_option("--seed", a->seed)->capture_default_str();
+  a->passes.add_to(*c);
+  a->json.add_to(*c);
+  c->footer("Examples:\n  quern check mlp --target cpu --grad\n  quern check model.qir --samples 10 --json -");
+  c->callback([a] { check(*a); });
+}
+
+}  // namespace quern

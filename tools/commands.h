@@ -1,0 +1,56 @@
+// The subcommands of `quern`: each file registers one. Options that several share live here.
+#pragma once
+#include <map>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "codegen/compile.h"
+
+namespace quern {
+
+using Json = nlohmann::ordered_json;
+
+/// A MODEL argument with its --set values.
+struct ModelArgument {
+  std::string name;
+  std::vector<std::string> settings;   // "hidden=512,256"
+  void add_to(CLI::App& command);
+  /// A registered model's training step, or the graph of a .qir file. Throws Error(usage) or Error(bad_file).
+  Graph load() const;
+};
+
+/// --json FILE|-
+struct JsonArgument {
+  std::string path;
+  void add_to(CLI::App& command) { command.add_option("--json", path, "also write the results as JSON to FILE, or - for standard output"); }
+  bool wants_stdout() const { return path == "-"; }
+  void write(const Json& value) const;
+};
+
+/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --no-cache: what every compiling command takes.
+struct PassArguments {
+  std::vector<std::string> disabled;
+  int64_t bisect_limit = -1;
+  bool print_all = false, no_cache = false;
+  void add_to(CLI::App& command);
+  CompileOptions options(const Target& target) const;
+};
+
+void write_text(const std::string& path, const std::string& text);   // "-" or "": standard output
+void print_notes(const CompileReport& report);                       // events, to standard error
+
+void register_train(CLI::App& root);
+void register_check(CLI::App& root);
+void register_fuzz(CLI::App& root);
+void register_dump(CLI::App& root);
+void register_compile(CLI::App& root);
+void register_run(CLI::App& root);
+void register_bench(CLI::App& root);
+void register_ops(CLI::App& root);
+void register_doctor(CLI::App& root);
+void register_cache(CLI::App& root);
+
+}  // namespace quern

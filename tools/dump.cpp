@@ -1,0 +1,158 @@
+// quern dump and quern compile: look inside, or write a package.
+#include <iostream>
+#include <memory>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "ir/op.h"
+#include "ir/text.h"
+#include "passes/tile/lower.h"
+#include "tools/commands.h"
+
+extern char** environ;
+
+namespace quern {
+namespace {
+
+struct DumpArguments {
+  ModelArgument model;
+  std::string what = "ir", target = "cpu", after, out;
+  PassArguments passes;
+};
+
+// Graphviz as a subprocess: text in through a file, picture to `out`.
+void draw_svg(const std::string& dot, const std::string& out) {
+  std::string source = (std::getenv("TMPDIR") ? std::string(std::getenv("TMPDIR")) : std::string("/tmp")) + "/quern-XXXXXX";
+  const int fd = ::mkstemp(source.data());
+  if (fd < 0 || ::write(fd, dot.data(), dot.size()) != static_cast<ssize_t>(dot.size())) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be written", source));
+  ::close(fd);
+  std::vector<std::string> words = {"dot", "-Tsvg", source};
+  if (!out.empty() && out != "-") words.insert(words.end(), {"-o", out});
+  std::vector<char*> argv;
+  for (std::string& w : words) argv.push_back(w.data());
+  argv.push_back(nullptr);
+  pid_t pid = 0;
+  int status = -1;
+  const int error = ::posix_spawnp(&pid, "dot", nullptr, nullptr, argv.data(), environ);
+  if (error == 0) ::waitpid(pid, &status, 0);
+  ::unlink(source.c_str());
+  if (error != 0 || (WIFEXITED(status) && WEXITSTATUS(status) == 127)) throw Error(ErrorKind::device, "Graphviz' `dot` is not installed: apt-get install graphviz, or use --what dot");
+  if (status != 0) throw Error(ErrorKind::device, "Graphviz' `dot` failed");
+}
+
+void dump(const DumpArguments& a) {
+  const Graph graph = a.model.load();
+  CompileOptions options = a.passes.options(parse_target(a.target));
+  options.want_source = true;
+  if (a.what == "ir" || a.what == "dot" || a.what == "svg") {
+    Graph shown = graph;
+    if (!a.after.empty()) {
+      bool found = false;
+      options.passes.after = [&](const std::string& pass, const Graph& g) {
+        if (pass == a.after) shown = g, found = true;
+      };
+      run_pipeline(graph, options.passes);
+      if (!found) throw Error(ErrorKind::usage, fmt::format("there is no pass \"{}\"; passes are expand, simplify, fold and partition", a.after));
+    }
+    if (a.what == "svg") return draw_svg(to_dot(shown), a.out);
+    return write_text(a.out, a.what == "ir" ? to_string(shown) : to_dot(shown));
+  }
+  if (a.what == "fusion") {
+    // Verdicts name nodes of the graph that partition saw.
+    Graph before;
+    options.passes.after = [&](const std::string& pass, const Graph& g) {
+      if (pass == "fold" || pass == "simplify" || pass == "expand") before = dead_code(g);
+    };
+    run_pipeline(graph, options.passes);
+    std::string text;
+    for (const Verdict& v : options.passes.verdicts)
+      text += fmt::format("%{} {} -> %{} {}: {}{}\n", v.producer, name_of(before.at(v.producer).op), v.consumer, name_of(before.at(v.consumer).op), v.fused ? "fused" : "not fused: " + v.reason,
+                          v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
+    return write_text(a.out, text);
+  }
+  CompileReport report;
+  const Program p = compile(graph, options, &report);
+  print_notes(report);
+  std::string text;
+  if (a.what == "tile") {
+    for (const tile::Kernel& k : report.lowered) text += to_string(k) + "\n";
+  } else if (a.what == "plan") {
+    for (const tile::Kernel& k : report.planned) text += to_string(k) + "\n";
+  } else if (a.what == "kernels") {
+    for (const KernelImage& i : p.images) text += fmt::format("; {} grid {} code {} bytes, {:.3g} flops, {:.3g} bytes; {}\n{}\n", i.name, i.grid, i.code.size(), i.flops, i.bytes, i.lines, i.source);
+  } else if (a.what == "program") {
+    text = fmt::format("target {}\narena {} bytes (lower bound {})\n", to_string(p.target), p.arena_bytes, p.lower_bound);
+    for (size_t s = 0; s < p.slots.size(); ++s) {
+      static constexpr const char* kKinds[] = {"input", "output", "state", "constant", "arena"};
+      const Slot& slot = p.slots[s];
+      text += fmt::format("slot {} {} {} {}\n", s, kKinds[static_cast<int>(slot.kind)], to_string(Type{slot.dtype, slot.shape, {}}), slot.kind == SlotKind::arena ? fmt::format("at {}", slot.offset) : slot.name);
+    }
+    for (const Step& s : p.steps) {
+      if (const auto* l = std::get_if<Launch>(&s)) text += fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l->image)].name, fmt::join(l->slots, ", "));
+      else if (const auto* c = std::get_if<Copy>(&s)) text += fmt::format("copy {} -> {}\n", c->from, c->to);
+    }
+  } else {
+    throw Error(ErrorKind::usage, fmt::format("--what {}: wants ir, dot, svg, tile, plan, kernels, fusion or program", a.what));
+  }
+  write_text(a.out, text);
+}
+
+struct CompileArguments {
+  ModelArgument model;
+  std::string target = "cpu", out;
+  bool times = false;
+  PassArguments passes;
+  JsonArgument json;
+};
+
+void compile_command(const CompileArguments& a) {
+  const Graph graph = a.model.load();
+  CompileReport report;
+  const Program p = compile(graph, a.passes.options(parse_target(a.target)), &report);
+  print_notes(report);
+  const std::vector<uint8_t> bytes = save_program(p);
+  write_text(a.out, std::string(bytes.begin(), bytes.end()));
+  FILE* out = a.json.wants_stdout() || a.out == "-" ? stderr : stdout;
+  if (a.times)
+    for (const auto& [phase, ms] : report.times) fmt::print(out, "  {:<16} {:9.2f} ms\n", phase, ms);
+  fmt::print(out, "{}: {} ops -> {} launches of {} kernels ({} compiled, {} cached) for {}; arena {} bytes (lower bound {}); wrote {} {} bytes\n", a.model.name, graph.nodes.size(),
+             std::count_if(p.steps.begin(), p.steps.end(), [](const Step& s) { return std::holds_alternative<Launch>(s); }), p.images.size(), report.compiled, report.cached, to_string(p.target), p.arena_bytes,
+             p.lower_bound, a.out, bytes.size());
+  a.json.write({{"schema", 1}, {"kernels", p.images.size()}, {"compiled", report.compiled}, {"cached", report.cached}, {"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"bytes", bytes.size()}});
+}
+
+}  // namespace
+
+void register_dump(CLI::App& root) {
+  auto a = std::make_shared<DumpArguments>();
+  CLI::App* c = root.add_subcommand("dump", "print what the compiler makes of a model");
+  a->model.add_to(*c);
+  c->add_option("--what", a->what, "ir, dot, svg, tile, plan, kernels, fusion or program")->capture_default_str();
+  c->add_option("--target", a->target)->capture_default_str();
+  c->add_option("--after", a->after, "ir, dot, svg: the graph after this pass");
+  c->add_option("-o", a->out, "a file instead of standard output");
+  a->passes.add_to(*c);
+  c->footer("Examples:\n  quern dump mlp --what fusion\n  quern dump model.qir --what svg --after expand -o model.svg");
+  c->callback([a] { dump(*a); });
+}
+
+void register_compile(CLI::App& root) {
+  auto a = std::make_shared<CompileArguments>();
+  CLI::App* c = root.add_subcommand("compile", "compile a model to a package");
+  a->model.add_to(*c);
+  c->add_option("-o", a->out, "the package, e.g. mlp.qpk")->required();
+  c->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
+  c->add_flag("--time-passes", a->times, "print the time of every phase");
+  a->passes.add_to(*c);
+  a->json.add_to(*c);
+  c->footer("Examples:\n  quern compile mlp -o mlp.qpk --time-passes\n  quern compile model.qir --target cpu:avx2 -o model.qpk");
+  c->callback([a] { compile_command(*a); });
+}
+
+}  // namespace quern

@@ -1,0 +1,124 @@
+// quern fuzz graphs: random graphs on a target against the interpreter.
+#include <cmath>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "ir/compare.h"
+#include "ir/interpret.h"
+#include "ir/text.h"
+#include "runtime/jit.h"
+#include "tools/commands.h"
+#include "tools/fuzz_graphs.h"
+
+namespace quern {
+namespace {
+
+struct Arguments {
+  int64_t count = 100;
+  uint64_t seed = 1;
+  std::string target = "cpu", out;
+  bool grad = false;
+  JsonArgument json;
+};
+
+// The gradient of the weighted sum of all float outputs with respect to all float inputs, beside the outputs.
+Graph with_gradient(const Graph& graph) {
+  GraphBuilder body;
+  std::vector<NodeId> inputs;
+  Attrs attrs;
+  for (NodeId i : graph.inputs) {
+    inputs.push_back(body.input(graph.at(i).attrs.name, graph.type(i)));
+    if (is_float(graph.type(i).dtype)) attrs.index.push_back(static_cast<int64_t>(inputs.size()) - 1);
+  }
+  const std::vector<NodeId> outputs = body.inline_body(graph, inputs);
+  NodeId loss = body.scalar(DType::f64, 0);
+  for (NodeId o : outputs) {
+    if (!is_float(body.type(o).dtype)) continue;
+    Attrs cast, all;
+    cast.dtype = {DType::f64};
+    for (int64_t d = 0; d < body.type(o).rank(); ++d) all.axes.push_back(d);
+    const NodeId wide = body.add(Op::cast, {o}, cast);
+    const NodeId bounded = body.add(Op::tanh, {wide});
+    loss = body.add(Op::add, {loss, all.axes.empty() ? bounded : body.add(Op::reduce_sum, {bounded}, all)});
+  }
+  if (attrs.index.empty()) return graph;
+  body.output("loss", loss);
+  attrs.body = std::make_shared<const Graph>(body.finish());
+  attrs.transform = Transform::vjp;
+  GraphBuilder b;
+  std::vector<NodeId> args;
+  for (NodeId i : graph.inputs) args.push_back(b.input(graph.at(i).attrs.name, graph.type(i)));
+  const std::vector<NodeId> values = b.inline_body(graph, args);
+  for (size_t o = 0; o < values.size(); ++o) b.output(graph.outputs[o].name, values[o]);
+  const size_t wanted = attrs.index.size();
+  const NodeId call = b.add(Op::call, args, attrs);
+  for (size_t g = 0; g < wanted; ++g) {
+    Attrs which;
+    which.index = {static_cast<int64_t>(g) + 1};
+    b.output(fmt::format("d{}", g), b.add(Op::result, {call}, which));
+  }
+  return b.finish();
+}
+
+void fuzz(const Arguments& a) {
+  const Target target = parse_target(a.target);
+  const auto device = open_device(target.kind == TargetKind::cpu ? "cpu" : "cuda");
+  std::mt19937_64 random(a.seed);
+  Coverage coverage;
+  int64_t ops = 0, mismatches = 0, kernels = 0, unstable = 0;
+  for (int64_t k = 0; k < a.count; ++k) {
+    Graph graph = random_graph(random, coverage);
+    if (a.grad) graph = with_gradient(graph);
+    const std::vector<HostTensor> inputs = random_inputs(graph, random);
+    PassContext context;
+    const Graph reference = expand(graph, context);
+    ops += static_cast<int64_t>(reference.nodes.size());
+    const std::vector<HostTensor> want = interpret(reference, inputs);
+    CompileOptions options;
+    options.use_cache = false;
+    CompileReport report;
+    const auto executable = jit(*device, graph, options, &report);
+    kernels += static_cast<int64_t>(report.lowered.size());
+    const std::vector<HostTensor> got = executable->run(inputs);
+    const double bound = tolerance_of(reference).bound();
+    for (size_t o = 0; o < got.size(); ++o) {
+      // Where the reference itself is not finite (an overflow of a short float), only its absence is compared.
+      const std::vector<double> values = want[o].to_doubles();
+      const bool finite = std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
+      unstable += !finite;
+      const Difference d = compare(got[o], want[o]);
+      if (d.error <= bound || !finite) continue;
+      ++mismatches;
+      const std::string file = fmt::format("{}fuzz-{}-{}.qir", a.out.empty() ? "" : a.out + "/", a.seed, k);
+      fmt::print(stderr, "graph {}: output {} differs by {:.2e} (bound {:.2e}) at element {}: got {}, want {}\n", k, graph.outputs[o].name, d.error, bound, d.at, d.got, d.want);
+      if (!a.out.empty()) write_text(file, to_string(graph));
+      break;
+    }
+  }
+  FILE* out = a.json.wants_stdout() ? stderr : stdout;
+  const double rejected = coverage.drawn ? 100.0 * static_cast<double>(coverage.rejected) / static_cast<double>(coverage.drawn) : 0;
+  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite\n", a.count, ops, kernels, to_string(target),
+             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, unstable);
+  a.json.write({{"schema", 1}, {"graphs", a.count}, {"ops", ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}});
+  if (mismatches) throw Error(ErrorKind::mismatch, fmt::format("{} graphs differ from the interpreter", mismatches));
+}
+
+}  // namespace
+
+void register_fuzz(CLI::App& root) {
+  CLI::App* c = root.add_subcommand("fuzz", "random graphs against the interpreter");
+  c->require_subcommand(1);
+  auto a = std::make_shared<Arguments>();
+  CLI::App* g = c->add_subcommand("graphs", "random graphs on a target");
+  g->add_option("-n", a->count, "how many graphs")->capture_default_str();
+  g->add_option("--seed", a->seed)->capture_default_str();
+  g->add_option("--target", a->target, "cpu or cuda")->capture_default_str();
+  g->add_flag("--grad", a->grad, "with the gradient of all outputs");
+  g->add_option("--out", a->out, "a folder for graphs that differ");
+  a->json.add_to(*g);
+  c->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");
+  g->callback([a] { fuzz(*a); });
+}
+
+}  // namespace quern

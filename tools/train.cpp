@@ -1,0 +1,120 @@
+// quern train: trains a registered model and reports loss, accuracy and times.
+#include <cstdio>
+#include <memory>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "frontend/checkpoint.h"
+#include "models/dataset.h"
+#include "models/trainer.h"
+#include "tools/commands.h"
+
+namespace quern {
+namespace {
+
+struct Arguments {
+  std::string model, device = "cpu", data, algorithm = "adam", schedule = "cosine", checkpoint;
+  std::vector<std::string> settings;
+  int64_t epochs = 0, batch = 0, steps = -1, seeds = 1;
+  uint32_t seed = 1;
+  double rate = 0, decay = 0;
+  bool losses = false;
+  JsonArgument json;
+};
+
+void draw_progress(int64_t step, int64_t steps, double loss) {
+  if (!::isatty(2)) return;
+  if (step % 8 && step != steps) return;
+  constexpr int kWidth = 30;
+  const int done = static_cast<int>(kWidth * step / steps);
+  std::fprintf(stderr, "\r[%-*s] %3d %%  step %ld/%ld  loss %.4f%s", kWidth, std::string(static_cast<size_t>(done), '=').c_str(), static_cast<int>(100 * step / steps), static_cast<long>(step),
+               static_cast<long>(steps), loss, step == steps ? "\n" : "");
+}
+
+void train(const Arguments& a) {
+  if (a.model != "mlp") throw Error(ErrorKind::usage, fmt::format("there is no model \"{}\" to train; registered models: mlp", a.model));
+  if (a.seeds < 1 || a.seeds > 1000 || a.epochs < 0 || a.batch < 0) throw Error(ErrorKind::usage, "--seeds wants 1 to 1000; --epochs and --batch must be positive");
+  const std::unique_ptr<Device> device = a.device == "interpret" ? nullptr : open_device(a.device);
+  const Dataset data = a.data.empty() ? load_digits() : load_mnist(a.data);
+  TrainOptions o;
+  o.model.inputs = data.features;
+  o.model.classes = data.classes;
+  o.model.hidden = {a.data.empty() ? 128 : 256};
+  o.epochs = a.epochs ? a.epochs : a.data.empty() ? 30 : 3;
+  o.batch = a.batch ? a.batch : a.data.empty() ? 64 : 128;
+  o.max_steps = a.steps;
+  o.optimizer.algorithm = parse_algorithm(a.algorithm);
+  o.optimizer.schedule = parse_schedule(a.schedule);
+  o.optimizer.warmup = o.optimizer.schedule == Schedule::linear_warmup ? 100 : 0;
+  o.optimizer.learning_rate = a.rate > 0 ? a.rate : 3e-3;
+  o.optimizer.weight_decay = a.decay;
+  for (const std::string& s : a.settings) {
+    if (s.rfind("hidden=", 0) != 0 && s.rfind("dropout=", 0) != 0) throw Error(ErrorKind::usage, fmt::format("--set {}: train mlp takes hidden=… and dropout=…", s));
+    if (s[0] == 'd') {
+      o.model.dropout = std::atof(s.c_str() + 8);
+      continue;
+    }
+    o.model.hidden.clear();
+    for (const char* p = s.c_str() + 7; *p;) {
+      char* end = nullptr;
+      const long n = std::strtol(p, &end, 10);
+      if (end == p || n < 1 || n > 65536) throw Error(ErrorKind::usage, fmt::format("--set {}: wants sizes from 1 to 65536", s));
+      o.model.hidden.push_back(n);
+      p = *end == ',' ? end + 1 : end;
+      if (*end && *end != ',') throw Error(ErrorKind::usage, fmt::format("--set {}: wants sizes separated by commas", s));
+    }
+  }
+  FILE* out = a.json.wants_stdout() ? stderr : stdout;
+  fmt::print(out, "{}: {} training and {} test images, split seed {}; device {}\n", data.name, data.train_size(), data.test_size(), kSplitSeed, a.device);
+  double accuracy = 0, seconds = 0, compile = 0, loss = 0;
+  Json per_seed = Json::array(), losses = Json::array();
+  for (int64_t k = 0; k < a.seeds; ++k) {
+    o.seed = a.seed + static_cast<uint32_t>(k);
+    const TrainResult r = train_mlp(data, device.get(), o, draw_progress);
+    accuracy += r.test_accuracy / static_cast<double>(a.seeds);
+    seconds += r.seconds;
+    compile += r.compile_seconds;
+    loss = r.losses.empty() ? 0 : r.losses.back();
+    per_seed.push_back(r.test_accuracy);
+    fmt::print(out, "seed {}: {} steps, loss {:.4f}, test accuracy {:.2f} %, {:.1f} s (compiled in {:.2f} s)\n", o.seed, r.losses.size(), loss, 100 * r.test_accuracy, r.seconds, r.compile_seconds);
+    if (k == 0) {
+      for (double l : r.losses) losses.push_back(l);
+      if (a.losses)
+        for (size_t s = 0; s < r.losses.size(); ++s) fmt::print(out, "step {} loss {:.9g}\n", s + 1, r.losses[s]);
+      if (!a.checkpoint.empty()) {
+        save_safetensors(a.checkpoint, r.states);
+        fmt::print(out, "saved {}\n", a.checkpoint);
+      }
+    }
+  }
+  if (a.seeds > 1) fmt::print(out, "mean test accuracy of {} seeds: {:.2f} %\n", a.seeds, 100 * accuracy);
+  a.json.write({{"schema", 1}, {"model", a.model}, {"data", data.name}, {"device", a.device}, {"test_accuracy", accuracy}, {"per_seed", per_seed}, {"loss", loss}, {"seconds", seconds}, {"compile_seconds", compile}, {"losses", losses}});
+}
+
+}  // namespace
+
+void register_train(CLI::App& root) {
+  auto a = std::make_shared<Arguments>();
+  CLI::App* c = root.add_subcommand("train", "train a model");
+  c->add_option("model", a->model, "mlp")->required();
+  c->add_option("--set", a->settings, "hidden=512,256 or dropout=0.2")->allow_extra_args(false);
+  c->add_option("--device", a->device, "interpret, cpu, cuda[:N] or null")->capture_default_str();
+  c->add_option("--data", a->data, "a folder with MNIST in IDX form (.gz or not); without it, the digits that ship with Quern");
+  c->add_option("--epochs", a->epochs, "default 30 (digits), 3 (MNIST)");
+  c->add_option("--batch", a->batch, "default 64 (digits), 128 (MNIST)");
+  c->add_option("--steps", a->steps, "stop after N steps");
+  c->add_option("--lr", a->rate, "learning rate");
+  c->add_option("--weight-decay", a->decay);
+  c->add_option("--optimizer", a->algorithm, "sgd, momentum, adam or adamw")->capture_default_str();
+  c->add_option("--schedule", a->schedule, "constant, cosine or linear")->capture_default_str();
+  c->add_option("--seed", a->seed)->capture_default_str();
+  c->add_option("--seeds", a->seeds, "train with this many seeds and give the mean accuracy")->capture_default_str();
+  c->add_option("--checkpoint", a->checkpoint, "save the first seed's states as safetensors");
+  c->add_flag("--losses", a->losses, "print every step's loss");
+  a->json.add_to(*c);
+  c->footer("Examples:\n  quern train mlp --seeds 5\n  quern train mlp --data mnist/ --set hidden=512,256 --checkpoint mlp.safetensors");
+  c->callback([a] { train(*a); });
+}
+
+}  // namespace quern
