@@ -54,7 +54,10 @@ std::vector<Case> cases() {
     return out.back();
   };
   for (const auto& [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{256, 256, 256}, {512, 512, 512}, {1024, 1024, 1024}, {128, 256, 784}, {128, 10, 256}, {32, 3072, 768}, {500, 333, 777}}) {
-    Case& c = add(fmt::format("matmul {}x{}x{}", m, n, k), [m = m, n = n, k = k](Model& g) { g.output("y", matmul(g.input("a", DType::f32, {m, k}), g.input("b", DType::f32, {k, n}))); });
+    Case& c = add(fmt::format("matmul {}x{}x{}", m, n, k), [m = m, n = n, k = k](Model& g) {
+      const Tensor a = g.input("a", DType::f32, {m, k}), b = g.input("b", DType::f32, {k, n});
+      g.output("y", matmul(a, b));
+    });
     c.m = m, c.n = n, c.k = k;
     c.flops = 2.0 * static_cast<double>(m * n * k);
   }

@@ -186,9 +186,23 @@ Graph read_graph(Reader& r) {
   Reader::Level level(r);
   GraphBuilder b;
   std::map<int64_t, NodeId> ids;
+  // Inputs stand in the head, but get their nodes in the order of the numbers: so the parsed graph equals the printed.
+  struct Pending {
+    int64_t name;
+    std::string label;
+    Type type;
+    SourceLoc where;
+  };
+  std::vector<Pending> head;
+  const auto add_inputs = [&](int64_t limit) {
+    for (const Pending& p : head)
+      if (p.name < limit && !ids.count(p.name)) ids[p.name] = b.input(p.label, p.type, p.where);
+  };
   const auto reference = [&] {
     r.expect("%");
-    const auto it = ids.find(r.integer());
+    const int64_t name = r.integer();
+    if (!ids.count(name)) add_inputs(name == INT64_MAX ? name : name + 1);
+    const auto it = ids.find(name);
     if (it == ids.end()) r.fail("a value that is not defined before");
     return it->second;
   };
@@ -206,15 +220,21 @@ Graph read_graph(Reader& r) {
   r.expect("graph");
   r.expect("(");
   while (!r.accept(")")) {
-    if (!ids.empty()) r.expect(",");
+    if (!head.empty()) r.expect(",");
     r.expect("%");
-    const int64_t name = r.integer();
+    Pending p{r.integer(), {}, {}, {}};
+    for (const Pending& other : head)
+      if (other.name == p.name) r.fail(fmt::format("%{} is defined twice", p.name));
     r.expect(":");
-    const Type type = guarded([&] { return read_type(r); });
-    const std::string label = r.quoted();
-    const SourceLoc where = read_source(r);
-    define(name, guarded([&] { return b.input(label, type, where); }));
+    p.type = guarded([&] { return read_type(r); });
+    if (!p.type.results.empty()) r.fail("an input is one tensor");
+    p.label = r.quoted();
+    p.where = read_source(r);
+    head.push_back(std::move(p));
   }
+  std::vector<int64_t> order;
+  for (const Pending& p : head) order.push_back(p.name);
+  std::stable_sort(head.begin(), head.end(), [](const Pending& x, const Pending& y) { return x.name < y.name; });
   r.expect("{");
   while (!r.accept("}")) {
     if (r.accept("output")) {
@@ -232,6 +252,7 @@ Graph read_graph(Reader& r) {
       r.expect("%");
       const int64_t name = r.integer();
       r.expect("=");
+      add_inputs(name);
       const std::string op_name = r.word();
       const auto op = parse_op(op_name);
       if (!op || *op == Op::input) r.fail(fmt::format("`{}` is no op", op_name));
@@ -264,7 +285,11 @@ Graph read_graph(Reader& r) {
       define(name, id);
     }
   }
-  return b.finish();
+  add_inputs(INT64_MAX);
+  Graph out = b.finish();
+  out.inputs.clear();
+  for (int64_t name : order) out.inputs.push_back(ids.at(name));
+  return out;
 }
 
 }  // namespace
