@@ -156,6 +156,13 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
     }
     p.slots.push_back(std::move(slot));
   }
+  constexpr int64_t kMaxTotal = int64_t{1} << 50;   // so that planned_bytes cannot overflow
+  int64_t total = 0;
+  for (const Slot& s : p.slots) {
+    want(s.bytes() <= kMaxTotal - total, "damaged: the slots' total size");
+    total += s.bytes();
+  }
+  for (const KernelImage& i : p.images) want(i.scratch_bytes <= (int64_t{1} << 40), "damaged: an image's scratch");
   for (const Slot& s : p.slots)
     if (s.parent >= 0) {
       const Slot& parent = p.slots[static_cast<size_t>(s.parent)];

@@ -30,7 +30,7 @@ Executable::Executable(Device& device, Program program) : device_(device), progr
     } else if (s.parent < 0) {
       owned_.push_back(slots_[i] = device_.alloc(s.bytes()));
       if (s.kind == SlotKind::constant) device_.upload(slots_[i], s.value.bytes.data(), s.bytes());
-      if (s.kind == SlotKind::state) device_.fill(slots_[i], 0, s.bytes());
+      if (s.kind == SlotKind::state) unset_states_.insert(static_cast<int64_t>(i));
     }
   }
   for (size_t i = 0; i < slots_.size(); ++i)
@@ -48,6 +48,7 @@ void Executable::set_state(const std::string& name, const HostTensor& value) {
     if (s.name != name) continue;
     if (s.dtype != value.dtype || s.shape != value.shape)
       throw Error(ErrorKind::usage, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
+    unset_states_.erase(id);
     return device_.upload(slots_[static_cast<size_t>(id)], value.bytes.data(), s.bytes());
   }
   throw Error(ErrorKind::usage, fmt::format("the program has no state \"{}\"", name));
@@ -91,6 +92,8 @@ void Executable::play() {
 }
 
 void Executable::run() {
+  if (!unset_states_.empty())
+    throw Error(ErrorKind::usage, fmt::format("state \"{}\" has no value yet; call set_state before the first run", program_.slots[static_cast<size_t>(*unset_states_.begin())].name));
   if (!replay_) replay_ = device_.record([this] { play(); });
   replay_();
 }

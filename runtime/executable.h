@@ -1,7 +1,7 @@
 // Executable: a Program on a Device. Loads the images once, allocates every slot once, uploads constants; a run copies
 // the inputs in, replays the steps and leaves the outputs in their slots: no allocation after construction.
 #pragma once
-#include <map>
+#include <set>
 
 #include "runtime/device.h"
 
@@ -32,6 +32,7 @@ class Executable {
   std::vector<std::unique_ptr<LoadedImage>> images_;
   std::vector<DevicePtr> slots_;
   std::vector<DevicePtr> owned_;
+  std::set<int64_t> unset_states_;
   std::function<void()> replay_;
   void play();
   void run_step(const Step& step);

@@ -45,6 +45,8 @@ void run(const Arguments& a) {
     if (!device) throw Error(ErrorKind::usage, "a package runs on a device; to interpret, give the .qir");
     const Program program = load_program(read_file(m, int64_t{1} << 31), m);
     graph = parse_graph(program.graph_text, m);
+    if (graph.outputs.size() != program.outputs.size() || graph.inputs.size() != program.inputs.size() + program.states.size())
+      throw Error(ErrorKind::bad_file, fmt::format("{}: its graph and its program disagree; compile it again", m));
     executable = std::make_unique<Executable>(*device, program);
   } else {
     graph = a.model.load();

@@ -154,10 +154,13 @@ inline std::string number_text(const Scalar& value) {
   if (value.f != value.f) return "nan";
   return fmt::format("{}", value.f);
 }
-/// The value of a number read for a dtype; integers must be exact.
+/// The value of a number read for a dtype; an integer must fit.
 inline Scalar read_scalar(Reader& r, DType dtype) {
   if (is_float(dtype)) return Scalar::of(dtype, r.number());
-  return Scalar::of_int(dtype, r.integer());
+  const int64_t value = r.integer();
+  const Scalar out = Scalar::of_int(dtype, value);
+  if (out.i != value) r.fail(fmt::format("{} does not fit {}", value, name_of(dtype)));
+  return out;
 }
 
 }  // namespace quern

@@ -1,7 +1,9 @@
 // The tile interpreter: runs a kernel at any stage by the semantics page in kernel.h. Obvious, not fast. A tile is a
 // dense array over its axes' current block; coordinates past an axis's extent do not exist in it.
 #include <algorithm>
+#include <array>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -32,6 +34,7 @@ class Interpreter {
       for (auto& [buffer, writers] : writer_) std::fill(writers.begin(), writers.end(), -1);
       instance_ = 0;
       loop(p.grid, 0, [&] {
+        for (HostTensor& s : scratch_) std::fill(s.bytes.begin(), s.bytes.end(), std::byte{0xff});   // of this instance only
         block(p.body);
         ++instance_;
       });
@@ -198,6 +201,9 @@ class Interpreter {
 
 }  // namespace
 
-void interpret(const Kernel& kernel, std::vector<HostTensor*> buffers) { Interpreter(kernel, std::move(buffers)).run(); }
+void interpret(const Kernel& kernel, std::vector<HostTensor*> buffers) {
+  verify(kernel);
+  Interpreter(kernel, std::move(buffers)).run();
+}
 
 }  // namespace quern::tile

@@ -1,6 +1,9 @@
 // Printing and parsing kernels; the grammar stands at the head of kernel.h. Scalar expressions print as nested calls,
-// `let t3 = …;` first for what is used twice: map(let t1 = exp(a0); div(t1, add(t1, 1:f32))).
+// `let t0 = …;` first for what is used twice or nested deep: map(let t0 = exp(a0); div(t0, add(t0, 1:f32))). Tiles and
+// lets are numbered in the order of the text, so that what is parsed prints as it was read.
 #include <map>
+
+#include <cmath>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -32,16 +35,27 @@ class Printer {
   }
 
   std::string expr(const ScalarExpr& e) const {
-    std::vector<int> uses(e.size());
-    for (const ScalarNode& n : e)
-      for (int a : n.args) ++uses[static_cast<size_t>(a)];
+    std::vector<int> uses(e.size()), depth(e.size());
+    if (!e.empty()) uses.back() = 1;   // nodes that the last one does not need are not printed
+    for (size_t i = e.size(); i-- > 0;)
+      if (uses[i] > 0)
+        for (int a : e[i].args) ++uses[static_cast<size_t>(a)];
+    std::vector<std::string> lets(e.size());
     std::string out;
-    for (size_t i = 0; i + 1 < e.size(); ++i)
-      if (uses[i] > 1 && e[i].kind == ScalarNode::Kind::op) out += fmt::format("let t{} = {}; ", i, node(e, i, uses, true));
-    return out + node(e, e.size() - 1, uses, true);
+    int count = 0;
+    for (size_t i = 0; i + 1 < e.size(); ++i) {
+      if (uses[i] == 0 || e[i].args.empty()) continue;
+      for (int a : e[i].args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)] + 1);
+      if (uses[i] == 1 && depth[i] < kMaxDepth) continue;
+      out += fmt::format("let t{} = {}; ", count, node(e, i, lets));
+      lets[i] = fmt::format("t{}", count++);
+      depth[i] = 0;
+    }
+    return out + node(e, e.size() - 1, lets);
   }
 
  private:
+  static constexpr int kMaxDepth = 12;   // of calls within calls; the reader refuses more than 32
   const Kernel& k_;
   mutable std::map<ValueId, size_t> numbers_;   // tiles are numbered in the order of the text
 
@@ -59,7 +73,8 @@ class Printer {
     const Value& value = k_.values[static_cast<size_t>(v)];
     return fmt::format("{}[{}]", name_of(value.dtype), names(value.axes));
   }
-  std::string node(const ScalarExpr& e, size_t i, const std::vector<int>& uses, bool definition) const {
+  std::string node(const ScalarExpr& e, size_t i, const std::vector<std::string>& lets) const {
+    if (!lets[i].empty()) return lets[i];
     const ScalarNode& n = e[i];
     switch (n.kind) {
       case ScalarNode::Kind::constant: return fmt::format("{}:{}", number_text(n.constant), name_of(n.dtype));
@@ -67,9 +82,8 @@ class Printer {
       case ScalarNode::Kind::coord: return fmt::format("coord({})", index(n.coord));
       default: break;
     }
-    if (!definition && uses[i] > 1 && n.kind == ScalarNode::Kind::op) return fmt::format("t{}", i);
     std::vector<std::string> args;
-    for (int a : n.args) args.push_back(node(e, static_cast<size_t>(a), uses, false));
+    for (int a : n.args) args.push_back(node(e, static_cast<size_t>(a), lets));
     if (n.kind == ScalarNode::Kind::random) return fmt::format("random<{}>({}, {})", n.operand, args[0], index(n.coord));
     const std::string suffix = n.op == Op::cast ? fmt::format("<{}>", name_of(n.dtype)) : "";
     return fmt::format("{}{}({})", quern::name_of(n.op), suffix, fmt::join(args, ", "));
@@ -122,6 +136,15 @@ class Printer {
         s.node);
   }
 };
+
+// The dtype that an op node has by its type rule, which also checks its arguments.
+DType infer_scalar(const ScalarExpr& e, size_t i) {
+  std::vector<Type> args;
+  for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
+  Attrs attrs;
+  if (e[i].op == Op::cast) attrs.dtype = {e[i].dtype};
+  return def_of(e[i].op).infer({e[i].op, args, attrs, {}}).dtype;
+}
 
 class Parser {
  public:
@@ -221,35 +244,57 @@ class Parser {
     return out;
   }
   // index ::= term (("+" | "-") term)*;  term ::= factor (("*" | "//" | "%") number)*
-  Index index() {
+  // `size` bounds the sum of the terms' absolute values, so that no index arithmetic wraps.
+  struct Sized {
+    Index index;
+    double size;
+  };
+  Index index() { return sum().index; }
+  Sized sum() {
     Reader::Level level(r_);
-    Index out = term();
+    Sized out = term();
     for (;;) {
-      if (r_.accept("+")) out = out + term();
-      else if (r_.accept("-")) out = out - term();
-      else return out;
+      const bool plus = r_.accept("+");
+      if (!plus && !r_.accept("-")) return out;
+      const Sized more = term();
+      bounded(out.size += more.size);
+      out.index = plus ? out.index + more.index : out.index - more.index;
     }
   }
-  Index term() {
-    Index out;
+  Sized term() {
+    Sized out{Index(0), 1};
     if (r_.accept("(")) {
-      out = index();
+      out = sum();
       r_.expect(")");
     } else if (r_.peek("-") || std::isdigit(static_cast<unsigned char>(r_.next()))) {
-      out = Index(r_.integer());
+      const int64_t value = r_.integer();
+      bounded(out.size = std::fabs(static_cast<double>(value)));
+      out.index = Index(value);
     } else {
-      out = k_.coordinate(axis());
+      const AxisId a = axis();
+      out = {k_.coordinate(a), std::max(1.0, static_cast<double>(k_.axes[static_cast<size_t>(a)].extent))};
     }
     for (;;) {
-      if (r_.accept("*")) out = out * r_.integer();
-      else if (r_.accept("//")) out = floor_div(out, divisor());
-      else if (r_.accept("%")) out = floor_mod(out, divisor());
-      else return out;
+      if (r_.accept("*")) {
+        const int64_t factor = r_.integer();
+        bounded(out.size *= std::max(1.0, std::fabs(static_cast<double>(factor))));
+        out.index = out.index * factor;
+      } else if (r_.accept("//")) {
+        out.index = floor_div(out.index, divisor());
+      } else if (r_.accept("%")) {
+        const int64_t d = divisor();
+        out = {floor_mod(out.index, d), std::max(out.size, static_cast<double>(d))};
+      } else {
+        return out;
+      }
     }
+  }
+  void bounded(double size) const {
+    if (!(size < 0x1p61)) r_.fail("an index that does not fit 64 bits");
   }
   int64_t divisor() {
     const int64_t d = r_.integer();
-    if (d <= 0) r_.fail("a divisor must be positive");
+    if (d <= 0 || d > kMaxExtent) r_.fail("a divisor must be in [1, 2^40]");
     return d;
   }
 
@@ -263,6 +308,7 @@ class Parser {
       n.dtype = r_.dtype();
       Reader number(value, "<number>");
       n.constant = read_scalar(number, n.dtype);
+      if (!number.at_end()) r_.fail(fmt::format("`{}` is no number", value));
     } else if (r_.accept("coord")) {
       n.kind = ScalarNode::Kind::coord;
       n.dtype = DType::i64;
@@ -285,6 +331,7 @@ class Parser {
       if (const auto it = lets.find(word); it != lets.end()) return it->second;
       if (word.size() > 1 && word[0] == 'a' && word.find_first_not_of("0123456789", 1) == std::string::npos) {
         n.kind = ScalarNode::Kind::operand;
+        if (word.size() > 5) r_.fail("an operand that is not given");
         n.operand = std::atoi(word.c_str() + 1);
         operands.push_back(static_cast<int>(e.size()));   // dtypes follow once the arguments are known
         e.push_back(n);
@@ -326,9 +373,12 @@ class Parser {
       if (n.operand < 0 || static_cast<size_t>(n.operand) >= m.args.size()) r_.fail("an operand that is not given");
       n.dtype = k_.values[static_cast<size_t>(m.args[static_cast<size_t>(n.operand)])].dtype;
     }
-    for (ScalarNode& n : m.expr)
-      if (n.kind == ScalarNode::Kind::op && n.op != Op::cast)
-        n.dtype = scalar_result(n.op, m.expr[static_cast<size_t>(n.args[n.op == Op::select && n.args.size() > 1 ? 1 : 0])].dtype);
+    try {
+      for (size_t i = 0; i < m.expr.size(); ++i)
+        if (m.expr[i].kind == ScalarNode::Kind::op) m.expr[i].dtype = infer_scalar(m.expr, i);
+    } catch (const Error& e) {
+      r_.fail(e.what());
+    }
     return m;
   }
 
@@ -465,6 +515,8 @@ Kernel parse_kernel(const std::string& text) { return Parser(text).run(); }
 std::string structure(const Kernel& kernel) {
   Kernel anonymous = kernel;
   anonymous.name = "k";
+  for (size_t a = 0; a < anonymous.axes.size(); ++a) anonymous.axes[a].name = fmt::format("i{}", a);
+  for (size_t b = 0; b < anonymous.buffers.size(); ++b) anonymous.buffers[b].name = fmt::format("p{}", b);
   return to_string(anonymous);
 }
 

@@ -16,6 +16,8 @@ class Verifier {
 
   void run() {
     for (const Axis& a : k_.axes) check(a.extent >= 0 && a.tile >= 1, "an axis has an extent and a tile");
+    for (size_t b = 1; b < k_.buffers.size(); ++b)
+      check(k_.buffers[b].kind == BufferKind::scratch || k_.buffers[b - 1].kind != BufferKind::scratch, "scratch comes last");
     for (const Phase& p : k_.phases) {
       open_.clear();
       defined_.clear();
@@ -74,12 +76,21 @@ class Verifier {
   }
   void statement(const Load& l) {
     const Buffer& b = buffer(l.buffer, l.index.size());
+    std::set<AxisId> axes;
     for (const BoxIndex& i : l.index) {
-      if (i.gather >= 0) check(is_integer(use(i.gather).dtype), "gathered rows are integers");
-      else index(i.index);
+      if (i.gather >= 0) {
+        const Value& rows = use(i.gather);
+        check(is_integer(rows.dtype), "gathered rows are integers");
+        axes.insert(rows.axes.begin(), rows.axes.end());
+      } else {
+        index(i.index);
+        i.index.collect_axes(axes);
+      }
     }
     define(l.out);
-    check(k_.values[static_cast<size_t>(l.out)].dtype == b.dtype, "a load has the buffer's dtype");
+    const Value& out = k_.values[static_cast<size_t>(l.out)];
+    check(out.dtype == b.dtype, "a load has the buffer's dtype");
+    check(std::includes(out.axes.begin(), out.axes.end(), axes.begin(), axes.end()), "a load has the axes of its index");
   }
   void statement(const MapTile& m) {
     std::set<AxisId> axes;
@@ -94,18 +105,38 @@ class Verifier {
         index(n.coord);
         n.coord.collect_axes(axes);
       }
-      if (n.kind == ScalarNode::Kind::op) check(means<Map>(n.op), "a scalar op is elementwise");
+      if (n.kind == ScalarNode::Kind::constant) check(n.constant.dtype == n.dtype, "a constant has its dtype");
+      if (n.kind == ScalarNode::Kind::random)
+        check(n.args.size() == 1 && m.expr[static_cast<size_t>(n.args[0])].dtype == DType::u32, "random takes a u32 key");
+      if (n.kind == ScalarNode::Kind::op) scalar_op(m.expr, i);
     }
     define(m.out);
     const Value& out = k_.values[static_cast<size_t>(m.out)];
     check(out.dtype == m.expr.back().dtype, "a map has its expression's dtype");
     check(std::includes(out.axes.begin(), out.axes.end(), axes.begin(), axes.end()), "a map has the axes of what it reads");
   }
+  // Number and dtypes of the arguments, by the op's own type rule.
+  void scalar_op(const ScalarExpr& e, size_t i) const {
+    check(means<Map>(e[i].op), "a scalar op is elementwise");
+    std::vector<Type> args;
+    for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
+    Attrs attrs;
+    if (e[i].op == Op::cast) attrs.dtype = {e[i].dtype};
+    try {
+      const Type type = def_of(e[i].op).infer({e[i].op, args, attrs, {}});
+      check(type.dtype == e[i].dtype, "a scalar op has its rule's dtype");
+    } catch (const Error& error) {
+      check(error.kind == ErrorKind::internal, error.what());
+      throw;
+    }
+  }
   void statement(const ReduceTile& r) {
     const Value& arg = use(r.arg);
-    for (AxisId a : r.axes) check(std::count(arg.axes.begin(), arg.axes.end(), a) == 1, "a reduced axis is the tile's");
+    std::vector<AxisId> kept = arg.axes;
+    for (AxisId a : r.axes) check(std::erase(kept, a) == 1, "a reduced axis is the tile's");
     define(r.out);
-    check(k_.values[static_cast<size_t>(r.out)].axes.size() + r.axes.size() == arg.axes.size(), "a reduce removes its axes");
+    const Value& out = k_.values[static_cast<size_t>(r.out)];
+    check(out.axes == kept && out.dtype == arg.dtype, "a reduce removes its axes and keeps the dtype");
   }
   void statement(const Mma& m) {
     const Value &acc = use(m.acc), &a = use(m.a), &b = use(m.b);
@@ -113,20 +144,33 @@ class Verifier {
       check(std::count(a.axes.begin(), a.axes.end(), k) && std::count(b.axes.begin(), b.axes.end(), k), "both operands have the summed axes");
       check(!std::count(acc.axes.begin(), acc.axes.end(), k), "the sum lacks the summed axes");
     }
+    for (const Value* v : {&a, &b})
+      for (AxisId x : v->axes)
+        check(std::count(acc.axes.begin(), acc.axes.end(), x) + std::count(m.axes.begin(), m.axes.end(), x) == 1, "an operand's axis is the sum's or is summed");
+    check(is_float(acc.dtype) && is_float(a.dtype) && a.dtype == b.dtype, "an mma takes floats, both operands alike");
     define(m.out);
-    check(k_.values[static_cast<size_t>(m.out)].axes == acc.axes, "an mma keeps the type of its sum");
+    const Value& out = k_.values[static_cast<size_t>(m.out)];
+    check(out.axes == acc.axes && out.dtype == acc.dtype, "an mma keeps the type of its sum");
   }
   void statement(const Seq& q) {
     check(q.carries.size() == q.yields.size() && q.carries.size() == q.outs.size(), "a seq yields and gives one tile per carry");
-    nested(q.axes, [&] {
-      for (const Carry& c : q.carries) define(c.var);
+    nested({}, [&] {   // a carry outlives the blocks, so its axes are open outside of them
+      for (const Carry& c : q.carries) {
+        define(c.var);
+        check(c.init.dtype == k_.values[static_cast<size_t>(c.var)].dtype, "a carry starts with its dtype");
+      }
+      enter(q.axes);
       block(q.body);
       for (size_t i = 0; i < q.yields.size(); ++i) {
         const Value &y = use(q.yields[i]), &c = k_.values[static_cast<size_t>(q.carries[i].var)];
         check(y.dtype == c.dtype && y.axes == c.axes, "a yield has its carry's type");
       }
     });
-    for (ValueId o : q.outs) define(o);
+    for (size_t i = 0; i < q.outs.size(); ++i) {
+      define(q.outs[i]);
+      const Value &o = k_.values[static_cast<size_t>(q.outs[i])], &c = k_.values[static_cast<size_t>(q.carries[i].var)];
+      check(o.dtype == c.dtype && o.axes == c.axes, "a result of a seq has its carry's type");
+    }
   }
   void statement(const Each& e) {
     nested(e.axes, [&] { block(e.body); });

@@ -103,6 +103,17 @@ TEST(Runtime, BitEqualForAnyNumberOfThreadsAndNoAllocationPerStep) {
   ::unsetenv("QUERN_THREADS");
 }
 
+TEST(Runtime, MisuseIsAnError) {
+  const auto device = open_cpu_device();
+  const TrainingStep step = mlp_step({4, 2, {3}, 0}, 2, {}, 1);
+  const auto e = jit(*device, step.graph);
+  EXPECT_THROW(e->run(), Error);   // states without values
+  EXPECT_THROW(e->set_state("none", HostTensor(DType::f32, {})), Error);
+  EXPECT_THROW(e->set_state("step", HostTensor(DType::f64, {})), Error);
+  EXPECT_THROW(e->set_input(0, HostTensor(DType::f32, {2, 5})), Error);
+  EXPECT_THROW(e->set_input(9, HostTensor(DType::f32, {2, 4})), Error);
+}
+
 TEST(Null, TranscriptNamesNoAddress) {
   std::string transcript;
   const auto device = open_device("null", &transcript);
