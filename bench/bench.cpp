@@ -142,7 +142,7 @@ void register_bench(CLI::App& root) {
   auto a = std::make_shared<Arguments>();
   CLI::App* c = root.add_subcommand("bench", "time generated programs, beside OpenBLAS where installed");
   c->add_option("filter", a->filter, "only cases whose name contains this");
-  c->add_option("--device", a->device, "cpu or null")->capture_default_str();
+  c->add_option("--device", a->device, "cpu, cuda[:N] or null")->capture_default_str();
   c->add_option("--rounds", a->rounds)->capture_default_str()->check(CLI::Range(1, 10000));
   a->json.add_to(*c);
   c->footer("Examples:\n  QUERN_THREADS=1 quern bench matmul\n  quern bench mlp --json bench.json");

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "runtime/cpu/device.h"
+#include "runtime/cuda/device.h"
 #include "runtime/null/device.h"
 
 namespace quern {
@@ -13,7 +14,10 @@ std::unique_ptr<Device> open_device(const std::string& name, std::string* transc
   if (name == "null") return open_null_device(transcript);
   if (name == "cuda" || name.rfind("cuda:", 0) == 0) {
     if (name.find("sm_") != std::string::npos) throw Error(ErrorKind::usage, fmt::format("device \"{}\" names a target; --device says where to run, e.g. cuda:0 (what to compile for is --target {})", name, name));
-    throw Error(ErrorKind::device, "the CUDA device is not implemented yet; use --device cpu");
+    const std::string number = name.size() > 5 ? name.substr(5) : "0";
+    if (number.empty() || number.size() > 3 || number.find_first_not_of("0123456789") != std::string::npos)
+      throw Error(ErrorKind::usage, fmt::format("device \"{}\": wants cuda or cuda:N", name));
+    return open_cuda_device(std::stoi(number));
   }
   throw Error(ErrorKind::usage, fmt::format("there is no device \"{}\"; devices are interpret, cpu, cuda:N and null", name));
 }

@@ -42,10 +42,16 @@ void doctor(const JsonArgument& json) {
 #endif
   FILE* out = json.wants_stdout() ? stderr : stdout;
   fmt::print(out, "cpu target    {} ({})\nthreads       {}\n", arch, compiler, cpu::default_threads());
-  fmt::print(out, "cuda target   not implemented yet; NVIDIA driver {}\n", driver ? "found" : "not found (libcuda.so.1)");
+  std::string nvrtc;
+  try {
+    nvrtc = cuda::compiler_version();
+  } catch (const Error& e) {
+    nvrtc = e.what();
+  }
+  fmt::print(out, "cuda target   {}; NVIDIA driver {}\n", nvrtc, driver ? "found" : "not found (libcuda.so.1)");
   fmt::print(out, "cache         {} {}\n", cache.directory().empty() ? "off: neither QUERN_CACHE_DIR nor HOME is set" : cache.directory(), cache.usable() ? "usable" : "not usable");
   for (const std::string& note : cache.take_notes()) fmt::print(out, "              {}\n", note);
-  json.write({{"schema", 1}, {"cpu", arch}, {"compiler", compiler}, {"threads", cpu::default_threads()}, {"driver", driver}, {"cache", cache.directory()}, {"cache_usable", cache.usable()}});
+  json.write({{"schema", 1}, {"cpu", arch}, {"compiler", compiler}, {"threads", cpu::default_threads()}, {"nvrtc", nvrtc}, {"driver", driver}, {"cache", cache.directory()}, {"cache_usable", cache.usable()}});
 }
 
 void cache_command(const std::string& what) {

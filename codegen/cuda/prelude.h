@@ -1,0 +1,70 @@
+// The prelude of every generated CUDA source: dtype conversions and scalar ops, header-free as NVRTC compiles it.
+// Floats of 16 bits live in registers as rounded floats and in memory as unsigned shorts.
+#pragma once
+
+namespace quern::cuda {
+
+inline constexpr const char* kPrelude = R"CUDA(
+typedef long long i64; typedef unsigned int u32; typedef unsigned char u8; typedef unsigned short u16; typedef unsigned long long u64;
+__device__ inline float qn_from_bf16(u16 b) { return __uint_as_float((u32)b << 16); }
+__device__ inline float qn_round_bf16(float x) { if (x != x) return x; u32 b = __float_as_uint(x); b += 0x7fff + ((b >> 16) & 1); return __uint_as_float(b & 0xffff0000u); }
+__device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
+__device__ inline float qn_from_f16(u16 h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
+__device__ inline u16 qn_to_f16(float x) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x)); return h; }
+__device__ inline float qn_round_f16(float x) { return qn_from_f16(qn_to_f16(x)); }
+template <class T> struct Wide { typedef T type; typedef T raw; };
+template <> struct Wide<int> { typedef int type; typedef u32 raw; };
+template <> struct Wide<i64> { typedef i64 type; typedef u64 raw; };
+template <class T> struct Floating { static const bool value = false; };
+template <> struct Floating<float> { static const bool value = true; };
+template <> struct Floating<double> { static const bool value = true; };
+template <class T> __device__ inline T qn_add(T a, T b) { typedef typename Wide<T>::raw R; return (T)((R)a + (R)b); }
+template <class T> __device__ inline T qn_sub(T a, T b) { typedef typename Wide<T>::raw R; return (T)((R)a - (R)b); }
+template <class T> __device__ inline T qn_mul(T a, T b) { typedef typename Wide<T>::raw R; return (T)((R)a * (R)b); }
+template <class T> __device__ inline T qn_neg(T a) { if (Floating<T>::value) return -a; return qn_sub((T)0, a); }
+__device__ inline i64 qn_floor_div(i64 a, i64 b) { if (b == 0) return 0; if (b == -1) return qn_neg(a); i64 q = a / b; return (a % b != 0 && ((a < 0) != (b < 0))) ? q - 1 : q; }
+__device__ inline i64 qn_floor_mod(i64 a, i64 b) { if (b == 0 || b == -1) return 0; i64 r = a % b; return (r != 0 && ((r < 0) != (b < 0))) ? r + b : r; }
+__device__ inline float qn_floor(float x) { return floorf(x); }
+__device__ inline double qn_floor(double x) { return floor(x); }
+template <class T> __device__ inline T qn_div(T a, T b) { return (T)qn_floor_div(a, b); }
+__device__ inline float qn_div(float a, float b) { return a / b; }
+__device__ inline double qn_div(double a, double b) { return a / b; }
+template <class T> __device__ inline T qn_mod(T a, T b) { return (T)qn_floor_mod(a, b); }
+template <class T> __device__ inline T qn_abs(T a) { return a < (T)0 ? qn_neg(a) : a; }
+__device__ inline float qn_abs(float a) { return fabsf(a); }
+__device__ inline double qn_abs(double a) { return fabs(a); }
+template <class T> __device__ inline T qn_sign(T a) { return a > (T)0 ? (T)1 : a < (T)0 ? (T)-1 : a; }
+template <class T> __device__ inline T qn_max(T a, T b) { return a >= b ? a : b; }
+template <class T> __device__ inline T qn_min(T a, T b) { return a <= b ? a : b; }
+template <class T> __device__ inline T qn_fmax(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? b : a; return a > b ? a : b; }
+template <class T> __device__ inline T qn_fmin(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? a : b; return a < b ? a : b; }
+__device__ inline float qn_max(float a, float b) { return qn_fmax(a, b); }
+__device__ inline double qn_max(double a, double b) { return qn_fmax(a, b); }
+__device__ inline float qn_min(float a, float b) { return qn_fmin(a, b); }
+__device__ inline double qn_min(double a, double b) { return qn_fmin(a, b); }
+#define QN_MATH(name) __device__ inline float qn_##name(float x) { return name##f(x); } __device__ inline double qn_##name(double x) { return name(x); }
+QN_MATH(exp) QN_MATH(log) QN_MATH(tanh) QN_MATH(erf) QN_MATH(sqrt) QN_MATH(sin) QN_MATH(cos)
+__device__ inline float qn_rsqrt(float x) { return 1.0f / sqrtf(x); }
+__device__ inline double qn_rsqrt(double x) { return 1.0 / sqrt(x); }
+template <class T> __device__ inline T qn_pow(T a, T b) { if (b < (T)0) return 0; u64 e = (u64)b, base = (u64)a, r = 1; for (; e; e >>= 1, base *= base) if (e & 1) r *= base; return (T)r; }
+__device__ inline float qn_pow(float a, float b) { return powf(a, b); }
+__device__ inline double qn_pow(double a, double b) { return pow(a, b); }
+template <class T> __device__ inline T qn_saturate(double x, double low, double high, T least, T greatest) { if (x != x) return 0; x = trunc(x); return x <= low ? least : x >= high ? greatest : (T)x; }
+__device__ inline i64 qn_to_i64(double x) { return qn_saturate<i64>(x, -9223372036854775808.0, 9223372036854775808.0, (i64)0x8000000000000000ull, 0x7fffffffffffffffll); }
+__device__ inline int qn_to_i32(double x) { return qn_saturate<int>(x, -2147483648.0, 2147483647.0, (int)0x80000000, 0x7fffffff); }
+__device__ inline u32 qn_to_u32(double x) { return qn_saturate<u32>(x, 0.0, 4294967295.0, 0u, 0xffffffffu); }
+__device__ inline u8 qn_to_u8(double x) { return qn_saturate<u8>(x, 0.0, 255.0, (u8)0, (u8)255); }
+__device__ inline float qn_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ inline double qn_fma(double a, double b, double c) { return __fma_rn(a, b, c); }
+__device__ inline u32 qn_philox(u32 key, u32 stream, u64 index) {
+  u64 block = index / 4; u32 c0 = (u32)block, c1 = (u32)(block >> 32), c2 = 0, c3 = 0;
+  for (int r = 0; r < 10; ++r) {
+    u64 p0 = (u64)0xD2511F53u * c0, p1 = (u64)0xCD9E8D57u * c2;
+    u32 n0 = (u32)(p1 >> 32) ^ c1 ^ key, n2 = (u32)(p0 >> 32) ^ c3 ^ stream;
+    c1 = (u32)p1; c3 = (u32)p0; c0 = n0; c2 = n2; key += 0x9E3779B9u; stream += 0xBB67AE85u;
+  }
+  u32 w = (u32)(index % 4); return w == 0 ? c0 : w == 1 ? c1 : w == 2 ? c2 : c3;
+}
+)CUDA";
+
+}  // namespace quern::cuda
