@@ -322,7 +322,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
       continue;
     }
     tile::verify(lowered);
-    r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch));
+    r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products));
     tile::verify(r.planned.back());
     r.lowered.push_back(std::move(lowered));
   }

@@ -3,11 +3,13 @@
 #include "codegen/program.h"
 #include "ir/tile/kernel.h"
 #include "passes/pass.h"
+#include "passes/tile/plan.h"
 
 namespace quern {
 
 struct CompileOptions {
   Target target;
+  F32Products f32_products = F32Products::exact;   // CUDA: whether products of f32 may round their operands to tf32
   PassContext passes;
   bool use_cache = true;
   bool want_source = false;      // keep CUDA text / LLVM IR in the images

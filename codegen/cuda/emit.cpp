@@ -1,242 +1,514 @@
-// Tile IR → CUDA C++, the first plan: every axis has tile 1, one thread is one grid instance, the last grid axis runs
-// fastest over neighbouring threads. Correct for every verified kernel; products and row reductions are not tuned.
-// Only generated identifiers reach the source.
-#include <cmath>
-#include <functional>
+// Planned Tile IR → CUDA C++. Each axis has its place in the block (emitter.h); a statement becomes unrolled loops over
+// a thread's registers. Only generated identifiers reach the source: i, t and w with the axis, p with the buffer, v and
+// f with the tile.
+#include <numeric>
+#include <set>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
+#include "codegen/cuda/emitter.h"
 #include "codegen/cuda/prelude.h"
+#include "codegen/cuda/spell.h"
 #include "codegen/image.h"
 #include "ir/support/hash.h"
-#include "ir/support/overloaded.h"
-#include "passes/tile/plan.h"
+#include "passes/tile/facts.h"
 
-namespace quern {
-
-// One thread per element: all tiles are 1, as lowered.
-tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string&) { return kernel; }
-
-namespace cuda {
+namespace quern::cuda {
 
 using namespace tile;
 
 namespace {
 
-constexpr int64_t kThreads = 256;
+constexpr int64_t kExchangeBytes = 32 << 10;   // of shared memory for sums over warps
 
-class Emitter {
- public:
-  explicit Emitter(const Kernel& kernel) : k_(kernel) {}
+bool is_op(const MapTile& m, Op op, ValueId left, ValueId right) {
+  if (m.expr.size() != 3 || m.expr[2].kind != ScalarNode::Kind::op || m.expr[2].op != op) return false;
+  for (int i = 0; i < 2; ++i)
+    if (m.expr[static_cast<size_t>(i)].kind != ScalarNode::Kind::operand) return false;
+  return m.args.at(static_cast<size_t>(m.expr[0].operand)) == left && m.args.at(static_cast<size_t>(m.expr[1].operand)) == right;
+}
 
-  std::string run(const std::string& name, int64_t instances) {
-    std::string params;
-    for (size_t b = 0; b < k_.buffers.size(); ++b) {
-      const Buffer& buffer = k_.buffers[b];
-      QN_CHECK(buffer.kind != BufferKind::scratch, "a CUDA kernel has no scratch yet");
-      // Inputs and outputs may share memory (states in place): no __restrict__.
-      params += fmt::format("{}{}{}* {}", b ? ", " : "", buffer.kind == BufferKind::in ? "const " : "", memory(buffer.dtype), buffer.name);
-    }
-    QN_CHECK(k_.phases.size() == 1, "a CUDA kernel has one phase");
-    out_ = fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", kThreads, name, params);
-    line(fmt::format("const i64 instance = (i64)blockIdx.x * {} + threadIdx.x;", kThreads));
-    line(fmt::format("if (instance >= {}) return;", instances));
-    std::string rest = "instance";
-    for (size_t d = k_.phases[0].grid.size(); d-- > 0;) {
-      const Axis& a = axis(k_.phases[0].grid[d]);
-      line(fmt::format("const i64 {} = {};", a.name, d == 0 ? rest : fmt::format("({}) % {}", rest, a.extent)));
-      if (d > 0) rest = fmt::format("({}) / {}", rest, a.extent);
-    }
-    block(k_.phases[0].body);
-    return out_ + "}\n";
-  }
+// How often a block reads the tile.
+int uses(const Block& block, ValueId v) {
+  int n = 0;
+  for (const Stmt& s : block)
+    std::visit(Overloaded{[&](const Load& l) { for (const BoxIndex& b : l.index) n += b.gather == v; },
+                          [&](const MapTile& m) { n += static_cast<int>(std::count(m.args.begin(), m.args.end(), v)); },
+                          [&](const ReduceTile& r) { n += r.arg == v; },
+                          [&](const Mma& m) { n += (m.acc == v) + (m.a == v) + (m.b == v); },
+                          [&](const Seq& q) { n += uses(q.body, v) + static_cast<int>(std::count(q.yields.begin(), q.yields.end(), v)); },
+                          [&](const Each& e) { n += uses(e.body, v); },
+                          [&](const Store& t) { n += t.value == v; }},
+               s.node);
+  return n;
+}
 
- private:
-  const Kernel& k_;
-  std::string out_, indent_ = "  ";
+}  // namespace
 
-  void line(const std::string& text) { out_ += indent_ + text + "\n"; }
-  const Axis& axis(AxisId a) const { return k_.axes[static_cast<size_t>(a)]; }
-  DType dtype(ValueId v) const { return k_.values[static_cast<size_t>(v)].dtype; }
-  static const char* memory(DType d) {
-    switch (d) {
-      case DType::bf16: case DType::f16: return "u16";
-      case DType::boolean: return "u8";
-      default: return type(d);
-    }
+Emitter::Emitter(const Kernel& kernel) : k_(kernel) {
+  for (size_t a = 0; a < k_.axes.size(); ++a) {
+    const Axis& axis = k_.axes[a];
+    const Spread& s = axis.spread;
+    Place p;
+    p.start = fmt::format("i{}", a);
+    if (s.threads > 1 || s.warps > 1) p.base = fmt::format("t{}", a);
+    p.extent = axis.extent;
+    p.tile = axis.tile;
+    p.threads = s.threads;
+    p.vector = s.vector;
+    p.registers = axis.tile / (s.threads * s.warps);
+    p.masked = axis.extent % axis.tile != 0;
+    threads_ = std::max(threads_, 32 * (s.warps << s.warps_at));
+    places_.push_back(std::move(p));
   }
-  static const char* type(DType d) {
-    switch (d) {
-      case DType::f64: return "double";
-      case DType::f32: case DType::bf16: case DType::f16: return "float";
-      case DType::i64: return "i64";
-      case DType::i32: return "int";
-      case DType::u32: return "u32";
-      case DType::u8: return "u8";
-      case DType::boolean: return "bool";
-    }
-    return "";
-  }
-  static std::string from_memory(DType d, const std::string& x) {
-    if (d == DType::bf16) return fmt::format("qn_from_bf16({})", x);
-    if (d == DType::f16) return fmt::format("qn_from_f16({})", x);
-    return d == DType::boolean ? fmt::format("({} != 0)", x) : x;
-  }
-  static std::string to_memory(DType d, const std::string& x) {
-    if (d == DType::bf16) return fmt::format("qn_to_bf16({})", x);
-    if (d == DType::f16) return fmt::format("qn_to_f16({})", x);
-    return d == DType::boolean ? fmt::format("(u8)({})", x) : x;
-  }
-  static std::string rounded(DType d, const std::string& x) {
-    if (d == DType::bf16) return fmt::format("qn_round_bf16({})", x);
-    return d == DType::f16 ? fmt::format("qn_round_f16({})", x) : x;
-  }
-  static std::string constant(const Scalar& s) {
-    if (!is_float(s.dtype)) {
-      if (s.dtype == DType::i64) return fmt::format("(i64){}ull", static_cast<uint64_t>(s.i));
-      return fmt::format("({}){}", type(s.dtype), s.dtype == DType::i32 ? fmt::format("({}u)", static_cast<uint32_t>(s.i)) : fmt::format("{}u", s.i));
-    }
-    const bool wide = s.dtype == DType::f64;
-    if (std::isnan(s.f)) return wide ? "__longlong_as_double(0x7ff8000000000000ll)" : "__uint_as_float(0x7fc00000u)";
-    if (std::isinf(s.f)) {
-      if (wide) return s.f > 0 ? "__longlong_as_double(0x7ff0000000000000ll)" : "__longlong_as_double((i64)0xfff0000000000000ull)";
-      return s.f > 0 ? "__uint_as_float(0x7f800000u)" : "__uint_as_float(0xff800000u)";
-    }
-    return wide ? fmt::format("({:a})", s.f) : fmt::format("({:a}f)", static_cast<float>(s.f));
-  }
-  std::string index(const Index& e) const {
-    switch (e.kind()) {
-      case Index::Kind::constant: return fmt::format("{}ll", e.value());
-      case Index::Kind::axis: return axis(static_cast<AxisId>(e.value())).name;
-      case Index::Kind::add: return fmt::format("({} + {})", index(e.left()), index(e.right()));
-      case Index::Kind::mul: return fmt::format("{} * {}ll", index(e.left()), e.value());
-      default: break;
-    }
-    const bool div = e.kind() == Index::Kind::div;
-    if (e.left().low() >= 0) return fmt::format("(({}) {} {}ll)", index(e.left()), div ? "/" : "%", e.value());
-    return fmt::format("{}({}, {}ll)", div ? "qn_floor_div" : "qn_floor_mod", index(e.left()), e.value());
-  }
+}
 
-  // The flattened position and, where not proven, the condition that it exists.
-  std::pair<std::string, std::string> place(const Buffer& b, const std::vector<BoxIndex>& box) const {
-    const Shape strides = row_major(b.shape);
-    std::string position = "0", inside;
-    for (size_t d = 0; d < box.size(); ++d) {
-      const std::string i = box[d].gather >= 0 ? fmt::format("(i64)v{}", box[d].gather) : index(box[d].index);
-      if (box[d].gather >= 0 || box[d].index.low() < 0 || box[d].index.high() >= b.shape[d])
-        inside += fmt::format("{}(u64)({}) < {}ull", inside.empty() ? "" : " && ", i, b.shape[d]);
-      position += fmt::format(" + {} * {}ll", i, strides[d]);
+int64_t Emitter::blocks() const {
+  int64_t n = 1;
+  for (AxisId a : k_.phases.at(0).grid) n = checked_mul(n, ceil_div(place(a).extent, place(a).tile));
+  return n;
+}
+
+std::string Emitter::run(const std::string& name) {
+  QN_CHECK(k_.phases.size() == 1, "a CUDA kernel has one phase");
+  std::string params;
+  for (size_t b = 0; b < k_.buffers.size(); ++b) {
+    QN_CHECK(k_.buffers[b].kind != BufferKind::scratch, "a CUDA kernel has no scratch");
+    // Inputs and outputs may share memory (states in place): no __restrict__.
+    params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
+  }
+  std::string rest = "blockIdx.x";
+  const std::vector<AxisId>& grid = k_.phases[0].grid;
+  for (size_t d = grid.size(); d-- > 0;) {
+    const Place& p = place(grid[d]);
+    const int64_t tiles = ceil_div(p.extent, p.tile);
+    line(fmt::format("const ix {} = (ix)({}) * {};", p.start, d == 0 ? rest : fmt::format("{} % {}u", rest, tiles), p.tile));
+    if (d > 0) rest = fmt::format("({} / {}u)", rest, tiles);
+  }
+  for (size_t a = 0; a < k_.axes.size(); ++a) {
+    const Spread& s = k_.axes[a].spread;
+    const Place& p = places_[a];
+    if (s.warps > 1) line(fmt::format("const int w{} = (tid >> {} & {}) * {};", a, 5 + s.warps_at, s.warps - 1, p.registers * p.threads));
+    if (p.base.empty()) continue;
+    line(fmt::format("const int t{} = (tid >> {} & {}) * {}{};", a, s.threads_at, s.threads - 1, s.vector, s.warps > 1 ? fmt::format(" + w{}", a) : ""));
+  }
+  block(k_.phases[0].body);
+  std::string head = fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", wide_index() ? "i64" : "int", threads_, name, params);
+  if (shared_bytes_ > 0) head += fmt::format("  __shared__ __align__(16) u8 shared[{}];\n", shared_bytes_);
+  return head + "  const int tid = threadIdx.x;\n" + out_ + "}\n";
+}
+
+void Emitter::open(const std::string& head) {
+  line(head + " {");
+  indent_ += "  ";
+}
+void Emitter::close() {
+  indent_.resize(indent_.size() - 2);
+  line("}");
+}
+
+// --- places and coordinates ---
+
+// Positions and indices fit 32 bits unless a buffer or an index is huge.
+bool Emitter::wide_index() const {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  const auto large = [](const Index& e, int64_t stride) { return std::max(std::abs(e.low()), std::abs(e.high())) >= kMost / std::max<int64_t>(stride, 1); };
+  for (const Axis& a : k_.axes)
+    if (a.extent + a.tile >= kMost) return true;
+  const Facts facts(k_);
+  for (const Load* l : facts.loads) {
+    const Shape strides = row_major(buffer(l->buffer).shape);
+    if (count(buffer(l->buffer).shape) >= kMost) return true;
+    for (size_t d = 0; d < l->index.size(); ++d)
+      if (l->index[d].gather < 0 && large(l->index[d].index, strides[d])) return true;
+  }
+  for (const Store* s : facts.stores)
+    if (count(buffer(s->buffer).shape) >= kMost) return true;
+  return false;
+}
+
+int64_t Emitter::registers(const std::vector<AxisId>& axes, const Places& places) {
+  int64_t n = 1;
+  for (AxisId a : axes) n *= places[static_cast<size_t>(a)].registers;
+  return n;
+}
+
+std::string Emitter::define(ValueId v, const Places& places, const std::string& prefix) {
+  names_[v] = fmt::format("{}{}", prefix, v);
+  line(fmt::format("{} {}[{}];", register_type(value(v).dtype), names_[v], registers(value(v).axes, places)));
+  return names_[v];
+}
+
+std::string Emitter::at(ValueId v, const Registers& r, const Places& places) const {
+  std::string index;
+  for (AxisId a : value(v).axes) {
+    const int64_t n = places[static_cast<size_t>(a)].registers;
+    if (n == 1) continue;
+    const auto it = r.find(a);
+    QN_CHECK(it != r.end(), "a register is chosen for every axis");
+    index = index.empty() ? it->second : fmt::format("({}) * {} + {}", index, n, it->second);
+  }
+  return fmt::format("{}[{}]", name(v), index.empty() ? "0" : index);
+}
+
+std::string Emitter::local(const Place& p, const std::string& reg) {
+  if (p.registers == 1) return "";
+  if (p.vector == p.registers) return reg;
+  if (p.vector == 1) return fmt::format("({}) * {}", reg, p.threads);
+  return fmt::format("(({0}) / {1} * {2} + ({0}) % {1})", reg, p.vector, p.threads * p.vector);
+}
+
+std::string Emitter::coordinate(AxisId a, const Registers& r, const Places& places) const {
+  const Place& p = places[static_cast<size_t>(a)];
+  std::string out = p.start;
+  if (!p.base.empty()) out += " + " + p.base;
+  const auto it = r.find(a);
+  const std::string in_tile = it == r.end() ? "" : local(p, it->second);
+  QN_CHECK(p.registers == 1 || it != r.end(), "a register is chosen for every axis");
+  if (!in_tile.empty()) out += " + " + in_tile;
+  return out == p.start ? out : "(" + out + ")";
+}
+
+std::string Emitter::index(const Index& e, const Registers& r, const Places& places) const {
+  switch (e.kind()) {
+    case Index::Kind::constant: return fmt::format("{}", e.value());
+    case Index::Kind::axis: return coordinate(static_cast<AxisId>(e.value()), r, places);
+    case Index::Kind::add: return fmt::format("({} + {})", index(e.left(), r, places), index(e.right(), r, places));
+    case Index::Kind::mul: return fmt::format("{} * {}", index(e.left(), r, places), e.value());
+    default: break;
+  }
+  const bool div = e.kind() == Index::Kind::div;
+  const std::string left = index(e.left(), r, places);
+  if (e.left().low() >= 0) return fmt::format("(({}) {} {})", left, div ? "/" : "%", e.value());
+  return fmt::format("(ix){}({}, {})", div ? "qn_floor_div" : "qn_floor_mod", left, e.value());
+}
+
+void Emitter::over(const std::vector<AxisId>& axes, const Places& places, AxisId stepped, Registers& r, const std::function<void()>& body) {
+  int loops = 0;
+  for (AxisId a : axes) {
+    const Place& p = places[static_cast<size_t>(a)];
+    const int64_t step = a == stepped ? p.vector : 1;
+    if (p.registers == step) {
+      r[a] = "0";
+      continue;
     }
-    return {position, inside};
+    r[a] = fmt::format("r{}", a);
+    line("#pragma unroll");
+    open(fmt::format("for (int r{0} = 0; r{0} < {1}; r{0} += {2})", a, p.registers, step));
+    ++loops;
   }
+  body();
+  while (loops--) close();
+}
 
-  void block(const Block& stmts) {
-    for (const Stmt& s : stmts) std::visit([this](const auto& node) { statement(node); }, s.node);
-  }
-  void define(ValueId v, const std::string& value) { line(fmt::format("const {} v{} = {};", type(dtype(v)), v, value)); }
+std::string Emitter::inside(const std::vector<AxisId>& axes, const Registers& r, const Places& places) const {
+  std::string out;
+  for (AxisId a : axes)
+    if (places[static_cast<size_t>(a)].masked) out += fmt::format("{}{} < {}", out.empty() ? "" : " && ", coordinate(a, r, places), places[static_cast<size_t>(a)].extent);
+  return out;
+}
 
-  void statement(const Load& l) {
-    const Buffer& b = k_.buffers[static_cast<size_t>(l.buffer)];
-    const auto [position, inside] = place(b, l.index);
-    const std::string value = from_memory(b.dtype, fmt::format("{}[{}]", b.name, position));
-    define(l.out, inside.empty() ? value : fmt::format("({}) ? {} : ({})0", inside, value, type(b.dtype)));
+static std::string both(const std::string& a, const std::string& b) { return a.empty() ? b : b.empty() ? a : a + " && " + b; }
+
+// --- memory ---
+
+Emitter::Spot Emitter::spot(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Registers& r, const Places& places) const {
+  const Shape strides = row_major(buffer(b).shape);
+  Spot s{"", inside(axes, r, places)};
+  for (size_t d = 0; d < box.size(); ++d) {
+    const bool gathered = box[d].gather >= 0;
+    const std::string i = gathered ? "(i64)" + at(box[d].gather, r, places) : index(box[d].index, r, places);
+    if (gathered || box[d].index.low() < 0 || box[d].index.high() >= buffer(b).shape[d])
+      s.condition = both(s.condition, fmt::format("(u64)(i64)({}) < {}ull", i, buffer(b).shape[d]));
+    if (!gathered && box[d].index.is_constant() && box[d].index.value() == 0) continue;
+    s.position += fmt::format("{}{}{}", s.position.empty() ? "" : " + ", i, strides[d] == 1 ? "" : fmt::format(" * {}", strides[d]));
   }
-  void statement(const Store& s) {
-    const Buffer& b = k_.buffers[static_cast<size_t>(s.buffer)];
-    std::vector<BoxIndex> box;
-    for (const Index& e : s.index) box.push_back({e, -1});
-    const auto [position, inside] = place(b, box);
-    line(fmt::format("{}{}[{}] = {};", inside.empty() ? "" : fmt::format("if ({}) ", inside), b.name, position, to_memory(b.dtype, fmt::format("v{}", s.value))));
+  if (s.position.empty()) s.position = "0";
+  return s;
+}
+
+// A number that divides the index wherever a tile's vectors start; 0: all numbers do.
+int64_t Emitter::factor(const Index& e, AxisId vector, int64_t elements) const {
+  switch (e.kind()) {
+    case Index::Kind::constant: return std::abs(e.value());
+    case Index::Kind::axis: return static_cast<AxisId>(e.value()) == vector ? elements : 1;
+    case Index::Kind::add: return std::gcd(factor(e.left(), vector, elements), factor(e.right(), vector, elements));
+    case Index::Kind::mul: return factor(e.left(), vector, elements) * std::abs(e.value());
+    case Index::Kind::mod: return std::gcd(factor(e.left(), vector, elements), e.value());
+    case Index::Kind::div: {
+      const int64_t f = factor(e.left(), vector, elements);
+      return f % e.value() == 0 ? f / e.value() : 1;
+    }
   }
-  void statement(const MapTile& m) {
+  return 1;
+}
+
+// The axis whose vectors are one access each: neighbours in memory, aligned, all inside or all outside.
+AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Places& places) const {
+  const Shape strides = row_major(buffer(b).shape);
+  for (AxisId a : axes) {
+    const Place& p = places[static_cast<size_t>(a)];
+    if (p.vector == 1 || p.extent % p.vector != 0) continue;
+    int64_t step = 0, common = 0;
+    bool legal = true;
+    for (size_t d = 0; d < box.size() && legal; ++d) {
+      if (box[d].gather >= 0) {
+        legal = !std::count(value(box[d].gather).axes.begin(), value(box[d].gather).axes.end(), a);
+        common = std::gcd(common, strides[d]);
+        continue;
+      }
+      const Index& e = box[d].index;
+      const auto s = e.stride(a);
+      legal = s.has_value() && !(*s != 0 && (e.low() < 0 || e.high() >= buffer(b).shape[d]));
+      if (s) step += *s * strides[d];
+      common = std::gcd(common, factor(e, a, p.vector) * strides[d]);
+    }
+    if (legal && step == 1 && common % p.vector == 0) return a;
+  }
+  return -1;
+}
+
+int64_t Emitter::bits(const std::vector<AxisId>& axes) const {
+  int64_t out = 0;
+  for (AxisId a : axes) {
+    const Spread& s = k_.axes[static_cast<size_t>(a)].spread;
+    out |= (s.threads - 1) << s.threads_at | (s.warps - 1) << (5 + s.warps_at);
+  }
+  return out;
+}
+
+std::string Emitter::owner(const std::vector<AxisId>& axes) const {
+  const int64_t copies = (threads_ - 1) & ~bits(axes);
+  return copies ? fmt::format("(tid & {}) == 0", copies) : "";
+}
+
+// --- statements ---
+
+void Emitter::block(const Block& stmts) {
+  for (const Stmt& s : stmts) std::visit([this](const auto& node) { statement(node); }, s.node);
+}
+
+void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
+  const Buffer& b = buffer(l.buffer);
+  const std::vector<AxisId>& axes = value(l.out).axes;
+  const AxisId vector = vector_axis(l.buffer, l.index, axes, places);
+  define(l.out, places, prefix);
+  Registers r;
+  over(axes, places, vector, r, [&] {
+    const Spot s = spot(l.buffer, l.index, axes, r, places);
+    if (vector < 0) {
+      const std::string x = from_memory(b.dtype, fmt::format("p{}[{}]", l.buffer, s.position));
+      line(fmt::format("{} = {};", at(l.out, r, places), s.condition.empty() ? x : fmt::format("({}) ? {} : ({})0", s.condition, x, register_type(b.dtype))));
+      return;
+    }
+    const int64_t n = places[static_cast<size_t>(vector)].vector;
+    open("");
+    line(fmt::format("__align__(16) {} q[{}];", memory_type(b.dtype), n));
+    if (!s.condition.empty()) line(fmt::format("qn_clear(q); if ({})", s.condition));
+    line(fmt::format("qn_read(q, p{} + ({}));", l.buffer, s.position));
+    line("#pragma unroll");
+    open(fmt::format("for (int x = 0; x < {}; ++x)", n));
+    Registers element = r;
+    element[vector] = r[vector] == "0" ? "x" : r[vector] + " + x";
+    line(fmt::format("{} = {};", at(l.out, element, places), from_memory(b.dtype, "q[x]")));
+    close();
+    close();
+  });
+}
+
+void Emitter::statement(const Store& s) {
+  const Buffer& b = buffer(s.buffer);
+  std::vector<BoxIndex> box;
+  std::set<int> used;
+  for (const Index& e : s.index) {
+    box.push_back({e, -1});
+    e.collect_axes(used);
+  }
+  const std::vector<AxisId> axes(used.begin(), used.end());
+  const std::string writer = owner(axes);
+  // A buffer may be overwritten in place: every thread with a copy must have read it.
+  if (!writer.empty() && indent_.size() == 2) line("__syncthreads();");
+  const AxisId vector = vector_axis(s.buffer, box, axes, places_);
+  Registers r;
+  over(axes, places_, vector, r, [&] {
+    const Spot at_spot = spot(s.buffer, box, axes, r, places_);
+    const std::string condition = both(writer, at_spot.condition);
+    if (!condition.empty()) line(fmt::format("if ({})", condition));
+    if (vector < 0) {
+      line(fmt::format("p{}[{}] = {};", s.buffer, at_spot.position, to_memory(b.dtype, at(s.value, r, places_))));
+      return;
+    }
+    const int64_t n = place(vector).vector;
+    open("");
+    line(fmt::format("__align__(16) {} q[{}];", memory_type(b.dtype), n));
+    line("#pragma unroll");
+    Registers element = r;
+    element[vector] = r[vector] == "0" ? "x" : r[vector] + " + x";
+    line(fmt::format("for (int x = 0; x < {}; ++x) q[x] = {};", n, to_memory(b.dtype, at(s.value, element, places_))));
+    line(fmt::format("qn_write(p{} + ({}), q);", s.buffer, at_spot.position));
+    close();
+  });
+}
+
+void Emitter::map(const MapTile& m, const Places& places, const std::string& prefix) {
+  define(m.out, places, prefix);
+  Registers r;
+  over(value(m.out).axes, places, -1, r, [&] {
     std::vector<std::string> names;
+    open("");
     for (size_t i = 0; i < m.expr.size(); ++i) {
       const ScalarNode& n = m.expr[i];
       std::vector<std::string> args;
       for (int a : n.args) args.push_back(names[static_cast<size_t>(a)]);
-      std::string value;
+      std::string text;
       switch (n.kind) {
         case ScalarNode::Kind::constant: names.push_back(constant(n.constant)); continue;
-        case ScalarNode::Kind::operand: names.push_back(fmt::format("v{}", m.args[static_cast<size_t>(n.operand)])); continue;
-        case ScalarNode::Kind::coord: value = fmt::format("(i64)({})", index(n.coord)); break;
-        case ScalarNode::Kind::random: value = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord)); break;
-        case ScalarNode::Kind::op: value = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args); break;
+        case ScalarNode::Kind::operand: names.push_back(at(m.args[static_cast<size_t>(n.operand)], r, places)); continue;
+        case ScalarNode::Kind::coord: text = fmt::format("(i64)({})", index(n.coord, r, places)); break;
+        case ScalarNode::Kind::random: text = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord, r, places)); break;
+        case ScalarNode::Kind::op: text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args); break;
       }
-      names.push_back(fmt::format("v{}_{}", m.out, i));
-      line(fmt::format("const {} {} = {};", type(n.dtype), names.back(), value));
+      names.push_back(fmt::format("x{}", i));
+      line(fmt::format("const {} x{} = {};", register_type(n.dtype), i, text));
     }
-    define(m.out, names.back());
-  }
-  static std::string apply(Op op, DType out, DType arg, const std::vector<std::string>& a) {
-    switch (op) {
-      case Op::cast: return cast(out, arg, a[0]);
-      case Op::select: return fmt::format("{} ? {} : {}", a[0], a[1], a[2]);
-      case Op::eq: return fmt::format("{} == {}", a[0], a[1]);
-      case Op::ne: return fmt::format("{} != {}", a[0], a[1]);
-      case Op::lt: return fmt::format("{} < {}", a[0], a[1]);
-      case Op::le: return fmt::format("{} <= {}", a[0], a[1]);
-      case Op::logical_and: return fmt::format("{} && {}", a[0], a[1]);
-      case Op::logical_or: return fmt::format("{} || {}", a[0], a[1]);
-      case Op::logical_not: return fmt::format("!{}", a[0]);
-      case Op::mod:
-        if (is_float(arg)) {   // each step rounds
-          const std::string q = fmt::format("qn_floor({})", rounded(out, fmt::format("{} / {}", a[0], a[1])));
-          return rounded(out, fmt::format("{} - {}", a[0], rounded(out, fmt::format("{} * {}", q, a[1]))));
-        }
-        break;
-      default: break;
-    }
-    return rounded(out, fmt::format("qn_{}({})", quern::name_of(op), fmt::join(a, ", ")));
-  }
-  static std::string cast(DType to, DType from, const std::string& x) {
-    if (to == from) return x;
-    if (to == DType::boolean) return fmt::format("{} != 0", x);
-    if (is_float(from) && !is_float(to)) return fmt::format("qn_to_{}({})", name_of(to), x);
-    return rounded(to, fmt::format("({}){}", type(to), x));
-  }
-  void statement(const ReduceTile& r) { define(r.out, fmt::format("v{}", r.arg)); }   // a tile of one element
-  void statement(const Mma& m) { define(m.out, fmt::format("qn_fma(v{}, v{}, v{})", m.a, m.b, m.acc)); }
+    line(fmt::format("{} = {};", at(m.out, r, places), names.back()));
+    close();
+  });
+}
 
-  void loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
-    const std::string indent = indent_;
-    for (AxisId a : axes) {
-      line(fmt::format("for (i64 {0} = 0; {0} < {1}; ++{0}) {{", axis(a).name, axis(a).extent));
-      indent_ += "  ";
-    }
-    body();
-    for (size_t i = 0; i < axes.size(); ++i) {
-      indent_.resize(indent_.size() - 2);
-      line("}");
-    }
-    indent_ = indent;
+void Emitter::statement(const ReduceTile& reduce) {
+  const DType dtype = value(reduce.out).dtype;
+  const std::string identity = constant(identity_of(reduce.combine, dtype));
+  define(reduce.out, places_);
+  Registers r;
+  over(value(reduce.out).axes, places_, -1, r, [&] { line(fmt::format("{} = {};", at(reduce.out, r, places_), identity)); });
+  over(value(reduce.arg).axes, places_, -1, r, [&] {
+    const std::string sum = at(reduce.out, r, places_), condition = inside(reduce.axes, r, places_), x = at(reduce.arg, r, places_);
+    line(fmt::format("{} = {};", sum, apply(reduce.combine, dtype, dtype, {sum, condition.empty() ? x : fmt::format("({} ? {} : {})", condition, x, identity)})));
+  });
+  if (!partial_.count(reduce.out)) across(reduce.out, reduce.combine, bits(reduce.axes));
+}
+
+void Emitter::across(ValueId v, Op combine, int64_t bits) {
+  const DType dtype = value(v).dtype;
+  const int64_t n = registers(value(v).axes, places_);
+  const std::string x = name(v), type = register_type(dtype), carrier = size_of(dtype) == 1 ? "int" : type;
+  for (int64_t b = 1; b < 32; b *= 2) {
+    if (!(bits & b)) continue;
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {};", n, x,
+                     apply(combine, dtype, dtype, {x + "[r]", fmt::format("({})__shfl_xor_sync(~0u, ({}){}[r], {})", type, carrier, x, b)})));
   }
-  void statement(const Seq& q) {
-    for (const Carry& c : q.carries) line(fmt::format("{} v{} = {};", type(c.init.dtype), c.var, constant(c.init)));
-    loops(q.axes, [&] {
-      block(q.body);
-      for (size_t i = 0; i < q.carries.size(); ++i) line(fmt::format("v{} = v{};", q.carries[i].var, q.yields[i]));
+  const int64_t warps = bits >> 5;
+  if (!warps) return;
+  const int64_t low = warps & -warps, copies = warps / low + 1;
+  QN_CHECK((copies & (copies - 1)) == 0, "a sum over warps lies along neighbouring bits");
+  const int64_t each = threads_ * static_cast<int64_t>(std::max<int64_t>(4, size_of(dtype)));
+  const int64_t chunk = std::clamp<int64_t>(kExchangeBytes / each, 1, n);
+  shared_bytes_ = std::max(shared_bytes_, chunk * each);
+  for (int64_t from = 0; from < n; from += chunk) {
+    const int64_t here = std::min(chunk, n - from);
+    line("__syncthreads();");
+    open("");
+    line(fmt::format("{0}* const e = ({0}*)shared;", type));
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {}; ++r) e[r * {} + tid] = {}[r + {}];", here, threads_, x, from));
+    line("__syncthreads();");
+    line("#pragma unroll");
+    open(fmt::format("for (int r = 0; r < {}; ++r)", here));
+    line(fmt::format("{} s = e[r * {} + (tid & ~{})];", type, threads_, warps << 5));
+    line("#pragma unroll");
+    line(fmt::format("for (int w = 1; w < {}; ++w) s = {};", copies, apply(combine, dtype, dtype, {"s", fmt::format("e[r * {} + (tid & ~{} | w * {})]", threads_, warps << 5, low << 5)})));
+    line(fmt::format("{}[r + {}] = s;", x, from));
+    close();
+    close();
+  }
+}
+
+// Both operands from registers; the summed axis may lie across threads.
+void Emitter::statement(const Mma& m) {
+  const int64_t spread = bits(m.axes);
+  const bool own_sum = spread && !partial_.count(m.out);   // summed over threads here, then added
+  define(m.out, places_);
+  Registers r;
+  over(value(m.out).axes, places_, -1, r, [&] { line(fmt::format("{} = {};", at(m.out, r, places_), own_sum ? "0" : at(m.acc, r, places_))); });
+  over(m.axes, places_, -1, r, [&] {
+    const std::string condition = inside(m.axes, r, places_);
+    if (!condition.empty()) open(fmt::format("if ({})", condition));
+    over(value(m.out).axes, places_, -1, r, [&] {
+      const std::string sum = at(m.out, r, places_);
+      line(fmt::format("{} = qn_fma({}, {}, {});", sum, at(m.a, r, places_), at(m.b, r, places_), sum));
     });
-    for (size_t i = 0; i < q.outs.size(); ++i) define(q.outs[i], fmt::format("v{}", q.carries[i].var));
-  }
-  void statement(const Each& e) {
-    loops(e.axes, [&] { block(e.body); });
-  }
-};
+    if (!condition.empty()) close();
+  });
+  if (!own_sum) return;
+  across(m.out, Op::add, spread);
+  over(value(m.out).axes, places_, -1, r, [&] { line(fmt::format("{} += {};", at(m.out, r, places_), at(m.acc, r, places_))); });
+}
 
-}  // namespace
+// A carry that only collects a reduction or a product may stay per thread until the end:
+//   %p = reduce<op> (…)  %y = map(op(a0, a1)) (%c, %p)  yield %y      %y = mma (%c, …)  yield %y
+std::map<size_t, Op> Emitter::deferred(const Seq& q) const {
+  std::map<size_t, Op> out;
+  if (!bits(q.axes)) return out;
+  for (size_t i = 0; i < q.carries.size(); ++i) {
+    const ValueId c = q.carries[i].var, y = q.yields[i];
+    if (uses(q.body, c) != 1 || uses(q.body, y) != 0 || std::count(q.yields.begin(), q.yields.end(), y) != 1) continue;
+    for (const Stmt& s : q.body) {
+      if (const auto* m = std::get_if<Mma>(&s.node); m && m->out == y && m->acc == c && q.carries[i].init == identity_of(Op::add, value(c).dtype)) out[i] = Op::add;
+      const auto* map = std::get_if<MapTile>(&s.node);
+      if (!map || map->out != y) continue;
+      for (const Stmt& t : q.body)
+        if (const auto* r = std::get_if<ReduceTile>(&t.node); r && is_op(*map, r->combine, c, r->out) && uses(q.body, r->out) == 1 &&
+                                                              q.carries[i].init == identity_of(r->combine, value(c).dtype))
+          out[i] = r->combine;
+    }
+  }
+  return out;
+}
+
+void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
+  for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).extent, place(a).tile));
+  body();
+  for (size_t i = 0; i < axes.size(); ++i) close();
+}
+
+void Emitter::statement(const Seq& q) {
+  if (is_staged(q)) return staged(q);
+  const std::map<size_t, Op> later = deferred(q);
+  for (const auto& [i, op] : later)
+    for (const Stmt& s : q.body) {
+      if (const auto* m = std::get_if<Mma>(&s.node); m && m->out == q.yields[i]) partial_[m->out] = true;
+      if (const auto* map = std::get_if<MapTile>(&s.node); map && map->out == q.yields[i]) partial_[map->args[static_cast<size_t>(map->expr[1].operand)]] = true;
+    }
+  for (const Carry& c : q.carries) {
+    define(c.var, places_);
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {};", registers(value(c.var).axes, places_), name(c.var), constant(c.init)));
+  }
+  loops(q.axes, [&] {
+    block(q.body);
+    for (size_t i = 0; i < q.carries.size(); ++i) {
+      line("#pragma unroll");
+      line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {}[r];", registers(value(q.carries[i].var).axes, places_), name(q.carries[i].var), name(q.yields[i])));
+    }
+  });
+  for (size_t i = 0; i < q.outs.size(); ++i) names_[q.outs[i]] = name(q.carries[i].var);
+  for (const auto& [i, op] : later) across(q.outs[i], op, bits(q.axes));
+}
+
+void Emitter::statement(const Each& e) {
+  loops(e.axes, [&] { block(e.body); });
+}
 
 KernelImage emit(const Kernel& kernel, const std::string&) {
-  for (const Axis& a : kernel.axes) QN_CHECK(a.tile == 1, "the CUDA plan keeps tiles of 1");
+  Emitter emitter(kernel);
   KernelImage image;
   image.name = "k_" + hash_hex(structure(kernel)).substr(0, 16);
-  int64_t instances = 1;
-  for (AxisId a : kernel.phases.at(0).grid) instances = checked_mul(instances, kernel.axes[static_cast<size_t>(a)].extent);
-  image.grid = ceil_div(instances, kThreads);
-  image.threads = kThreads;
-  image.source = std::string(kPrelude) + Emitter(kernel).run(image.name, instances);
+  image.source = std::string(kPrelude) + emitter.run(image.name);
+  image.grid = emitter.blocks();
+  image.threads = emitter.threads();
   return image;
 }
 
-}  // namespace cuda
-}  // namespace quern
+}  // namespace quern::cuda

@@ -65,6 +65,44 @@ __device__ inline u32 qn_philox(u32 key, u32 stream, u64 index) {
   }
   u32 w = (u32)(index % 4); return w == 0 ? c0 : w == 1 ? c1 : w == 2 ? c2 : c3;
 }
+// Neighbouring elements as the widest accesses that their bytes and alignment allow.
+template <int BYTES> struct Chunk; template <> struct Chunk<1> { typedef u8 type; }; template <> struct Chunk<2> { typedef u16 type; };
+template <> struct Chunk<4> { typedef u32 type; }; template <> struct Chunk<8> { typedef uint2 type; }; template <> struct Chunk<16> { typedef uint4 type; };
+template <int N, class T> __device__ inline void qn_read(T* to, const T* from) {
+  const int bytes = N * sizeof(T) < 16 ? N * sizeof(T) : 16; typedef typename Chunk<bytes>::type C;
+#pragma unroll
+  for (int i = 0; i < (int)(N * sizeof(T)) / bytes; ++i) ((C*)to)[i] = ((const C*)from)[i];
+}
+template <int N, class T> __device__ inline void qn_read(T (&to)[N], const T* from) { qn_read<N>(&to[0], from); }
+template <int N, class T> __device__ inline void qn_write(T* to, const T (&from)[N]) {
+  const int bytes = N * sizeof(T) < 16 ? N * sizeof(T) : 16; typedef typename Chunk<bytes>::type C;
+#pragma unroll
+  for (int i = 0; i < (int)(N * sizeof(T)) / bytes; ++i) ((C*)to)[i] = ((const C*)from)[i];
+}
+template <int N, class T> __device__ inline void qn_clear(T (&x)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = 0;
+}
+// Matrix fragments: eight rows of 16 bytes per register, plain or transposed; products with sums in place.
+template <int N> __device__ inline void qn_ldmatrix(u32* d, const u16* s) {
+  u32 p = (u32)__cvta_generic_to_shared(s);
+  if (N == 4) asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(p) : "memory");
+  else if (N == 2) asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];" : "=r"(d[0]), "=r"(d[1]) : "r"(p) : "memory");
+  else asm volatile("ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%0}, [%1];" : "=r"(d[0]) : "r"(p) : "memory");
+}
+template <int N> __device__ inline void qn_ldmatrix_trans(u32* d, const u16* s) {
+  u32 p = (u32)__cvta_generic_to_shared(s);
+  if (N == 4) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : "r"(p) : "memory");
+  else if (N == 2) asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];" : "=r"(d[0]), "=r"(d[1]) : "r"(p) : "memory");
+  else asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(d[0]) : "r"(p) : "memory");
+}
+__device__ inline float qn_to_tf32(float x) { u32 r; asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x)); return __uint_as_float(r); }
+#define QN_MMA(name, op) __device__ inline void qn_mma_##name(float& c0, float& c1, float& c2, float& c3, const u32* a, const u32* b) { \
+  asm volatile("mma.sync.aligned." op " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" : "+f"(c0), "+f"(c1), "+f"(c2), "+f"(c3) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); }
+QN_MMA(m16n8k16_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32") QN_MMA(m16n8k16_f16, "m16n8k16.row.col.f32.f16.f16.f32") QN_MMA(m16n8k8_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+__device__ inline void qn_mma_m16n8k8_f16(float& c0, float& c1, float& c2, float& c3, const u32* a, const u32* b) {
+  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};" : "+f"(c0), "+f"(c1), "+f"(c2), "+f"(c3) : "r"(a[0]), "r"(a[1]), "r"(b[0]));
+}
 )CUDA";
 
 }  // namespace quern::cuda

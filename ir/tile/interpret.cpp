@@ -2,6 +2,7 @@
 // dense array over its axes' current block; coordinates past an axis's extent do not exist in it.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <map>
 #include <set>
 
@@ -153,11 +154,18 @@ class Interpreter {
     });
   }
 
+  // To nearest with 10 explicit bits of significand, ties away from zero, as the instruction cvt.rna.tf32 does.
+  static double round_tf32(double x) {
+    uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+    if ((bits & 0x7f800000u) != 0x7f800000u) bits = (bits + 0x1000u) & ~0x1fffu;
+    return static_cast<double>(std::bit_cast<float>(bits));
+  }
   void statement(const Mma& m) {
     const Value& out = k_.values[static_cast<size_t>(m.out)];
     fill(m.out, [&] {
       double sum = element(m.acc).f;
-      elements(m.axes, 0, [&] { sum += element(m.a).f * element(m.b).f; });
+      const auto operand = [&](ValueId v) { return m.precision == Precision::tf32 ? round_tf32(element(v).f) : element(v).f; };
+      elements(m.axes, 0, [&] { sum += operand(m.a) * operand(m.b); });
       return Scalar::of(out.dtype, sum);
     });
   }

@@ -2,12 +2,12 @@
 //
 //   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"
-//   axis     ::= "axis" name "<" extent "by" tile ["lanes"]
+//   axis     ::= "axis" name "<" extent "by" tile ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v
 //   op       ::= "load" %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
-//              | "mma[" precision "]" axis-name,+ "(" %acc "," %a "," %b ")"
+//              | "mma[" precision ["," atom] "]" axis-name,+ "(" %acc "," %a "," %b ")"
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
 // Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
@@ -23,12 +23,16 @@
 // the initial constants. `each` is seq without carries whose iterations are independent (placed there by `nest`).
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing. A gathered index outside reads 0.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
-// a*b, precision f64, f32 (fused), bf16, f16 (products exact, accumulated in f32).
+// a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), bf16, f16 (exact products, accumulated in f32).
 // A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, and
 // random bits; each op rounds to its dtype as in ir/op.h.
 //
-// Planned forms. `scratch` buffers belong to one grid instance; `lanes` marks the axis whose elements lie across a
-// vector's lanes (CPU) or a warp's threads (CUDA).
+// Planned forms. `scratch` buffers belong to one grid instance. CPU: `lanes` marks the axis whose elements lie across a
+// vector's lanes. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
+// (`threads`) and of the warp number (`warps`), the rest lies in registers: element ((w * R/V + r/V) * threads + t) * V
+// + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
+// its axes have; along bits that none of its axes owns, threads hold equal copies. An mma with an atom takes its
+// operands through shared memory; a summed axis spread over threads or warps is summed over them after its loop.
 #pragma once
 #include <string>
 #include <variant>
@@ -50,11 +54,20 @@ struct Buffer {
   Shape shape;
 };
 
+/// Where the elements of an axis lie within a block of threads (CUDA); counts are powers of two.
+struct Spread {
+  int64_t threads = 1, threads_at = 0;   // of a warp's 32, from this bit of the lane number
+  int64_t warps = 1, warps_at = 0;       // of the block's warps, from this bit of the warp number
+  int64_t vector = 1;                    // neighbouring elements per register group
+  bool operator==(const Spread&) const = default;
+};
+
 struct Axis {
   std::string name;    // generated: i0, i1, …
   int64_t extent;
   int64_t tile = 1;
   bool lanes = false;
+  Spread spread;
 };
 
 /// A tile: its element type and the names of its dimensions, in increasing axis id.
@@ -86,8 +99,14 @@ using Block = std::vector<Stmt>;
 struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; };
 struct MapTile { ValueId out; ScalarExpr expr; std::vector<ValueId> args; };
 struct ReduceTile { ValueId out; Op combine; std::vector<AxisId> axes; ValueId arg; };
-enum class Precision { f64, f32, bf16, f16 };
-struct Mma { ValueId out; Precision precision; std::vector<AxisId> axes; ValueId acc, a, b; };
+enum class Precision { f64, f32, tf32, bf16, f16 };   // tf32: operands rounded to 11 bits of significand
+struct Mma {
+  ValueId out;
+  Precision precision;
+  std::vector<AxisId> axes;
+  ValueId acc, a, b;
+  std::string atom = "";           // planned (CUDA): the instruction of passes/tile/atoms.h; empty: from registers
+};
 struct Carry { ValueId var; Scalar init; };
 /// `outs[i]` is the last value of `carries[i]`; `yields[i]` its next value, defined in `body`.
 struct Seq { std::vector<AxisId> axes; std::vector<Carry> carries; Block body; std::vector<ValueId> yields, outs; };

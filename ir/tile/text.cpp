@@ -15,7 +15,7 @@
 namespace quern::tile {
 namespace {
 
-constexpr const char* kPrecisions[] = {"f64", "f32", "bf16", "f16"};
+constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "bf16", "f16"};
 constexpr const char* kBufferKinds[] = {"in", "out", "scratch"};
 
 class Printer {
@@ -29,7 +29,7 @@ class Printer {
       out += fmt::format("{}%{}: {} {}", b ? ", " : "", buffer.name, kBufferKinds[static_cast<int>(buffer.kind)], to_string(Type{buffer.dtype, buffer.shape, {}}));
     }
     out += ") {\n";
-    for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}\n", a.name, a.extent, a.tile, a.lanes ? " lanes" : "");
+    for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}{}\n", a.name, a.extent, a.tile, a.lanes ? " lanes" : "", spread(a.spread));
     for (const Phase& p : k_.phases) out += fmt::format("  grid ({}) {}\n", names(p.grid), block(p.body, "  ", nullptr));
     return out + "}\n";
   }
@@ -59,6 +59,12 @@ class Printer {
   const Kernel& k_;
   mutable std::map<ValueId, size_t> numbers_;   // tiles are numbered in the order of the text
 
+  static std::string spread(const Spread& s) {
+    std::string out;
+    if (s.threads > 1) out += fmt::format(" threads {}@{}", s.threads, s.threads_at);
+    if (s.warps > 1) out += fmt::format(" warps {}@{}", s.warps, s.warps_at);
+    return s.vector > 1 ? out + fmt::format(" vector {}", s.vector) : out;
+  }
   size_t number(ValueId v) const { return numbers_.emplace(v, numbers_.size()).first->second; }
   std::string axis(AxisId a) const { return k_.axes[static_cast<size_t>(a)].name; }
   std::string names(const std::vector<AxisId>& axes) const {
@@ -112,7 +118,7 @@ class Printer {
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
-                     return define(m.out) + fmt::format("mma[{}] {} (%{}, %{}, %{})", kPrecisions[static_cast<int>(m.precision)], names(m.axes), number(m.acc), number(m.a), number(m.b));
+                     return define(m.out) + fmt::format("mma[{}{}] {} (%{}, %{}, %{})", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : ", " + m.atom, names(m.axes), number(m.acc), number(m.a), number(m.b));
                    },
                    [&](const Seq& q) {
                      std::string out;
@@ -167,6 +173,7 @@ class Parser {
       r_.expect("by");
       a.tile = r_.integer();
       a.lanes = r_.accept("lanes");
+      a.spread = spread();
       if (a.extent < 0 || a.extent > kMaxExtent || a.tile < 1) r_.fail("an axis needs an extent >= 0 and a tile >= 1");
       if (!axes_.emplace(a.name, static_cast<AxisId>(k_.axes.size())).second) r_.fail("an axis is named twice");
       k_.axes.push_back(std::move(a));
@@ -463,9 +470,10 @@ class Parser {
     r_.expect("[");
     const std::string precision = r_.word();
     int p = 0;
-    while (p < 4 && precision != kPrecisions[p]) ++p;
-    if (p == 4) r_.fail("an unknown precision");
+    while (p < 5 && precision != kPrecisions[p]) ++p;
+    if (p == 5) r_.fail("an unknown precision");
     m.precision = static_cast<Precision>(p);
+    if (r_.accept(",")) m.atom = r_.word();
     r_.expect("]");
     do m.axes.push_back(axis());
     while (r_.accept(","));
@@ -474,6 +482,23 @@ class Parser {
     m.acc = args[0], m.a = args[1], m.b = args[2];
     m.out = out();
     return {std::move(m)};
+  }
+
+  Spread spread() {
+    Spread s;
+    const auto bits = [&](const char* word, int64_t& count, int64_t& at) {
+      if (!r_.accept(word)) return;
+      count = r_.integer();
+      r_.expect("@");
+      at = r_.integer();
+    };
+    bits("threads", s.threads, s.threads_at);
+    bits("warps", s.warps, s.warps_at);
+    if (r_.accept("vector")) s.vector = r_.integer();
+    const auto power = [](int64_t n) { return n >= 1 && n <= 1024 && (n & (n - 1)) == 0; };
+    if (!power(s.threads) || !power(s.warps) || !power(s.vector) || s.threads_at < 0 || s.threads_at > 5 || s.warps_at < 0 || s.warps_at > 5)
+      r_.fail("a spread wants powers of two up to 1024 and bits from 0 to 5");
+    return s;
   }
 
   Stmt seq(const std::vector<std::pair<int64_t, Value>>& outs) {

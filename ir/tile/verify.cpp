@@ -15,7 +15,12 @@ class Verifier {
   explicit Verifier(const Kernel& kernel) : k_(kernel) {}
 
   void run() {
-    for (const Axis& a : k_.axes) check(a.extent >= 0 && a.tile >= 1, "an axis has an extent and a tile");
+    for (const Axis& a : k_.axes) {
+      check(a.extent >= 0 && a.tile >= 1, "an axis has an extent and a tile");
+      check(a.spread.threads << a.spread.threads_at <= 32 && a.spread.warps << a.spread.warps_at <= 32, "a block has 32 lanes and at most 32 warps");
+      check(a.tile % (a.spread.threads * a.spread.warps * a.spread.vector) == 0, "a spread divides its tile");
+    }
+    for (const Value& v : k_.values) disjoint(v);
     for (size_t b = 1; b < k_.buffers.size(); ++b)
       check(k_.buffers[b].kind == BufferKind::scratch || k_.buffers[b - 1].kind != BufferKind::scratch, "scratch comes last");
     for (const Phase& p : k_.phases) {
@@ -38,6 +43,17 @@ class Verifier {
     for (AxisId a : axes) {
       check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
       check(open_.insert(a).second, "an axis is open once");
+    }
+  }
+  // No two axes of a tile lie along the same bits of the thread number.
+  void disjoint(const Value& v) const {
+    int64_t lanes = 0, warps = 0;
+    for (AxisId a : v.axes) {
+      const Spread& s = k_.axes.at(static_cast<size_t>(a)).spread;
+      const int64_t lane_bits = (s.threads - 1) << s.threads_at, warp_bits = (s.warps - 1) << s.warps_at;
+      check(!(lanes & lane_bits) && !(warps & warp_bits), "the axes of a tile lie along different threads");
+      lanes |= lane_bits;
+      warps |= warp_bits;
     }
   }
   const Value& use(ValueId v) const {

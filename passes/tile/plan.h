@@ -1,7 +1,9 @@
-// Plans: which tile sizes, which axis on lanes, which loops. A pure function of (kernel, target). The numerics field is
-// the tile of a reduced axis (it fixes the order of sums) and never depends on the thread count.
+// Plans: which tile sizes, which axis on lanes or threads, which loops, which matrix instruction. A pure function of
+// (kernel, target). The numerics fields (tile and spread of a summed axis, precision) fix the order of sums and never
+// depend on how many threads or multiprocessors the machine has.
 // Before:  axis i0<128 by 1  axis i1<256 by 1  axis i2<784 by 1   grid (i0, i1) { … seq (i2) … mma … }
-// After (avx512): axis i0<128 by 6  axis i1<256 by 64 lanes  axis i2<784 by 1
+// After (avx512): axis i0<128 by 6  axis i1<256 by 64 lanes  axis i2<784 by 2
+// After (sm_90a): axis i0<128 by 32 threads 4@3 warps 2@0 vector 4 … mma[f32, simt]
 #pragma once
 #include "ir/tile/kernel.h"
 
@@ -10,7 +12,10 @@ namespace quern {
 struct CpuArch { int lanes; int registers; };   // f32 lanes of a vector, vector registers
 CpuArch cpu_arch(const std::string& arch);      // "avx512" {16,32}, "avx2" {8,16}, "v128" {4,16}
 
+/// How products of f32 may be computed on matrix units.
+enum class F32Products { exact, tf32 };
+
 tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch);
-tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch);
+tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::exact);
 
 }  // namespace quern

@@ -1,10 +1,8 @@
 // The CPU plan; see plan.h. Chosen by structure alone: which axis is contiguous where tiles are stored and loaded,
 // which axes a product keeps and sums. Tile sizes come from the register file.
 #include <algorithm>
-#include <functional>
-#include <map>
 
-#include "ir/support/overloaded.h"
+#include "passes/tile/facts.h"
 #include "passes/tile/nest.h"
 #include "passes/tile/plan.h"
 
@@ -20,61 +18,6 @@ CpuArch cpu_arch(const std::string& arch) {
 }
 
 namespace {
-
-/// What the planner asks of a kernel.
-struct Facts {
-  std::vector<const Mma*> products;
-  std::vector<const ReduceTile*> reductions;
-  std::vector<const Load*> loads;
-  std::vector<const Store*> stores;
-  std::vector<AxisId> each_axes;
-  std::map<ValueId, const Load*> loaded;
-
-  explicit Facts(const Kernel& k) {
-    for (const Phase& p : k.phases) visit(p.body);
-  }
-  void visit(const Block& block) {
-    for (const Stmt& s : block)
-      std::visit(Overloaded{[&](const Load& l) { loads.push_back(&l); loaded[l.out] = &l; },
-                            [&](const Mma& m) { products.push_back(&m); },
-                            [&](const ReduceTile& r) { reductions.push_back(&r); },
-                            [&](const Store& t) { stores.push_back(&t); },
-                            [&](const Seq& q) { visit(q.body); },
-                            [&](const Each& e) {
-                              each_axes.insert(each_axes.end(), e.axes.begin(), e.axes.end());
-                              visit(e.body);
-                            },
-                            [](const MapTile&) {}},
-                 s.node);
-  }
-};
-
-// Elements moved in the buffer by one step of the axis; 0 where it does not matter, -1 where not linear.
-template <class Indices>
-int64_t step_of(const Kernel& k, BufferId buffer, const Indices& index, AxisId a) {
-  const Shape strides = row_major(k.buffers[static_cast<size_t>(buffer)].shape);
-  int64_t total = 0;
-  for (size_t d = 0; d < index.size(); ++d) {
-    const Index* e;
-    if constexpr (std::is_same_v<Indices, std::vector<BoxIndex>>) {
-      if (index[d].gather >= 0) continue;
-      e = &index[d].index;
-    } else {
-      e = &index[d];
-    }
-    const auto s = e->stride(a);
-    if (!s) return -1;
-    total += *s * strides[d];
-  }
-  return total;
-}
-
-bool contiguous_in_loads(const Kernel& k, const Facts& f, AxisId a) {
-  return std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, a) == 1; });
-}
-bool contiguous_in_stores(const Kernel& k, const Facts& f, AxisId a) {
-  return std::any_of(f.stores.begin(), f.stores.end(), [&](const Store* t) { return step_of(k, t->buffer, t->index, a) == 1; });
-}
 
 bool lanes_are_legal(const Kernel& k) {
   return std::all_of(k.values.begin(), k.values.end(), [&](const Value& v) {

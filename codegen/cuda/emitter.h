@@ -1,0 +1,98 @@
+// The CUDA emitter's state: where each axis of the kernel lies in the block, and what has been written so far.
+// A tile is an array of a thread's registers, its axes' registers in mixed radix, the last axis fastest; loops over
+// registers are unrolled by the compiler. Every statement runs on all threads of the block: masks guard memory alone.
+#pragma once
+#include <functional>
+#include <map>
+
+#include "ir/tile/kernel.h"
+
+namespace quern::cuda {
+
+/// Where an axis lies: its first element (a variable), this thread's first element in the tile, and its registers.
+struct Place {
+  std::string start;             // "i0"; empty: 0
+  std::string base;              // "t0"; empty: 0
+  int64_t extent = 1, tile = 1, threads = 1, vector = 1, registers = 1;
+  bool masked = false;           // some tile reaches past the extent
+};
+
+class Emitter {
+ public:
+  explicit Emitter(const tile::Kernel& kernel);
+  /// The function's text, without the prelude.
+  std::string run(const std::string& name);
+  int64_t threads() const { return threads_; }
+  int64_t blocks() const;
+
+ private:
+  using Places = std::vector<Place>;
+  using Registers = std::map<tile::AxisId, std::string>;   // the register of each axis, as an expression
+
+  const tile::Kernel& k_;
+  int64_t threads_ = 32;
+  int64_t shared_bytes_ = 0;     // most that any use of shared memory wants
+  Places places_;
+  std::string out_, indent_ = "  ";
+  std::map<tile::ValueId, std::string> names_;
+
+  // --- text ---
+  void line(const std::string& text) { out_ += indent_ + text + "\n"; }
+  void open(const std::string& head);
+  void close();
+  const tile::Buffer& buffer(tile::BufferId b) const { return k_.buffers[static_cast<size_t>(b)]; }
+  const tile::Value& value(tile::ValueId v) const { return k_.values[static_cast<size_t>(v)]; }
+  std::string name(tile::ValueId v) const { return names_.at(v); }
+  std::string define(tile::ValueId v, const Places& places, const std::string& prefix = "v");
+
+  // --- places and coordinates ---
+  const Place& place(tile::AxisId a) const { return places_[static_cast<size_t>(a)]; }
+  static int64_t registers(const std::vector<tile::AxisId>& axes, const Places& places);
+  std::string at(tile::ValueId v, const Registers& r, const Places& places) const;
+  static std::string local(const Place& p, const std::string& reg);        // within the tile
+  std::string coordinate(tile::AxisId a, const Registers& r, const Places& places) const;
+  std::string index(const Index& e, const Registers& r, const Places& places) const;
+  bool wide_index() const;
+  /// Unrolled loops over the registers of `axes`; the step along `stepped` is its vector.
+  void over(const std::vector<tile::AxisId>& axes, const Places& places, tile::AxisId stepped, Registers& r, const std::function<void()>& body);
+  std::string inside(const std::vector<tile::AxisId>& axes, const Registers& r, const Places& places) const;   // "" where proven
+
+  // --- memory ---
+  struct Spot { std::string position, condition; };
+  Spot spot(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const std::vector<tile::AxisId>& axes, const Registers& r, const Places& places) const;
+  tile::AxisId vector_axis(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const std::vector<tile::AxisId>& axes, const Places& places) const;
+  int64_t factor(const Index& e, tile::AxisId vector, int64_t elements) const;
+  std::string owner(const std::vector<tile::AxisId>& axes) const;          // true for one of the threads with equal copies
+  int64_t bits(const std::vector<tile::AxisId>& axes) const;               // of the thread number
+
+  // --- statements ---
+  void block(const tile::Block& stmts);
+  void load(const tile::Load& l, const Places& places, const std::string& prefix);
+  void map(const tile::MapTile& m, const Places& places, const std::string& prefix);
+  void statement(const tile::Load& l) { load(l, places_, "v"); }
+  void statement(const tile::MapTile& m) { map(m, places_, "v"); }
+  void statement(const tile::ReduceTile& r);
+  void statement(const tile::Mma& m);
+  void statement(const tile::Seq& q);
+  void statement(const tile::Each& e);
+  void statement(const tile::Store& s);
+  void loops(const std::vector<tile::AxisId>& axes, const std::function<void()>& body);
+  /// Combines the copies of `v` that lie along the given bits of the thread number; all threads get the result.
+  void across(tile::ValueId v, Op combine, int64_t bits);
+  /// Carries that stay per thread until the loop ends, with what combines them.
+  std::map<size_t, Op> deferred(const tile::Seq& q) const;
+  std::map<tile::ValueId, bool> partial_;   // reductions left per thread
+
+  // --- staged products (stage.cpp) ---
+  struct Operand;
+  bool is_staged(const tile::Seq& q) const;
+  void staged(const tile::Seq& q);
+  Operand operand(const tile::Mma& m, bool columns, const tile::Seq& q) const;
+  void fetch(const Operand& o);
+  void put(const Operand& o);
+  void multiply_simt(const tile::Mma& m, const Operand& a, const Operand& b, tile::AxisId depth, const std::string& sum);
+  void multiply_atoms(const tile::Mma& m, const Operand& a, const Operand& b, tile::AxisId depth, const std::string& sum);
+  const tile::Stmt* definition(tile::ValueId v, const tile::Block& body) const;
+};
+
+}  // namespace quern::cuda
