@@ -101,6 +101,8 @@ void describe(KernelImage& image, const tile::Kernel& planned, const tile::Kerne
   image.flops = 0;
   for (const tile::Phase& p : lowered.phases) image.flops += flops_of(lowered, p.body, {});
   image.bytes = 0;
+  image.operands = planned.params();
+  image.outputs = std::count_if(planned.buffers.begin(), planned.buffers.end(), [](const tile::Buffer& b) { return b.kind == tile::BufferKind::out; });
   for (int64_t b = 0; b < planned.params(); ++b) {
     const tile::Buffer& buffer = planned.buffers[static_cast<size_t>(b)];
     image.bytes += static_cast<double>(checked_mul(count(buffer.shape), size_of(buffer.dtype)));

@@ -51,6 +51,8 @@ void fields(Image& image, Stream& s) {
   s.number(image.grid);
   s.number(image.threads);
   s.number(image.shared_bytes);
+  s.number(image.operands);
+  s.number(image.outputs);
   s.number(image.scratch_bytes);
   s.bytes(image.source);
 }

@@ -39,10 +39,10 @@ Target parse_target(const std::string& text) {
   throw Error(ErrorKind::usage, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text));
 }
 
-int64_t planned_bytes(const Program& program, int threads) {
+int64_t planned_bytes(const Program& program, int threads, int input_sets) {
   int64_t total = round_up(program.arena_bytes, 64), scratch = 0;
   for (const Slot& s : program.slots)
-    if (s.kind != SlotKind::arena && s.parent < 0) total += round_up(std::max<int64_t>(s.bytes(), 1), 64);
+    if (s.kind != SlotKind::arena && s.parent < 0) total += round_up(std::max<int64_t>(s.bytes(), 1), 64) * (s.kind == SlotKind::input ? input_sets : 1);
   for (const KernelImage& i : program.images) scratch = std::max(scratch, i.scratch_bytes);
   return total + scratch * threads;
 }
@@ -53,7 +53,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 1;
+constexpr uint64_t kVersion = 2;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 enum StepKind : uint8_t { kLaunch, kCopy, kFill };
@@ -124,7 +124,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const fbs::Image* i : *in.images()) {
     want(i && i->bytes() && i->lines(), "damaged: an image is missing");
     auto image = load_image({i->bytes()->begin(), i->bytes()->end()});
-    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0, "damaged: an image");
+    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0 && image->shared_bytes <= (1 << 20) && image->outputs >= 0 && image->outputs <= image->operands, "damaged: an image");
     image->flops = i->flops();
     image->bytes = i->traffic();
     image->lines = i->lines()->str();
@@ -182,6 +182,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
       Launch l{s->first(), {}};
       want(l.image >= 0 && l.image < static_cast<int64_t>(p.images.size()), "damaged: a launch");
       ids(s->slots(), l.slots, slot_count);
+      want(static_cast<int64_t>(l.slots.size()) == p.images[static_cast<size_t>(l.image)].operands, "damaged: a launch's operands");
       p.steps.push_back(std::move(l));
     } else {
       want(s->first() >= 0 && s->first() < slot_count, "damaged: a step's slot");

@@ -32,6 +32,7 @@ struct KernelImage {
   int64_t grid = 1;              // instances (CPU) or blocks (CUDA)
   int64_t threads = 1;           // CUDA: threads per block
   int64_t shared_bytes = 0;      // CUDA: dynamic shared memory
+  int64_t operands = 0, outputs = 0;   // of a launch; the last `outputs` of the operands are written
   int64_t scratch_bytes = 0;     // CPU: per thread
   double flops = 0, bytes = 0;   // of one launch, for reports
   std::string source;            // CUDA text or LLVM IR, for `dump`; may be empty
@@ -66,8 +67,8 @@ struct Program {
   int64_t lower_bound = 0;       // largest set of temporaries live at once, bytes
 };
 
-/// Bytes a run holds: arena, inputs, outputs, states, constants, scratch of `threads` workers.
-int64_t planned_bytes(const Program& program, int threads);
+/// Bytes a run holds: arena, `input_sets` times the inputs, outputs, states, constants, scratch of `threads` workers.
+int64_t planned_bytes(const Program& program, int threads, int input_sets = 1);
 
 /// FlatBuffers form. `load` verifies the buffer and then every id, size and offset; throws Error(bad_file).
 std::vector<uint8_t> save_program(const Program& program);

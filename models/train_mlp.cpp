@@ -14,7 +14,11 @@ namespace {
 class Compiled : public Stepper {
  public:
   Compiled(Device& device, const Graph& graph, CompileReport* report) : executable_(jit(device, graph, {}, report)) {}
-  std::vector<HostTensor> run(const std::vector<HostTensor>& inputs) override { return executable_->run(inputs); }
+  void set_inputs(const std::vector<HostTensor>& inputs) override {
+    for (size_t i = 0; i < inputs.size(); ++i) executable_->set_input(static_cast<int64_t>(i), inputs[i]);
+  }
+  void start() override { executable_->run(); }
+  HostTensor output() override { return executable_->output(0); }
   void set_state(const std::string& name, const HostTensor& value) override { executable_->set_state(name, value); }
   HostTensor state(const std::string& name) override { return executable_->state(name); }
 
@@ -28,17 +32,18 @@ class Interpreted : public Stepper {
     PassContext context;
     graph_ = expand(graph, context);
   }
-  std::vector<HostTensor> run(const std::vector<HostTensor>& inputs) override {
+  void set_inputs(const std::vector<HostTensor>& inputs) override { inputs_ = inputs; }
+  HostTensor output() override { return output_; }
+  void start() override {
     std::vector<HostTensor> all;
     size_t next = 0;
     for (NodeId i : graph_.inputs) {
       const State* s = state_of(i);
-      all.push_back(s ? values_.at(s->name) : inputs.at(next++));
+      all.push_back(s ? values_.at(s->name) : inputs_.at(next++));
     }
     std::vector<HostTensor> results = interpret(graph_, all);
     for (size_t s = 0; s < graph_.states.size(); ++s) values_[graph_.states[s].name] = results[graph_.outputs.size() + s];
-    results.resize(graph_.outputs.size());
-    return results;
+    output_ = results.at(0);
   }
   void set_state(const std::string& name, const HostTensor& value) override { values_[name] = value; }
   HostTensor state(const std::string& name) override { return values_.at(name); }
@@ -46,6 +51,8 @@ class Interpreted : public Stepper {
  private:
   Graph graph_;
   std::map<std::string, HostTensor> values_;
+  std::vector<HostTensor> inputs_;
+  HostTensor output_;
   const State* state_of(NodeId input) const {
     for (const State& s : graph_.states)
       if (s.input == input) return &s;
@@ -82,7 +89,7 @@ TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o
   start = std::chrono::steady_clock::now();
   HostTensor x(DType::f32, {o.batch, f}), y(DType::i32, {o.batch});
   std::vector<int64_t> order;
-  for (int64_t s = 0; s < steps; ++s) {
+  const auto set_batch = [&](int64_t s) {
     const int64_t b = s % batches;
     if (b == 0) order = shuffled(data.train_size(), o.seed * 1000003u + static_cast<uint32_t>(s / batches));
     for (int64_t i = 0; i < o.batch; ++i) {
@@ -90,7 +97,13 @@ TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o
       std::memcpy(x.data<float>() + i * f, data.train_x.data() + row * f, static_cast<size_t>(f) * sizeof(float));
       y.data<int32_t>()[i] = data.train_y[static_cast<size_t>(row)];
     }
-    out.losses.push_back(stepper->run({x, y})[0].at(0));
+    stepper->set_inputs({x, y});
+  };
+  if (steps > 0) set_batch(0);
+  for (int64_t s = 0; s < steps; ++s) {
+    stepper->start();
+    if (s + 1 < steps) set_batch(s + 1);   // while the step runs
+    out.losses.push_back(stepper->output().at(0));
     if (progress) progress(s + 1, steps, out.losses.back());
   }
   for (const auto& [name, value] : step.initial) out.states.emplace_back(name, stepper->state(name));
@@ -103,7 +116,9 @@ TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o
   for (int64_t at = 0; at < data.test_size(); at += test_batch) {
     const int64_t n = std::min(test_batch, data.test_size() - at);   // the rest of the last batch is ignored
     std::memcpy(tx.data<float>(), data.test_x.data() + at * f, static_cast<size_t>(n * f) * sizeof(float));
-    const HostTensor classes = predictor->run({tx})[0];
+    predictor->set_inputs({tx});
+    predictor->start();
+    const HostTensor classes = predictor->output();
     for (int64_t i = 0; i < n; ++i) right += classes.data<int64_t>()[i] == data.test_y[static_cast<size_t>(at + i)];
   }
   out.test_accuracy = static_cast<double>(right) / static_cast<double>(data.test_size());

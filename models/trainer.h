@@ -12,7 +12,9 @@ namespace quern {
 class Stepper {
  public:
   virtual ~Stepper() = default;
-  virtual std::vector<HostTensor> run(const std::vector<HostTensor>& inputs) = 0;   // inputs that are no states
+  virtual void set_inputs(const std::vector<HostTensor>& inputs) = 0;   // of the next step; those that are no states
+  virtual void start() = 0;                                             // a step; on a GPU it returns before the end
+  virtual HostTensor output() = 0;                                      // the first one of the last step
   virtual void set_state(const std::string& name, const HostTensor& value) = 0;
   virtual HostTensor state(const std::string& name) = 0;
 };

@@ -18,6 +18,9 @@ struct PoolStatistics {
   int64_t allocations = 0, system_allocations = 0;   // calls since the start
 };
 
+/// A kernel's operand: device memory that it reads, or also writes.
+struct MemoryRange { DevicePtr ptr; int64_t bytes; bool written; };
+
 /// A kernel image made ready to launch on one device.
 class LoadedImage {
  public:
@@ -32,14 +35,22 @@ class Device {
   virtual int threads() const { return 1; }          // CPU workers
   virtual DevicePtr alloc(int64_t bytes) = 0;        // from the caching pool; throws Error(memory)
   virtual void free(DevicePtr ptr) = 0;
-  virtual PoolStatistics statistics() const = 0;
-  virtual void upload(DevicePtr to, const void* from, int64_t bytes) = 0;     // from host; asynchronous where pinned
+  virtual PoolStatistics statistics() const = 0;        // of device memory
+  virtual PoolStatistics staging_statistics() const { return {}; }   // of pinned host memory
+  virtual void upload(DevicePtr to, const void* from, int64_t bytes) = 0;     // from host; `from` is free on return
   virtual void download(void* to, DevicePtr from, int64_t bytes) = 0;         // to host; complete on return
   virtual void copy(DevicePtr to, DevicePtr from, int64_t bytes) = 0;
   virtual void fill(DevicePtr at, uint8_t byte, int64_t bytes) = 0;
   virtual std::unique_ptr<LoadedImage> load(const KernelImage& image) = 0;
-  virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<DevicePtr>& operands) = 0;
-  /// Records what `body` launches once, and returns a function that replays it. Devices without graphs return `body`.
+  virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands) = 0;
+  /// Inputs have this many places, so that the next run's are uploaded while one runs. Between `begin_run(set)` and
+  /// `end_run(set)` stands the work that reads set `set`; `stage` uploads into a set without waiting for other work.
+  virtual int input_sets() const { return 1; }
+  virtual void stage(DevicePtr to, const void* from, int64_t bytes, int set) { (void)set, upload(to, from, bytes); }
+  virtual void begin_run(int set) { (void)set; }
+  virtual void end_run(int set) { (void)set; }
+  /// Records the launches, copies and fills of `body` and returns a function that replays them; those that touch no
+  /// common memory may overlap. Devices without graphs return `body`.
   virtual std::function<void()> record(std::function<void()> body) { return body; }
   virtual void synchronize() = 0;
 };

@@ -17,28 +17,32 @@ static std::string type_text(DType dtype, const Shape& shape) {
   return out + "]";
 }
 
-Executable::Executable(Device& device, Program program) : device_(device), program_(std::move(program)), slots_(program_.slots.size()) {
+Executable::Executable(Device& device, Program program)
+    : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()) {
   if (!(device_.target() == program_.target))
     throw Error(ErrorKind::device, fmt::format("this program was compiled for {}, the device {} wants {}; compile it again", to_string(program_.target), device_.name(), to_string(device_.target())));
   for (const KernelImage& image : program_.images) images_.push_back(device_.load(image));
   DevicePtr arena = nullptr;
   if (program_.arena_bytes > 0) owned_.push_back(arena = device_.alloc(program_.arena_bytes));
-  for (size_t i = 0; i < slots_.size(); ++i) {
+  for (size_t i = 0; i < program_.slots.size(); ++i) {
     const Slot& s = program_.slots[i];
-    if (s.kind == SlotKind::arena) {
-      slots_[i] = static_cast<char*>(arena) + s.offset;
-    } else if (s.parent < 0) {
-      owned_.push_back(slots_[i] = device_.alloc(s.bytes()));
-      if (s.kind == SlotKind::constant) device_.upload(slots_[i], s.value.bytes.data(), s.bytes());
-      if (s.kind == SlotKind::state) unset_states_.insert(static_cast<int64_t>(i));
+    for (size_t set = 0; set < slots_.size(); ++set) {
+      DevicePtr& ptr = slots_[set][i];
+      if (s.kind == SlotKind::arena) ptr = static_cast<char*>(arena) + s.offset;
+      else if (s.parent >= 0) continue;
+      else if (set > 0 && s.kind != SlotKind::input) ptr = slots_[0][i];
+      else owned_.push_back(ptr = device_.alloc(s.bytes()));
     }
+    if (s.kind == SlotKind::constant) device_.upload(slots_[0][i], s.value.bytes.data(), s.bytes());
+    if (s.kind == SlotKind::state && s.parent < 0) unset_states_.insert(static_cast<int64_t>(i));
   }
-  for (size_t i = 0; i < slots_.size(); ++i)
-    if (const Slot& s = program_.slots[i]; s.kind != SlotKind::arena && s.parent >= 0) slots_[i] = static_cast<char*>(slots_[static_cast<size_t>(s.parent)]) + s.offset;
+  for (size_t i = 0; i < program_.slots.size(); ++i)
+    if (const Slot& s = program_.slots[i]; s.kind != SlotKind::arena && s.parent >= 0)
+      for (auto& set : slots_) set[i] = static_cast<char*>(set[static_cast<size_t>(s.parent)]) + s.offset;
 }
 
 Executable::~Executable() {
-  replay_ = nullptr;
+  replay_.clear();
   for (DevicePtr p : owned_) device_.free(p);
 }
 
@@ -49,7 +53,7 @@ void Executable::set_state(const std::string& name, const HostTensor& value) {
     if (s.dtype != value.dtype || s.shape != value.shape)
       throw Error(ErrorKind::usage, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
     unset_states_.erase(id);
-    return device_.upload(slots_[static_cast<size_t>(id)], value.bytes.data(), s.bytes());
+    return device_.upload(at(id, 0), value.bytes.data(), s.bytes());
   }
   throw Error(ErrorKind::usage, fmt::format("the program has no state \"{}\"", name));
 }
@@ -59,7 +63,7 @@ HostTensor Executable::state(const std::string& name) {
     const Slot& s = program_.slots[static_cast<size_t>(id)];
     if (s.name != name) continue;
     HostTensor out(s.dtype, s.shape);
-    device_.download(out.bytes.data(), slots_[static_cast<size_t>(id)], s.bytes());
+    device_.download(out.bytes.data(), at(id, 0), s.bytes());
     return out;
   }
   throw Error(ErrorKind::usage, fmt::format("the program has no state \"{}\"", name));
@@ -72,37 +76,52 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   if (s.dtype != value.dtype || s.shape != value.shape)
     throw Error(ErrorKind::usage, fmt::format("input \"{}\" is {}, got {}", s.name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
-  device_.upload(slots_[static_cast<size_t>(id)], value.bytes.data(), s.bytes());
+  if (ran_) {   // a run may still read the set at hand
+    set_ = (set_ + 1) % slots_.size();
+    ran_ = false;
+  }
+  device_.stage(at(id, set_), value.bytes.data(), s.bytes(), static_cast<int>(set_));
+  holder_[static_cast<size_t>(position)] = set_;
 }
 
-void Executable::run_step(const Step& step) {
+void Executable::run_step(const Step& step, size_t set) {
+  const auto bytes = [&](int64_t slot) { return program_.slots[static_cast<size_t>(slot)].bytes(); };
   std::visit(Overloaded{[&](const Launch& l) {
-                          std::vector<DevicePtr> operands;
-                          for (int64_t s : l.slots) operands.push_back(slots_[static_cast<size_t>(s)]);
                           const KernelImage& image = program_.images[static_cast<size_t>(l.image)];
-                          if (image.grid > 0) device_.launch(*images_[static_cast<size_t>(l.image)], image, operands);
+                          if (image.grid == 0) return;
+                          std::vector<MemoryRange> operands;
+                          for (int64_t s : l.slots) operands.push_back({at(s, set), bytes(s), static_cast<int64_t>(operands.size()) >= image.operands - image.outputs});
+                          device_.launch(*images_[static_cast<size_t>(l.image)], image, operands);
                         },
-                        [&](const Copy& c) { device_.copy(slots_[static_cast<size_t>(c.to)], slots_[static_cast<size_t>(c.from)], program_.slots[static_cast<size_t>(c.to)].bytes()); },
-                        [&](const Fill& f) { device_.fill(slots_[static_cast<size_t>(f.slot)], f.byte, program_.slots[static_cast<size_t>(f.slot)].bytes()); }},
+                        [&](const Copy& c) { device_.copy(at(c.to, set), at(c.from, set), bytes(c.to)); },
+                        [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes(f.slot)); }},
              step);
-}
-
-void Executable::play() {
-  for (const Step& s : program_.steps) run_step(s);
 }
 
 void Executable::run() {
   if (!unset_states_.empty())
     throw Error(ErrorKind::usage, fmt::format("state \"{}\" has no value yet; call set_state before the first run", program_.slots[static_cast<size_t>(*unset_states_.begin())].name));
-  if (!replay_) replay_ = device_.record([this] { play(); });
-  replay_();
+  device_.begin_run(static_cast<int>(set_));
+  for (size_t i = 0; i < holder_.size(); ++i) {
+    if (holder_[i] == set_) continue;
+    const int64_t slot = program_.inputs[i];
+    device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].bytes());
+    holder_[i] = set_;
+  }
+  if (!replay_[set_])
+    replay_[set_] = device_.record([this, set = set_] {
+      for (const Step& s : program_.steps) run_step(s, set);
+    });
+  replay_[set_]();
+  device_.end_run(static_cast<int>(set_));
+  ran_ = true;
 }
 
 HostTensor Executable::output(int64_t position) {
   const int64_t id = program_.outputs.at(static_cast<size_t>(position));
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   HostTensor out(s.dtype, s.shape);
-  device_.download(out.bytes.data(), slots_[static_cast<size_t>(id)], s.bytes());
+  device_.download(out.bytes.data(), at(id, 0), s.bytes());
   return out;
 }
 
@@ -122,7 +141,7 @@ std::vector<double> Executable::profile(int repeats) {
     for (int r = 0; r < repeats; ++r) {
       device_.synchronize();
       const auto start = std::chrono::steady_clock::now();
-      run_step(s);
+      run_step(s, set_);
       device_.synchronize();
       times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }

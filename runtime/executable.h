@@ -17,6 +17,7 @@ class Executable {
   /// States must be set once before the first run. Throws Error(usage) for an unknown name, another shape or dtype.
   void set_state(const std::string& name, const HostTensor& value);
   HostTensor state(const std::string& name);
+  /// For the next run; an input that is not set again keeps its value. Overlaps with a run that is under way.
   void set_input(int64_t position, const HostTensor& value);
   /// One step on the inputs set before; asynchronous on a GPU until an output is read.
   void run();
@@ -30,12 +31,15 @@ class Executable {
   Device& device_;
   Program program_;
   std::vector<std::unique_ptr<LoadedImage>> images_;
-  std::vector<DevicePtr> slots_;
+  std::vector<std::vector<DevicePtr>> slots_;      // by input set; all but inputs are the same
   std::vector<DevicePtr> owned_;
   std::set<int64_t> unset_states_;
-  std::function<void()> replay_;
-  void play();
-  void run_step(const Step& step);
+  std::vector<std::function<void()>> replay_;      // by input set
+  size_t set_ = 0;                                 // the set of the next run
+  bool ran_ = false;                               // it has been read by a run
+  std::vector<size_t> holder_;                     // of each input: the set with its latest value
+  DevicePtr at(int64_t slot, size_t set) const { return slots_[set][static_cast<size_t>(slot)]; }
+  void run_step(const Step& step, size_t set);
 };
 
 }  // namespace quern

@@ -19,7 +19,7 @@ using namespace tile;
 
 namespace {
 
-constexpr int64_t kExchangeBytes = 32 << 10;   // of shared memory for sums over warps
+constexpr int64_t kExchangeBytes = 32 << 10, kScatterBytes = 64 << 10;   // of shared memory for sums over warps
 
 bool is_op(const MapTile& m, Op op, ValueId left, ValueId right) {
   if (m.expr.size() != 3 || m.expr[2].kind != ScalarNode::Kind::op || m.expr[2].op != op) return false;
@@ -45,7 +45,7 @@ int uses(const Block& block, ValueId v) {
 
 }  // namespace
 
-Emitter::Emitter(const Kernel& kernel) : k_(kernel) {
+Emitter::Emitter(const Kernel& kernel, int arch) : k_(kernel), arch_(arch) {
   for (size_t a = 0; a < k_.axes.size(); ++a) {
     const Axis& axis = k_.axes[a];
     const Spread& s = axis.spread;
@@ -92,9 +92,11 @@ std::string Emitter::run(const std::string& name) {
     if (p.base.empty()) continue;
     line(fmt::format("const int t{} = (tid >> {} & {}) * {}{};", a, s.threads_at, s.threads - 1, s.vector, s.warps > 1 ? fmt::format(" + w{}", a) : ""));
   }
-  block(k_.phases[0].body);
+  scattered_ = scattered_sum();
+  if (scattered_) sum_then_rest(*scattered_);
+  else block(k_.phases[0].body);
   std::string head = fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", wide_index() ? "i64" : "int", threads_, name, params);
-  if (shared_bytes_ > 0) head += fmt::format("  __shared__ __align__(16) u8 shared[{}];\n", shared_bytes_);
+  if (shared_bytes_ > 0) head += "  extern __shared__ __align__(16) u8 shared[];\n";
   return head + "  const int tid = threadIdx.x;\n" + out_ + "}\n";
 }
 
@@ -273,6 +275,7 @@ int64_t Emitter::bits(const std::vector<AxisId>& axes) const {
   for (AxisId a : axes) {
     const Spread& s = k_.axes[static_cast<size_t>(a)].spread;
     out |= (s.threads - 1) << s.threads_at | (s.warps - 1) << (5 + s.warps_at);
+    if (const auto it = scattered_bits_.find(a); it != scattered_bits_.end()) out |= it->second;
   }
   return out;
 }
@@ -389,7 +392,7 @@ void Emitter::statement(const ReduceTile& reduce) {
   if (!partial_.count(reduce.out)) across(reduce.out, reduce.combine, bits(reduce.axes));
 }
 
-void Emitter::across(ValueId v, Op combine, int64_t bits) {
+void Emitter::across(ValueId v, Op combine, int64_t bits, Result result) {
   const DType dtype = value(v).dtype;
   const int64_t n = registers(value(v).axes, places_);
   const std::string x = name(v), type = register_type(dtype), carrier = size_of(dtype) == 1 ? "int" : type;
@@ -404,25 +407,104 @@ void Emitter::across(ValueId v, Op combine, int64_t bits) {
   const int64_t low = warps & -warps, copies = warps / low + 1;
   QN_CHECK((copies & (copies - 1)) == 0, "a sum over warps lies along neighbouring bits");
   const int64_t each = threads_ * static_cast<int64_t>(std::max<int64_t>(4, size_of(dtype)));
-  const int64_t chunk = std::clamp<int64_t>(kExchangeBytes / each, 1, n);
+  const bool scattered = result == Result::scattered && n * each <= kScatterBytes;
+  const int64_t chunk = scattered ? n : std::clamp<int64_t>(kExchangeBytes / each, 1, n);
   shared_bytes_ = std::max(shared_bytes_, chunk * each);
+  const auto sum = [&](const std::string& target, const std::string& reg) {
+    open("");
+    line(fmt::format("{} s = e{}[({}) * {} + (tid & ~{})];", type, v, reg, threads_, warps << 5));
+    line("#pragma unroll");
+    line(fmt::format("for (int w = 1; w < {}; ++w) s = {};", copies, apply(combine, dtype, dtype, {"s", fmt::format("e{}[({}) * {} + (tid & ~{} | w * {})]", v, reg, threads_, warps << 5, low << 5)})));
+    line(fmt::format("{} = s;", target));
+    close();
+  };
+  line(fmt::format("{0}* const e{1} = ({0}*)shared;", type, v));
   for (int64_t from = 0; from < n; from += chunk) {
     const int64_t here = std::min(chunk, n - from);
     line("__syncthreads();");
-    open("");
-    line(fmt::format("{0}* const e = ({0}*)shared;", type));
     line("#pragma unroll");
-    line(fmt::format("for (int r = 0; r < {}; ++r) e[r * {} + tid] = {}[r + {}];", here, threads_, x, from));
+    line(fmt::format("for (int r = 0; r < {}; ++r) e{}[r * {} + tid] = {}[r + {}];", here, v, threads_, x, from));
     line("__syncthreads();");
+    if (scattered) break;
     line("#pragma unroll");
     open(fmt::format("for (int r = 0; r < {}; ++r)", here));
-    line(fmt::format("{} s = e[r * {} + (tid & ~{})];", type, threads_, warps << 5));
-    line("#pragma unroll");
-    line(fmt::format("for (int w = 1; w < {}; ++w) s = {};", copies, apply(combine, dtype, dtype, {"s", fmt::format("e[r * {} + (tid & ~{} | w * {})]", threads_, warps << 5, low << 5)})));
-    line(fmt::format("{}[r + {}] = s;", x, from));
-    close();
+    sum(fmt::format("{}[r + {}]", x, from), "r");
     close();
   }
+  if (!scattered) return;
+  // What this thread keeps: register r of the new places is register `old` of the former ones.
+  const Places before = places_;
+  scatter(v, warps);
+  line(fmt::format("{} s{}[{}];", type, x, registers(value(v).axes, places_)));
+  names_[v] = "s" + x;
+  Registers r;
+  over(value(v).axes, places_, -1, r, [&] {
+    Registers old;
+    for (AxisId a : value(v).axes) old[a] = places_[static_cast<size_t>(a)].registers == before[static_cast<size_t>(a)].registers ? r[a] : fmt::format("(h{} + {})", a, r[a]);
+    const std::string spelled = at(v, old, before);
+    sum(at(v, r, places_), spelled.substr(spelled.find('[') + 1, spelled.rfind(']') - spelled.find('[') - 1));
+  });
+}
+
+// Gives each of the warps (bits) that summed `v` a share of its registers: whole vectors first, then parts of them.
+void Emitter::scatter(ValueId v, int64_t warps) {
+  const int64_t low = warps & -warps;
+  int64_t copies = warps / low + 1, bit = low << 5;
+  std::map<AxisId, int64_t> parts;
+  for (const bool whole : {true, false})
+    for (AxisId a : value(v).axes) {
+      const Place& p = place(a);
+      const int64_t have = p.registers / parts.emplace(a, 1).first->second;
+      const int64_t take = std::min(copies, whole ? std::max<int64_t>(have / p.vector, 1) : have);
+      parts[a] *= take;
+      copies /= take;
+    }
+  for (const auto& [a, n] : parts) {
+    if (n == 1) continue;
+    Place& p = places_[static_cast<size_t>(a)];
+    const int64_t kept = p.registers / n;
+    line(fmt::format("const int h{} = (tid / {} % {}) * {};", a, bit, n, kept));
+    const std::string moved = local(p, fmt::format("h{}", a));
+    line(fmt::format("const int u{} = {} + {};", a, p.base.empty() ? "0" : p.base, moved));
+    p.base = fmt::format("u{}", a);
+    p.registers = kept;
+    p.vector = std::min(p.vector, kept);
+    scattered_bits_[a] = (n - 1) * bit;
+    bit *= n;
+  }
+}
+
+const Seq* Emitter::scattered_sum() const {
+  const Seq* found = nullptr;
+  for (const Stmt& s : k_.phases[0].body) {
+    if (std::holds_alternative<Each>(s.node)) return nullptr;
+    if (const auto* q = std::get_if<Seq>(&s.node)) {
+      if (found || q->carries.size() != 1) return nullptr;
+      found = q;
+    }
+  }
+  if (!found || (!is_staged(*found) && deferred(*found).empty())) return nullptr;
+  return bits(found->axes) >> 5 && registers(value(found->outs[0]).axes, places_) > 1 ? found : nullptr;
+}
+
+// First the loop, with what it needs in the places of before; then everything else where the sum has come to lie.
+void Emitter::sum_then_rest(const Seq& q) {
+  if (!is_staged(q)) {
+    std::vector<const Stmt*> needed;
+    for (const Stmt& s : k_.phases[0].body) {
+      const auto* l = std::get_if<Load>(&s.node);
+      const auto* m = std::get_if<MapTile>(&s.node);
+      const ValueId out = l ? l->out : m ? m->out : -1;
+      if (out >= 0 && uses(q.body, out)) collect(out, {}, needed);
+    }
+    for (const Stmt* s : needed) {
+      if (const auto* l = std::get_if<Load>(&s->node)) load(*l, places_, "f");
+      else map(std::get<MapTile>(s->node), places_, "f");
+    }
+  }
+  statement(q);
+  for (const Stmt& s : k_.phases[0].body)
+    if (!std::holds_alternative<Seq>(s.node)) std::visit([this](const auto& node) { statement(node); }, s.node);
 }
 
 // Both operands from registers; the summed axis may lie across threads.
@@ -494,20 +576,21 @@ void Emitter::statement(const Seq& q) {
     }
   });
   for (size_t i = 0; i < q.outs.size(); ++i) names_[q.outs[i]] = name(q.carries[i].var);
-  for (const auto& [i, op] : later) across(q.outs[i], op, bits(q.axes));
+  for (const auto& [i, op] : later) across(q.outs[i], op, bits(q.axes), &q == scattered_ ? Result::scattered : Result::everywhere);
 }
 
 void Emitter::statement(const Each& e) {
   loops(e.axes, [&] { block(e.body); });
 }
 
-KernelImage emit(const Kernel& kernel, const std::string&) {
-  Emitter emitter(kernel);
+KernelImage emit(const Kernel& kernel, const std::string& arch) {
+  Emitter emitter(kernel, std::stoi(arch.substr(3)));
   KernelImage image;
   image.name = "k_" + hash_hex(structure(kernel)).substr(0, 16);
   image.source = std::string(kPrelude) + emitter.run(image.name);
   image.grid = emitter.blocks();
   image.threads = emitter.threads();
+  image.shared_bytes = emitter.shared_bytes();
   return image;
 }
 

@@ -19,10 +19,11 @@ struct Place {
 
 class Emitter {
  public:
-  explicit Emitter(const tile::Kernel& kernel);
+  Emitter(const tile::Kernel& kernel, int arch);
   /// The function's text, without the prelude.
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
+  int64_t shared_bytes() const { return shared_bytes_; }
   int64_t blocks() const;
 
  private:
@@ -30,6 +31,7 @@ class Emitter {
   using Registers = std::map<tile::AxisId, std::string>;   // the register of each axis, as an expression
 
   const tile::Kernel& k_;
+  const int arch_;               // 75, 80, 90
   int64_t threads_ = 32;
   int64_t shared_bytes_ = 0;     // most that any use of shared memory wants
   Places places_;
@@ -77,22 +79,34 @@ class Emitter {
   void statement(const tile::Each& e);
   void statement(const tile::Store& s);
   void loops(const std::vector<tile::AxisId>& axes, const std::function<void()>& body);
-  /// Combines the copies of `v` that lie along the given bits of the thread number; all threads get the result.
-  void across(tile::ValueId v, Op combine, int64_t bits);
+  /// Combines the copies of `v` that lie along the given bits of the thread number; all threads get the result, or,
+  /// scattered, each warp a share of the registers: then the value's axes lie elsewhere from here on.
+  enum class Result { everywhere, scattered };
+  void across(tile::ValueId v, Op combine, int64_t bits, Result result = Result::everywhere);
+  void scatter(tile::ValueId v, int64_t warps);
+  /// The only loop at the top, whose sum may be scattered over the warps that shared it; null where there is none.
+  const tile::Seq* scattered_sum() const;
+  void sum_then_rest(const tile::Seq& q);
   /// Carries that stay per thread until the loop ends, with what combines them.
   std::map<size_t, Op> deferred(const tile::Seq& q) const;
   std::map<tile::ValueId, bool> partial_;   // reductions left per thread
+  const tile::Seq* scattered_ = nullptr;
+  std::map<tile::AxisId, int64_t> scattered_bits_;
 
   // --- staged products (stage.cpp) ---
   struct Operand;
   bool is_staged(const tile::Seq& q) const;
   void staged(const tile::Seq& q);
   Operand operand(const tile::Mma& m, bool columns, const tile::Seq& q) const;
+  const tile::Stmt* definition(tile::ValueId v, const tile::Block& body) const;
+  void collect(tile::ValueId v, const tile::Block& body, std::vector<const tile::Stmt*>& definitions) const;
+  void starts_of(const tile::Seq& q, const std::string& step);
   void fetch(const Operand& o);
   void put(const Operand& o);
+  void copy(const Operand& o);
+  std::string staged_place(const Operand& o, const Registers& r) const;
   void multiply_simt(const tile::Mma& m, const Operand& a, const Operand& b, tile::AxisId depth, const std::string& sum);
   void multiply_atoms(const tile::Mma& m, const Operand& a, const Operand& b, tile::AxisId depth, const std::string& sum);
-  const tile::Stmt* definition(tile::ValueId v, const tile::Block& body) const;
 };
 
 }  // namespace quern::cuda

@@ -83,6 +83,19 @@ template <int N, class T> __device__ inline void qn_clear(T (&x)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = 0;
 }
+// Asynchronous copies of N elements to shared memory, 0 where `inside` is false; before sm_80 they are not used.
+template <int N, class T> __device__ inline void qn_async(T* to, const T* base, i64 at, bool inside) {
+#if __CUDA_ARCH__ >= 800
+  u32 p = (u32)__cvta_generic_to_shared(to); const T* from = inside ? base + at : base; int n = inside ? N * (int)sizeof(T) : 0;
+  if (N * sizeof(T) == 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(p), "l"(from), "r"(n) : "memory");
+  else if (N * sizeof(T) == 8) asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" :: "r"(p), "l"(from), "r"(n) : "memory");
+  else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" :: "r"(p), "l"(from), "r"(n) : "memory");
+#endif
+}
+#if __CUDA_ARCH__ >= 800
+__device__ inline void qn_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> __device__ inline void qn_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
+#endif
 // Matrix fragments: eight rows of 16 bytes per register, plain or transposed; products with sums in place.
 template <int N> __device__ inline void qn_ldmatrix(u32* d, const u16* s) {
   u32 p = (u32)__cvta_generic_to_shared(s);

@@ -1,5 +1,6 @@
-// Staged products: both operands go through shared memory in two stages. While one stage is multiplied the next one is
-// on its way in registers:
+// Staged products: both operands go through shared memory. Plain loads are copied asynchronously, as many steps ahead as
+// there are stages; what has a prologue goes through registers, one step ahead, in two stages:
+//   copy(0), …, copy(n-2);  for each step { wait;  sync;  copy(step + n-1);  multiply shared[step % n] }
 //   fetch(0);  for each step { put → shared[step % 2];  sync;  fetch(step + 1);  multiply shared[step % 2] }
 // An operand is fetched in a layout of its own (16 bytes along what is contiguous in memory), so the statements that
 // make it are written again for that layout, prologue maps included; outside the extents it is 0.
@@ -22,7 +23,7 @@ struct Emitter::Operand {
   AxisId along = -1, across = -1;         // which of outer and depth is contiguous in memory, and the other
   bool depth_inner = false;               // shared memory is [outer][depth], else [depth][outer]
   AxisId vector = -1;                     // the axis of its 16-byte accesses
-  bool rounded = false;                   // to tf32
+  const Load* plain = nullptr;            // all that defines it, copied without registers
   std::string letter;                     // of its variables
   DType element;                          // in shared memory
   int64_t pitch = 0, elements = 0, offset = 0;   // row in elements; one stage; bytes from the start of shared memory
@@ -53,6 +54,19 @@ const Stmt* Emitter::definition(ValueId v, const Block& body) const {
   return nullptr;
 }
 
+// The statements that define `v`, in order.
+void Emitter::collect(ValueId v, const Block& body, std::vector<const Stmt*>& definitions) const {
+  const Stmt* s = definition(v, body);
+  if (std::find(definitions.begin(), definitions.end(), s) != definitions.end()) return;
+  if (const auto* l = std::get_if<Load>(&s->node)) {
+    for (const BoxIndex& b : l->index)
+      if (b.gather >= 0) collect(b.gather, body, definitions);
+  } else {
+    for (ValueId a : std::get<MapTile>(s->node).args) collect(a, body, definitions);
+  }
+  definitions.push_back(s);
+}
+
 Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) const {
   // Columns are the axis on the lowest lanes.
   Operand o;
@@ -67,18 +81,7 @@ Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) cons
   o.value = has(m.a, o.outer) ? m.a : m.b;
   o.letter = columns ? "b" : "a";
 
-  const std::function<void(ValueId)> collect = [&](ValueId v) {
-    const Stmt* s = definition(v, q.body);
-    if (std::find(o.definitions.begin(), o.definitions.end(), s) != o.definitions.end()) return;
-    if (const auto* l = std::get_if<Load>(&s->node)) {
-      for (const BoxIndex& b : l->index)
-        if (b.gather >= 0) collect(b.gather);
-    } else {
-      for (ValueId a : std::get<MapTile>(s->node).args) collect(a);
-    }
-    o.definitions.push_back(s);
-  };
-  collect(o.value);
+  collect(o.value, q.body, o.definitions);
 
   // What is contiguous in memory gets the vectors and the lowest threads.
   AxisId along = o.depth, across = o.outer;
@@ -110,9 +113,20 @@ Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) cons
   o.vector = vector > 1 ? along : -1;
 
   const auto atom = find_atom(m.atom, m.precision);
-  o.rounded = m.precision == Precision::tf32;
   o.element = atom && m.precision != Precision::tf32 ? value(o.value).dtype : m.precision == Precision::f64 ? DType::f64 : DType::f32;
-  o.depth_inner = atom && along == o.depth;
+  o.depth_inner = along == o.depth && (atom || place(o.outer).vector == 1);
+  // Vectors that shared memory holds across its rows are taken apart.
+  if (o.vector >= 0 && (o.vector == o.depth) != o.depth_inner && o.definitions.size() == 1 && size_of(o.element) >= 4) {
+    lay(along, std::min(threads_, place(along).tile), 1, o.places[static_cast<size_t>(along)].base);
+    lay(across, std::min(threads_ / o.places[static_cast<size_t>(along)].threads, place(across).tile), 1, o.places[static_cast<size_t>(across)].base);
+    o.vector = -1;
+  }
+  const auto* only = o.definitions.size() == 1 ? std::get_if<Load>(&o.definitions[0]->node) : nullptr;
+  if (only && std::string(memory_type(o.element)) == memory_type(buffer(only->buffer).dtype)) {
+    const AxisId vectors = vector_axis(only->buffer, only->index, value(o.value).axes, o.places);
+    const int64_t bytes = size_of(o.element) * (o.vector >= 0 ? o.places[static_cast<size_t>(o.vector)].vector : 1);
+    if (vectors == o.vector && bytes >= 4 && bytes <= 16) o.plain = only;
+  }
   // Rows are padded so that eight of them, or the lanes of a fragment, meet different banks; 16-byte steps stay aligned.
   const int64_t pad = atom ? (m.precision == Precision::tf32 && o.depth_inner ? 4 : 8) : 16 / size_of(o.element);
   o.pitch = (o.depth_inner ? place(o.depth).tile : place(o.outer).tile) + pad;
@@ -120,7 +134,28 @@ Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) cons
   return o;
 }
 
-// Inside the fetch lambda: the operand's tile of this step → the registers r{letter}.
+// Where an element of the fetched tile lies within its stage.
+std::string Emitter::staged_place(const Operand& o, const Registers& r) const {
+  const auto in_tile = [&](AxisId a) {
+    const Place& p = o.places[static_cast<size_t>(a)];
+    const std::string l = local(p, r.at(a));
+    return l.empty() ? p.base : p.base + " + " + l;
+  };
+  return o.place(in_tile(o.outer), in_tile(o.depth));
+}
+
+// The operand's tile of this step → shared memory, without registers; 0 outside.
+void Emitter::copy(const Operand& o) {
+  const std::vector<AxisId>& axes = value(o.value).axes;
+  const int64_t n = o.vector >= 0 ? o.places[static_cast<size_t>(o.vector)].vector : 1;
+  Registers r;
+  over(axes, o.places, o.vector, r, [&] {
+    const Spot s = spot(o.plain->buffer, o.plain->index, axes, r, o.places);
+    line(fmt::format("qn_async<{}>(s{} + {}, p{}, {}, {});", n, o.letter, staged_place(o, r), o.plain->buffer, s.position, s.condition.empty() ? "true" : s.condition));
+  });
+}
+
+// The operand's tile of this step → the registers r{letter}.
 void Emitter::fetch(const Operand& o) {
   const auto names = names_;
   open("");
@@ -132,8 +167,7 @@ void Emitter::fetch(const Operand& o) {
   const std::vector<AxisId>& axes = value(o.value).axes;
   over(axes, o.places, -1, r, [&] {
     const std::string condition = inside(axes, r, o.places), x = at(o.value, r, o.places);
-    const std::string target = "r" + o.letter + x.substr(x.find('['));
-    line(fmt::format("{} = {};", target, condition.empty() ? x : fmt::format("({}) ? {} : 0", condition, x)));
+    line(fmt::format("r{}{} = {};", o.letter, x.substr(x.find('[')), condition.empty() ? x : fmt::format("({}) ? {} : 0", condition, x)));
   });
   close();
   names_ = names;
@@ -147,17 +181,11 @@ void Emitter::put(const Operand& o) {
     std::string index = "0";
     for (AxisId a : axes)
       if (o.places[static_cast<size_t>(a)].registers > 1) index = fmt::format("({}) * {} + {}", index, o.places[static_cast<size_t>(a)].registers, r.at(a));
-    const std::string x = fmt::format("r{}[{}]", o.letter, index);
-    return o.rounded ? fmt::format("qn_to_tf32({})", x) : to_memory(o.element, x);
+    return to_memory(o.element, fmt::format("r{}[{}]", o.letter, index));
   };
   Registers r;
   over(axes, o.places, whole ? o.vector : -1, r, [&] {
-    const auto in_tile = [&](AxisId a) {
-      const Place& p = o.places[static_cast<size_t>(a)];
-      const std::string l = local(p, r.at(a));
-      return l.empty() ? p.base : p.base + " + " + l;
-    };
-    const std::string position = o.place(in_tile(o.outer), in_tile(o.depth));
+    const std::string position = staged_place(o, r);
     if (!whole) {
       line(fmt::format("s{}[{}] = {};", o.letter, position, spelled(r)));
       return;
@@ -174,12 +202,25 @@ void Emitter::put(const Operand& o) {
   });
 }
 
+// The first elements of the loop's axes at a step, the last axis fastest.
+void Emitter::starts_of(const Seq& q, const std::string& step) {
+  std::string rest = step;
+  for (size_t d = q.axes.size(); d-- > 0;) {
+    const Place& p = place(q.axes[d]);
+    const int64_t tiles = ceil_div(p.extent, p.tile);
+    line(fmt::format("const ix {} = {} * {};", p.start, d == 0 ? rest : fmt::format("{} % {}", rest, tiles), p.tile));
+    rest = fmt::format("({} / {})", rest, tiles);
+  }
+}
+
 void Emitter::staged(const Seq& q) {
   const Mma& m = *product_of(q.body);
   Operand a = operand(m, false, q), b = operand(m, true, q);
   const AxisId depth = a.depth;
-  b.offset = round_up(2 * a.elements * size_of(a.element), 16);
-  shared_bytes_ = std::max(shared_bytes_, b.offset + 2 * b.elements * size_of(b.element));
+  const bool asynchronous = a.plain && b.plain && arch_ >= 80;
+  const int64_t stages = asynchronous ? m.stages : 2;
+  b.offset = round_up(stages * a.elements * size_of(a.element), 16);
+  shared_bytes_ = std::max(shared_bytes_, b.offset + stages * b.elements * size_of(b.element));
 
   names_[q.outs[0]] = names_[q.carries[0].var] = fmt::format("v{}", q.outs[0]);
   const std::string sum = name(q.outs[0]);
@@ -189,58 +230,83 @@ void Emitter::staged(const Seq& q) {
   line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {};", sums, sum, constant(q.carries[0].init)));
   int64_t steps = 1;
   for (AxisId x : q.axes) steps *= ceil_div(place(x).extent, place(x).tile);
-  if (steps == 0) return;
 
   for (const Operand* o : {&a, &b}) {
     const Place &low = o->places[static_cast<size_t>(o->along)], &high = o->places[static_cast<size_t>(o->across)];
     line(fmt::format("const int {} = tid % {} * {}, {} = tid / {} % {};", low.base, low.threads, low.vector, high.base, low.threads, high.threads));
-    line(fmt::format("{} r{}[{}];", register_type(value(o->value).dtype), o->letter, registers(value(o->value).axes, o->places)));
+    if (!asynchronous) line(fmt::format("{} r{}[{}];", register_type(value(o->value).dtype), o->letter, registers(value(o->value).axes, o->places)));
   }
-  open("const auto fetch = [&](const ix step)");
-  std::string rest = "step";
-  for (size_t d = q.axes.size(); d-- > 0;) {
-    const Place& p = place(q.axes[d]);
-    const int64_t tiles = ceil_div(p.extent, p.tile);
-    line(fmt::format("const ix {} = {} * {};", p.start, d == 0 ? rest : fmt::format("{} % {}", rest, tiles), p.tile));
-    rest = fmt::format("({} / {})", rest, tiles);
+  const auto stage = [&](const std::string& number) {
+    for (const Operand* o : {&a, &b}) line(fmt::format("{0}* const s{1} = ({0}*)(shared + {2}) + {3} * {4};", o->type(), o->letter, o->offset, number, o->elements));
+  };
+  open(asynchronous ? "const auto fetch = [&](const ix step, const int stage)" : "const auto fetch = [&](const ix step)");
+  starts_of(q, "step");
+  if (asynchronous) stage("stage");
+  for (const Operand* o : {&a, &b}) {
+    if (asynchronous) copy(*o);
+    else fetch(*o);
   }
-  fetch(a);
-  fetch(b);
   indent_.resize(indent_.size() - 2);
   line("};");
-  line("__syncthreads();");   // shared memory may still be read by what stood before
-  line("fetch(0);");
-  open(fmt::format("for (ix step = 0; step < {}; ++step)", steps));
-  for (const Operand* o : {&a, &b})
-    line(fmt::format("{0}* const s{1} = ({0}*)(shared + {2}) + (step & 1) * {3};", o->type(), o->letter, o->offset, o->elements));
-  put(a);
-  put(b);
-  line("__syncthreads();");
-  line(fmt::format("if (step + 1 < {}) fetch(step + 1);", steps));
-  if (m.atom == "simt") multiply_simt(m, a, b, depth, sum);
-  else multiply_atoms(m, a, b, depth, sum);
-  close();
-  across(q.outs[0], Op::add, bits({depth}));
+  const auto multiply = [&] {
+    if (m.atom == "simt") multiply_simt(m, a, b, depth, sum);
+    else multiply_atoms(m, a, b, depth, sum);
+  };
+  if (asynchronous) {
+    line("#pragma unroll");
+    line(fmt::format("for (int s = 0; s < {}; ++s) {{ if (s < {}) fetch(s, s); qn_commit(); }}", stages - 1, steps));
+    line("int full = 0;");
+    open(fmt::format("for (ix step = 0; step < {}; ++step)", steps));
+    line(fmt::format("qn_wait<{}>();", stages - 2));
+    line("__syncthreads();");
+    line(fmt::format("if (step + {0} < {1}) fetch(step + {0}, full == 0 ? {0} : full - 1);", stages - 1, steps));
+    line("qn_commit();");
+    stage("full");
+    multiply();
+    line(fmt::format("full = full == {} ? 0 : full + 1;", stages - 1));
+    close();
+    line("qn_wait<0>();");
+  } else {
+    line(fmt::format("if ({} > 0) fetch(0);", steps));
+    open(fmt::format("for (ix step = 0; step < {}; ++step)", steps));
+    stage("(step & 1)");
+    put(a);
+    put(b);
+    line("__syncthreads();");
+    line(fmt::format("if (step + 1 < {}) fetch(step + 1);", steps));
+    multiply();
+    close();
+  }
+  across(q.outs[0], Op::add, bits({depth}), &q == scattered_ ? Result::scattered : Result::everywhere);
 }
 
 void Emitter::multiply_simt(const Mma& m, const Operand& a, const Operand& b, AxisId depth, const std::string& sum) {
   const Place& p = place(depth);
+  const int64_t together = a.depth_inner || b.depth_inner ? 16 / size_of(a.element) : 1;   // terms of the sum
   line("#pragma unroll");
-  open(fmt::format("for (int k = 0; k < {}; ++k)", p.registers));
+  open(fmt::format("for (int k = 0; k < {}; k += {})", p.registers, together));
   const std::string k = p.base.empty() ? "k" : p.base + " + k";
   for (const Operand* o : {&a, &b}) {
     const Place& outer = place(o->outer);
-    line(fmt::format("__align__(16) {} f{}[{}];", o->type(), o->letter, outer.registers));
+    const std::string in_tile = local(outer, "r"), row = in_tile.empty() ? outer.base : outer.base + " + " + in_tile;
+    line(fmt::format("__align__(16) {} f{}[{}][{}];", o->type(), o->letter, together, outer.registers));
     line("#pragma unroll");
-    line(fmt::format("for (int r = 0; r < {}; r += {}) qn_read<{}>(f{} + r, s{} + {});", outer.registers, outer.vector, outer.vector, o->letter, o->letter,
-                     o->place(fmt::format("{} + {}", outer.base, local(outer, "r").empty() ? "0" : local(outer, "r")), k)));
+    open(fmt::format("for (int r = 0; r < {}; r += {})", outer.registers, o->depth_inner ? 1 : outer.vector));
+    if (o->depth_inner) line(fmt::format("__align__(16) {} q[{}]; qn_read(q, s{} + {});", o->type(), together, o->letter, o->place(row, k)));
+    line("#pragma unroll");
+    line(fmt::format("for (int x = 0; x < {}; ++x) ", together) +
+         (o->depth_inner ? fmt::format("f{}[x][r] = q[x];", o->letter) : fmt::format("qn_read<{}>(&f{}[x][r], s{} + {});", outer.vector, o->letter, o->letter, o->place(row, "(" + k + " + x)"))));
+    close();
   }
+  line("#pragma unroll");
+  open(fmt::format("for (int x = 0; x < {}; ++x)", together));
   Registers r;
   over({a.outer, b.outer}, places_, -1, r, [&] {
     names_[m.out] = sum;
     const std::string target = at(m.out, r, places_);
-    line(fmt::format("{} = qn_fma(fa[{}], fb[{}], {});", target, r[a.outer], r[b.outer], target));
+    line(fmt::format("{} = qn_fma(fa[x][{}], fb[x][{}], {});", target, r[a.outer], r[b.outer], target));
   });
+  close();
   close();
 }
 
@@ -263,12 +329,12 @@ void Emitter::multiply_atoms(const Mma& m, const Operand& a, const Operand& b, A
   if (m.precision == Precision::tf32) {
     std::vector<std::string> lines;
     for (int f = 0; f < 4; ++f)
-      lines.push_back(fmt::format("fa[y][{}] = __float_as_uint(sa[{}]);", f, a.place(fmt::format("{} + {} + lane / 4", row, f % 2 * 8), fmt::format("{} + {} + lane % 4", k, f / 2 * 4))));
+      lines.push_back(fmt::format("fa[y][{}] = __float_as_uint(qn_to_tf32(sa[{}]));", f, a.place(fmt::format("{} + {} + lane / 4", row, f % 2 * 8), fmt::format("{} + {} + lane % 4", k, f / 2 * 4))));
     line("const int lane = tid & 31;");
     each("y", row_atoms, 1, lines);
     lines.clear();
     for (int f = 0; f < 2; ++f)
-      lines.push_back(fmt::format("fb[x][{}] = __float_as_uint(sb[{}]);", f, b.place(fmt::format("{} + lane / 4", column), fmt::format("{} + {} + lane % 4", k, f * 4))));
+      lines.push_back(fmt::format("fb[x][{}] = __float_as_uint(qn_to_tf32(sb[{}]));", f, b.place(fmt::format("{} + lane / 4", column), fmt::format("{} + {} + lane % 4", k, f * 4))));
     each("x", column_atoms, 1, lines);
   } else {
     line("const int lane = tid & 31;");

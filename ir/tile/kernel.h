@@ -7,7 +7,7 @@
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v
 //   op       ::= "load" %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
-//              | "mma[" precision ["," atom] "]" axis-name,+ "(" %acc "," %a "," %b ")"
+//              | "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")"
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
 // Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
@@ -105,7 +105,8 @@ struct Mma {
   Precision precision;
   std::vector<AxisId> axes;
   ValueId acc, a, b;
-  std::string atom = "";           // planned (CUDA): the instruction of passes/tile/atoms.h; empty: from registers
+  std::string atom = "";           // planned (CUDA): "simt" or a name in passes/tile/atoms.h; empty: from registers
+  int64_t stages = 0;              // with an atom: steps of the loop that shared memory holds
 };
 struct Carry { ValueId var; Scalar init; };
 /// `outs[i]` is the last value of `carries[i]`; `yields[i]` its next value, defined in `body`.

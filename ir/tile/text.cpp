@@ -118,7 +118,7 @@ class Printer {
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
-                     return define(m.out) + fmt::format("mma[{}{}] {} (%{}, %{}, %{})", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : ", " + m.atom, names(m.axes), number(m.acc), number(m.a), number(m.b));
+                     return define(m.out) + fmt::format("mma[{}{}] {} (%{}, %{}, %{})", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : fmt::format(", {} x {}", m.atom, m.stages), names(m.axes), number(m.acc), number(m.a), number(m.b));
                    },
                    [&](const Seq& q) {
                      std::string out;
@@ -473,7 +473,12 @@ class Parser {
     while (p < 5 && precision != kPrecisions[p]) ++p;
     if (p == 5) r_.fail("an unknown precision");
     m.precision = static_cast<Precision>(p);
-    if (r_.accept(",")) m.atom = r_.word();
+    if (r_.accept(",")) {
+      m.atom = r_.word();
+      r_.expect("x");
+      m.stages = r_.integer();
+      if (m.stages < 2 || m.stages > 16) r_.fail("a staged product has 2 to 16 stages");
+    }
     r_.expect("]");
     do m.axes.push_back(axis());
     while (r_.accept(","));

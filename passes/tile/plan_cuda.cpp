@@ -18,6 +18,7 @@ namespace {
 
 constexpr int64_t kBlock = 256;          // threads, where nothing else decides
 constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; a constant, so that plans do not vary
+constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
 
 int64_t power_up(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1)))); }
@@ -47,6 +48,12 @@ class Planner {
   int64_t instances() {
     int64_t n = 1;
     for (AxisId a : k_.phases[0].grid) n *= std::max<int64_t>(axis(a).extent, 1);
+    return n;
+  }
+
+  int64_t blocks() {
+    int64_t n = 1;
+    for (AxisId a : k_.phases[0].grid) n *= ceil_div(std::max<int64_t>(axis(a).extent, 1), axis(a).tile);
     return n;
   }
 
@@ -202,7 +209,9 @@ class Planner {
       AxisId longest = -1;
       for (AxisId a : axes_of(m.out))
         if (a != lead && has(m.a, a) == of_a && has(m.b, a) != of_a && axis(a).spread == Spread{} && (longest < 0 || axis(a).extent > axis(longest).extent)) longest = a;
-      if (longest >= 0) axis(longest).tile = std::min<int64_t>(8, power_up(axis(longest).extent));
+      if (longest < 0) continue;
+      int64_t& tile = axis(longest).tile = std::min<int64_t>(8, power_up(axis(longest).extent));
+      while (tile > 1 && blocks() < 96) tile /= 2;
     }
   }
 
@@ -238,13 +247,16 @@ class Planner {
       axis(j).spread = columns_of(*atom, shape.column_warps, 0);
     } else {
       const int64_t v = m->precision == Precision::f64 ? 2 : 4;
-      axis(i).spread = {4, 3, shape.row_warps, row_at, std::min(v, shape.rows / (4 * shape.row_warps))};
+      // Rows that are read along the sum are taken one by one, so that their vectors meet different banks.
+      axis(i).spread = {4, 3, shape.row_warps, row_at, runs_along(has(m->a, i) ? m->a : m->b, depth) ? 1 : std::min(v, shape.rows / (4 * shape.row_warps))};
       axis(j).spread = {8, 0, shape.column_warps, 0, std::min(v, shape.columns / (8 * shape.column_warps))};
     }
     axis(depth).spread = {1, 0, shape.depth_warps, depth_at, 1};
     for (AxisId a : {i, j})
       if (axis(a).spread.warps == 1) axis(a).spread.warps_at = 0;
     if (shape.depth_warps == 1) axis(depth).spread.warps_at = 0;
+    const int64_t stage = (shape.rows + shape.columns + 16) * (shape.depth + 4) * (atom && m->precision != Precision::tf32 ? 2 : m->precision == Precision::f64 ? 8 : 4);
+    m->stages = std::clamp<int64_t>((arch_ >= 80 ? kShared : kShared / 2) / stage, 2, 4);
     axis(i).tile = shape.rows;
     axis(j).tile = shape.columns;
     axis(depth).tile = shape.depth;
@@ -255,6 +267,11 @@ class Planner {
     for (AxisId a : axes)
       if (axis(a).extent > axis(out).extent) out = a;
     return out;
+  }
+  // Is the operand read from memory along the axis?
+  bool runs_along(ValueId v, AxisId a) const {
+    const auto it = facts_.loaded.find(v);
+    return it != facts_.loaded.end() && step_of(k_, it->second->buffer, it->second->index, a) == 1;
   }
   double contiguous_bytes_of_stores(AxisId a) {
     double bytes = 0;

@@ -62,14 +62,16 @@ class CpuDevice : public Device {
     return std::make_unique<CpuImage>(image);
   }
 
-  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<DevicePtr>& operands) override {
+  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands) override {
+    pointers_.clear();
+    for (const MemoryRange& o : operands) pointers_.push_back(o.ptr);
     const Entry entry = static_cast<const CpuImage&>(image).entry;
     const int64_t workers = std::min<int64_t>(threads_.count(), kernel.grid);
     const auto scratch = [&](int64_t worker) { return static_cast<char*>(scratch_) + worker * scratch_each_; };
-    if (workers <= 1 || kernel.flops + kernel.bytes < kWorthForking) return entry(operands.data(), scratch(0), 0, kernel.grid);
+    if (workers <= 1 || kernel.flops + kernel.bytes < kWorthForking) return entry(pointers_.data(), scratch(0), 0, kernel.grid);
     threads_.run([&](int worker) {
       const int64_t begin = kernel.grid * worker / workers, end = kernel.grid * (worker + 1) / workers;
-      if (worker < workers) entry(operands.data(), scratch(worker), begin, end);
+      if (worker < workers) entry(pointers_.data(), scratch(worker), begin, end);
     });
   }
   void synchronize() override {}
@@ -79,6 +81,7 @@ class CpuDevice : public Device {
   Pool pool_;
   void* scratch_ = nullptr;
   int64_t scratch_each_ = 0;
+  std::vector<DevicePtr> pointers_;   // of the launch at hand
 
   void reserve_scratch(int64_t bytes) {
     if (bytes <= scratch_each_) return;

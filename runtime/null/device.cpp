@@ -44,9 +44,9 @@ class NullDevice : public Device {
     say(fmt::format("load {} {} bytes", image.name, image.code.size()));
     return std::make_unique<NullImage>();
   }
-  void launch(const LoadedImage&, const KernelImage& kernel, const std::vector<DevicePtr>& operands) override {
+  void launch(const LoadedImage&, const KernelImage& kernel, const std::vector<MemoryRange>& operands) override {
     std::string line = fmt::format("launch {} grid {}", kernel.name, kernel.grid);
-    for (DevicePtr p : operands) line += " " + spell(p);
+    for (const MemoryRange& o : operands) line += " " + spell(o.ptr);
     say(line);
   }
   void synchronize() override {}
