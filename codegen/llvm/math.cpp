@@ -171,7 +171,9 @@ LlvmValue Scalars::sine(LlvmValue x, bool single, int quarter) const {
   const LlvmValue negative = b.CreateICmpNE(b.CreateAnd(quadrant, integer(i, 2)), integer(i, 0));
   const LlvmValue value = b.CreateSelect(odd, cos_r, sin_r);
   // x - x is NaN for infinities and NaN.
-  return b.CreateSelect(bad, b.CreateFSub(x, x), b.CreateSelect(negative, b.CreateFNeg(value), value));
+  const LlvmValue out = b.CreateSelect(bad, b.CreateFSub(x, x), b.CreateSelect(negative, b.CreateFNeg(value), value));
+  if (quarter) return out;
+  return b.CreateSelect(b.CreateFCmpOEQ(x, number(t, 0)), x, out);   // the reduction loses the sign of sin(-0)
 }
 
 LlvmValue Scalars::pow(LlvmValue x, LlvmValue y, bool single) const {
