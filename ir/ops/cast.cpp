@@ -30,10 +30,11 @@ std::vector<NodeId> vjp_cast(GraphBuilder& b, NodeId n, NodeId g) {
 
 std::vector<Sample> cast_samples(DType d) {
   std::vector<Sample> out;
-  for (int to = 0; to < kDTypeCount; ++to) {
-    Sample s{{{d, {3, 7}, {}}}, {}, -3, 3};
-    s.attrs.dtype = {static_cast<DType>(to)};
-    out.push_back(s);
+  for (int to = 0; to < kDTypeCount; ++to) {    for (const Shape& shape : {Shape{3, 7}, Shape{}, Shape{0, 2}, Shape{130}}) {
+      Sample s{{{d, shape, {}}}, {}, -3, 3};
+      s.attrs.dtype = {static_cast<DType>(to)};
+      out.push_back(s);
+    }
   }
   return out;
 }

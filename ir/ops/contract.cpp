@@ -117,7 +117,9 @@ std::vector<Sample> contract_samples(DType d) {
           sample({2, 3, 5}, {2, 5, 4}, "bmk,bkn->bmn"), sample({5}, {5}, "k,k->"),            sample({1, 33}, {33, 17}, "mk,kn->mn"),
           sample({3, 0}, {0, 4}, "mk,kn->mn"),          sample({0, 3}, {3, 4}, "mk,kn->mn"),  sample({3}, {4}, "m,n->mn"),
           sample({67, 65}, {65, 70}, "mk,kn->mn"),      sample({2, 3, 4}, {3, 4, 5}, "bij,ijn->nb"),
-          sample({9, 130}, {130}, "mk,k->m"),           sample({4, 3}, {4, 3}, "ab,ab->ab")};
+          sample({9, 130}, {130}, "mk,k->m"),           sample({4, 3}, {4, 3}, "ab,ab->ab"),   sample({}, {}, ",->"),
+          sample({1, 1}, {1, 1}, "mk,kn->mn"),          sample({3, 5}, {5, 0}, "mk,kn->mn"),  sample({0, 2, 3}, {0, 3, 4}, "bmk,bkn->bmn"),
+          sample({0}, {0}, "k,k->"),                    sample({}, {5}, ",n->n")};
 }
 
 }  // namespace

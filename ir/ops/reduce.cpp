@@ -137,7 +137,8 @@ std::vector<Sample> reduce_samples(DType d) {
   };
   return {sample({7}, {0}),        sample({3, 5}, {1}),       sample({3, 5}, {0}),       sample({2, 3, 33}, {0, 2}), sample({0, 3}, {0}),
           sample({4, 0}, {1}),     sample({5, 130}, {1}),     sample({130, 5}, {0}),     sample({3, 4}, {0, 1}),     sample({3, 4, 5}, {1}),
-          sample({1, 1}, {0}),     sample({2, 1000}, {1}),    sample({}, {})};
+          sample({1, 1}, {0}),     sample({2, 1000}, {1}),    sample({}, {}),            sample({1}, {0}),           sample({3, 0}, {0}),
+          sample({0}, {0}),        sample({7, 1}, {1})};
 }
 std::vector<Sample> prod_samples(DType d) {
   std::vector<Sample> out = reduce_samples(d);

@@ -50,7 +50,7 @@ std::vector<Sample> no_samples(DType) { return {}; }
 std::vector<Sample> iota_samples(DType d) {
   if (d == DType::boolean) return {};
   std::vector<Sample> out;
-  for (const auto& [shape, axis] : {std::pair<Shape, int64_t>{{7}, 0}, {{3, 40}, 1}, {{3, 40}, 0}, {{0}, 0}}) {
+  for (const auto& [shape, axis] : {std::pair<Shape, int64_t>{{7}, 0}, {{3, 40}, 1}, {{3, 40}, 0}, {{0}, 0}, {{1}, 0}, {{3, 0}, 0}}) {
     Sample s;
     s.attrs.axes = {axis};
     s.attrs.shape = shape;
@@ -62,7 +62,7 @@ std::vector<Sample> iota_samples(DType d) {
 std::vector<Sample> random_samples(DType d) {
   if (d != DType::u32) return {};
   std::vector<Sample> out;
-  for (const Shape& shape : {Shape{}, Shape{9}, Shape{3, 70}, Shape{0}}) {
+  for (const Shape& shape : {Shape{}, Shape{9}, Shape{3, 70}, Shape{0}, Shape{1, 1}}) {
     Sample s{{{d, {}, {}}}, {}, 0, 100};
     s.attrs.shape = shape;
     s.attrs.index = {3};

@@ -96,7 +96,8 @@ std::vector<Sample> take_samples(DType d) {
   if (update && d == DType::boolean) return {};
   return {sample({d, {5, 3}, {}}, {DType::i32, {4}, {}}, 0, update), sample({d, {2, 5}, {}}, {DType::i64, {2, 3}, {}}, 1, update),
           sample({d, {4}, {}}, {DType::u8, {}, {}}, 0, update), sample({d, {3, 2}, {}}, {DType::i32, {0}, {}}, 0, update),
-          sample({d, {4, 70}, {}}, {DType::i64, {9}, {}}, 0, update)};
+          sample({d, {4, 70}, {}}, {DType::i64, {9}, {}}, 0, update), sample({d, {0, 3}, {}}, {DType::i32, {2}, {}}, 0, update),
+          sample({d, {3, 0}, {}}, {DType::i32, {2}, {}}, 0, update), sample({d, {1}, {}}, {DType::u32, {1}, {}}, 0, update)};
 }
 
 }  // namespace

@@ -316,33 +316,38 @@ Sample sample(DType d, std::vector<Shape> shapes, Attrs attrs) {
 }
 std::vector<Sample> reshape_samples(DType d) {
   return {sample(d, {{6, 4}}, with(&Attrs::shape, {3, 8})), sample(d, {{1}}, with(&Attrs::shape, {})),
-          sample(d, {{0, 3}}, with(&Attrs::shape, {3, 0, 2})), sample(d, {{2, 3, 5}}, with(&Attrs::shape, {30}))};
+          sample(d, {{0, 3}}, with(&Attrs::shape, {3, 0, 2})), sample(d, {{2, 3, 5}}, with(&Attrs::shape, {30})),
+          sample(d, {{}}, with(&Attrs::shape, {1, 1})), sample(d, {{}}, {})};
 }
 std::vector<Sample> transpose_samples(DType d) {
   return {sample(d, {{6, 35}}, with(&Attrs::axes, {1, 0})), sample(d, {{2, 3, 5}}, with(&Attrs::axes, {2, 0, 1})), sample(d, {{}}, {}),
-          sample(d, {{0, 2}}, with(&Attrs::axes, {1, 0}))};
+          sample(d, {{0, 2}}, with(&Attrs::axes, {1, 0})), sample(d, {{1, 1}}, with(&Attrs::axes, {1, 0}))};
 }
 std::vector<Sample> broadcast_samples(DType d) {
   const auto attrs = [](Shape axes, Shape shape) { Attrs a = with(&Attrs::axes, std::move(axes)); a.shape = std::move(shape); return a; };
   return {sample(d, {{}}, attrs({}, {3, 5})), sample(d, {{5}}, attrs({1}, {3, 5})), sample(d, {{3}}, attrs({0}, {3, 5})),
-          sample(d, {{3, 1}}, attrs({0, 1}, {3, 70})), sample(d, {{1}}, attrs({0}, {0}))};
+          sample(d, {{3, 1}}, attrs({0, 1}, {3, 70})), sample(d, {{1}}, attrs({0}, {0})), sample(d, {{}}, attrs({}, {})),
+          sample(d, {{0}}, attrs({1}, {3, 0})), sample(d, {{}}, attrs({}, {0, 2}))};
 }
 std::vector<Sample> slice_samples(DType d) {
   const auto attrs = [](Shape start, Shape limit, Shape stride) { Attrs a; a.start = start; a.limit = limit; a.stride = stride; return a; };
   return {sample(d, {{10}}, attrs({2}, {9}, {1})), sample(d, {{10}}, attrs({1}, {10}, {3})), sample(d, {{4, 40}}, attrs({1, 3}, {4, 37}, {2, 1})),
-          sample(d, {{4, 5}}, attrs({2, 0}, {2, 5}, {1, 1}))};
+          sample(d, {{4, 5}}, attrs({2, 0}, {2, 5}, {1, 1})), sample(d, {{}}, attrs({}, {}, {})), sample(d, {{0, 3}}, attrs({0, 1}, {0, 3}, {2, 1})),
+          sample(d, {{1}}, attrs({0}, {1}, {5}))};
 }
 std::vector<Sample> pad_samples(DType d) {
   const auto attrs = [](Shape low, Shape high) { Attrs a; a.low = low; a.high = high; return a; };
   return {sample(d, {{5}, {}}, attrs({2}, {3})), sample(d, {{3, 4}, {}}, attrs({0, 1}, {2, 0})), sample(d, {{0}, {}}, attrs({1}, {1})),
-          sample(d, {{}, {}}, attrs({}, {}))};
+          sample(d, {{}, {}}, attrs({}, {})), sample(d, {{1, 1}, {}}, attrs({0, 3}, {0, 3})), sample(d, {{2, 0}, {}}, attrs({1, 0}, {0, 0}))};
 }
 std::vector<Sample> reverse_samples(DType d) {
-  return {sample(d, {{7}}, with(&Attrs::axes, {0})), sample(d, {{3, 40}}, with(&Attrs::axes, {1})), sample(d, {{2, 3, 4}}, with(&Attrs::axes, {0, 2}))};
+  return {sample(d, {{7}}, with(&Attrs::axes, {0})), sample(d, {{3, 40}}, with(&Attrs::axes, {1})), sample(d, {{2, 3, 4}}, with(&Attrs::axes, {0, 2})),
+          sample(d, {{}}, {}), sample(d, {{1}}, with(&Attrs::axes, {0})), sample(d, {{3, 0}}, with(&Attrs::axes, {0, 1}))};
 }
 std::vector<Sample> concat_samples(DType d) {
   return {sample(d, {{3}, {4}}, with(&Attrs::axes, {0})), sample(d, {{2, 3}, {2, 0}, {2, 40}}, with(&Attrs::axes, {1})),
-          sample(d, {{2, 3}}, with(&Attrs::axes, {0})), sample(d, {{0, 2}, {0, 2}}, with(&Attrs::axes, {0}))};
+          sample(d, {{2, 3}}, with(&Attrs::axes, {0})), sample(d, {{0, 2}, {0, 2}}, with(&Attrs::axes, {0})),
+          sample(d, {{1}, {1}}, with(&Attrs::axes, {0})), sample(d, {{0, 2}, {0, 3}}, with(&Attrs::axes, {1}))};
 }
 
 }  // namespace

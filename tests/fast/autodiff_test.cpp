@@ -9,45 +9,9 @@
 namespace quern {
 namespace {
 
-// loss = sum over outputs of w * y, its gradient by call{vjp}; float arguments only.
-Graph loss_graph(const Graph& graph, bool gradient) {
-  GraphBuilder body;
-  std::vector<NodeId> inputs;
-  Attrs attrs;
-  for (NodeId i : graph.inputs) {
-    inputs.push_back(body.input("", graph.type(i)));
-    if (is_float(graph.type(i).dtype)) attrs.index.push_back(static_cast<int64_t>(inputs.size()) - 1);
-  }
-  const NodeId y = body.inline_body(graph, inputs)[0];
-  HostTensor weights(DType::f64, body.type(y).shape);
-  for (int64_t i = 0; i < weights.size(); ++i) weights.set(i, Scalar::of(DType::f64, 0.5 + 0.1 * static_cast<double>((i * 7) % 11)));
-  Attrs all;
-  for (int64_t d = 0; d < body.type(y).rank(); ++d) all.axes.push_back(d);
-  NodeId loss = body.add(Op::mul, {y, body.constant(weights)});
-  if (!all.axes.empty()) loss = body.add(Op::reduce_sum, {loss}, all);
-  body.output("loss", loss);
-  if (!gradient) return body.finish();
-  attrs.body = std::make_shared<const Graph>(body.finish());
-  attrs.transform = Transform::vjp;
-  GraphBuilder b;
-  std::vector<NodeId> args;
-  for (NodeId i : graph.inputs) args.push_back(b.input("", graph.type(i)));
-  const size_t wanted = attrs.index.size();
-  const NodeId call = b.add(Op::call, args, attrs);
-  for (size_t g = 0; g < wanted; ++g) {
-    Attrs which;
-    which.index = {static_cast<int64_t>(g) + 1};
-    b.output("", b.add(Op::result, {call}, which));
-  }
-  PassContext context;
-  Graph out = expand(b.finish(), context);
-  verify(out);
-  return out;
-}
-
 void check_gradient(const Graph& graph, std::vector<HostTensor> inputs) {
-  const Graph value = loss_graph(graph, false);
-  const std::vector<HostTensor> gradients = interpret(loss_graph(graph, true), inputs);
+  const Graph value = test::loss_graph(graph, false);
+  const std::vector<HostTensor> gradients = interpret(test::loss_graph(graph, true), inputs);
   double error = 0, norm = 0;
   size_t g = 0;
   for (HostTensor& x : inputs) {
@@ -95,7 +59,7 @@ TEST(Autodiff, TiesShareEvenly) {
   axes.axes = {0};
   b.output("y", b.add(Op::reduce_max, {x}, axes));
   const HostTensor at = HostTensor::from(DType::f64, {4}, {1, 3, 3, 2});
-  const HostTensor g = interpret(loss_graph(b.finish(), true), {at})[0];
+  const HostTensor g = interpret(test::loss_graph(b.finish(), true), {at})[0];
   EXPECT_EQ(g.to_doubles(), (std::vector<double>{0, 0.25, 0.25, 0}));
 }
 

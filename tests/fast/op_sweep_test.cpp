@@ -9,7 +9,7 @@ namespace quern {
 
 TEST(OpSweep, InterpreterTextAndTiles) {
   const std::vector<test::Case> cases = test::all_cases();
-  ASSERT_GT(cases.size(), 1500u);
+  ASSERT_GT(cases.size(), 2000u);
   for (const test::Case& c : cases) {
     SCOPED_TRACE(c.name);
     const std::vector<HostTensor> want = interpret(c.graph, c.inputs);
@@ -26,6 +26,32 @@ TEST(OpSweep, InterpreterTextAndTiles) {
       });
       const Difference d = compare(got[0], want[0]);
       ASSERT_LE(d.error, bound) << "tile " << tile << " element " << d.at << ": got " << d.got << ", want " << d.want;
+    }
+  }
+}
+
+TEST(OpSweep, SpecialValuesThroughTiles) {
+  for (const test::Case& c : test::special_cases()) {
+    SCOPED_TRACE(c.name);
+    const auto got = test::run_tiles(c.graph, c.inputs, [](tile::Kernel k) {
+      for (tile::Axis& a : k.axes) a.tile = 5;
+      return k;
+    });
+    EXPECT_EQ(test::class_mismatch(got[0], interpret(c.graph, c.inputs)[0], test::special_bound(c), !test::sums(c.op)), "");
+  }
+}
+
+TEST(OpSweep, HundredThousandRowsThroughTiles) {
+  for (const test::Case& c : test::many_rows(100000)) {
+    SCOPED_TRACE(c.name);
+    const std::vector<HostTensor> want = interpret(c.graph, c.inputs);
+    const auto got = test::run_tiles(c.graph, c.inputs, [](tile::Kernel k) {
+      for (tile::Axis& a : k.axes) a.tile = 512;
+      return k;
+    });
+    for (size_t o = 0; o < want.size(); ++o) {
+      const Difference d = compare(got[o], want[o]);
+      EXPECT_LE(d.error, tolerance_of(c.graph).bound()) << c.graph.outputs[o].name << " element " << d.at << ": got " << d.got << ", want " << d.want;
     }
   }
 }

@@ -1,7 +1,12 @@
-// The op sweep's parts: one graph per sample, values for its inputs, and the three ways of running it.
+// The op sweep's parts: one graph per op × dtype × sample with values for its inputs, the same with special values, its
+// gradient, and graphs of many rows; the tile interpreter as a way of running a graph.
 #pragma once
+#include <cmath>
 #include <random>
 
+#include <fmt/format.h>
+
+#include "frontend/nn.h"
 #include "ir/compare.h"
 #include "ir/interpret.h"
 #include "ir/op.h"
@@ -14,6 +19,9 @@ struct Case {
   std::string name;
   Graph graph;
   std::vector<HostTensor> inputs;
+  Op op = Op::input;      // of a sweep's case: the one op, and which of its samples for which dtype
+  DType dtype = DType::f32;
+  size_t sample = 0;
 };
 
 inline HostTensor random_tensor(const Type& type, double low, double high, std::mt19937_64& random) {
@@ -27,6 +35,14 @@ inline HostTensor random_tensor(const Type& type, double low, double high, std::
   return t;
 }
 
+inline Graph graph_of(Op op, const Sample& s) {
+  GraphBuilder b;
+  std::vector<NodeId> args;
+  for (size_t a = 0; a < s.args.size(); ++a) args.push_back(b.input(fmt::format("x{}", a), s.args[a]));
+  b.output("y", b.add(op, args, s.attrs));
+  return b.finish();
+}
+
 /// Every op × dtype × sample as a graph of that one op.
 inline std::vector<Case> all_cases() {
   std::vector<Case> out;
@@ -34,21 +50,136 @@ inline std::vector<Case> all_cases() {
   for (int o = 0; o < kOpCount; ++o)
     for (int d = 0; d < kDTypeCount; ++d) {
       const OpDef& def = def_of(static_cast<Op>(o));
-      int number = 0;
-      for (const Sample& s : def.samples(static_cast<DType>(d))) {
-        Case c;
-        c.name = std::string(def.name) + "." + std::string(name_of(static_cast<DType>(d))) + "." + std::to_string(number++);
-        GraphBuilder b;
-        std::vector<NodeId> args;
-        for (size_t a = 0; a < s.args.size(); ++a) {
-          args.push_back(b.input("x" + std::to_string(a), s.args[a]));
-          c.inputs.push_back(random_tensor(s.args[a], s.low, s.high, random));
-        }
-        b.output("y", b.add(def.op, args, s.attrs));
-        c.graph = b.finish();
+      const std::vector<Sample> samples = def.samples(static_cast<DType>(d));
+      for (size_t n = 0; n < samples.size(); ++n) {
+        Case c{fmt::format("{}.{}.{}", def.name, name_of(static_cast<DType>(d)), n), graph_of(def.op, samples[n]), {}, def.op, static_cast<DType>(d), n};
+        for (const Type& t : samples[n].args) c.inputs.push_back(random_tensor(t, samples[n].low, samples[n].high, random));
         out.push_back(std::move(c));
       }
     }
+  return out;
+}
+
+/// Whether the op sums: then the order of terms shows where they cancel or overflow, and in the sign of a zero.
+inline bool sums(Op op) { return means<Contract>(op) || means<PutAdd>(op) || op == Op::reduce_sum || op == Op::reduce_prod; }
+
+/// The sweep's smaller cases on NaN, infinities, signed zeros and the ends of each dtype's range (which sums leave out).
+inline std::vector<Case> special_cases() {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  std::vector<Case> out;
+  std::mt19937_64 random(2);
+  for (Case& c : all_cases()) {
+    int64_t most = 0;
+    for (const HostTensor& t : c.inputs) most = std::max(most, t.size());
+    if (most == 0 || most > 200) continue;
+    for (size_t a = 0; a < c.inputs.size(); ++a) {
+      HostTensor& t = c.inputs[a];
+      std::vector<double> values = {std::nan(""), inf, -inf, 0.0, -0.0, 1, -1, 0.5, -2.5, 3, -3};
+      if (!is_float(t.dtype)) values = {0, 1, -1, 2, 3, -7, 100, 0x1p31 - 1, -0x1p31, 0x1p63, -0x1p63};
+      else if (!sums(c.op) && c.op != Op::sin && c.op != Op::cos)   // sin and cos are not accurate past 2^20
+        for (double v : {1.0, -1.0}) {
+          values.push_back(v * (t.dtype == DType::f64 ? 0x1.fffffffffffffp1023 : t.dtype == DType::f32 ? 0x1.fffffep127 : t.dtype == DType::bf16 ? 0x1.fep127 : 65504.0));
+          values.push_back(v * (t.dtype == DType::f64 ? 0x1p-1074 : t.dtype == DType::f32 ? 0x1p-149 : t.dtype == DType::bf16 ? 0x1p-133 : 0x1p-24));
+        }
+      const int64_t n = static_cast<int64_t>(values.size());
+      for (int64_t i = 0; i < t.size(); ++i) {
+        // One argument walks fast, the next slowly, so that pairs meet; sums see few special values among others.
+        const int64_t walk = a == 0 ? i % n : a == 1 ? (i / n + i) % n : static_cast<int64_t>(random() % static_cast<uint64_t>(n));
+        if (!sums(c.op) || random() % 4 == 0) t.set(i, Scalar::of(t.dtype, values[static_cast<size_t>(walk)]));
+      }
+    }
+    c.name += ".special";
+    out.push_back(std::move(c));
+  }
+  return out;
+}
+
+/// Relative bound of one element of a special case. pow goes through y log x, whose size multiplies its error.
+inline double special_bound(const Case& c) { return tolerance_of(c.graph).bound() * (c.op == Op::pow ? 800 : 1); }
+
+/// Element by element: NaN where NaN is wanted, equal infinities and (but for sums) signs of zero, else within `bound` of
+/// the wanted value itself. Empty where all is well.
+inline std::string class_mismatch(const HostTensor& got, const HostTensor& want, double bound, bool zero_signs) {
+  for (int64_t i = 0; i < want.size(); ++i) {
+    const double g = got.at(i), w = want.at(i);
+    bool good = g == w || (std::isnan(g) && std::isnan(w));
+    if (!good && std::isfinite(g) && std::isfinite(w)) good = is_float(want.dtype) && std::fabs(g - w) <= bound * std::max(1.0, std::fabs(w));
+    if (good && zero_signs && w == 0 && g == 0) good = std::signbit(g) == std::signbit(w);
+    if (!good) return fmt::format("element {}: got {}, want {}", i, g, w);
+  }
+  return "";
+}
+
+/// The weighted sum of the graph's one float output or, with `gradient`, the derivatives of that sum with respect to every
+/// float input. The weights have few bits: they are the same in every float dtype.
+inline Graph loss_graph(const Graph& graph, bool gradient) {
+  GraphBuilder body;
+  std::vector<NodeId> inputs;
+  Attrs attrs;
+  for (NodeId i : graph.inputs) {
+    inputs.push_back(body.input("", graph.type(i)));
+    if (is_float(graph.type(i).dtype)) attrs.index.push_back(static_cast<int64_t>(inputs.size()) - 1);
+  }
+  const NodeId y = body.inline_body(graph, inputs)[0];
+  HostTensor weights(body.type(y).dtype, body.type(y).shape);
+  for (int64_t i = 0; i < weights.size(); ++i) weights.set(i, Scalar::of(weights.dtype, 0.5 + 0.125 * static_cast<double>((i * 7) % 11)));
+  Attrs all;
+  for (int64_t d = 0; d < body.type(y).rank(); ++d) all.axes.push_back(d);
+  NodeId loss = body.add(Op::mul, {y, body.constant(weights)});
+  if (!all.axes.empty()) loss = body.add(Op::reduce_sum, {loss}, all);
+  body.output("loss", loss);
+  if (!gradient) return body.finish();
+  attrs.body = std::make_shared<const Graph>(body.finish());
+  attrs.transform = Transform::vjp;
+  GraphBuilder b;
+  std::vector<NodeId> args;
+  for (NodeId i : graph.inputs) args.push_back(b.input("", graph.type(i)));
+  const size_t wanted = attrs.index.size();
+  const NodeId call = b.add(Op::call, args, attrs);
+  for (size_t g = 0; g < wanted; ++g) {
+    Attrs which;
+    which.index = {static_cast<int64_t>(g) + 1};
+    b.output("", b.add(Op::result, {call}, which));
+  }
+  PassContext context;
+  Graph out = expand(b.finish(), context);
+  verify(out);
+  return out;
+}
+
+/// Many rows of three: maps, both ways of reducing, products that keep or sum the rows, a loss with its gradient.
+inline std::vector<Case> many_rows(int64_t rows) {
+  std::vector<Case> out;
+  std::mt19937_64 random(4);
+  const auto add = [&](const char* name, auto&& build) {
+    Model m;
+    const Tensor x = m.input("x", DType::f32, {rows, 3});
+    build(m, x);
+    Graph g = m.finish();
+    PassContext context;
+    Case c{fmt::format("rows.{}", name), expand(g, context), {}};
+    for (NodeId i : c.graph.inputs) c.inputs.push_back(random_tensor(c.graph.type(i), is_float(c.graph.type(i).dtype) ? -1 : 0, is_float(c.graph.type(i).dtype) ? 1 : 3, random));
+    out.push_back(std::move(c));
+  };
+  add("map", [](Model& m, const Tensor& x) { m.output("y", tanh(x) * 2 + x); });
+  add("sum_rows", [](Model& m, const Tensor& x) { m.output("y", sum(x, {0})); });
+  add("max_columns", [](Model& m, const Tensor& x) { m.output("y", max(x, {1})); });
+  add("sum_all", [](Model& m, const Tensor& x) { m.output("y", sum(x)); });
+  add("argmax", [](Model& m, const Tensor& x) { m.output("y", argmax(x, 1)); });
+  add("softmax", [](Model& m, const Tensor& x) { m.output("y", softmax(x)); });
+  add("transpose", [](Model& m, const Tensor& x) { m.output("y", transpose(x, {1, 0}) + 1); });
+  add("concat", [](Model& m, const Tensor& x) { m.output("y", concat({x, x * x}, 0)); });
+  add("matmul", [](Model& m, const Tensor& x) { m.output("y", matmul(x, m.input("w", DType::f32, {3, 5}))); });
+  add("gram", [](Model& m, const Tensor& x) { m.output("y", contract("mk,mn->kn", x, x)); });
+  add("take", [&](Model& m, const Tensor& x) { m.output("y", take(m.input("table", DType::f32, {3, 3}), m.input("i", DType::i32, {rows})) * x); });
+  add("loss", [&](Model& m, const Tensor& x) {
+    const Tensor w = m.input("w", DType::f32, {3, 3}), table = m.input("table", DType::f32, {3, 3}), label = m.input("label", DType::i32, {rows});
+    const Tensor loss = cross_entropy(matmul(x + take(table, label), w), label);
+    const std::vector<Tensor> g = grad(loss, {w, table});
+    m.output("loss", loss);
+    m.output("dw", g[0]);
+    m.output("dtable", g[1]);
+  });
   return out;
 }
 
