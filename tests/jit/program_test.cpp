@@ -1,4 +1,5 @@
-// Programs as files, the cache under damage, determinism, and the memory plan against the pool.
+// Programs as files and the cache under damage, the CPU with several numbers of threads, the null device. What every
+// device must do is in tests/device.
 #include <filesystem>
 #include <fstream>
 
@@ -20,16 +21,13 @@ Graph small_graph() {
   return g.finish();
 }
 
-TEST(Program, RoundTripsAndRunsAndEveryFlippedByteIsRefused) {
+TEST(Program, EveryFlippedByteIsRefused) {
   const auto device = open_cpu_device();
   CompileOptions options;
   options.target = device->target();
   options.use_cache = false;
   const Program p = compile(small_graph(), options);
   const std::vector<uint8_t> bytes = save_program(p);
-  const std::vector<HostTensor> inputs = {HostTensor::full(DType::f32, {3, 5}, 0.25), HostTensor::full(DType::f32, {5, 4}, 0.5)};
-  Executable one(*device, p), two(*device, load_program(bytes, "p.qpk"));
-  EXPECT_EQ(one.run(inputs), two.run(inputs));
   for (size_t i = 0; i < bytes.size(); i += 3) {
     std::vector<uint8_t> damaged = bytes;
     damaged[i] ^= 0x10;
@@ -76,7 +74,7 @@ TEST(Cache, DamageIsFoundAndCompiledAgain) {
   std::filesystem::remove(directory);
 }
 
-TEST(Runtime, BitEqualForAnyNumberOfThreadsAndNoAllocationPerStep) {
+TEST(Runtime, BitEqualForAnyNumberOfThreads) {
   const TrainingStep step = mlp_step({784, 10, {256}, 0}, 64, {}, 3);
   std::vector<HostTensor> first;
   for (const char* threads : {"1", "2", "3"}) {
@@ -90,28 +88,13 @@ TEST(Runtime, BitEqualForAnyNumberOfThreadsAndNoAllocationPerStep) {
     for (int64_t i = 0; i < x.size(); ++i) x.data<float>()[i] = static_cast<float>(philox(1, 1, static_cast<uint64_t>(i)) % 256) / 255;
     for (int64_t i = 0; i < 64; ++i) label.data<int32_t>()[i] = static_cast<int32_t>(i % 10);
     e->run({x, label});
-    const int64_t allocations = device->statistics().allocations;
     for (int k = 0; k < 4; ++k) e->run({x, label});
-    EXPECT_EQ(device->statistics().allocations, allocations);
-    EXPECT_EQ(device->statistics().high_water, planned_bytes(e->program(), device->threads()));
-    EXPECT_LE(static_cast<double>(e->program().arena_bytes), 1.10 * static_cast<double>(e->program().lower_bound));
     std::vector<HostTensor> states;
     for (const auto& [name, value] : step.initial) states.push_back(e->state(name));
     if (first.empty()) first = states;
     EXPECT_EQ(states, first);
   }
   ::unsetenv("QUERN_THREADS");
-}
-
-TEST(Runtime, MisuseIsAnError) {
-  const auto device = open_cpu_device();
-  const TrainingStep step = mlp_step({4, 2, {3}, 0}, 2, {}, 1);
-  const auto e = jit(*device, step.graph);
-  EXPECT_THROW(e->run(), Error);   // states without values
-  EXPECT_THROW(e->set_state("none", HostTensor(DType::f32, {})), Error);
-  EXPECT_THROW(e->set_state("step", HostTensor(DType::f64, {})), Error);
-  EXPECT_THROW(e->set_input(0, HostTensor(DType::f32, {2, 5})), Error);
-  EXPECT_THROW(e->set_input(9, HostTensor(DType::f32, {2, 4})), Error);
 }
 
 TEST(Null, TranscriptNamesNoAddress) {

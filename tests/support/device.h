@@ -20,6 +20,7 @@ class OnDevice : public testing::Test {
  protected:
   std::unique_ptr<Device> device;
   void SetUp() override {
+    ::setenv("QUERN_CACHE_DIR", "", 1);   // every kernel is compiled here and now
     try {
       device = open_device(device_name());
     } catch (const Error& e) {
