@@ -39,6 +39,7 @@ Graph expand(const Graph& graph, PassContext& context);      // transforms and E
 Graph simplify(const Graph& graph, PassContext& context);    // the rule table, to a fixed point, with hash-consing
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
+// Each one's text before and after: tests/cases/passes, partition and tile, run by tests/fast/golden_test.cpp.
 
 /// The ordered list; READ passes/pipeline.cpp FIRST.
 const std::vector<Pass>& pipeline();

@@ -128,12 +128,18 @@ class Reader {
   int depth_ = 0;
 
   static bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
-  void skip() {   // white space, and comments from "# " to the end of the line
+  // White space, and comments to the end of the line: from "# " anywhere, from "//" (a division in an index) on its own line.
+  void skip() {
     while (pos_ < text_.size()) {
       if (std::isspace(static_cast<unsigned char>(text_[pos_]))) ++pos_;
-      else if (text_.substr(pos_, 2) == "# ") while (pos_ < text_.size() && text_[pos_] != '\n') ++pos_;
+      else if (text_.substr(pos_, 2) == "# " || (text_.substr(pos_, 2) == "//" && first_on_line())) while (pos_ < text_.size() && text_[pos_] != '\n') ++pos_;
       else return;
     }
+  }
+  bool first_on_line() const {
+    size_t at = pos_;
+    while (at > 0 && text_[at - 1] != '\n' && std::isspace(static_cast<unsigned char>(text_[at - 1]))) --at;
+    return at == 0 || text_[at - 1] == '\n';
   }
 };
 

@@ -27,6 +27,12 @@ TEST(Text, SpecialValuesRoundTrip) {
   EXPECT_TRUE(parse_graph(to_string(g)) == g);
 }
 
+TEST(Text, CommentLines) {
+  const std::string text = "// a head\ngraph (%0: f32[3] \"x\") {\n  // the body // of it\n  %1 = neg %0 : f32[3]   # to the end\n  output \"y\" %1\n}\n//";
+  EXPECT_EQ(to_string(parse_graph(text)), "graph (%0: f32[3] \"x\") {\n  %1 = neg %0 : f32[3]\n  output \"y\" %1\n}\n");
+  EXPECT_THROW(parse_graph("graph () { } // not on its own line"), Error);
+}
+
 TEST(Text, EveryTruncationIsRefused) {
   const std::string text = sample();
   for (size_t n = 0; n + 2 < text.size(); n += 7) {

@@ -1,0 +1,147 @@
+// Runs the golden cases (tests/support/golden.h): each pass's text before and after, kernel counts and verdicts. What a
+// pass makes must also compute the same: graphs bit by bit, planned kernels up to the order of sums.
+// `golden_test --update`, or UPDATE=1, writes what is found into the files; read the difference before committing it.
+#include <cstring>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/golden.h"
+
+namespace quern {
+namespace {
+
+bool updating() {
+  const char* variable = std::getenv("UPDATE");
+  if (variable && *variable && std::strcmp(variable, "0") != 0) return true;
+  for (const std::string& a : testing::internal::GetArgvs())
+    if (a == "--update") return true;
+  return false;
+}
+
+std::vector<HostTensor> random_values(const std::vector<Type>& types) {
+  std::mt19937_64 random(8);
+  std::vector<HostTensor> out;
+  for (const Type& t : types) out.push_back(test::random_tensor(t, is_float(t.dtype) ? -1 : 0, is_float(t.dtype) ? 1 : 3, random));
+  return out;
+}
+
+std::vector<HostTensor> run_kernel(const tile::Kernel& k) {
+  std::vector<Type> types;
+  for (int64_t b = 0; b < k.params(); ++b) types.push_back({k.buffers[static_cast<size_t>(b)].dtype, k.buffers[static_cast<size_t>(b)].shape, {}});
+  std::vector<HostTensor> values = random_values(types);
+  std::vector<HostTensor*> buffers;
+  for (HostTensor& t : values) buffers.push_back(&t);
+  tile::interpret(k, buffers);
+  return values;
+}
+
+void expect_same_kernels(const std::vector<tile::Kernel>& before, const std::vector<tile::Kernel>& after) {
+  for (size_t k = 0; k < before.size(); ++k) {
+    const auto want = run_kernel(before[k]), got = run_kernel(after[k]);
+    for (size_t b = 0; b < want.size(); ++b) EXPECT_LE(compare(got[b], want[b]).error, 1e-5) << before[k].name << " buffer " << b;
+  }
+}
+
+void expect_same_graph(const Graph& before, const Graph& after) {
+  std::vector<Type> types;
+  for (NodeId i : before.inputs) types.push_back(before.type(i));
+  const std::vector<HostTensor> inputs = random_values(types);
+  PassContext context;
+  const auto want = interpret(expand(before, context), inputs), got = interpret(expand(after, context), inputs);
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t o = 0; o < want.size(); ++o) EXPECT_EQ(compare(got[o], want[o]).error, 0) << "output " << o;
+}
+
+/// The text that the case's steps end with.
+std::string run_steps(const test::Golden& c) {
+  Graph graph;
+  std::vector<tile::Kernel> kernels;
+  if (c.is_kernel()) kernels.push_back(tile::parse_kernel(c.text));
+  else graph = c.graph();
+  PassContext context;
+  for (const std::string& step : c.steps) {
+    const std::string name = step.substr(0, step.find(':')), argument = step.substr(std::min(step.size(), name.size() + 1));
+    if (name == "lower") {
+      kernels.clear();
+      for (const Node& n : graph.nodes)
+        if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+    } else if (name == "plan_cpu" || name == "nest") {
+      std::vector<tile::Kernel> after;
+      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k) : plan_cpu(k, argument));
+      expect_same_kernels(kernels, after);
+      kernels = after;
+    } else {
+      const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
+      if (pass == pipeline().end()) throw Error(ErrorKind::bad_file, c.file + ": there is no step " + name);
+      const Graph after = pass->run(graph, context);
+      verify(after);
+      expect_same_graph(graph, after);
+      graph = after;
+    }
+    for (const tile::Kernel& k : kernels) tile::verify(k);
+  }
+  if (kernels.empty()) return to_string(graph);
+  std::string out;
+  for (const tile::Kernel& k : kernels) {
+    out += tile::to_string(k);
+    EXPECT_EQ(tile::to_string(tile::parse_kernel(tile::to_string(k))), tile::to_string(k));
+  }
+  return out;
+}
+
+std::string verdicts_of(const Graph& graph, int64_t& kernels) {
+  PassContext context;
+  Graph before;
+  context.after = [&](const std::string& pass, const Graph& g) {
+    if (pass != "partition") before = dead_code(g);   // verdicts name nodes of the graph that partition saw
+  };
+  const Graph calls = run_pipeline(graph, context);
+  kernels = std::count_if(calls.nodes.begin(), calls.nodes.end(), [](const Node& n) { return n.op == Op::call; });
+  std::string out;
+  for (const Verdict& v : context.verdicts)
+    out += fmt::format("{} -> {}: {}{}\n", name_of(before.at(v.producer).op), name_of(before.at(v.consumer).op), v.fused ? "fused" : "not fused: ", v.fused ? "" : v.reason);
+  return out;
+}
+
+TEST(Golden, Cases) {
+  int64_t checked = 0, updated = 0;
+  std::set<std::string> steps;
+  for (test::Golden& c : test::all_golden()) {
+    SCOPED_TRACE(c.file);
+    try {
+      EXPECT_TRUE(!c.steps.empty() || c.kernels >= 0 || !c.verdicts.empty()) << "expects nothing";
+      const std::string old = c.text + c.expected;
+      if (!c.steps.empty()) {
+        const std::string found = run_steps(c);
+        if (updating()) c.expected = found;
+        EXPECT_EQ(found, c.expected);
+      }
+      if (!c.is_kernel()) {
+        int64_t kernels = 0;
+        const std::string verdicts = verdicts_of(c.graph(), kernels);
+        for (const std::string& v : c.verdicts) EXPECT_NE(verdicts.find(v), std::string::npos) << "no verdict \"" << v << "\" in\n" << verdicts;
+        if (updating() && c.kernels >= 0) {
+          const size_t at = c.text.find("// expect kernels = ");
+          c.text.replace(at, c.text.find('\n', at) - at, fmt::format("// expect kernels = {}", kernels));
+        } else if (c.kernels >= 0) {
+          EXPECT_EQ(kernels, c.kernels) << verdicts;
+        }
+      }
+      if (updating() && c.text + c.expected != old) {
+        std::ofstream(QN_SOURCE_DIR "/tests/cases/" + c.file) << c.text << (c.steps.empty() ? "" : "---\n") << c.expected;
+        std::printf("updated %s\n", c.file.c_str());
+        ++updated;
+      }
+      steps.insert(c.steps.begin(), c.steps.end());
+      ++checked;
+    } catch (const Error& e) {
+      ADD_FAILURE() << e.what();
+    }
+  }
+  std::printf("%ld cases, %ld updated\n", static_cast<long>(checked), static_cast<long>(updated));
+  for (const char* s : {"expand", "simplify", "fold", "partition", "lower", "nest", "plan_cpu:avx512"}) EXPECT_TRUE(steps.count(s)) << "no case for " << s;
+}
+
+}  // namespace
+}  // namespace quern
