@@ -1,47 +1,177 @@
-// Generated CUDA kernels through NVRTC for each arch, without a GPU: the training step and row kernels compile, and
-// nothing spills. Where NVRTC is not installed the test is skipped and says so.
+// Generated CUDA kernels through NVRTC, without a GPU: each distinct kernel of the golden cases and of the models for
+// every arch, of the op sweep for one arch in turn. From the assembler's log: nothing spills, no local memory, no
+// warnings C75xx (a matrix instruction made synchronous). Up to 32 kernels make one NVRTC program, two programs at a time.
+// Where NVRTC is not installed the test is skipped and says so.
+#include <atomic>
+#include <map>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include <gtest/gtest.h>
 
 #include "codegen/image.h"
 #include "models/mlp.h"
-#include "passes/pass.h"
-#include "passes/tile/lower.h"
-#include "passes/tile/plan.h"
+#include "tests/support/golden.h"
 
 namespace quern {
+namespace {
+
+constexpr const char* kArches[] = {"sm_75", "sm_80", "sm_90a"};
+constexpr size_t kTogether = 32;
+
+struct Unit {
+  std::string arch;
+  std::vector<KernelImage> images;
+  std::vector<std::string> names;     // of the cases, in messages
+  std::vector<bool> local;            // local memory is allowed
+};
+
+/// sin and cos reduce large arguments through a table that their library code indexes in local memory.
+bool may_use_local(const tile::Block& block) {
+  for (const tile::Stmt& s : block) {
+    if (const auto* m = std::get_if<tile::MapTile>(&s.node))
+      for (const tile::ScalarNode& n : m->expr)
+        if (n.kind == tile::ScalarNode::Kind::op && (n.op == Op::sin || n.op == Op::cos)) return true;
+    if (const auto* q = std::get_if<tile::Seq>(&s.node); q && may_use_local(q->body)) return true;
+    if (const auto* e = std::get_if<tile::Each>(&s.node); e && may_use_local(e->body)) return true;
+  }
+  return false;
+}
+
+class Collection {
+ public:
+  std::map<std::string, std::vector<Unit>> units;   // by arch
+  int64_t kernels = 0;
+
+  void add(const std::string& name, const Graph& graph, const std::vector<std::string>& arches) {
+    for (const tile::Kernel& k : test::kernels_of(graph))
+      for (const std::string& arch : arches) {
+        if (!seen_.insert(arch + "\n" + tile::structure(k)).second) continue;
+        const tile::Kernel planned = plan_cuda(k, arch);
+        tile::verify(planned);
+        std::vector<Unit>& mine = units[arch];
+        if (mine.empty() || mine.back().images.size() == kTogether) mine.push_back({arch, {}, {}, {}});
+        mine.back().images.push_back(cuda::emit(planned, arch));
+        mine.back().names.push_back(name + " " + k.name + " for " + arch);
+        mine.back().local.push_back(std::any_of(planned.phases.begin(), planned.phases.end(), [](const tile::Phase& p) { return may_use_local(p.body); }));
+        ++kernels;
+      }
+  }
+
+ private:
+  std::set<std::string> seen_;
+};
+
+/// Sources of one arch in one text: what they all begin with (the prelude) once, the rest of each in its own namespace.
+std::string joined(const std::vector<KernelImage>& images) {
+  const std::string& first = images[0].source;
+  size_t common = first.size();
+  for (const KernelImage& i : images) {
+    const auto end = std::mismatch(first.begin(), first.end(), i.source.begin(), i.source.end()).first;
+    common = std::min(common, static_cast<size_t>(end - first.begin()));
+  }
+  common = first.rfind("\nextern \"C\"", common) == std::string::npos ? common : std::min(common, first.find("\nextern \"C\"") + 1);
+  common = first.rfind('\n', common) + 1;
+  std::string out = first.substr(0, common);
+  for (size_t i = 0; i < images.size(); ++i) out += fmt::format("namespace unit{} {{\n{}\n}}\n", i, images[i].source.substr(common));
+  return out;
+}
+
+/// What the log says about one entry function, or about all where it names one only.
+std::string section(const std::string& log, const std::string& name) {
+  const size_t at = log.find("'" + name + "'");
+  if (at == std::string::npos) return "";
+  return log.substr(at, log.find("Compiling entry function", at) - at);
+}
+
+class Findings {
+ public:
+  std::atomic<int64_t> checked = 0, with_local = 0;
+  void add(const std::string& text) {
+    const std::lock_guard lock(mutex_);
+    texts_.push_back(text);
+  }
+  std::vector<std::string> take() { return std::move(texts_); }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::string> texts_;
+};
+
+void compile_unit(const Unit& unit, Findings& findings) {
+  KernelImage program;
+  program.name = unit.images[0].name;
+  program.source = joined(unit.images);
+  std::string log;
+  try {
+    log = cuda::compile(program, unit.arch);
+  } catch (const std::exception& e) {
+    if (unit.images.size() == 1) return findings.add(unit.names[0] + ": " + e.what());
+    for (size_t i = 0; i < unit.images.size(); ++i) compile_unit({unit.arch, {unit.images[i]}, {unit.names[i]}, {unit.local[i]}}, findings);   // which one?
+    return findings.add(fmt::format("{} and the kernels after it do not compile as one program", unit.names[0]));
+  }
+  if (log.find("C75") != std::string::npos) findings.add(unit.names[0] + " and after: a C75 warning:\n" + log);
+  for (size_t i = 0; i < unit.images.size(); ++i) {
+    const std::string mine = section(log, unit.images[i].name);
+    if (mine.find(" bytes stack frame") == std::string::npos) {
+      findings.add(unit.names[i] + ": the log says nothing of " + unit.images[i].name + ":\n" + log);
+      continue;
+    }
+    const bool spills = mine.find(" 0 bytes spill stores, 0 bytes spill loads") == std::string::npos;
+    const bool local = mine.find(" 0 bytes stack frame") == std::string::npos;
+    findings.with_local += local;
+    if (spills || (local && !unit.local[i])) findings.add(unit.names[i] + (spills ? ": spills:\n" : ": uses local memory:\n") + mine);
+    ++findings.checked;
+  }
+}
+
+/// A layer with its gradients in one dtype, the loss in f32.
+Graph dense_gradient(DType dtype, int64_t batch, int64_t inputs, int64_t outputs) {
+  Model m;
+  const Tensor x = m.input("x", dtype, {batch, inputs}), w = m.input("w", dtype, {inputs, outputs}), b = m.input("b", dtype, {outputs});
+  const Tensor h = cast(gelu(linear(x, w, b)), DType::f32);
+  const std::vector<Tensor> g = grad(mean(h * h), {x, w, b});
+  for (const Tensor& t : g) m.output("", t);
+  return m.finish();
+}
 
 TEST(CudaCompile, WithoutSpills) {
   try {
-    cuda::compiler_version();
+    std::printf("%s\n", cuda::compiler_version().c_str());
   } catch (const Error& e) {
     GTEST_SKIP() << e.what();
   }
-  std::vector<Graph> graphs = {mlp_step({784, 10, {256}, 0.2}, 32, {}, 1).graph};
-  Model rows;
-  const Tensor x = rows.input("x", DType::f32, {64, 130});
-  rows.output("s", softmax(x));
-  rows.output("n", layer_norm(cast(x, DType::bf16), cast(slice(x, 0, 0, 1), DType::bf16), cast(slice(x, 0, 1, 2), DType::bf16)));
-  rows.output("h", gelu(matmul(cast(x, DType::f16), cast(transpose(x, {1, 0}), DType::f16))));
-  graphs.push_back(rows.finish());
-  std::set<std::string> names;
-  for (const Graph& g : graphs) {
-    PassContext context;
-    const Graph kernels = run_pipeline(g, context);
-    for (const Node& n : kernels.nodes) {
-      if (n.op != Op::call) continue;
-      for (const char* arch : {"sm_75", "sm_80", "sm_90a"}) {
-        KernelImage image = cuda::emit(plan_cuda(lower(*n.attrs.body, "k"), arch), arch);
-        const std::string log = cuda::compile(image, arch);
-        EXPECT_GT(image.code.size(), 100u);
-        for (size_t at = log.find("bytes spill"); at != std::string::npos; at = log.find("bytes spill", at + 1))
-          EXPECT_EQ(log.substr(at - 2, 2), "0 ") << image.name << " " << arch << "\n" << log;
-        names.insert(image.name);
-      }
-    }
-  }
-  EXPECT_GT(names.size(), 10u);
+  Collection all;
+  const std::vector<std::string> every(std::begin(kArches), std::end(kArches));
+  for (const test::Golden& g : test::all_golden())
+    if (!g.is_kernel()) all.add(g.file, g.graph(), every);
+  const int64_t golden = all.kernels;
+  for (const MlpConfig& config : {MlpConfig{784, 10, {256}, 0.2}, {64, 10, {128}, 0}, {784, 10, {512, 256}, 0}})
+    for (int64_t batch : {1, 32, 64}) all.add(fmt::format("mlp batch {}", batch), mlp_step(config, batch, {}, 1).graph, every);
+  for (DType d : {DType::f64, DType::f32, DType::bf16, DType::f16})
+    for (const Shape& s : {Shape{64, 784, 256}, Shape{33, 130, 70}}) all.add(fmt::format("dense {} {}", name_of(d), s[0]), dense_gradient(d, s[0], s[1], s[2]), every);
+  const int64_t models = all.kernels - golden;
+  size_t turn = 0;
+  for (const test::Case& c : test::all_cases()) all.add(c.name, c.graph, {kArches[turn++ % 3]});
+
+  std::vector<const Unit*> units;
+  for (const auto& [arch, list] : all.units)
+    for (const Unit& u : list) units.push_back(&u);
+  Findings findings;
+  std::atomic<size_t> next = 0;
+  const auto work = [&] {
+    for (size_t u; (u = next++) < units.size();) compile_unit(*units[u], findings);
+  };
+  std::thread other(work);
+  work();
+  other.join();
+  for (const std::string& f : findings.take()) ADD_FAILURE() << f;
+  std::printf("%ld kernels (golden cases %ld, models %ld, op sweep %ld) in %zu programs; %ld use local memory (sin and cos alone may)\n", static_cast<long>(findings.checked.load()), static_cast<long>(golden),
+              static_cast<long>(models), static_cast<long>(all.kernels - golden - models), units.size(), static_cast<long>(findings.with_local.load()));
+  EXPECT_EQ(findings.checked.load(), all.kernels);
+  EXPECT_GT(all.kernels, 500);
 }
 
+}  // namespace
 }  // namespace quern
