@@ -14,6 +14,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "ir/support/hash.h"
 
 namespace quern {
@@ -46,7 +47,8 @@ ReadResult read_entry(const std::string& file, const std::string& key_hash, std:
 bool write_all(int fd, const void* data, size_t n) {
   const char* p = static_cast<const char*>(data);
   while (n > 0) {
-    const ssize_t written = ::write(fd, p, n);
+    const int planted = planted_write_error();
+    const ssize_t written = planted ? (errno = planted, -1) : ::write(fd, p, n);
     if (written <= 0) return false;
     p += written;
     n -= static_cast<size_t>(written);

@@ -13,6 +13,7 @@
 #include "codegen/cache.h"
 #include "codegen/image.h"
 #include "ir/op.h"
+#include "ir/support/fault.h"
 #include "ir/support/hash.h"
 #include "ir/text.h"
 #include "passes/plan/memory.h"
@@ -39,7 +40,7 @@ std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, c
   std::vector<KernelImage> images(kernels.size());
   std::vector<std::string> keys(kernels.size());
   std::vector<size_t> missing;
-  Cache cache(options.use_cache ? Cache::default_directory() : "");
+  Cache cache(options.use_cache && !any_planted() ? Cache::default_directory() : "");
   for (size_t i = 0; i < kernels.size(); ++i) {
     keys[i] = cache_key(kernels[i], options.target, options.want_source);
     const auto bytes = cache.get(keys[i]);
@@ -216,7 +217,7 @@ class Assembler {
           const tile::BufferId out = static_cast<tile::BufferId>(n.args.size()) + static_cast<tile::BufferId>(graph_.at(s.output).attrs.index[0]);
           in_place = true;
           for (size_t a = 0; a < n.args.size(); ++a)
-            if (n.args[a] == s.input) in_place = in_place && may_overwrite(*lowered.at(call), static_cast<tile::BufferId>(a), out);
+            if (n.args[a] == s.input) in_place = in_place && (planted(Fault::state_in_place) || may_overwrite(*lowered.at(call), static_cast<tile::BufferId>(a), out));
         }
         // An output or another state that shows the old value needs it until the end.
         for (NodeId r : graph_.roots()) in_place = in_place && r != s.input;
@@ -269,10 +270,10 @@ class Assembler {
         slot_of_[values[i]] = slot;
       } else {
         before_.push_back(Copy{slot_of_.at(values[i]), slot});
-        kept_[values[i]] = slot;
+        kept_[values[i]] = planted(Fault::states_swapped) ? slot_of_.at(values[i]) : slot;
       }
     }
-    for (const auto& [value, slot] : late_) after_.push_back(Copy{is_leaf(value) ? kept_.at(value) : slot_of_.at(value), slot});
+    for (const auto& [value, slot] : late_) if (!planted(Fault::late_copy)) after_.push_back(Copy{is_leaf(value) ? kept_.at(value) : slot_of_.at(value), slot});
   }
   std::map<NodeId, int64_t> kept_;
 
@@ -315,7 +316,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   for (NodeId call : calls) {
     const Node& n = r.kernels.at(call);
     tile::Kernel lowered = lower(*n.attrs.body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name));
-    const auto [it, fresh] = by_structure.emplace(tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
+    const auto [it, fresh] = by_structure.emplace(planted(Fault::kernel_key) ? n.attrs.name : tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
     image[call] = it->second;
     if (!fresh) {
       auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;

@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include "codegen/llvm/values.h"
+#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 
 namespace quern::cpu {
@@ -158,7 +159,7 @@ class Emitter {
         return walk(axes, d + 1, std::move(inner), body);
       });
     }
-    if (rest > 0) {
+    if (rest > 0 && !planted(Fault::remainder_dropped)) {
       at = {i64(full * a.tile), rest};
       state = walk(axes, d + 1, std::move(state), body);
     }
@@ -194,7 +195,7 @@ class Emitter {
     const int64_t left = at_[static_cast<size_t>(lanes)].count - c.at(lanes) * lanes_;
     if (left >= lanes_) return nullptr;
     std::vector<llvm::Constant*> bits;
-    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < left));
+    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < left + planted(Fault::tail_mask)));
     return llvm::ConstantVector::get(bits);
   }
   LlvmValue both(LlvmValue x, LlvmValue y) {
@@ -301,14 +302,14 @@ class Emitter {
       along += s.value_or(0) * strides[d];
     }
     const bool spread = lanes >= 0 && (!linear || along != 0);
-    const bool whole = spread && linear && along == 1;
+    const bool whole = spread && linear && (along == 1 || planted(Fault::load_stride));
     LlvmValue position = i64(0), mask = spread ? lane_mask(lanes, c) : nullptr;
     for (size_t d = 0; d < l.index.size(); ++d) {
       const BoxIndex& box = l.index[d];
       LlvmValue i;
       if (box.gather >= 0) {
         i = s_.apply(Op::cast, DType::i64, value(box.gather).dtype, {reg(box.gather, c)});
-        mask = both(mask, within(i, buffer.shape[d]));
+        if (!planted(Fault::gather_unchecked)) mask = both(mask, within(i, buffer.shape[d]));
       } else {
         if (!proven(box.index, buffer.shape[d])) mask = both(mask, within(evaluate(box.index, c, spread), buffer.shape[d]));
         i = evaluate(box.index, c, spread && !whole);
@@ -369,7 +370,7 @@ class Emitter {
 
   // A fixed tree over the lanes.
   LlvmValue across(Op combine, DType dtype, LlvmValue v) {
-    for (int width = lanes_ / 2; width >= 1; width /= 2) {
+    for (int width = lanes_ / (planted(Fault::lane_tree) ? 4 : 2); width >= 1; width /= 2) {
       std::vector<int> mask;
       for (int i = 0; i < lanes_; ++i) mask.push_back(i < width ? i + width : -1);
       v = s_.combine(combine, dtype, v, b_.CreateShuffleVector(v, mask));

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "codegen/llvm/values.h"
+#include "ir/support/fault.h"
 
 namespace quern::cpu {
 
@@ -77,7 +78,7 @@ LlvmValue Scalars::round(DType dtype, LlvmValue value) const {
   const int drop = dtype == DType::bf16 ? 16 : 13;
   const LlvmValue bits = b.CreateBitCast(value, word);
   const LlvmValue odd = b.CreateAnd(b.CreateLShr(bits, integer(word, drop)), integer(word, 1));
-  const LlvmValue up = b.CreateAdd(b.CreateAdd(bits, integer(word, (1 << (drop - 1)) - 1)), odd);
+  const LlvmValue up = drop == 16 && planted(Fault::bf16_truncated) ? bits : b.CreateAdd(b.CreateAdd(bits, integer(word, (1 << (drop - 1)) - 1)), odd);
   LlvmValue out = b.CreateBitCast(b.CreateAnd(up, integer(word, ~((int64_t{1} << drop) - 1))), value->getType());
   if (dtype == DType::f16) {
     const LlvmValue a = b.CreateUnaryIntrinsic(llvm::Intrinsic::fabs, value);
@@ -94,7 +95,7 @@ LlvmValue Scalars::round(DType dtype, LlvmValue value) const {
 LlvmValue Scalars::cast(DType to, DType from, LlvmValue x) const {
   if (to == from) return x;
   llvm::Type* type = like(element(to), x);
-  const bool source_float = is_float(from), unsigned_source = from == DType::u32 || from == DType::u8 || from == DType::boolean;
+  const bool source_float = is_float(from), unsigned_source = ((from == DType::u32 || from == DType::u8) && !planted(Fault::cast_signed)) || from == DType::boolean;
   if (to == DType::boolean)
     return source_float ? b.CreateFCmpUNE(x, number(x->getType(), 0)) : b.CreateICmpNE(x, integer(x->getType(), 0));
   if (source_float && is_float(to)) return round(to, b.CreateFPCast(x, type));
@@ -179,7 +180,7 @@ LlvmValue Scalars::apply(Op op, DType out, DType arg, std::vector<LlvmValue> a) 
   for (LlvmValue v : a) vector = vector || v->getType()->isVectorTy();
   if (vector)
     for (LlvmValue& v : a) v = splat(v);
-  const bool floating = is_float(arg), is_unsigned = arg == DType::u32 || arg == DType::u8 || arg == DType::boolean;
+  const bool floating = is_float(arg), is_unsigned = (arg == DType::u32 || arg == DType::u8 || arg == DType::boolean) && !planted(Fault::compare_signed);
   switch (op) {
     case Op::cast: return cast(out, arg, a[0]);
     case Op::select: return b.CreateSelect(a[0], a[1], a[2]);

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "ir/ops/define.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 namespace {
@@ -100,7 +101,7 @@ Nodes vjp_rsqrt(GraphBuilder& b, NodeId n, NodeId g) {
 Nodes vjp_sin(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::cos, v.arg(0)))}; }
 Nodes vjp_cos(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.op(Op::neg, v.times(g, v.op(Op::sin, v.arg(0))))}; }
 Nodes vjp_add(GraphBuilder&, NodeId, NodeId g) { return {g, g}; }
-Nodes vjp_sub(GraphBuilder& b, NodeId, NodeId g) { return {g, b.add(Op::neg, {g})}; }
+Nodes vjp_sub(GraphBuilder& b, NodeId, NodeId g) { return {g, planted(Fault::adjoint_sign) ? g : b.add(Op::neg, {g})}; }
 Nodes vjp_mul(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.arg(1)), v.times(g, v.arg(0))}; }
 Nodes vjp_div(GraphBuilder& b, NodeId n, NodeId g) {
   Vjp v{b, n, g};

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "ir/ops/define.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 namespace {
@@ -108,7 +109,7 @@ std::vector<NodeId> vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
   const NodeId x = b.graph().at(n).args[0];
   const Shape axes = b.graph().at(n).attrs.axes;
   const NodeId hit = cast_like(b, b.add(Op::eq, {x, spread(b, n, n)}), b.type(x).dtype);
-  const NodeId share = b.add(Op::div, {g, reduce_to(b, Op::reduce_sum, hit, axes)});
+  const NodeId share = planted(Fault::ties_not_shared) ? g : b.add(Op::div, {g, reduce_to(b, Op::reduce_sum, hit, axes)});
   return {b.add(Op::mul, {hit, spread(b, share, n)})};
 }
 // d prod / d x_i = prod of the others = prod / x_i where x_i != 0; with zeros present: with exactly one zero only that

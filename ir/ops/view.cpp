@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "ir/ops/define.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 namespace {
@@ -110,7 +111,7 @@ std::vector<NodeId> vjp_broadcast(GraphBuilder& b, NodeId n, NodeId g) {
     const auto at = std::find(node.attrs.axes.begin(), node.attrs.axes.end(), d);
     if (at == node.attrs.axes.end() || arg.shape[static_cast<size_t>(at - node.attrs.axes.begin())] == 1) summed.push_back(d);
   }
-  return {b.add(Op::reshape, {reduce_to(b, Op::reduce_sum, g, summed)}, with(&Attrs::shape, arg.shape))};
+  return {b.add(Op::reshape, {reduce_to(b, planted(Fault::adjoint_of_broadcast) ? Op::reduce_max : Op::reduce_sum, g, summed)}, with(&Attrs::shape, arg.shape))};
 }
 
 // --- slice ---
@@ -232,8 +233,9 @@ Type infer_reverse(const InferContext& c) {
 }
 template <class T>
 std::vector<T> reversed(const Attrs& a, const Shape& shape, std::span<const T> out) {
+  const int64_t last = std::is_same_v<T, Index> && planted(Fault::reverse_extent) ? 0 : 1;
   std::vector<T> in(out.begin(), out.end());
-  for (int64_t d : a.axes) in[static_cast<size_t>(d)] = T(shape[static_cast<size_t>(d)] - 1) - out[static_cast<size_t>(d)];
+  for (int64_t d : a.axes) in[static_cast<size_t>(d)] = T(shape[static_cast<size_t>(d)] - last) - out[static_cast<size_t>(d)];
   return in;
 }
 HostTensor eval_reverse(const Node& node, std::span<const HostTensor* const> args) {
@@ -282,7 +284,7 @@ Pieces concat_pieces(const Node& node, Types args, Out out) {
     if (extent == 0) continue;
     Piece p{static_cast<int>(a), {out.begin(), out.end()}, {}};
     p.index[axis] = out[axis] - Index(start);
-    p.guards.push_back({p.index[axis], 0, extent});
+    p.guards.push_back({p.index[axis], 0, extent + planted(Fault::concat_split)});
     start += extent;
     pieces.push_back(std::move(p));
   }

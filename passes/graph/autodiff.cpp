@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "ir/op.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 
@@ -33,7 +34,7 @@ std::vector<NodeId> gradients(GraphBuilder& b, NodeId output, const std::vector<
       if (parts[a] < 0 || !depends[static_cast<size_t>(arg)] || !is_float(b.type(arg).dtype)) continue;
       QN_CHECK(b.type(parts[a]) == b.type(arg), fmt::format("the cotangent of an argument of `{}` has its type", name_of(node.op)));
       const auto old = cotangent.find(arg);
-      cotangent[arg] = old == cotangent.end() ? parts[a] : b.add(Op::add, {old->second, parts[a]});
+      cotangent[arg] = old == cotangent.end() || planted(Fault::fanout_overwritten) ? parts[a] : b.add(Op::add, {old->second, parts[a]});
     }
   }
   std::vector<NodeId> out;

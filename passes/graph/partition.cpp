@@ -18,6 +18,7 @@
 #include <fmt/ranges.h>
 
 #include "ir/op.h"
+#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "passes/pass.h"
 
@@ -288,7 +289,7 @@ class Partitioner {
       std::vector<NodeId> both;
       std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
                  members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
-      reason = makes_cycle(both) ? "another kernel stands between them" : obstacle(both);
+      reason = makes_cycle(both) && !planted(Fault::partition_cycle) ? "another kernel stands between them" : obstacle(both);
       if (reason.empty() && !context_.allow()) reason = "bisect limit";
       if (reason.empty()) {
         for (NodeId id : both) group_[static_cast<size_t>(id)] = c;
@@ -359,7 +360,7 @@ class Partitioner {
       const NodeId call = b.add(Op::call, std::move(args), std::move(attrs), graph_.where(outputs[0]));
       for (size_t o = 0; o < outputs.size(); ++o) {
         Attrs which;
-        which.index = {static_cast<int64_t>(o)};
+        which.index = {static_cast<int64_t>(planted(Fault::results_swapped) ? outputs.size() - 1 - o : o)};
         map[outputs[o]] = b.add(Op::result, {call}, std::move(which), graph_.where(outputs[o]));
       }
     };

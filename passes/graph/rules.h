@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "ir/op.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 
@@ -70,8 +71,9 @@ bool add_rules(const Match& m, Rule&& rule) {
          rule("transpose by the identity", m.op == Op::transpose && std::is_sorted(m.attrs.axes.begin(), m.attrs.axes.end()), keep(0)) ||
          rule("transpose(transpose x)", m.op == Op::transpose && m.is(0, Op::transpose),
               [&] {
-                Shape axes;
-                for (int64_t a : m.attrs.axes) axes.push_back(m.arg(0).attrs.axes[static_cast<size_t>(a)]);
+                Shape axes, outer = m.attrs.axes, inner = m.arg(0).attrs.axes;
+                if (planted(Fault::transposes_composed_backwards)) std::swap(outer, inner);
+                for (int64_t a : outer) axes.push_back(inner[static_cast<size_t>(a)]);
                 return m.b.add(Op::transpose, {m.arg(0).args[0]}, attrs_with(&Attrs::axes, axes));
               }) ||
          rule("broadcast to the same shape", m.op == Op::broadcast && same_type(0), keep(0)) ||

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "ir/op.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 namespace {
@@ -64,7 +65,7 @@ class Batcher {
       for (NodeId a : n.args) args.push_back(batched(a));
     } else if (means<Reduce>(n.op) || n.op == Op::argmax) {
       args = {batched(n.args[0])};
-      shift(attrs.axes);
+      if (!planted(Fault::vmap_axis)) shift(attrs.axes);
     } else if (means<Contract>(n.op)) {
       ContractSpec s = parse_contract(attrs.spec);
       char fresh = 'a';

@@ -7,11 +7,12 @@
 #include <numeric>
 
 #include "ir/support/arith.h"
+#include "ir/support/fault.h"
 
 namespace quern {
 namespace {
 
-bool meet(const Lifetime& a, const Lifetime& b) { return a.first <= b.last && b.first <= a.last; }
+bool meet(const Lifetime& a, const Lifetime& b) { return a.first <= b.last - planted(Fault::lifetime_short) && b.first <= a.last - planted(Fault::lifetime_short); }
 
 MemoryPlan place(std::span<const Lifetime> values, const std::vector<size_t>& order) {
   MemoryPlan plan;

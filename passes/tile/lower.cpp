@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 
 namespace quern {
@@ -263,7 +264,7 @@ class Lowering {
       int inside = -1;
       const auto require = [&](int condition) { inside = inside < 0 ? condition : apply(Op::logical_and, DType::boolean, {inside, condition}); };
       for (const Guard& g : pieces[p].guards) {
-        if (g.expr.low() < g.low) require(apply(Op::le, DType::boolean, {constant(Scalar::of_int(DType::i64, g.low)), coord(g.expr)}));
+        if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {constant(Scalar::of_int(DType::i64, g.low)), coord(g.expr)}));
         if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), constant(Scalar::of_int(DType::i64, g.high))}));
       }
       const int taken = piece_element(pieces[p]);
@@ -299,12 +300,13 @@ class Lowering {
     r.args = {operand(materialise(element(n.args[0], {})))};
     r.operand = static_cast<int>(n.attrs.index[0]);
     r.coord = flat_ ? (index.empty() ? Index(0) : index[0]) : flatten(index, n.type.shape);
+    if (planted(Fault::random_counter)) r.coord = r.coord + Index(1);
     const Index position = r.coord;
     return add_element(std::move(r), axes_of(std::span(&position, 1)));
   }
 
   // Sums and products of short floats accumulate in f32.
-  static DType accumulator(DType dtype) { return dtype == DType::bf16 || dtype == DType::f16 ? DType::f32 : dtype; }
+  static DType accumulator(DType dtype) { return (dtype == DType::bf16 || dtype == DType::f16) && !planted(Fault::accumulator_cast) ? DType::f32 : dtype; }
   static std::vector<AxisId> without(const std::vector<AxisId>& axes, const std::vector<AxisId>& removed) {
     std::vector<AxisId> out;
     for (AxisId a : axes)
@@ -337,7 +339,7 @@ class Lowering {
     const std::vector<AxisId> loop = axes_of(loop_index);
     const DType wide = accumulator(dtype);
     if (loop.empty()) return convert(inner(loop_index), dtype);
-    const int sum = carried(loop, kept, identity_of(combine, wide), [&](ValueId carry) {
+    const int sum = carried(loop, kept, combine == Op::max && planted(Fault::reduce_identity) ? Scalar::of(wide, 0) : identity_of(combine, wide), [&](ValueId carry) {
       const ValueId tile = materialise(convert(inner(loop_index), wide), loop);
       const std::vector<AxisId> left = without(kernel_.values[static_cast<size_t>(tile)].axes, loop);
       const ValueId part = new_value(wide, left);

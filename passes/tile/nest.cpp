@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "ir/support/fault.h"
+
 namespace quern {
 
 using namespace tile;
@@ -62,12 +64,12 @@ Kernel nest(const Kernel& kernel) {
     if (a == lanes) continue;
     if (std::count(mma->axes.begin(), mma->axes.end(), a)) {
       summed.push_back(a);
-      panel.shape.push_back(k.axes[static_cast<size_t>(a)].extent);
+      panel.shape.push_back(k.axes[static_cast<size_t>(a)].extent - planted(Fault::panel_tail));
       place.push_back(k.coordinate(a));
     }
   }
   panel.shape.push_back(lane_axis.tile);
-  place.push_back(lane_axis.extent > lane_axis.tile ? floor_mod(k.coordinate(lanes), lane_axis.tile) : k.coordinate(lanes));
+  place.push_back(lane_axis.extent > lane_axis.tile && !planted(Fault::panel_without_mod) ? floor_mod(k.coordinate(lanes), lane_axis.tile) : k.coordinate(lanes));
   const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype));
   if (checked_mul(count(panel.shape), size_of(panel.dtype)) > kLargestPanel) return kernel;
   const bool several_panels = ceil_div(lane_axis.extent, lane_axis.tile) > 1;
