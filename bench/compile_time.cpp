@@ -1,0 +1,84 @@
+// How long each benchmark's graph takes to become an Executable: cold (no kernel cache) and warm (all images in it),
+// split by the compiler's own phases; "load" is the rest: images, memory, constants onto the device.
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+
+#include <fmt/format.h>
+
+#include "bench/harness.h"
+
+namespace quern::bench {
+namespace {
+
+std::vector<Case> cases() {
+  std::vector<Case> out = timed_cases();
+  for (Case& c : out) c.name = "compile_time " + c.name;
+  return out;
+}
+
+/// QUERN_CACHE_DIR is an empty folder of our own for as long as this lives: the user's cache is neither used nor filled.
+class PrivateCache {
+ public:
+  PrivateCache() {
+    if (const char* old = std::getenv("QUERN_CACHE_DIR")) old_ = old;
+    std::string path = (std::filesystem::temp_directory_path() / "quern-bench-XXXXXX").string();
+    if (!::mkdtemp(path.data())) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be made; set TMPDIR to a folder that can be written", path));
+    path_ = path;
+    ::setenv("QUERN_CACHE_DIR", path_.c_str(), 1);
+  }
+  ~PrivateCache() {
+    if (old_) ::setenv("QUERN_CACHE_DIR", old_->c_str(), 1);
+    else ::unsetenv("QUERN_CACHE_DIR");
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+
+ private:
+  std::optional<std::string> old_;
+  std::string path_;
+};
+
+void run(Harness& h, const Case& c) {
+  const PrivateCache cache;
+  for (const bool warm : {false, true}) {
+    CompileOptions options;
+    options.use_cache = warm;
+    if (warm) jit(h.device, c.graph, options);   // fills it
+    std::vector<double> totals;
+    std::map<std::string, std::vector<double>> phases;
+    CompileReport report;
+    double spent = 0;
+    for (int64_t r = 0; r < std::max<int64_t>(3, h.rounds) && (r < 3 || spent < 2e6); ++r) {
+      report = {};
+      const double total = microseconds([&] { jit(h.device, c.graph, options, &report); });
+      std::map<std::string, double> sums;
+      double rest = total / 1000;
+      for (const auto& [phase, ms] : report.times) sums[phase] += ms, rest -= ms;
+      sums["load"] = rest;
+      for (const auto& [phase, ms] : sums) phases[phase].push_back(ms);
+      totals.push_back(total);
+      spent += total;
+    }
+    if (warm && report.compiled != 0) throw Error(ErrorKind::internal, fmt::format("{}: {} kernels were not found in the cache that holds them", c.name, report.compiled));
+    Json split = Json::object();
+    std::vector<std::string> order;
+    for (const auto& [phase, ms] : report.times)
+      if (std::find(order.begin(), order.end(), phase) == order.end()) order.push_back(phase);
+    order.push_back("load");
+    std::string text = fmt::format("  {} kernels; ms:", report.compiled + report.cached);
+    for (const std::string& phase : order) {
+      const double ms = spread(phases[phase]).median;
+      split[phase] = ms;
+      text += fmt::format(" {} {:.2f}", phase, ms);
+    }
+    h.add(c.name + (warm ? " warm" : " cold"), {spread(totals), {}}, "", {{"kernels", report.compiled + report.cached}, {"phases_ms", split}}, text);
+  }
+}
+
+}  // namespace
+
+const Family compile_time_family{cases, run};
+
+}  // namespace quern::bench

@@ -1,0 +1,119 @@
+"""PyTorch beside `quern bench --peer torch`: reads one JSON request a line, answers with one JSON value a line.
+
+{"start": {"threads", "device"}} → {"version"};  {"prepare": {"op", "shapes", "sets"}} → {"check": mean |output|, or a
+loss};  {"measure": {"milliseconds", "runs", "synchronised"}} → {"us": […]}. Whatever fails is {"error": the reason}.
+Eager mode, f32 with TF32 off. Relies on common.py and, for the training step, on mlp_step.py beside it.
+"""
+import json
+import sys
+
+OPS = {}
+
+
+def op(f):
+    OPS[f.__name__] = f
+    return f
+
+
+@op
+def matmul(torch, a, b):
+    return torch.matmul(a, b)
+
+
+@op
+def gelu(torch, x):
+    return torch.nn.functional.gelu(x)
+
+
+@op
+def exp(torch, x):
+    return torch.exp(x)
+
+
+@op
+def mul_add(torch, a, b, c):
+    return torch.addcmul(c, a, b)
+
+
+@op
+def chain(torch, a, b):
+    return torch.tanh(torch.relu(a * 2 + b)) * a
+
+
+@op
+def softmax(torch, x):
+    return torch.softmax(x, -1)
+
+
+@op
+def layer_norm(torch, x, w, b):
+    return torch.nn.functional.layer_norm(x, (x.shape[-1],), w, b)
+
+
+class Ops:
+    """One case of simple ops, over several input sets."""
+
+    def __init__(self, torch, device, request):
+        from common import stream_of, uniform
+        self.torch, self.device, self.function = torch, device, OPS[request["op"]]
+        self.sets = [[torch.from_numpy(uniform(stream_of(s, i), shape)).to(device) for i, shape in enumerate(request["shapes"])]
+                     for s in range(request["sets"])]
+        with torch.inference_mode():
+            self.check = self.function(torch, *self.sets[0]).double().abs().mean().item()
+
+    def measure(self, how):
+        from common import block, microseconds
+        synchronize = self.torch.cuda.synchronize if self.device == "cuda" else lambda: None
+
+        def run(i):
+            inputs = self.sets[i % len(self.sets)]
+
+            def go():
+                self.function(self.torch, *inputs)
+                synchronize()
+            return microseconds(go)
+        with self.torch.inference_mode():
+            return block(run, how["milliseconds"], how["runs"])
+
+
+class Step:
+    """The training step of mlp_step.py, eager."""
+
+    def __init__(self, device, request):
+        from mlp_step import TorchStep
+        self.step = TorchStep("eager", device, "f32")
+        self.step.build(request["batch"])
+        self.check = self.step.loss_after()
+
+    def measure(self, how):
+        from mlp_step import one_by_one, together
+        return one_by_one(self.step, how["milliseconds"], how["runs"]) if how["synchronised"] else [together(self.step)]
+
+
+def main():
+    torch, device, current = None, "cpu", None
+    for line in sys.stdin:
+        try:
+            request = json.loads(line)
+            if "start" in request:
+                import torch   # noqa: PLC0415: its absence is an answer
+                device = request["start"]["device"]
+                torch.set_num_threads(request["start"]["threads"])
+                torch.set_float32_matmul_precision("highest")
+                if device == "cuda" and not torch.cuda.is_available():
+                    raise RuntimeError("this PyTorch sees no GPU")
+                answer = {"version": f"{torch.__version__}, {device}, {torch.get_num_threads()} threads, eager, TF32 off"}
+            elif "prepare" in request:
+                current = None   # frees the last case's memory first
+                prepare = request["prepare"]
+                current = Step(device, prepare) if prepare["op"] == "mlp_step" else Ops(torch, device, prepare)
+                answer = {"check": current.check}
+            else:
+                answer = {"us": current.measure(request["measure"])}
+        except Exception as e:   # the reason is what the other side prints
+            answer = {"error": f"{type(e).__name__}: {e}"}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
