@@ -2,7 +2,6 @@
 #include "codegen/cache.h"
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +13,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/env.h"
 #include "ir/support/fault.h"
 #include "ir/support/hash.h"
 
@@ -59,9 +59,9 @@ bool write_all(int fd, const void* data, size_t n) {
 }  // namespace
 
 std::string Cache::default_directory() {
-  if (const char* d = std::getenv("QUERN_CACHE_DIR")) return d;
-  if (const char* d = std::getenv("XDG_CACHE_HOME"); d && *d) return std::string(d) + "/quern";
-  if (const char* d = std::getenv("HOME"); d && *d) return std::string(d) + "/.cache/quern";
+  if (const char* d = env(Env::cache_dir)) return d;
+  if (const char* d = env(Env::xdg_cache_home); d && *d) return std::string(d) + "/quern";
+  if (const char* d = env(Env::home); d && *d) return std::string(d) + "/.cache/quern";
   return "";
 }
 

@@ -11,6 +11,7 @@
 
 #include "codegen/image.h"
 #include "ir/support/hash.h"
+#include "ir/support/suggest.h"
 #include "program_generated.h"
 
 namespace quern {
@@ -27,16 +28,16 @@ Target parse_target(const std::string& text) {
 #else
     const std::string best = "v128";
 #endif
-    if (!arch.empty() && !one_of({"avx512", "avx2", "v128"})) throw Error(ErrorKind::usage, fmt::format("target \"{}\": the CPU archs are avx512, avx2 and v128", text));
+    if (!arch.empty() && !one_of({"avx512", "avx2", "v128"})) throw Error(Code::unknown_target, fmt::format("target \"{}\": the CPU archs are avx512, avx2 and v128", text)).with_help(suggestion(arch, {"avx512", "avx2", "v128"}, "--target cpu is this machine's"));
     return {TargetKind::cpu, arch.empty() ? best : arch};
   }
   if (kind == "cuda") {
     if (!arch.empty() && arch.find_first_not_of("0123456789") == std::string::npos)
-      throw Error(ErrorKind::usage, fmt::format("target \"{}\" names a device; --target wants what to compile for, e.g. cuda:sm_90a (where to run is --device {})", text, text));
-    if (!arch.empty() && !one_of({"sm_75", "sm_80", "sm_90a"})) throw Error(ErrorKind::usage, fmt::format("target \"{}\": the CUDA archs are sm_75, sm_80 and sm_90a", text));
+      throw Error(Code::unknown_target, fmt::format("target \"{}\" names a device; --target wants what to compile for, e.g. cuda:sm_90a (where to run is --device {})", text, text)).with_help("--target cuda:sm_90a, or --device " + text + " where a command runs something");
+    if (!arch.empty() && !one_of({"sm_75", "sm_80", "sm_90a"})) throw Error(Code::unknown_target, fmt::format("target \"{}\": the CUDA archs are sm_75, sm_80 and sm_90a", text)).with_help(suggestion(arch, {"sm_75", "sm_80", "sm_90a"}, "--target cuda:sm_90a, say"));
     return {TargetKind::cuda, arch.empty() ? "sm_90a" : arch};
   }
-  throw Error(ErrorKind::usage, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text));
+  throw Error(Code::unknown_target, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text)).with_help(suggestion(kind, {"cpu", "cuda"}, "--target cpu"));
 }
 
 int64_t planned_bytes(const Program& program, int threads, int input_sets) {
@@ -97,15 +98,16 @@ std::vector<uint8_t> save_program(const Program& p) {
 }
 
 Program load_program(const std::vector<uint8_t>& bytes, const std::string& file) {
+  const auto fail = [&](Code code, const char* what) { throw Error(code, fmt::format("{}: {}", file, what)).with_help("compile it again with `quern compile`"); };
   const auto want = [&](bool condition, const char* what) {
-    if (!condition) throw Error(ErrorKind::bad_file, fmt::format("{}: {}; compile it again with `quern compile`", file, what));
+    if (!condition) fail(Code::damaged_package, what);
   };
-  want(bytes.size() > kHead && static_cast<int64_t>(bytes.size()) < kMaxFile, "not a Quern program: wrong size");
-  want(std::memcmp(bytes.data(), kMagic, 8) == 0, "not a Quern program: wrong magic");
+  if (bytes.size() <= kHead || static_cast<int64_t>(bytes.size()) >= kMaxFile) fail(Code::not_a_package, "not a Quern program: wrong size");
+  if (std::memcmp(bytes.data(), kMagic, 8) != 0) fail(Code::not_a_package, "not a Quern program: wrong magic");
   uint64_t version, checksum;
   std::memcpy(&version, bytes.data() + 8, 8);
   std::memcpy(&checksum, bytes.data() + 16, 8);
-  want(version == kVersion, "written by another version of Quern");
+  if (version != kVersion) fail(Code::other_version, "written by another version of Quern");
   const size_t size = bytes.size() - kHead;
   want(hash64({reinterpret_cast<const char*>(bytes.data() + kHead), size}) == checksum, "damaged: the checksum does not match");
   std::vector<uint64_t> aligned((size + 7) / 8);   // FlatBuffers want alignment

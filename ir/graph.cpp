@@ -116,6 +116,24 @@ SourceId GraphBuilder::intern(const SourceLoc& where) {
   return static_cast<SourceId>(graph_.sources.size() - 1);
 }
 
+// Where the type rule is broken, the error tells what the operands are.
+Type GraphBuilder::infer(Op op, const std::vector<NodeId>& args, const std::vector<Type>& types, const Attrs& attrs, const SourceLoc& where) const {
+  try {
+    return def_of(op).infer({op, types, attrs, where});
+  } catch (Error& e) {
+    if (e.where.line == 0) e.move_to(where);   // of helpers that know no line
+    if (e.operands.empty())
+      for (size_t i = 0; i < args.size(); ++i) e.with_operand(args.size() == 2 ? (i ? "rhs" : "lhs") : fmt::format("argument {}", i), to_string(types[i]));
+    for (size_t i = 0; i < args.size(); ++i) e.describe_operand(i, describe(args[i]), graph_.where(args[i]));
+    throw;
+  }
+}
+
+std::string GraphBuilder::describe(NodeId id) const {
+  const Node& n = graph_.at(id);
+  return n.op == Op::input ? fmt::format("input \"{}\"", n.attrs.name) : std::string(name_of(n.op));
+}
+
 NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc where) {
   std::vector<Type> types;
   for (NodeId a : args) {
@@ -124,7 +142,7 @@ NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc
   }
   if (op != Op::result)
     for (const Type& t : types) QN_CHECK(t.results.empty(), "only `result` may use a value with several results");
-  Node node{op, def_of(op).infer({op, types, attrs, where}), std::move(args), std::move(attrs), 0};
+  Node node{op, infer(op, args, types, attrs, where), std::move(args), std::move(attrs), 0};
   const uint64_t h = hash_of(node);
   if (op != Op::input) {
     const auto [begin, end] = table_.equal_range(h);

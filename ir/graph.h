@@ -127,11 +127,14 @@ class GraphBuilder {
 
   const Graph& graph() const { return graph_; }
   const Type& type(NodeId id) const { return graph_.type(id); }
+  /// What a node is, for messages: `input "x"`, `reduce_sum`.
+  std::string describe(NodeId id) const;
   SourceId intern(const SourceLoc& where);
   Graph finish() { return std::move(graph_); }
 
  private:
   Graph graph_;
+  Type infer(Op op, const std::vector<NodeId>& args, const std::vector<Type>& types, const Attrs& attrs, const SourceLoc& where) const;
   std::unordered_multimap<uint64_t, NodeId> table_;  // structure hash → nodes
 };
 

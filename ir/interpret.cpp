@@ -15,7 +15,7 @@ std::vector<HostTensor> interpret(const Graph& graph, const std::vector<HostTens
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Type& want = graph.type(graph.inputs[i]);
     if (inputs[i].dtype != want.dtype || inputs[i].shape != want.shape)
-      throw Error(ErrorKind::usage, fmt::format("input \"{}\" is {}, the graph wants {}", graph.at(graph.inputs[i]).attrs.name,
+      throw Error(Code::tensor_mismatch, fmt::format("input \"{}\" is {}, the graph wants {}", graph.at(graph.inputs[i]).attrs.name,
                                                 to_string(Type{inputs[i].dtype, inputs[i].shape, {}}), to_string(want)));
     values[static_cast<size_t>(graph.inputs[i])] = {inputs[i]};
   }

@@ -34,15 +34,16 @@
 
 namespace quern {
 
-/// What a type rule sees. `fail` throws the error that names the op, the constraint, all operands and the line.
+/// What a type rule sees. `fail` throws the error that names the op, the constraint, all operands and the line;
+/// GraphBuilder::add adds what the operands are.
 struct InferContext {
   Op op;
   std::span<const Type> args;
   const Attrs& attrs;
   SourceLoc where;
-  [[noreturn]] void fail(const std::string& message, const std::string& help) const;
-  void want(bool condition, const std::string& message, const std::string& help) const {
-    if (!condition) fail(message, help);
+  [[noreturn]] void fail(Code code, const std::string& message, const std::string& help) const;
+  void want(bool condition, Code code, const std::string& message, const std::string& help) const {
+    if (!condition) fail(code, message, help);
   }
 };
 
@@ -98,6 +99,6 @@ Scalar identity_of(Op combine, DType dtype);
 
 /// The parsed `spec` of a contract node: the letters of each operand and of the output.
 struct ContractSpec { std::string lhs, rhs, out; };
-ContractSpec parse_contract(const std::string& spec);
+ContractSpec parse_contract(const std::string& spec);   // throws Error(contract_spec)
 
 }  // namespace quern

@@ -3,12 +3,14 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "ir/op.h"
 #include "ir/support/reader.h"
+#include "ir/support/suggest.h"
 
 namespace quern {
 namespace {
@@ -109,9 +111,9 @@ Type read_type(Reader& r) {
   }
   t.dtype = r.dtype();
   t.shape = r.integers();
-  if (t.rank() > kMaxRank) r.fail("rank above 8");
+  if (t.rank() > kMaxRank) r.fail(Code::text_limits, "rank above 8", "reshape to join axes");
   for (int64_t d : t.shape)
-    if (d < 0 || d > kMaxExtent) r.fail("an extent outside [0, 2^40]");
+    if (d < 0 || d > kMaxExtent) r.fail(Code::text_limits, "an extent outside [0, 2^40]", "use a smaller shape");
   t.bytes();   // throws where it overflows
   return t;
 }
@@ -130,7 +132,9 @@ struct AttrReader {
   Reader& r;
   const std::string& key;
   bool found = false;
+  std::vector<std::string> names = {};
   bool mine(const char* name) {
+    names.push_back(name);
     if (key != name) return false;
     return found = true;
   }
@@ -151,12 +155,12 @@ struct AttrReader {
         v = static_cast<Transform>(i);
         return;
       }
-    r.fail(fmt::format("`{}` is no transform", word));
+    r.fail(Code::unknown_word, fmt::format("`{}` is no transform", word), "transforms are none, vjp, vmap and kernel");
   }
   void operator()(const char* name, std::shared_ptr<const HostTensor>& v) {
     if (!mine(name)) return;
     const Type t = read_type(r);
-    if (t.bytes() > (int64_t{1} << 30)) r.fail("a constant above 1 GiB; pass it as an input");
+    if (t.bytes() > (int64_t{1} << 30)) r.fail(Code::text_limits, "a constant above 1 GiB", "pass it as an input");
     if (r.accept("splat")) {
       HostTensor one(t.dtype, {});
       const Scalar value = read_scalar(r, t.dtype);
@@ -170,9 +174,9 @@ struct AttrReader {
     while (!r.accept("]")) {
       if (!values.empty()) r.expect(",");
       values.push_back(read_scalar(r, t.dtype));
-      if (static_cast<int64_t>(values.size()) > t.size()) r.fail("more values than the shape has elements");
+      if (static_cast<int64_t>(values.size()) > t.size()) r.fail(Code::written_type, "more values than the shape has elements", "one value per element, or `splat` and one value");
     }
-    if (static_cast<int64_t>(values.size()) != t.size()) r.fail("fewer values than the shape has elements");
+    if (static_cast<int64_t>(values.size()) != t.size()) r.fail(Code::written_type, "fewer values than the shape has elements", "one value per element, or `splat` and one value");
     HostTensor out(t.dtype, t.shape);
     for (size_t i = 0; i < values.size(); ++i) out.set(static_cast<int64_t>(i), values[i]);
     v = std::make_shared<const HostTensor>(std::move(out));
@@ -181,6 +185,27 @@ struct AttrReader {
     if (mine(name)) v = std::make_shared<const Graph>(read_graph(r));
   }
 };
+
+[[noreturn]] void fail_op(Reader& r, const std::string& name) {
+  std::vector<std::string> ops;
+  for (int o = 0; o < kOpCount; ++o) ops.emplace_back(name_of(static_cast<Op>(o)));
+  r.fail(Code::unknown_word, fmt::format("`{}` is no op", name), suggestion(name, ops, "`quern ops` lists them"));
+}
+
+// Found by name from outside, so each may be there once. Bodies are called by position; their names are comments.
+void want_distinct(const Graph& g, Reader& r) {
+  const auto check = [&](const char* what, const auto& list, const auto& name_of_item) {
+    std::set<std::string> seen;
+    for (const auto& item : list) {
+      const std::string& name = name_of_item(item);
+      if (name.size() > 255) r.fail(Code::text_limits, fmt::format("the name of an {} is longer than 255 bytes", what), "use a shorter name");
+      if (!seen.insert(name).second) r.fail(Code::duplicate_label, fmt::format("there are two {}s {}", what, quote(name)), "rename one of them");
+    }
+  };
+  check("input", g.inputs, [&](NodeId id) -> const std::string& { return g.at(id).attrs.name; });
+  check("output", g.outputs, [](const NamedOutput& o) -> const std::string& { return o.name; });
+  check("state", g.states, [](const State& s) -> const std::string& { return s.name; });
+}
 
 Graph read_graph(Reader& r) {
   Reader::Level level(r);
@@ -203,18 +228,20 @@ Graph read_graph(Reader& r) {
     const int64_t name = r.integer();
     if (!ids.count(name)) add_inputs(name == INT64_MAX ? name : name + 1);
     const auto it = ids.find(name);
-    if (it == ids.end()) r.fail("a value that is not defined before");
+    if (it == ids.end()) r.fail(Code::undefined_value, fmt::format("%{} is a value that is not defined before", name), "define it in the head or on an earlier line");
     return it->second;
   };
   const auto define = [&](int64_t name, NodeId id) {
-    if (!ids.emplace(name, id).second) r.fail(fmt::format("%{} is defined twice", name));
+    if (!ids.emplace(name, id).second) r.fail(Code::defined_twice, fmt::format("%{} is defined twice", name), "give every value its own number");
   };
   const auto guarded = [&](const auto& build) {
     try {
       return build();
-    } catch (const Error& e) {
-      if (e.kind == ErrorKind::bad_file) throw;
-      r.fail(e.what());
+    } catch (Error& e) {   // a broken type rule: the file is bad, at this place
+      if (e.kind == ErrorKind::bad_file || e.kind == ErrorKind::internal) throw;
+      e.kind = ErrorKind::bad_file;
+      e.move_to(r.here());
+      throw;
     }
   };
   r.expect("graph");
@@ -224,10 +251,10 @@ Graph read_graph(Reader& r) {
     r.expect("%");
     Pending p{r.integer(), {}, {}, {}};
     for (const Pending& other : head)
-      if (other.name == p.name) r.fail(fmt::format("%{} is defined twice", p.name));
+      if (other.name == p.name) r.fail(Code::defined_twice, fmt::format("%{} is defined twice", p.name), "give every value its own number");
     r.expect(":");
     p.type = guarded([&] { return read_type(r); });
-    if (!p.type.results.empty()) r.fail("an input is one tensor");
+    if (!p.type.results.empty()) r.fail(Code::written_type, "an input is one tensor", "write one input for every tensor");
     p.label = r.quoted();
     p.where = read_source(r);
     head.push_back(std::move(p));
@@ -240,13 +267,13 @@ Graph read_graph(Reader& r) {
     if (r.accept("output")) {
       const std::string name = r.quoted();
       b.output(name, reference());
-      if (!b.type(b.graph().outputs.back().node).results.empty()) r.fail("an output is one tensor");
+      if (!b.type(b.graph().outputs.back().node).results.empty()) r.fail(Code::written_type, "an output is one tensor", "take one with `result`");
     } else if (r.accept("state")) {
       const std::string name = r.quoted();
       const NodeId in = reference();
       r.expect("->");
       const NodeId out = reference();
-      if (b.graph().at(in).op != Op::input || !(b.type(in) == b.type(out))) r.fail("a state is an input and a value of its type");
+      if (b.graph().at(in).op != Op::input || !(b.type(in) == b.type(out))) r.fail(Code::bad_state, "a state is an input and a value of its type", fmt::format("write: state \"name\" %INPUT -> %VALUE; here {} and {}", to_string(b.type(in)), to_string(b.type(out))));
       b.state(name, in, out);
     } else {
       r.expect("%");
@@ -255,7 +282,7 @@ Graph read_graph(Reader& r) {
       add_inputs(name);
       const std::string op_name = r.word();
       const auto op = parse_op(op_name);
-      if (!op || *op == Op::input) r.fail(fmt::format("`{}` is no op", op_name));
+      if (!op || *op == Op::input) fail_op(r, op_name);
       std::vector<NodeId> args;
       while (r.peek("%") || (!args.empty() && r.accept(","))) args.push_back(reference());
       Attrs attrs;
@@ -268,7 +295,7 @@ Graph read_graph(Reader& r) {
             attrs.fields(reader);
             return 0;
           });
-          if (!reader.found) r.fail(fmt::format("`{}` is no attribute", key));
+          if (!reader.found) r.fail(Code::unknown_word, fmt::format("`{}` is no attribute", key), suggestion(key, reader.names, "`quern dump mlp` shows ops with theirs"));
         } while (r.accept(","));
         r.expect("}");
       }
@@ -276,12 +303,12 @@ Graph read_graph(Reader& r) {
       const Type type = guarded([&] { return read_type(r); });
       const SourceLoc where = read_source(r);
       for (NodeId a : args)
-        if (*op != Op::result && !b.type(a).results.empty()) r.fail("only `result` uses several results");
+        if (*op != Op::result && !b.type(a).results.empty()) r.fail(Code::written_type, "only `result` uses several results", "take one with `result`");
       const bool needs_body = *op == Op::call, needs_value = *op == Op::constant;
       if ((needs_body && !attrs.body) || (needs_value && !attrs.value) || (*op == Op::result && (args.size() != 1 || attrs.index.size() != 1 || b.type(args[0]).results.empty())))
-        r.fail(fmt::format("`{}` lacks what it needs", op_name));
+        r.fail(Code::attribute_missing, fmt::format("`{}` lacks what it needs", op_name), "call needs body=, constant needs value=, result needs one call and index=[i]");
       const NodeId id = guarded([&] { return b.add(*op, args, attrs, where); });
-      if (!(b.type(id) == type)) r.fail(fmt::format("written as {}, but `{}` gives {}", to_string(type), op_name, to_string(b.type(id))));
+      if (!(b.type(id) == type)) r.fail(Code::written_type, fmt::format("written as {}, but `{}` gives {}", to_string(type), op_name, to_string(b.type(id))), fmt::format("write {}", to_string(b.type(id))));
       define(name, id);
     }
   }
@@ -304,6 +331,7 @@ Graph parse_graph(const std::string& text, const std::string& file) {
   Reader r(text, file);
   Graph g = read_graph(r);
   if (!r.at_end()) r.fail("text after the end of the graph");
+  want_distinct(g, r);
   return g;
 }
 

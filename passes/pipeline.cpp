@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/suggest.h"
 #include "passes/pass.h"
 
 namespace quern {
@@ -21,8 +22,8 @@ const std::vector<Pass>& pipeline() {
 Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const std::string& name : context.disabled) {
     const bool known = std::any_of(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
-    if (!known) throw Error(ErrorKind::usage, fmt::format("there is no pass \"{}\"; passes are: expand, simplify, fold, partition", name));
-    if (name == "expand" || name == "partition") throw Error(ErrorKind::usage, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name));
+    if (!known) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: expand, simplify, fold, partition", name)).with_help(suggestion(name, {"expand", "simplify", "fold", "partition"}, "simplify and fold may be disabled"));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name));
   }
   if (context.verify) verify(graph);
   Graph current = graph;

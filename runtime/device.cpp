@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/suggest.h"
 #include "runtime/cpu/device.h"
 #include "runtime/cuda/device.h"
 #include "runtime/null/device.h"
@@ -13,13 +14,13 @@ std::unique_ptr<Device> open_device(const std::string& name, std::string* transc
   if (name == "cpu") return open_cpu_device();
   if (name == "null") return open_null_device(transcript);
   if (name == "cuda" || name.rfind("cuda:", 0) == 0) {
-    if (name.find("sm_") != std::string::npos) throw Error(ErrorKind::usage, fmt::format("device \"{}\" names a target; --device says where to run, e.g. cuda:0 (what to compile for is --target {})", name, name));
+    if (name.find("sm_") != std::string::npos) throw Error(Code::unknown_device, fmt::format("device \"{}\" names a target; --device says where to run, e.g. cuda:0 (what to compile for is --target {})", name, name)).with_help("--device cuda");
     const std::string number = name.size() > 5 ? name.substr(5) : "0";
     if (number.empty() || number.size() > 3 || number.find_first_not_of("0123456789") != std::string::npos)
-      throw Error(ErrorKind::usage, fmt::format("device \"{}\": wants cuda or cuda:N", name));
+      throw Error(Code::unknown_device, fmt::format("device \"{}\": wants cuda or cuda:N", name)).with_help("--device cuda:0");
     return open_cuda_device(std::stoi(number));
   }
-  throw Error(ErrorKind::usage, fmt::format("there is no device \"{}\"; devices are interpret, cpu, cuda:N and null", name));
+  throw Error(Code::unknown_device, fmt::format("there is no device \"{}\"; devices are interpret, cpu, cuda:N and null", name)).with_help(suggestion(name, {"interpret", "cpu", "cuda", "null"}, "--device cpu"));
 }
 
 }  // namespace quern

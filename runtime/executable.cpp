@@ -20,7 +20,7 @@ static std::string type_text(DType dtype, const Shape& shape) {
 Executable::Executable(Device& device, Program program)
     : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()) {
   if (!(device_.target() == program_.target))
-    throw Error(ErrorKind::device, fmt::format("this program was compiled for {}, the device {} wants {}; compile it again", to_string(program_.target), device_.name(), to_string(device_.target())));
+    throw Error(Code::other_target, fmt::format("this program was compiled for {}, the device {} wants {}", to_string(program_.target), device_.name(), to_string(device_.target()))).with_help("compile it again with --target " + to_string(device_.target()));
   for (const KernelImage& image : program_.images) images_.push_back(device_.load(image));
   DevicePtr arena = nullptr;
   if (program_.arena_bytes > 0) owned_.push_back(arena = device_.alloc(program_.arena_bytes));
@@ -51,11 +51,11 @@ void Executable::set_state(const std::string& name, const HostTensor& value) {
     const Slot& s = program_.slots[static_cast<size_t>(id)];
     if (s.name != name) continue;
     if (s.dtype != value.dtype || s.shape != value.shape)
-      throw Error(ErrorKind::usage, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
+      throw Error(Code::tensor_mismatch, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
     unset_states_.erase(id);
     return device_.upload(at(id, 0), value.bytes.data(), s.bytes());
   }
-  throw Error(ErrorKind::usage, fmt::format("the program has no state \"{}\"", name));
+  throw Error(Code::unknown_tensor, fmt::format("the program has no state \"{}\"", name));
 }
 
 HostTensor Executable::state(const std::string& name) {
@@ -66,16 +66,16 @@ HostTensor Executable::state(const std::string& name) {
     device_.download(out.bytes.data(), at(id, 0), s.bytes());
     return out;
   }
-  throw Error(ErrorKind::usage, fmt::format("the program has no state \"{}\"", name));
+  throw Error(Code::unknown_tensor, fmt::format("the program has no state \"{}\"", name));
 }
 
 void Executable::set_input(int64_t position, const HostTensor& value) {
   if (position < 0 || position >= static_cast<int64_t>(program_.inputs.size()))
-    throw Error(ErrorKind::usage, fmt::format("the program takes {} inputs, there is no input {}", program_.inputs.size(), position));
+    throw Error(Code::general_usage, fmt::format("the program takes {} inputs, there is no input {}", program_.inputs.size(), position));
   const int64_t id = program_.inputs[static_cast<size_t>(position)];
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   if (s.dtype != value.dtype || s.shape != value.shape)
-    throw Error(ErrorKind::usage, fmt::format("input \"{}\" is {}, got {}", s.name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
+    throw Error(Code::tensor_mismatch, fmt::format("input \"{}\" is {}, got {}", s.name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
   if (ran_) {   // a run may still read the set at hand
     set_ = (set_ + 1) % slots_.size();
     ran_ = false;
@@ -100,7 +100,7 @@ void Executable::run_step(const Step& step, size_t set) {
 
 void Executable::run() {
   if (!unset_states_.empty())
-    throw Error(ErrorKind::usage, fmt::format("state \"{}\" has no value yet; call set_state before the first run", program_.slots[static_cast<size_t>(*unset_states_.begin())].name));
+    throw Error(Code::unset_state, fmt::format("state \"{}\" has no value yet; call set_state before the first run", program_.slots[static_cast<size_t>(*unset_states_.begin())].name));
   device_.begin_run(static_cast<int>(set_));
   for (size_t i = 0; i < holder_.size(); ++i) {
     if (holder_[i] == set_) continue;
@@ -126,7 +126,7 @@ HostTensor Executable::output(int64_t position) {
 }
 
 std::vector<HostTensor> Executable::run(const std::vector<HostTensor>& inputs) {
-  if (inputs.size() != program_.inputs.size()) throw Error(ErrorKind::usage, fmt::format("the program takes {} inputs, got {}", program_.inputs.size(), inputs.size()));
+  if (inputs.size() != program_.inputs.size()) throw Error(Code::general_usage, fmt::format("the program takes {} inputs, got {}", program_.inputs.size(), inputs.size()));
   for (size_t i = 0; i < inputs.size(); ++i) set_input(static_cast<int64_t>(i), inputs[i]);
   run();
   std::vector<HostTensor> out;

@@ -34,7 +34,7 @@ void* Pool::alloc(int64_t bytes) {
       idle_.clear();
       ptr = raw_alloc_(bytes);
     }
-    if (!ptr) throw Error(ErrorKind::memory, fmt::format("out of memory: {} bytes asked for, {} in use; use a smaller batch", bytes, statistics_.in_use));
+    if (!ptr) throw Error(Code::out_of_memory, fmt::format("out of memory: {} bytes asked for, {} in use", bytes, statistics_.in_use)).with_help("use a smaller batch");
     ++statistics_.system_allocations;
     statistics_.reserved += bytes;
   }

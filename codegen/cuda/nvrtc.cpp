@@ -1,11 +1,10 @@
 // NVRTC, found at run time: CUDA C++ → cubin. No toolkit header is needed to build or to run this.
-#include <cstdlib>
-
 #include <dlfcn.h>
 
 #include <fmt/format.h>
 
 #include "codegen/image.h"
+#include "ir/support/env.h"
 
 namespace quern::cuda {
 namespace {
@@ -29,13 +28,14 @@ const Nvrtc& nvrtc() {
     std::vector<std::string> places;
     for (const char* name : {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"}) {
       places.emplace_back(name);
-      if (const char* home = std::getenv("CUDA_HOME")) places.push_back(std::string(home) + "/lib64/" + name);
+      if (const char* home = env(Env::cuda_home)) places.push_back(std::string(home) + "/lib64/" + name);
       places.push_back(std::string("/usr/local/cuda/lib64/") + name);
     }
+    if (const char* named = env(Env::nvrtc)) places = {named};
     void* library = nullptr;
     for (const std::string& place : places)
       if (!library) library = ::dlopen(place.c_str(), RTLD_NOW);
-    if (!library) throw Error(ErrorKind::compile, "NVRTC was not found (libnvrtc.so.13 or .12); install the CUDA toolkit's NVRTC or set CUDA_HOME, or use --target cpu");
+    if (!library) throw Error(ErrorKind::compile, "NVRTC was not found (libnvrtc.so.13 or .12); install the CUDA toolkit's NVRTC, set CUDA_HOME or QUERN_NVRTC, or use --target cpu");
     Nvrtc t{};
     const auto bind = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name));

@@ -10,31 +10,31 @@ namespace {
 Type infer_call(const InferContext& c) {
   QN_CHECK(c.attrs.body != nullptr, "a call has a body");
   const Graph& body = *c.attrs.body;
-  c.want(body.states.empty(), "a body has no states", "");
+  c.want(body.states.empty(), Code::bad_body, "a body has no states", "make states inputs and outputs of the body");
   want_args(c, body.inputs.size());
   const bool mapped = c.attrs.transform == Transform::vmap;
   int64_t lanes = -1;
   for (size_t i = 0; i < c.args.size(); ++i) {
     Type want = body.type(body.inputs[i]);
     if (mapped) {
-      c.want(c.args[i].rank() > 0, "vmap needs a leading axis on every argument", "");
+      c.want(c.args[i].rank() > 0, Code::bad_body, "vmap needs a leading axis on every argument", "broadcast the argument along a new first axis");
       if (lanes < 0) lanes = c.args[i].shape[0];
       want.shape.insert(want.shape.begin(), lanes);
     }
-    c.want(c.args[i] == want, fmt::format("argument {} is {}, the body wants {}", i, to_string(c.args[i]), to_string(want)), "");
+    c.want(c.args[i] == want, Code::bad_body, fmt::format("argument {} is {}, the body wants {}", i, to_string(c.args[i]), to_string(want)), "cast or reshape the argument");
   }
   Type t;
   for (const NamedOutput& o : body.outputs) {
     t.results.push_back(body.type(o.node));
     if (mapped) t.results.back().shape.insert(t.results.back().shape.begin(), lanes);
   }
-  c.want(!t.results.empty(), "a body needs an output", "");
-  c.want(!mapped || lanes >= 0, "vmap needs an argument", "");
+  c.want(!t.results.empty(), Code::bad_body, "a body needs an output", "give the body an `output`");
+  c.want(!mapped || lanes >= 0, Code::bad_body, "vmap needs an argument", "call a body without inputs without vmap");
   if (c.attrs.transform == Transform::vjp) {
-    c.want(t.results[0].rank() == 0 && is_float(t.results[0].dtype), fmt::format("only a scalar float has a gradient, output 0 is {}", to_string(t.results[0])), "sum or mean it first");
+    c.want(t.results[0].rank() == 0 && is_float(t.results[0].dtype), Code::gradient_of, fmt::format("only a scalar float has a gradient, output 0 is {}", to_string(t.results[0])), "sum or mean it first");
     for (int64_t i : c.attrs.index) {
-      c.want(i >= 0 && i < static_cast<int64_t>(c.args.size()), "a gradient is with respect to an argument", "");
-      c.want(is_float(c.args[static_cast<size_t>(i)].dtype), fmt::format("{} has no gradient: it is not a float", to_string(c.args[static_cast<size_t>(i)])), "cast it to f32 before use");
+      c.want(i >= 0 && i < static_cast<int64_t>(c.args.size()), Code::gradient_by, "a gradient is with respect to an argument", fmt::format("index counts the {} arguments from 0", c.args.size()));
+      c.want(is_float(c.args[static_cast<size_t>(i)].dtype), Code::gradient_by, fmt::format("{} has no gradient: it is not a float", to_string(c.args[static_cast<size_t>(i)])), "cast it to f32 before use");
       t.results.push_back(c.args[static_cast<size_t>(i)]);
     }
   }
@@ -43,7 +43,7 @@ Type infer_call(const InferContext& c) {
 Type infer_result(const InferContext& c) {
   want_args(c, 1);
   QN_CHECK(c.attrs.index.size() == 1 && !c.args[0].results.empty(), "result i is of a call");
-  c.want(c.attrs.index[0] >= 0 && c.attrs.index[0] < static_cast<int64_t>(c.args[0].results.size()), "there is no such result", "");
+  c.want(c.attrs.index[0] >= 0 && c.attrs.index[0] < static_cast<int64_t>(c.args[0].results.size()), Code::attribute_missing, "there is no such result", fmt::format("index counts the {} results from 0", c.args[0].results.size()));
   return c.args[0].results[static_cast<size_t>(c.attrs.index[0])];
 }
 HostTensor eval_none(const Node&, std::span<const HostTensor* const>) {

@@ -8,7 +8,7 @@ using Args = std::span<const Scalar>;
 
 Type infer_cast(const InferContext& c) {
   want_args(c, 1);
-  c.want(c.attrs.dtype.size() == 1, "wants the attribute dtype", "dtype=f32, say");
+  c.want(c.attrs.dtype.size() == 1, Code::attribute_missing, "wants the attribute dtype", "dtype=f32, say");
   return checked(c, {c.attrs.dtype[0], c.args[0].shape, {}});
 }
 Type infer_same(const InferContext& c) {

@@ -17,7 +17,7 @@ Type infer_compare(const InferContext& c) {
 Type infer_logical(const InferContext& c, size_t n) {
   want_args(c, n);
   want_same_shape(c);
-  for (const Type& t : c.args) c.want(t.dtype == DType::boolean, "wants bool arguments", "compare with 0 first");
+  for (const Type& t : c.args) c.want(t.dtype == DType::boolean, Code::dtype_unsupported, "wants bool arguments", "compare with 0 first");
   return c.args[0];
 }
 Type infer_logical1(const InferContext& c) { return infer_logical(c, 1); }
@@ -25,8 +25,8 @@ Type infer_logical2(const InferContext& c) { return infer_logical(c, 2); }
 Type infer_select(const InferContext& c) {
   want_args(c, 3);
   want_same_shape(c);
-  c.want(c.args[0].dtype == DType::boolean, "the first argument chooses and must be bool", "compare with 0 first");
-  c.want(c.args[1].dtype == c.args[2].dtype, "the two arms have different dtypes", "cast one of them");
+  c.want(c.args[0].dtype == DType::boolean, Code::dtype_unsupported, "the first argument chooses and must be bool", "compare with 0 first");
+  c.want(c.args[1].dtype == c.args[2].dtype, Code::dtypes_differ, "the two arms have different dtypes", "cast one of them");
   return c.args[1];
 }
 

@@ -10,7 +10,7 @@ namespace quern {
 ContractSpec parse_contract(const std::string& spec) {
   const size_t comma = spec.find(','), arrow = spec.find("->");
   if (comma == std::string::npos || arrow == std::string::npos || comma > arrow)
-    throw Error(ErrorKind::compile, fmt::format("contract: the spec \"{}\" is not of the form \"mk,kn->mn\"", spec));
+    throw Error(Code::contract_spec, fmt::format("contract: the spec \"{}\" is not of the form \"mk,kn->mn\"", spec)).with_help("name every axis of both operands and of the output by a letter");
   return {spec.substr(0, comma), spec.substr(comma + 1, arrow - comma - 1), spec.substr(arrow + 2)};
 }
 
@@ -21,33 +21,33 @@ bool has(const std::string& letters, char c) { return letters.find(c) != std::st
 Type infer_contract(const InferContext& c) {
   want_args(c, 2);
   want_same_dtype(c);
-  c.want(c.args[0].dtype != DType::boolean, "is not defined for bool", "cast to i32 first");
+  c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
   const ContractSpec s = parse_contract(c.attrs.spec);
   const auto extent = [&](char letter) -> int64_t {
     for (int a = 0; a < 2; ++a) {
       const size_t d = (a ? s.rhs : s.lhs).find(letter);
       if (d != std::string::npos) return c.args[static_cast<size_t>(a)].shape[d];
     }
-    c.fail(fmt::format("output axis '{}' of \"{}\" is in no operand", letter, c.attrs.spec), "");
+    c.fail(Code::contract_spec, fmt::format("output axis '{}' of \"{}\" is in no operand", letter, c.attrs.spec), "broadcast the result for a new axis");
   };
   const std::string help = "for matmul the last axis of lhs and the second-to-last of rhs must be equal";
   for (int a = 0; a < 2; ++a) {
     const std::string& letters = a ? s.rhs : s.lhs;
     c.want(static_cast<int64_t>(letters.size()) == c.args[static_cast<size_t>(a)].rank(),
-           fmt::format("\"{}\" names {} axes of argument {}, which has rank {}", c.attrs.spec, letters.size(), a, c.args[static_cast<size_t>(a)].rank()), "");
+           Code::contract_spec, fmt::format("\"{}\" names {} axes of {}, which has rank {}", c.attrs.spec, letters.size(), a ? "rhs" : "lhs", c.args[static_cast<size_t>(a)].rank()), "give every axis one letter");
     for (size_t d = 0; d < letters.size(); ++d) {
-      c.want(letters[d] >= 'a' && letters[d] <= 'z', "axes are named by letters a to z", "");
-      c.want(letters.find(letters[d]) == d, fmt::format("axis '{}' repeats within an operand", letters[d]), "");
+      c.want(letters[d] >= 'a' && letters[d] <= 'z', Code::contract_spec, "axes are named by letters a to z", "use lower-case letters");
+      c.want(letters.find(letters[d]) == d, Code::contract_spec, fmt::format("axis '{}' repeats within an operand", letters[d]), "give every axis of an operand its own letter");
       const bool shared = has(a ? s.lhs : s.rhs, letters[d]);
-      c.want(shared || has(s.out, letters[d]), fmt::format("axis '{}' is in one operand alone and not in the output", letters[d]), "reduce_sum it first");
+      c.want(shared || has(s.out, letters[d]), Code::contract_spec, fmt::format("axis '{}' is in one operand alone and not in the output", letters[d]), "reduce_sum it first");
       if (shared)
         c.want(extent(letters[d]) == c.args[static_cast<size_t>(a)].shape[d],
-               fmt::format("axis '{}' of \"{}\" differs: {} vs {}", letters[d], c.attrs.spec, extent(letters[d]), c.args[static_cast<size_t>(a)].shape[d]), help);
+               Code::inner_dims, fmt::format("axis '{}' of \"{}\" differs: {} vs {}", letters[d], c.attrs.spec, extent(letters[d]), c.args[static_cast<size_t>(a)].shape[d]), help);
     }
   }
   Type out{c.args[0].dtype, {}, {}};
   for (size_t d = 0; d < s.out.size(); ++d) {
-    c.want(s.out.find(s.out[d]) == d, fmt::format("axis '{}' repeats in the output", s.out[d]), "");
+    c.want(s.out.find(s.out[d]) == d, Code::contract_spec, fmt::format("axis '{}' repeats in the output", s.out[d]), "name every axis of the output once");
     out.shape.push_back(extent(s.out[d]));
   }
   return checked(c, out);

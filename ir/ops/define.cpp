@@ -58,46 +58,47 @@ Scalar identity_of(Op combine, DType dtype) {
   }
 }
 
-void InferContext::fail(const std::string& message, const std::string& help) const {
-  std::string text = fmt::format("{}: {}", name_of(op), message);
-  for (size_t i = 0; i < args.size(); ++i) text += fmt::format("\n   argument {}: {}", i, to_string(args[i]));
-  if (!help.empty()) text += "\nhelp: " + help;
-  throw Error(ErrorKind::compile, text, where);
+void InferContext::fail(Code code, const std::string& message, const std::string& help) const {
+  Error error(code, fmt::format("{}: {}", name_of(op), message), where);
+  for (size_t i = 0; i < args.size(); ++i)
+    error.with_operand(args.size() == 2 ? (i ? "rhs" : "lhs") : args.size() == 1 ? "operand" : fmt::format("argument {}", i), to_string(args[i]));
+  if (!help.empty()) error.with_help(help);
+  throw error;
 }
 
 void want_args(const InferContext& c, size_t n) {
-  c.want(c.args.size() == n, fmt::format("takes {} arguments, got {}", n, c.args.size()), "");
+  c.want(c.args.size() == n, Code::argument_count, fmt::format("takes {} arguments, got {}", n, c.args.size()), fmt::format("quern ops {} describes it", name_of(c.op)));
 }
 
 void want_same_shape(const InferContext& c) {
   for (const Type& t : c.args)
     c.want(t.shape == c.args[0].shape,
-           fmt::format("shapes differ: {} vs {}", to_string(c.args[0]), to_string(t)),
+           Code::shapes_differ, fmt::format("shapes differ: {} vs {}", to_string(c.args[0]), to_string(t)),
            "broadcast one of them to the other's shape");
 }
 
 void want_same_dtype(const InferContext& c) {
   for (const Type& t : c.args)
     c.want(t.dtype == c.args[0].dtype,
-           fmt::format("dtypes differ: {} vs {}", name_of(c.args[0].dtype), name_of(t.dtype)),
+           Code::dtypes_differ, fmt::format("dtypes differ: {} vs {}", name_of(c.args[0].dtype), name_of(t.dtype)),
            fmt::format("cast one of them to {}", name_of(c.args[0].dtype)));
 }
 
 void want_axes(const InferContext& c, const Shape& axes, int64_t rank) {
   for (size_t i = 0; i < axes.size(); ++i) {
-    c.want(axes[i] >= 0 && axes[i] < rank, fmt::format("axis {} is outside rank {}", axes[i], rank),
-           "axes count from 0");
-    for (size_t j = 0; j < i; ++j) c.want(axes[i] != axes[j], fmt::format("axis {} is named twice", axes[i]), "");
+    c.want(axes[i] >= 0 && axes[i] < rank, Code::bad_axis, fmt::format("axis {} is outside rank {}", axes[i], rank),
+           rank ? fmt::format("axes run from 0 to {}", rank - 1) : "a scalar has no axes");
+    for (size_t j = 0; j < i; ++j) c.want(axes[i] != axes[j], Code::bad_axis, fmt::format("axis {} is named twice", axes[i]), "name every axis once");
   }
 }
 
 Type checked(const InferContext& c, Type type) {
-  c.want(type.rank() <= kMaxRank, fmt::format("rank {} is above the limit of {}", type.rank(), kMaxRank), "");
+  c.want(type.rank() <= kMaxRank, Code::too_large, fmt::format("rank {} is above the limit of {}", type.rank(), kMaxRank), "reshape to join axes");
   for (int64_t d : type.shape)
-    c.want(d >= 0 && d <= kMaxExtent, fmt::format("extent {} is outside [0, 2^40]", d), "");
+    c.want(d >= 0 && d <= kMaxExtent, Code::too_large, fmt::format("extent {} is outside [0, 2^40]", d), "use a smaller shape; extents are not negative");
   int64_t n = size_of(type.dtype);
   for (int64_t d : type.shape)
-    c.want(!__builtin_mul_overflow(n, d, &n) && n <= (int64_t{1} << 46), "the result is too large", "use a smaller shape");
+    c.want(!__builtin_mul_overflow(n, d, &n) && n <= (int64_t{1} << 46), Code::too_large, "the result is too large: more than 2^46 bytes", "use a smaller shape");
   return type;
 }
 

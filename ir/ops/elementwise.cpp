@@ -16,7 +16,7 @@ Type infer_any(const InferContext& c, size_t arity, bool integers) {
   want_same_dtype(c);
   want_same_shape(c);
   c.want(is_float(c.args[0].dtype) || (integers && is_integer(c.args[0].dtype)),
-         std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)), "cast to f32 first");
+         Code::dtype_unsupported, std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)), "cast to f32 first");
   return c.args[0];
 }
 Type infer_unary_float(const InferContext& c) { return infer_any(c, 1, false); }

@@ -26,13 +26,13 @@ Shape kept_axes(int64_t rank, const Shape& axes) {
 Type infer_reduce(const InferContext& c) {
   want_args(c, 1);
   want_axes(c, c.attrs.axes, c.args[0].rank());
-  c.want(c.args[0].dtype != DType::boolean, "is not defined for bool", "cast to i32 first");
+  c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
   return {c.args[0].dtype, without(c.args[0].shape, c.attrs.axes), {}};
 }
 Type infer_argmax(const InferContext& c) {
   Type t = infer_reduce(c);
-  c.want(c.attrs.axes.size() == 1, "wants one axis", "reshape to join axes");
-  c.want(c.args[0].shape[static_cast<size_t>(c.attrs.axes[0])] > 0, "of an empty axis does not exist", "");
+  c.want(c.attrs.axes.size() == 1, Code::attribute_missing, "wants one axis", "reshape to join axes");
+  c.want(c.args[0].shape[static_cast<size_t>(c.attrs.axes[0])] > 0, Code::empty_axis, "of an empty axis does not exist", "choose an axis of at least one element");
   t.dtype = DType::i64;
   return t;
 }

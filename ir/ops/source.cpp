@@ -7,7 +7,7 @@ namespace quern {
 namespace {
 
 Type infer_input(const InferContext& c) {
-  c.want(c.attrs.dtype.size() == 1, "wants the attribute dtype", "");
+  c.want(c.attrs.dtype.size() == 1, Code::attribute_missing, "wants the attribute dtype", "dtype=f32, say");
   return checked(c, {c.attrs.dtype[0], c.attrs.shape, {}});
 }
 Type infer_constant(const InferContext& c) {
@@ -17,20 +17,20 @@ Type infer_constant(const InferContext& c) {
 Type infer_iota(const InferContext& c) {
   want_args(c, 0);
   const Type t = infer_input(c);
-  c.want(c.attrs.axes.size() == 1, "wants one axis", "");
+  c.want(c.attrs.axes.size() == 1, Code::attribute_missing, "wants one axis", "axes=[0], say");
   want_axes(c, c.attrs.axes, t.rank());
-  c.want(t.dtype != DType::boolean, "is not defined for bool", "");
+  c.want(t.dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "compare an integer iota with 0");
   return t;
 }
 Type infer_random(const InferContext& c) {
   want_args(c, 1);
-  c.want(c.args[0] == Type{DType::u32, {}, {}}, "the key must be u32[]", "cast it to u32");
-  c.want(c.attrs.index.size() == 1 && c.attrs.index[0] >= 0 && c.attrs.index[0] < (int64_t{1} << 32), "wants one stream number in [0, 2^32)", "");
+  c.want(c.args[0] == Type{DType::u32, {}, {}}, Code::random_key, "the key must be u32[]", "pass an input u32[]");
+  c.want(c.attrs.index.size() == 1 && c.attrs.index[0] >= 0 && c.attrs.index[0] < (int64_t{1} << 32), Code::random_key, "wants one stream number in [0, 2^32)", "number the uses of a key from 0");
   return checked(c, {DType::u32, c.attrs.shape, {}});
 }
 
 HostTensor eval_input(const Node&, std::span<const HostTensor* const>) {
-  throw Error(ErrorKind::usage, "an input has no value of its own");
+  throw Error(Code::general_usage, "an input has no value of its own");
 }
 HostTensor eval_constant(const Node& node, std::span<const HostTensor* const>) { return *node.attrs.value; }
 HostTensor eval_iota(const Node& node, std::span<const HostTensor* const>) {

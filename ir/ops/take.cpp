@@ -9,9 +9,9 @@ namespace {
 size_t axis_of(const Attrs& a) { return static_cast<size_t>(a.axes[0]); }
 
 void want_take(const InferContext& c) {
-  c.want(c.attrs.axes.size() == 1, "wants one axis", "");
+  c.want(c.attrs.axes.size() == 1, Code::attribute_missing, "wants one axis", "axes=[0], say");
   want_axes(c, c.attrs.axes, c.args[0].rank());
-  c.want(is_integer(c.args[1].dtype), "indices must be integers", "cast them to i64");
+  c.want(is_integer(c.args[1].dtype), Code::index_dtype, "indices must be integers", "cast them to i64");
 }
 Shape taken(const Shape& x, const Shape& index, size_t axis) {
   Shape out(x.begin(), x.begin() + static_cast<int64_t>(axis));
@@ -27,9 +27,9 @@ Type infer_take(const InferContext& c) {
 Type infer_put_add(const InferContext& c) {
   want_args(c, 3);
   want_take(c);
-  c.want(c.args[0].dtype == c.args[2].dtype && c.args[0].dtype != DType::boolean, "x and the update must have one numeric dtype", "");
+  c.want(c.args[0].dtype == c.args[2].dtype && c.args[0].dtype != DType::boolean, Code::dtypes_differ, "x and the update must have one numeric dtype", fmt::format("cast the update to {}", name_of(c.args[0].dtype)));
   const Type want{c.args[0].dtype, taken(c.args[0].shape, c.args[1].shape, axis_of(c.attrs)), {}};
-  c.want(c.args[2] == want, fmt::format("the update must be {}, as take(x, i) would be", to_string(want)), "");
+  c.want(c.args[2] == want, Code::update_shape, fmt::format("the update must be {}, as take(x, i) would be", to_string(want)), fmt::format("reshape or broadcast it to {}", to_string(want)));
   return c.args[0];
 }
 

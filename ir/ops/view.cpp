@@ -37,7 +37,7 @@ Attrs with(Shape Attrs::*field, Shape value) {
 Type infer_reshape(const InferContext& c) {
   want_args(c, 1);
   const Type t = checked(c, {c.args[0].dtype, c.attrs.shape, {}});
-  c.want(t.size() == c.args[0].size(), fmt::format("{} elements do not fit {}", c.args[0].size(), to_string(t)), "the number of elements must stay");
+  c.want(t.size() == c.args[0].size(), Code::element_count, fmt::format("{} elements do not fit {}", c.args[0].size(), to_string(t)), "the number of elements must stay");
   return t;
 }
 HostTensor eval_reshape(const Node& node, std::span<const HostTensor* const> args) {
@@ -55,7 +55,7 @@ std::vector<NodeId> vjp_reshape(GraphBuilder& b, NodeId n, NodeId g) {
 // --- transpose: output dim d is input dim axes[d] ---
 Type infer_transpose(const InferContext& c) {
   want_args(c, 1);
-  c.want(static_cast<int64_t>(c.attrs.axes.size()) == c.args[0].rank(), "axes must name every dim once", "");
+  c.want(static_cast<int64_t>(c.attrs.axes.size()) == c.args[0].rank(), Code::bad_axis, "axes must name every dim once", fmt::format("name {} axes", c.args[0].rank()));
   want_axes(c, c.attrs.axes, c.args[0].rank());
   Type t = c.args[0];
   for (size_t d = 0; d < t.shape.size(); ++d) t.shape[d] = c.args[0].shape[static_cast<size_t>(c.attrs.axes[d])];
@@ -82,12 +82,12 @@ std::vector<NodeId> vjp_transpose(GraphBuilder& b, NodeId n, NodeId g) {
 Type infer_broadcast(const InferContext& c) {
   want_args(c, 1);
   const Type t = checked(c, {c.args[0].dtype, c.attrs.shape, {}});
-  c.want(static_cast<int64_t>(c.attrs.axes.size()) == c.args[0].rank(), "axes must place every dim of the argument", "");
+  c.want(static_cast<int64_t>(c.attrs.axes.size()) == c.args[0].rank(), Code::bad_axis, "axes must place every dim of the argument", fmt::format("name {} axes", c.args[0].rank()));
   want_axes(c, c.attrs.axes, t.rank());
   for (size_t d = 0; d < c.attrs.axes.size(); ++d) {
-    c.want(d == 0 || c.attrs.axes[d] > c.attrs.axes[d - 1], "axes must increase", "transpose first");
+    c.want(d == 0 || c.attrs.axes[d] > c.attrs.axes[d - 1], Code::bad_axis, "axes must increase", "transpose first");
     const int64_t from = c.args[0].shape[d], to = t.shape[static_cast<size_t>(c.attrs.axes[d])];
-    c.want(from == 1 || from == to, fmt::format("{} does not broadcast to {}: dim {} is {}, wanted 1 or {}", to_string(c.args[0]), to_string(t), d, from, to), "");
+    c.want(from == 1 || from == to, Code::shapes_differ, fmt::format("{} does not broadcast to {}: dim {} is {}, wanted 1 or {}", to_string(c.args[0]), to_string(t), d, from, to), "only an extent of 1 stretches; reshape or slice first");
   }
   return t;
 }
@@ -118,11 +118,11 @@ std::vector<NodeId> vjp_broadcast(GraphBuilder& b, NodeId n, NodeId g) {
 Type infer_slice(const InferContext& c) {
   want_args(c, 1);
   const size_t rank = c.args[0].shape.size();
-  c.want(c.attrs.start.size() == rank && c.attrs.limit.size() == rank && c.attrs.stride.size() == rank, "start, limit and stride need one entry a dim", "");
+  c.want(c.attrs.start.size() == rank && c.attrs.limit.size() == rank && c.attrs.stride.size() == rank, Code::slice_bounds, "start, limit and stride need one entry a dim", fmt::format("give {} of each", rank));
   Type t = c.args[0];
   for (size_t d = 0; d < rank; ++d) {
     const int64_t lo = c.attrs.start[d], hi = c.attrs.limit[d], step = c.attrs.stride[d];
-    c.want(0 <= lo && lo <= hi && hi <= c.args[0].shape[d] && step > 0, fmt::format("[{}:{}:{}] is outside dim {} of extent {}", lo, hi, step, d, c.args[0].shape[d]), "0 <= start <= limit <= extent, stride >= 1");
+    c.want(0 <= lo && lo <= hi && hi <= c.args[0].shape[d] && step > 0, Code::slice_bounds, fmt::format("[{}:{}:{}] is outside dim {} of extent {}", lo, hi, step, d, c.args[0].shape[d]), "0 <= start <= limit <= extent, stride >= 1");
     t.shape[d] = ceil_div(hi - lo, step);
   }
   return t;
@@ -175,11 +175,11 @@ std::vector<NodeId> vjp_slice(GraphBuilder& b, NodeId n, NodeId g) {
 Type infer_pad(const InferContext& c) {
   want_args(c, 2);
   const size_t rank = c.args[0].shape.size();
-  c.want(c.args[1].rank() == 0 && c.args[1].dtype == c.args[0].dtype, "the pad value must be a scalar of the same dtype", "");
-  c.want(c.attrs.low.size() == rank && c.attrs.high.size() == rank, "low and high need one entry a dim", "");
+  c.want(c.args[1].rank() == 0 && c.args[1].dtype == c.args[0].dtype, Code::pad_amount, "the pad value must be a scalar of the same dtype", fmt::format("pad with a {}[]", name_of(c.args[0].dtype)));
+  c.want(c.attrs.low.size() == rank && c.attrs.high.size() == rank, Code::pad_amount, "low and high need one entry a dim", fmt::format("give {} of each", rank));
   Type t = c.args[0];
   for (size_t d = 0; d < rank; ++d) {
-    c.want(c.attrs.low[d] >= 0 && c.attrs.high[d] >= 0 && c.attrs.low[d] <= kMaxExtent && c.attrs.high[d] <= kMaxExtent, "low and high must not be negative", "slice to make a tensor smaller");
+    c.want(c.attrs.low[d] >= 0 && c.attrs.high[d] >= 0 && c.attrs.low[d] <= kMaxExtent && c.attrs.high[d] <= kMaxExtent, Code::pad_amount, "low and high must be in [0, 2^40]", "slice to make a tensor smaller");
     t.shape[d] += c.attrs.low[d] + c.attrs.high[d];
   }
   return checked(c, t);
@@ -248,17 +248,17 @@ std::vector<NodeId> vjp_reverse(GraphBuilder& b, NodeId n, NodeId g) {
 
 // --- concat ---
 Type infer_concat(const InferContext& c) {
-  c.want(!c.args.empty(), "wants at least one argument", "");
-  c.want(c.attrs.axes.size() == 1, "wants one axis", "");
+  c.want(!c.args.empty(), Code::argument_count, "wants at least one argument", "concat %a, %b, say");
+  c.want(c.attrs.axes.size() == 1, Code::attribute_missing, "wants one axis", "axes=[0], say");
   want_axes(c, c.attrs.axes, c.args[0].rank());
   want_same_dtype(c);
   const size_t axis = static_cast<size_t>(c.attrs.axes[0]);
   Type t = c.args[0];
   t.shape[axis] = 0;
   for (const Type& a : c.args) {
-    c.want(a.rank() == t.rank(), "arguments have different ranks", "reshape them first");
+    c.want(a.rank() == t.rank(), Code::bad_rank, "arguments have different ranks", "reshape them first");
     for (size_t d = 0; d < t.shape.size(); ++d)
-      c.want(d == axis || a.shape[d] == t.shape[d], fmt::format("dim {} differs: {} vs {}", d, t.shape[d], a.shape[d]), "only the joined axis may differ");
+      c.want(d == axis || a.shape[d] == t.shape[d], Code::shapes_differ, fmt::format("dim {} differs: {} vs {}", d, t.shape[d], a.shape[d]), "only the joined axis may differ");
     t.shape[axis] += a.shape[axis];
   }
   return checked(c, t);

@@ -17,7 +17,7 @@ constexpr int kMaxRank = 8;
 /// a*b; throws Error(memory) when it does not fit.
 inline int64_t checked_mul(int64_t a, int64_t b) {
   int64_t out;
-  if (__builtin_mul_overflow(a, b, &out)) throw Error(ErrorKind::memory, "size overflows 64 bits");
+  if (__builtin_mul_overflow(a, b, &out)) throw Error(Code::size_overflow, "size overflows 64 bits").with_help("use a smaller shape");
   return out;
 }
 /// Number of elements of a shape; 1 for rank 0.

@@ -90,7 +90,7 @@ class Reader {
   DType dtype() {
     const std::string name = word();
     const auto d = parse_dtype(name);
-    if (!d) fail(fmt::format("`{}` is no dtype", name));
+    if (!d) fail(Code::unknown_word, fmt::format("`{}` is no dtype", name), "dtypes are f64, f32, bf16, f16, i64, i32, u32, u8 and bool");
     return *d;
   }
   /// "[" number,* "]"
@@ -100,22 +100,26 @@ class Reader {
     while (!accept("]")) {
       if (!out.empty()) expect(",");
       out.push_back(integer());
-      if (out.size() > 64) fail("a list of more than 64 numbers");
+      if (out.size() > 64) fail(Code::text_limits, "a list of more than 64 numbers");
     }
     return out;
   }
-  [[noreturn]] void fail(const std::string& message) const {
-    size_t line = 1, column = 1;
+  SourceLoc here() const {
+    SourceLoc at{file_, 1, 1};
     for (size_t i = 0; i < pos_ && i < text_.size(); ++i) {
-      ++column;
-      if (text_[i] == '\n') ++line, column = 1;
+      ++at.column;
+      if (text_[i] == '\n') ++at.line, at.column = 1;
     }
-    throw Error(ErrorKind::bad_file, fmt::format("{}:{}:{}: {}", file_, line, column, message));
+    return at;
+  }
+  [[noreturn]] void fail(const std::string& message) const { fail(Code::syntax, message); }
+  [[noreturn]] void fail(Code code, const std::string& message, const std::string& help = "`quern dump mlp` prints a graph in the text form") const {
+    throw Error(code, message, here()).with_help(help);
   }
   /// Guards against deep nesting.
   struct Level {
     explicit Level(Reader& r) : reader(r) {
-      if (++reader.depth_ > 32) reader.fail("nested more than 32 deep");
+      if (++reader.depth_ > 32) reader.fail(Code::text_limits, "nested more than 32 deep");
     }
     ~Level() { --reader.depth_; }
     Reader& reader;

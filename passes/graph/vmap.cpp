@@ -96,7 +96,7 @@ class Batcher {
   }
 
   [[noreturn]] void unsupported(const Node& n, NodeId id) const {
-    throw Error(ErrorKind::compile, fmt::format("vmap: `{}` has no batched form yet; write the batch axis out", name_of(n.op)), body_.where(id));
+    throw Error(Code::no_batched_form, fmt::format("vmap: `{}` has no batched form yet", name_of(n.op)), body_.where(id)).with_help("write the batch axis out");
   }
 };
 

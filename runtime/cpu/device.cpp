@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "runtime/cpu/threads.h"
 #include "runtime/pool.h"
@@ -23,7 +24,7 @@ class CpuImage : public LoadedImage {
     std::memcpy(pages_, image.code.data(), bytes_);
     if (::mprotect(pages_, bytes_, PROT_READ | PROT_EXEC) != 0) {
       ::munmap(pages_, bytes_);
-      throw Error(ErrorKind::device, "the system refuses executable memory, which the CPU target needs");
+      throw Error(Code::system_refuses, "the system refuses executable memory, which the CPU target needs");
     }
     entry = reinterpret_cast<Entry>(static_cast<char*>(pages_) + image.entry);
   }
@@ -38,11 +39,14 @@ class CpuImage : public LoadedImage {
 // Below this many operations plus bytes a launch stays on the caller: a fork costs more.
 constexpr double kWorthForking = 60000;
 
+// More than there is would be swapped, or end the process when it is touched.
+const int64_t kMemory = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+
 class CpuDevice : public Device {
  public:
   CpuDevice()
       : threads_(cpu::default_threads()),
-        pool_([](int64_t n) { return std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
+        pool_([](int64_t n) { return n > kMemory ? nullptr : std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
   ~CpuDevice() override {
     if (scratch_) pool_.free(scratch_);
   }

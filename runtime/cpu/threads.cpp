@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "ir/support/check.h"
+#include "ir/support/env.h"
 
 namespace quern::cpu {
 
@@ -48,11 +49,11 @@ void Threads::run(const std::function<void(int)>& body) {
 }
 
 int default_threads() {
-  const char* text = std::getenv("QUERN_THREADS");
+  const char* text = env(Env::threads);
   if (!text) return static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 256u));
   char* end = nullptr;
   const long n = std::strtol(text, &end, 10);
-  if (end == text || *end || n < 1 || n > 256) throw Error(ErrorKind::usage, fmt::format("QUERN_THREADS={}: wants a number from 1 to 256", text));
+  if (end == text || *end || n < 1 || n > 256) throw Error(Code::bad_variable, fmt::format("QUERN_THREADS={}: wants a number from 1 to 256", text)).with_help("unset it for one worker per core");
   return static_cast<int>(n);
 }
 

@@ -1,0 +1,94 @@
+// See file.h.
+#include "ir/support/file.h"
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "ir/support/check.h"
+
+namespace quern {
+namespace {
+
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+// 0, or the errno of what failed.
+int write_to(int fd, const std::vector<std::string_view>& parts, bool sync) {
+  for (std::string_view part : parts)
+    while (!part.empty()) {
+      const ssize_t n = ::write(fd, part.data(), part.size());
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return n < 0 ? errno : EIO;
+      part.remove_prefix(static_cast<size_t>(n));
+    }
+  return sync && ::fsync(fd) != 0 ? errno : 0;
+}
+
+}  // namespace
+
+std::vector<uint8_t> read_bytes(const std::string& path, int64_t limit) {
+  const auto fail = [&](const std::string& why, const std::string& help) { throw Error(Code::cannot_read, fmt::format("{}: {}", path, why)).with_help(help); };
+  // Not blocking: opening a pipe that nobody writes would wait for ever.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) fail(std::strerror(errno), "check the path and its permissions");
+  struct stat info {};
+  if (::fstat(file.fd, &info) != 0) fail(std::strerror(errno), "check the path");
+  if (!S_ISREG(info.st_mode)) fail(S_ISDIR(info.st_mode) ? "is a folder" : "is not a regular file", "name a regular file");
+  const auto too_large = [&] { throw Error(Code::file_too_large, fmt::format("{}: larger than {} bytes", path, limit)).with_help("is it the right file?"); };
+  if (info.st_size > limit) too_large();
+  std::vector<uint8_t> out(static_cast<size_t>(info.st_size) + 1);   // one more, to meet the end; a growing file is met, too
+  size_t at = 0;
+  for (;;) {
+    const ssize_t n = ::read(file.fd, out.data() + at, out.size() - at);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) fail(std::strerror(errno), "try again");
+    if (n == 0) break;
+    at += static_cast<size_t>(n);
+    if (static_cast<int64_t>(at) > limit) too_large();
+    if (at == out.size()) out.resize(2 * at);
+  }
+  out.resize(at);
+  return out;
+}
+
+void write_bytes(const std::string& path, const std::vector<std::string_view>& parts) {
+  const auto fail = [&](int error) { throw Error(Code::cannot_write, fmt::format("{}: cannot be written: {}", path, std::strerror(error))).with_help("choose another place, or make room there"); };
+  struct stat info {};
+  const bool exists = ::stat(path.c_str(), &info) == 0;
+  if (exists && !S_ISREG(info.st_mode)) {   // renaming over a device would replace it
+    const Descriptor file{::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY)};
+    if (file.fd < 0) fail(errno);
+    if (const int error = write_to(file.fd, parts, false)) fail(error);
+    return;
+  }
+  std::string target = path;   // through a symbolic link, the file that it names is replaced
+  if (exists)
+    if (char* real = ::realpath(path.c_str(), nullptr)) {
+      target = real;
+      std::free(real);
+    }
+  const std::string temporary = fmt::format("{}.tmp-{}", target, ::getpid());
+  int error = 0;
+  {
+    const Descriptor file{::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666)};
+    if (file.fd < 0) fail(errno);
+    error = write_to(file.fd, parts, true);
+  }
+  if (error == 0 && ::rename(temporary.c_str(), target.c_str()) != 0) error = errno;
+  if (error == 0) return;
+  ::unlink(temporary.c_str());
+  fail(error);
+}
+
+}  // namespace quern
