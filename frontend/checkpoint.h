@@ -10,7 +10,7 @@ namespace quern {
 
 using NamedTensors = std::vector<std::pair<std::string, HostTensor>>;
 
-/// Throws Error(bad_file) where the file cannot be written whole; an older file stays as it was then.
+/// Throws Error(cannot_write) where the file cannot be written whole; an older file stays as it was then.
 void save_safetensors(const std::string& path, const NamedTensors& tensors);
 /// Checks the head's size, every dtype, shape and offset (contiguous from 0, no holes, end at the file's end).
 NamedTensors load_safetensors(const std::string& path);

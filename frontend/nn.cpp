@@ -35,7 +35,7 @@ Tensor layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, dou
 }
 
 Tensor dropout(const Tensor& x, double rate, const Tensor& key, int64_t stream, Where w) {
-  if (!(rate >= 0 && rate < 1)) throw Error(ErrorKind::compile, fmt::format("dropout: rate {} is outside [0, 1)", rate), source_of(w));
+  if (!(rate >= 0 && rate < 1)) throw error_at(Code::dropout_rate, fmt::format("dropout: rate {} is outside [0, 1)", rate), w, {{"operand", x}}).with_help("0.1 drops a tenth; 0 drops nothing");
   if (rate == 0) return x;
   const Tensor keep = less_equal(at(rate, w), random_uniform(key, x.shape(), stream, w), w);
   return where(keep, x * at(1 / (1 - rate), w), at(0.0, w), w);
@@ -50,9 +50,10 @@ Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype, Where where) 
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where) {
   if (logits.rank() != 2 || labels.rank() != 1 || logits.shape()[0] != labels.shape()[0] || !is_integer(labels.dtype()))
-    throw Error(ErrorKind::compile, fmt::format("cross_entropy: wants logits [batch, classes] and integer labels [batch], got {} and {}", to_string(logits.type()), to_string(labels.type())), source_of(where));
+    throw error_at(Code::loss_operands, fmt::format("cross_entropy: wants logits [batch, classes] and integer labels [batch], got {} and {}", to_string(logits.type()), to_string(labels.type())), where, {{"logits", logits}, {"labels", labels}})
+        .with_help(logits.rank() == 2 ? fmt::format("make the labels i32[{}]", logits.shape()[0]) : "reshape the logits to two dims");
   const Tensor hot = one_hot(labels, logits.shape()[1], logits.dtype(), where);
-  return -mean(sum(log_softmax(logits, where) * at(hot, where), {-1}, where), {}, where);
+  return -Located(mean(sum(log_softmax(logits, where) * at(hot, where), {-1}, where), {}, where), where);
 }
 
 Tensor mse(const Tensor& prediction, const Tensor& target, Where where) {

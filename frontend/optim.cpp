@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/suggest.h"
+
 namespace quern {
 
 Algorithm parse_algorithm(const std::string& name) {
@@ -13,14 +15,14 @@ Algorithm parse_algorithm(const std::string& name) {
   if (name == "momentum") return Algorithm::momentum;
   if (name == "adam") return Algorithm::adam;
   if (name == "adamw") return Algorithm::adamw;
-  throw Error(ErrorKind::usage, fmt::format("there is no optimizer \"{}\"; optimizers are sgd, momentum, adam and adamw", name));
+  throw Error(Code::bad_value, fmt::format("there is no optimizer \"{}\"; optimizers are sgd, momentum, adam and adamw", name)).with_help(suggestion(name, {"sgd", "momentum", "adam", "adamw"}, "adam is the default"));
 }
 
 Schedule parse_schedule(const std::string& name) {
   if (name == "constant") return Schedule::constant;
   if (name == "cosine") return Schedule::cosine;
   if (name == "linear") return Schedule::linear_warmup;
-  throw Error(ErrorKind::usage, fmt::format("there is no schedule \"{}\"; schedules are constant, cosine and linear", name));
+  throw Error(Code::bad_value, fmt::format("there is no schedule \"{}\"; schedules are constant, cosine and linear", name)).with_help(suggestion(name, {"constant", "cosine", "linear"}, "cosine is the default"));
 }
 
 // The rate of step `t` (f32 scalar, 1 for the first).

@@ -12,8 +12,9 @@ static double uniform(uint32_t seed, uint32_t stream, uint64_t index) { return (
 
 Tensor Params::add(const std::string& name, Shape shape, Init init, double scale, Where where) {
   for (const Param& p : params_)
-    if (p.name == name) throw Error(ErrorKind::compile, fmt::format("a parameter \"{}\" exists already", name), source_of(where));
+    if (p.name == name) throw error_at(Code::duplicate_name, fmt::format("a parameter \"{}\" exists already", name), where, {{"the first", p.tensor}}).with_help("number the parameters: \"" + name + "0\", say");
   const uint32_t stream = static_cast<uint32_t>(params_.size());
+  const Tensor tensor = model_.input(name, DType::f32, shape, where);   // checks the name and the shape
   HostTensor value(DType::f32, shape);
   const double fan_in = shape.empty() ? 1 : static_cast<double>(shape[0]), fan_out = shape.size() < 2 ? 1 : static_cast<double>(shape[1]);
   if (init == Init::he) scale = std::sqrt(2 / fan_in);
@@ -27,7 +28,6 @@ Tensor Params::add(const std::string& name, Shape shape, Init init, double scale
     }
     value.set(i, Scalar::of(DType::f32, v));
   }
-  const Tensor tensor = model_.input(name, DType::f32, std::move(shape), where);
   params_.push_back({name, std::move(value), tensor});
   return tensor;
 }

@@ -22,9 +22,12 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(GraphBuilder* graph, NodeId id) : graph_(graph), id_(id) {}
-  GraphBuilder& graph() const { return *graph_; }
+  GraphBuilder& graph() const {
+    if (!graph_) throw Error(Code::empty_tensor, "a default-constructed Tensor is used").with_help("assign it before");
+    return *graph_;
+  }
   NodeId id() const { return id_; }
-  const Type& type() const { return graph_->type(id_); }
+  const Type& type() const { return graph().type(id_); }
   const Shape& shape() const { return type().shape; }
   DType dtype() const { return type().dtype; }
   int64_t rank() const { return type().rank(); }
@@ -35,6 +38,12 @@ class Tensor {
   NodeId id_ = -1;
 };
 
+/// A tensor with the line where it was written: how the unary operator, which takes no second operand, learns its line.
+struct Located {
+  Located(const Tensor& tensor, Where where = Where::current()) : tensor(tensor), where(where) {}   // NOLINT: implicit
+  Tensor tensor;
+  Where where;
+};
 /// An operand of an operator: a tensor or a number, with the line where it was written.
 struct Operand {
   Operand(Tensor tensor, Where where = Where::current()) : tensor(tensor), where(where) {}   // NOLINT: implicit
@@ -45,6 +54,8 @@ struct Operand {
   Where where;
 };
 SourceLoc source_of(const Where& where);   // the last two components of the path, and the line
+/// An error at the user's line that shows the operands: {"lhs", x}, ….
+Error error_at(Code code, const std::string& message, const Where& where, const std::vector<std::pair<const char*, Tensor>>& operands = {});
 
 /// A graph being built, with its named inputs, outputs and states.
 class Model {
@@ -52,9 +63,9 @@ class Model {
   Model() : builder_(std::make_unique<GraphBuilder>()) {}
   Tensor input(const std::string& name, DType dtype, Shape shape, Where where = Where::current());
   Tensor constant(HostTensor value, Where where = Where::current());
-  void output(const std::string& name, const Tensor& value) { builder_->output(name, value.id()); }
+  void output(const std::string& name, const Tensor& value, Where where = Where::current());
   /// `input` is replaced by `next` after every run.
-  void state(const std::string& name, const Tensor& input, const Tensor& next) { builder_->state(name, input.id(), next.id()); }
+  void state(const std::string& name, const Tensor& input, const Tensor& next, Where where = Where::current());
   GraphBuilder& builder() { return *builder_; }
   Graph finish() { return builder_->finish(); }
 
@@ -75,7 +86,7 @@ inline Tensor operator+(const Tensor& a, const Tensor& b) { return a + Operand(b
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return a - Operand(b); }
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return a * Operand(b); }
 inline Tensor operator/(const Tensor& a, const Tensor& b) { return a / Operand(b); }
-Tensor operator-(const Tensor& a);
+Tensor operator-(const Located& a);
 
 #define QN_UNARY(name) Tensor name(const Tensor& x, Where where = Where::current());
 QN_UNARY(exp) QN_UNARY(log) QN_UNARY(tanh) QN_UNARY(erf) QN_UNARY(sqrt) QN_UNARY(rsqrt) QN_UNARY(sin) QN_UNARY(cos)

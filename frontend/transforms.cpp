@@ -9,11 +9,16 @@
 namespace quern {
 
 std::vector<Tensor> grad(const Tensor& loss, const std::vector<Tensor>& wanted, Where where) {
+  if (!loss) throw error_at(Code::empty_tensor, "grad: the loss is a default-constructed Tensor", where).with_help("assign it before");
   GraphBuilder& b = loss.graph();
   if (loss.rank() != 0 || !is_float(loss.dtype()))
-    throw Error(ErrorKind::compile, fmt::format("grad: only a scalar float has a gradient, the loss is {}\nhelp: sum or mean it first", to_string(loss.type())), source_of(where));
+    throw error_at(Code::gradient_of, fmt::format("grad: only a scalar float has a gradient, the loss is {}", to_string(loss.type())), where, {{"loss", loss}}).with_help(is_float(loss.dtype()) ? "sum or mean it first" : "cast it to f32 and sum or mean it");
   const size_t n = static_cast<size_t>(loss.id()) + 1;
   std::vector<char> depends(b.graph().nodes.size()), needed(n);
+  for (const Tensor& w : wanted) {
+    if (!w || &w.graph() != &b) throw error_at(w ? Code::other_model : Code::empty_tensor, "grad: a wanted tensor is not of the loss's model", where, {{"loss", loss}, {"wanted", w}}).with_help("ask for tensors that the loss was computed from");
+    if (!is_float(w.dtype())) throw error_at(Code::gradient_by, fmt::format("grad: {} has no gradient: it is not a float", to_string(w.type())), where, {{"loss", loss}, {"wanted", w}}).with_help("cast it to f32 before use");
+  }
   for (const Tensor& w : wanted) depends[static_cast<size_t>(w.id())] = 1;
   for (size_t i = 0; i < n; ++i)
     for (NodeId a : b.graph().nodes[i].args) depends[i] = depends[i] || depends[static_cast<size_t>(a)];
@@ -22,7 +27,7 @@ std::vector<Tensor> grad(const Tensor& loss, const std::vector<Tensor>& wanted, 
   std::map<NodeId, NodeId> map;
   std::vector<NodeId> args;
   for (const Tensor& w : wanted) {
-    if (map.count(w.id())) throw Error(ErrorKind::compile, "grad: a tensor is asked for twice", source_of(where));
+    if (map.count(w.id())) throw error_at(Code::gradient_by, "grad: a tensor is asked for twice", where, {{"loss", loss}, {"wanted", w}}).with_help("ask once and use the result twice");
     map[w.id()] = body.input(fmt::format("x{}", args.size()), w.type());
     args.push_back(w.id());
   }
