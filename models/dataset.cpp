@@ -2,12 +2,15 @@
 #include "models/dataset.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <numeric>
 
+#include <unistd.h>
+
 #include <fmt/format.h>
 #include <zlib.h>
+
+#include "ir/support/file.h"
 
 // The digits travel inside the binary.
 asm(R"(
@@ -33,7 +36,7 @@ std::vector<int64_t> shuffled(int64_t n, uint32_t seed) {
 
 static std::vector<uint8_t> inflate_bytes(const unsigned char* data, size_t size, int64_t limit, const std::string& name) {
   z_stream z{};
-  if (inflateInit2(&z, 32 + MAX_WBITS) != Z_OK) throw Error(ErrorKind::memory, "zlib cannot start");
+  if (inflateInit2(&z, 32 + MAX_WBITS) != Z_OK) throw Error(Code::out_of_memory, "zlib cannot start");
   z.next_in = const_cast<unsigned char*>(data);
   z.avail_in = static_cast<uInt>(size);
   std::vector<uint8_t> out;
@@ -48,23 +51,13 @@ static std::vector<uint8_t> inflate_bytes(const unsigned char* data, size_t size
     if (static_cast<int64_t>(out.size()) > limit || (status == Z_BUF_ERROR && z.avail_in == 0)) break;
   }
   inflateEnd(&z);
-  if (status != Z_STREAM_END) throw Error(ErrorKind::bad_file, fmt::format("{}: damaged or truncated gzip data", name));
+  if (static_cast<int64_t>(out.size()) > limit) throw Error(Code::file_too_large, fmt::format("{}: unzips to more than {} bytes", name, limit)).with_help("is it the right file?");
+  if (status != Z_STREAM_END) throw Error(Code::bad_gzip, fmt::format("{}: damaged or truncated gzip data", name)).with_help("fetch the file again");
   return out;
 }
 
 std::vector<uint8_t> read_file(const std::string& path, int64_t limit) {
-  FILE* f = std::fopen(path.c_str(), "rb");
-  if (!f) throw Error(ErrorKind::bad_file, fmt::format("{}: {}", path, std::strerror(errno)));
-  std::vector<uint8_t> out;
-  char block[1 << 16];
-  for (size_t n; (n = std::fread(block, 1, sizeof block, f)) > 0;) {
-    out.insert(out.end(), block, block + n);
-    if (static_cast<int64_t>(out.size()) > limit) break;
-  }
-  const bool failed = std::ferror(f) != 0;
-  std::fclose(f);
-  if (failed) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be read", path));
-  if (static_cast<int64_t>(out.size()) > limit) throw Error(ErrorKind::bad_file, fmt::format("{}: larger than {} bytes", path, limit));
+  std::vector<uint8_t> out = read_bytes(path, limit);
   if (out.size() > 2 && out[0] == 0x1f && out[1] == 0x8b) return inflate_bytes(out.data(), out.size(), limit, path);
   return out;
 }
@@ -95,17 +88,15 @@ Dataset load_digits() {
 
 static std::vector<uint8_t> read_idx(const std::string& directory, const std::string& name, uint32_t magic, int64_t item, int64_t& items) {
   std::string path = directory + "/" + name;
-  if (FILE* f = std::fopen((path + ".gz").c_str(), "rb")) {
-    std::fclose(f);
-    path += ".gz";
-  }
+  if (::access((path + ".gz").c_str(), F_OK) == 0) path += ".gz";
   std::vector<uint8_t> bytes = read_file(path, 256 << 20);
   const auto word = [&](size_t at) { return uint32_t{bytes[at]} << 24 | uint32_t{bytes[at + 1]} << 16 | uint32_t{bytes[at + 2]} << 8 | bytes[at + 3]; };
   const size_t head = magic == 0x803 ? 16 : 8;
-  if (bytes.size() < head || word(0) != magic) throw Error(ErrorKind::bad_file, fmt::format("{}: not an IDX file of the expected kind", path));
+  if (bytes.size() < head || word(0) != magic) throw Error(Code::bad_idx, fmt::format("{}: not an IDX file of the expected kind", path)).with_help(fmt::format("it must begin with {:08x}", magic));
   items = word(4);
-  if (magic == 0x803 && (word(8) != 28 || word(12) != 28)) throw Error(ErrorKind::bad_file, fmt::format("{}: images are {}x{}, wanted 28x28", path, word(8), word(12)));
-  if (static_cast<int64_t>(bytes.size() - head) != items * item) throw Error(ErrorKind::bad_file, fmt::format("{}: {} bytes of data, the head promises {}", path, bytes.size() - head, items * item));
+  if (magic == 0x803 && (word(8) != 28 || word(12) != 28)) throw Error(Code::bad_idx, fmt::format("{}: images are {}x{}, wanted 28x28", path, word(8), word(12))).with_help("train mlp reads MNIST and sets of its form");
+  if (static_cast<int64_t>(bytes.size() - head) != items * item) throw Error(Code::bad_idx, fmt::format("{}: {} bytes of data, the head promises {}", path, bytes.size() - head, items * item)).with_help("fetch the file again");
+  if (items == 0) throw Error(Code::bad_idx, fmt::format("{}: holds nothing", path)).with_help("fetch the file again");
   bytes.erase(bytes.begin(), bytes.begin() + static_cast<int64_t>(head));
   return bytes;
 }
@@ -118,10 +109,10 @@ Dataset load_mnist(const std::string& directory) {
     int64_t images = 0, labels = 0;
     const std::vector<uint8_t> pixels = read_idx(directory, prefix + "-images-idx3-ubyte", 0x803, 784, images);
     const std::vector<uint8_t> classes = read_idx(directory, prefix + "-labels-idx1-ubyte", 0x801, 1, labels);
-    if (images != labels) throw Error(ErrorKind::bad_file, fmt::format("{}: {} images but {} labels of \"{}\"", directory, images, labels, prefix));
+    if (images != labels) throw Error(Code::bad_labels, fmt::format("{}: {} images but {} labels of \"{}\"", directory, images, labels, prefix));
     for (uint8_t p : pixels) x.push_back(static_cast<float>(p) / 255);
     for (uint8_t c : classes) {
-      if (c > 9) throw Error(ErrorKind::bad_file, fmt::format("{}: a label above 9", directory));
+      if (c > 9) throw Error(Code::bad_labels, fmt::format("{}: a label above 9", directory)).with_help("labels are the bytes 0 to 9");
       y.push_back(c);
     }
   };

@@ -73,17 +73,19 @@ std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, Compil
 
 TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o, const std::function<void(int64_t, int64_t, double)>& progress) {
   const int64_t batches = data.train_size() / o.batch, f = data.features;
-  if (batches == 0) throw Error(ErrorKind::usage, fmt::format("a batch of {} is larger than the {} training images", o.batch, data.train_size()));
+  if (batches == 0) throw Error(Code::bad_value, fmt::format("a batch of {} is larger than the {} training images", o.batch, data.train_size())).with_help("use a smaller --batch");
   const int64_t steps = o.max_steps >= 0 ? std::min(o.max_steps, o.epochs * batches) : o.epochs * batches;
   Optimizer optimizer = o.optimizer;
   optimizer.steps = o.epochs * batches;
   TrainResult out;
   auto start = std::chrono::steady_clock::now();
   const TrainingStep step = mlp_step(o.model, o.batch, optimizer, o.seed);
-  const auto stepper = make_stepper(device, step.graph);
+  CompileReport report;
+  const auto stepper = make_stepper(device, step.graph, &report);
   for (const auto& [name, value] : step.initial) stepper->set_state(name, value);
   const int64_t test_batch = std::min<int64_t>(data.test_size(), 500);
-  const auto predictor = make_stepper(device, mlp_predict(o.model, test_batch));
+  const auto predictor = make_stepper(device, mlp_predict(o.model, test_batch), &report);
+  out.notes = report.notes;
   out.compile_seconds = seconds_since(start);
 
   start = std::chrono::steady_clock::now();

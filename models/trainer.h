@@ -31,6 +31,7 @@ struct TrainResult {
   std::vector<double> losses;     // of every step
   double test_accuracy = 0, seconds = 0, compile_seconds = 0;
   std::vector<std::pair<std::string, HostTensor>> states;
+  std::vector<std::string> notes;   // of compiling
 };
 /// `progress(step, steps, loss)` is called after every step.
 TrainResult train_mlp(const struct Dataset& data, Device* device, const TrainOptions& options, const std::function<void(int64_t, int64_t, double)>& progress);

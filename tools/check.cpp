@@ -29,8 +29,9 @@ Graph comparable(const Graph& graph, bool grad) {
   for (const State& s : open.states) open.outputs.push_back({"next " + s.name, s.output});
   open.states.clear();
   if (!grad) return open;
-  const Type& first = open.type(open.outputs.at(0).node);
-  if (first.rank() != 0 || !is_float(first.dtype)) throw Error(ErrorKind::usage, fmt::format("--grad wants a model whose first output is a scalar float; \"{}\" is {}", open.outputs[0].name, to_string(first)));
+  if (open.outputs.empty()) throw Error(Code::bad_value, "--grad wants a model with an output").with_help("give the graph an `output`");
+  const Type& first = open.type(open.outputs[0].node);
+  if (first.rank() != 0 || !is_float(first.dtype)) throw Error(Code::bad_value, fmt::format("--grad wants a model whose first output is a scalar float; \"{}\" is {}", open.outputs[0].name, to_string(first)));
   GraphBuilder b;
   std::vector<NodeId> args;
   Attrs attrs;
@@ -61,7 +62,7 @@ void check(const Arguments& a) {
   const auto device = open_device(target.kind == TargetKind::cpu ? "cpu" : "cuda");
   CompileReport report;
   CompileOptions options = a.passes.options(target);
-  if (!(device->target() == target)) throw Error(ErrorKind::usage, fmt::format("check runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target)));
+  if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("check runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
   const auto executable = jit(*device, graph, options, &report);
   print_notes(report);
   PassContext context;

@@ -13,6 +13,15 @@ namespace quern {
 
 using Json = nlohmann::ordered_json;
 
+/// One --set KEY=VALUE of a registered model. Everything throws Error(bad_setting) where the text is not what is asked.
+struct Setting {
+  std::string key, value;
+  Setting(const std::string& text, const std::vector<std::string>& known);
+  std::vector<int64_t> numbers() const;   // each 1 to 1000000
+  int64_t number() const;
+  double rate() const;                    // in [0, 1)
+};
+
 /// A MODEL argument with its --set values.
 struct ModelArgument {
   std::string name;
@@ -52,5 +61,6 @@ void register_bench(CLI::App& root);
 void register_ops(CLI::App& root);
 void register_doctor(CLI::App& root);
 void register_cache(CLI::App& root);
+void register_explain(CLI::App& root);
 
 }  // namespace quern

@@ -1,4 +1,5 @@
 // quern dump and quern compile: look inside, or write a package.
+#include <filesystem>
 #include <iostream>
 #include <memory>
 
@@ -11,6 +12,9 @@
 #include <fmt/ranges.h>
 
 #include "ir/op.h"
+#include "ir/support/env.h"
+#include "ir/support/file.h"
+#include "ir/support/suggest.h"
 #include "ir/text.h"
 #include "passes/tile/lower.h"
 #include "tools/commands.h"
@@ -26,14 +30,14 @@ struct DumpArguments {
   PassArguments passes;
 };
 
-// Graphviz as a subprocess: text in through a file, picture to `out`.
+// Graphviz as a subprocess: text and picture through files, so that a picture that cannot be stored is noticed here.
 void draw_svg(const std::string& dot, const std::string& out) {
-  std::string source = (std::getenv("TMPDIR") ? std::string(std::getenv("TMPDIR")) : std::string("/tmp")) + "/quern-XXXXXX";
+  std::string source = std::string(env(Env::tmpdir) ? env(Env::tmpdir) : "/tmp") + "/quern-XXXXXX";
   const int fd = ::mkstemp(source.data());
-  if (fd < 0 || ::write(fd, dot.data(), dot.size()) != static_cast<ssize_t>(dot.size())) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be written", source));
+  if (fd < 0 || ::write(fd, dot.data(), dot.size()) != static_cast<ssize_t>(dot.size())) throw Error(Code::cannot_write, fmt::format("{}: cannot be written", source)).with_help("TMPDIR chooses another folder");
   ::close(fd);
-  std::vector<std::string> words = {"dot", "-Tsvg", source};
-  if (!out.empty() && out != "-") words.insert(words.end(), {"-o", out});
+  const std::string picture = source + ".svg";
+  std::vector<std::string> words = {"dot", "-Tsvg", source, "-o", picture};
   std::vector<char*> argv;
   for (std::string& w : words) argv.push_back(w.data());
   argv.push_back(nullptr);
@@ -42,8 +46,15 @@ void draw_svg(const std::string& dot, const std::string& out) {
   const int error = ::posix_spawnp(&pid, "dot", nullptr, nullptr, argv.data(), environ);
   if (error == 0) ::waitpid(pid, &status, 0);
   ::unlink(source.c_str());
-  if (error != 0 || (WIFEXITED(status) && WEXITSTATUS(status) == 127)) throw Error(ErrorKind::device, "Graphviz' `dot` is not installed: apt-get install graphviz, or use --what dot");
-  if (status != 0) throw Error(ErrorKind::device, "Graphviz' `dot` failed");
+  if (error != 0 || (WIFEXITED(status) && WEXITSTATUS(status) == 127)) throw Error(Code::no_graphviz, "Graphviz' `dot` is not installed").with_help("apt-get install graphviz, or use --what dot");
+  std::string svg;
+  if (std::error_code none; status == 0) {
+    const std::vector<uint8_t> bytes = read_bytes(picture, int64_t{1} << 30);
+    svg.assign(bytes.begin(), bytes.end());
+    std::filesystem::remove(picture, none);
+  }
+  if (status != 0) throw Error(Code::no_graphviz, "Graphviz' `dot` failed").with_help("--what dot prints what it was given");
+  write_text(out, svg);
 }
 
 void dump(const DumpArguments& a) {
@@ -58,7 +69,7 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(ErrorKind::usage, fmt::format("there is no pass \"{}\"; passes are expand, simplify, fold and partition", a.after));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are expand, simplify, fold and partition", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "partition"}, "--after expand, say"));
     }
     if (a.what == "svg") return draw_svg(to_dot(shown), a.out);
     return write_text(a.out, a.what == "ir" ? to_string(shown) : to_dot(shown));
@@ -98,7 +109,7 @@ void dump(const DumpArguments& a) {
       else if (const auto* c = std::get_if<Copy>(&s)) text += fmt::format("copy {} -> {}\n", c->from, c->to);
     }
   } else {
-    throw Error(ErrorKind::usage, fmt::format("--what {}: wants ir, dot, svg, tile, plan, kernels, fusion or program", a.what));
+    throw Error(Code::bad_value, fmt::format("--what {}: wants ir, dot, svg, tile, plan, kernels, fusion or program", a.what)).with_help(suggestion(a.what, {"ir", "dot", "svg", "tile", "plan", "kernels", "fusion", "program"}, "ir is the default"));
   }
   write_text(a.out, text);
 }

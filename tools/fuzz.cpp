@@ -111,7 +111,7 @@ void register_fuzz(CLI::App& root) {
   c->require_subcommand(1);
   auto a = std::make_shared<Arguments>();
   CLI::App* g = c->add_subcommand("graphs", "random graphs on a target");
-  g->add_option("-n", a->count, "how many graphs")->capture_default_str();
+  g->add_option("-n", a->count, "how many graphs")->capture_default_str()->check(CLI::Range(1, 1000000000));
   g->add_option("--seed", a->seed)->capture_default_str();
   g->add_option("--target", a->target, "cpu or cuda")->capture_default_str();
   g->add_flag("--grad", a->grad, "with the gradient of all outputs");

@@ -1,17 +1,25 @@
 // The command: subcommands, exit statuses, help.
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
-#include <fstream>
 #include <iostream>
 #include <new>
+#include <system_error>
+
+#include <fcntl.h>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include "ir/support/env.h"
+#include "ir/support/file.h"
+#include "ir/support/suggest.h"
 #include "ir/text.h"
-#include "models/mlp.h"
 #include "models/dataset.h"
+#include "models/mlp.h"
 #include "tools/commands.h"
+#include "tools/diagnostics.h"
 
 namespace quern {
 
@@ -20,45 +28,68 @@ void ModelArgument::add_to(CLI::App& command) {
   command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, batch, dropout")->allow_extra_args(false);
 }
 
-static std::vector<int64_t> numbers(const std::string& key, const std::string& text) {
+[[noreturn]] static void bad_setting(const Setting& s, const std::string& wants) {
+  throw Error(Code::bad_setting, fmt::format("--set {}={}: wants {}", s.key, s.value, wants)).with_help(fmt::format("e.g. --set {}", s.key == "hidden" ? "hidden=512,256" : s.key == "dropout" ? "dropout=0.2" : s.key + "=64"));
+}
+
+Setting::Setting(const std::string& text, const std::vector<std::string>& known) {
+  const size_t equals = text.find('=');
+  key = text.substr(0, equals);
+  if (equals != std::string::npos) value = text.substr(equals + 1);
+  if (std::find(known.begin(), known.end(), key) == known.end())
+    throw Error(Code::bad_setting, fmt::format("--set {}: there is no setting \"{}\"; settings are {}", text, key, fmt::join(known, ", "))).with_help(suggestion(key, known, "e.g. --set hidden=512,256"));
+}
+
+std::vector<int64_t> Setting::numbers() const {
+  static constexpr const char* kWants = "numbers from 1 to 1000000, separated by commas";
   std::vector<int64_t> out;
-  for (size_t at = 0; at <= text.size();) {
-    const size_t comma = std::min(text.find(',', at), text.size());
-    const std::string part = text.substr(at, comma - at);
-    char* end = nullptr;
-    const long long v = std::strtoll(part.c_str(), &end, 10);
-    if (part.empty() || *end || v < 1 || v > 1000000) throw Error(ErrorKind::usage, fmt::format("--set {}={}: wants numbers from 1 to 1000000", key, text));
+  for (size_t at = 0; at <= value.size();) {
+    const size_t comma = std::min(value.find(',', at), value.size());
+    int64_t v = 0;
+    const auto [end, error] = std::from_chars(value.data() + at, value.data() + comma, v);
+    if (error != std::errc() || end != value.data() + comma || v < 1 || v > 1000000) bad_setting(*this, kWants);
     out.push_back(v);
     at = comma + 1;
   }
+  if (out.size() > 1000) bad_setting(*this, "at most 1000 sizes");
   return out;
+}
+int64_t Setting::number() const {
+  const std::vector<int64_t> all = numbers();
+  if (all.size() != 1) bad_setting(*this, "one number from 1 to 1000000");
+  return all[0];
+}
+double Setting::rate() const {
+  char* end = nullptr;
+  const double v = std::strtod(value.c_str(), &end);
+  if (value.empty() || *end || !(v >= 0 && v < 1)) bad_setting(*this, "a number in [0, 1)");   // a NaN is not in it
+  return v;
 }
 
 Graph ModelArgument::load() const {
   if (name == "mlp") {
     MlpConfig config{784, 10, {256}, 0};
     int64_t batch = 64;
-    for (const std::string& s : settings) {
-      const size_t equals = s.find('=');
-      const std::string key = s.substr(0, equals), value = equals == std::string::npos ? "" : s.substr(equals + 1);
-      if (key == "hidden") config.hidden = numbers(key, value);
-      else if (key == "inputs") config.inputs = numbers(key, value)[0];
-      else if (key == "classes") config.classes = numbers(key, value)[0];
-      else if (key == "batch") batch = numbers(key, value)[0];
-      else if (key == "dropout") config.dropout = std::atof(value.c_str());
-      else throw Error(ErrorKind::usage, fmt::format("--set {}: mlp has the settings inputs, classes, hidden, batch and dropout", s));
+    for (const std::string& text : settings) {
+      const Setting s(text, {"inputs", "classes", "hidden", "batch", "dropout"});
+      if (s.key == "hidden") config.hidden = s.numbers();
+      else if (s.key == "inputs") config.inputs = s.number();
+      else if (s.key == "classes") config.classes = s.number();
+      else if (s.key == "batch") batch = s.number();
+      else config.dropout = s.rate();
     }
     return mlp_step(config, batch, {}, 1).graph;
   }
-  if (!settings.empty()) throw Error(ErrorKind::usage, "--set is for registered models, not for files");
-  if (name.size() < 4 || name.substr(name.size() - 4) != ".qir") throw Error(ErrorKind::usage, fmt::format("there is no model \"{}\"; registered models: mlp; a file must end in .qir", name));
+  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for files").with_help("change the file, or name a registered model: mlp");
+  if (name.size() < 4 || name.substr(name.size() - 4) != ".qir")
+    throw Error(Code::unknown_model, fmt::format("there is no model \"{}\"; registered models: mlp; a file must end in .qir", name)).with_help(suggestion(name, {"mlp"}, "`quern dump mlp -o model.qir` writes a file to start from"));
   const std::vector<uint8_t> bytes = read_file(name, int64_t{1} << 30);
   return parse_graph(std::string(bytes.begin(), bytes.end()), name);
 }
 
 void JsonArgument::write(const Json& value) const {
   if (path.empty()) return;
-  write_text(path, value.dump(2) + "\n");
+  write_text(path, value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");   // names may be any bytes
 }
 
 void PassArguments::add_to(CLI::App& command) {
@@ -79,39 +110,59 @@ CompileOptions PassArguments::options(const Target& target) const {
 }
 
 void write_text(const std::string& path, const std::string& text) {
-  if (path.empty() || path == "-") {
-    std::cout << text << std::flush;
-    return;
-  }
-  std::ofstream out(path, std::ios::binary);
-  out << text;
-  out.close();
-  if (!out) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be written", path));
+  if (!path.empty() && path != "-") return write_bytes(path, {text});
+  std::fflush(stdout);   // in the order of printing, whichever way
+  std::cout << text << std::flush;
 }
 
 void print_notes(const CompileReport& report) {
-  for (const std::string& note : report.notes) std::cerr << "quern: " << note << "\n";
+  for (const std::string& note : report.notes) std::cerr << "quern: " << visible(note) << "\n";
 }
 
-static int distance(const std::string& a, const std::string& b) {
-  std::vector<int> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    int diagonal = row[0];
-    row[0] = static_cast<int>(i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const int above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] != b[j - 1])});
-      diagonal = above;
+// What CLI11 refuses, with a suggestion for a mistyped flag; `at` is the command that was meant.
+static Error parse_error(const CLI::ParseError& e, const CLI::App& at, const std::vector<std::string>& rest) {
+  const std::string name = at.get_parent() ? "quern " + at.get_display_name() : "quern", help = "`" + name + " --help` shows what there is";
+  if (!rest.empty() && dynamic_cast<const CLI::ExtrasError*>(&e)) {
+    const std::string word = rest[0].substr(0, rest[0].find('='));
+    std::vector<std::string> flags;
+    for (const CLI::Option* o : at.get_options())
+      for (const std::string& l : o->get_lnames()) flags.push_back("--" + l);
+    const auto has = [&](const char* flag) { return std::find(flags.begin(), flags.end(), flag) != flags.end(); };
+    Error out(Code::unknown_flag, fmt::format("{} does not take {}", name, word));
+    if (word == "--device" && has("--target")) return out.with_help("what to compile for is --target, e.g. --target cuda:sm_90a; --device says where `run`, `train` and `bench` run");
+    if (word == "--target" && has("--device")) return out.with_help("where to run is --device, e.g. --device cuda:0; --target says what `compile`, `check` and `dump` compile for");
+    return out.with_help(suggestion(word, flags, help));
+  }
+  const bool missing = dynamic_cast<const CLI::RequiredError*>(&e) != nullptr;
+  return Error(missing ? Code::missing_argument : Code::bad_value, fmt::format("{}: {}", name, e.what())).with_help(help);
+}
+
+// The flag of the whole command, before or behind the subcommand, taken out of the words: it must hold for errors of
+// parsing, too.
+static ErrorFormat take_error_format(std::vector<std::string>& words) {
+  static constexpr std::string_view kFlag = "--error-format";
+  ErrorFormat format = ErrorFormat::human;
+  for (size_t i = 0; i < words.size();) {
+    if (words[i] == kFlag) {
+      if (i + 1 == words.size()) throw Error(Code::missing_argument, "--error-format wants human, short or json").with_help("human is the default");
+      format = parse_error_format(words[i + 1]);
+      words.erase(words.begin() + static_cast<int64_t>(i), words.begin() + static_cast<int64_t>(i) + 2);
+    } else if (words[i].rfind("--error-format=", 0) == 0) {
+      format = parse_error_format(words[i].substr(kFlag.size() + 1));
+      words.erase(words.begin() + static_cast<int64_t>(i));
+    } else {
+      ++i;
     }
   }
-  return row[b.size()];
+  return format;
 }
 
-static int run(int argc, char** argv) {
+static int run(std::vector<std::string> words) {
   CLI::App root{"quern: compiles model graphs to kernels, trains them and checks them against a reference interpreter", "quern"};
   root.set_version_flag("--version", "quern " QN_VERSION);
   root.require_subcommand(1);
+  std::string format;   // taken out of the words before; here for --help
+  root.add_option("--error-format", format, "how errors are printed: human, short (one line) or json (one object)");
   root.footer("Examples:\n  quern train mlp --epochs 10\n  quern check mlp --target cpu --grad\n"
               "Exit status: 0 ok, 1 mismatch, 2 usage, 3 bad file, 4 compile error, 5 device, 6 memory, 7 bug in Quern");
   register_train(root);
@@ -124,41 +175,71 @@ static int run(int argc, char** argv) {
   register_ops(root);
   register_doctor(root);
   register_cache(root);
-  if (argc > 1 && argv[1][0] != '-') {
-    std::string best;
-    int least = 3;
-    bool known = false;
-    for (const CLI::App* c : root.get_subcommands({})) {
-      known = known || c->get_name() == argv[1];
-      if (const int d = distance(argv[1], c->get_name()); d < least) least = d, best = c->get_name();
-    }
-    if (!known) {
-      std::cerr << fmt::format("quern: there is no command \"{}\"{}; see quern --help\n", argv[1], best.empty() ? "" : fmt::format("; did you mean \"{}\"?", best));
-      return 2;
-    }
+  register_explain(root);
+  if (!words.empty() && (words[0].empty() || words[0][0] != '-')) {
+    std::vector<std::string> names;
+    for (const CLI::App* c : root.get_subcommands({})) names.push_back(c->get_name());
+    if (std::find(names.begin(), names.end(), words[0]) == names.end())
+      throw Error(Code::unknown_command, fmt::format("there is no command \"{}\"", words[0])).with_help(suggestion(words[0], names, "`quern --help` lists them"));
   }
+  std::reverse(words.begin(), words.end());   // as CLI11 wants them
   try {
-    root.parse(argc, argv);
+    root.parse(words);
+  } catch (const CLI::Success& e) {   // --help, --version
+    root.exit(e);
   } catch (const CLI::ParseError& e) {
-    return root.exit(e) == 0 ? 0 : 2;
+    const CLI::App* at = &root;
+    while (!at->get_subcommands().empty()) at = at->get_subcommands()[0];
+    throw parse_error(e, *at, root.remaining(true));
   }
   return 0;
+}
+
+// A closed standard stream would give its number to the next file that is opened, and output would go there.
+static void occupy_standard_streams() {
+  for (int fd = 0; fd < 3; ++fd)
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF) ::open("/dev/null", fd == 1 ? O_RDONLY : O_RDWR);   // writing to 1 fails, as it should
+}
+
+// True if everything printed so far arrived.
+static bool output_arrived() {
+  std::cout.flush();
+  return std::fflush(stdout) == 0 && !std::ferror(stdout) && std::cout.good();
+}
+
+static int report(const Error& e, ErrorFormat format) {
+  std::fflush(stdout);
+  std::cerr << render(e, format);
+  return static_cast<int>(e.kind);
+}
+
+static Error lost_output() { return Error(Code::cannot_write, "standard output cannot be written").with_help("is it closed, or its disk full?"); }
+
+static int guarded_main(std::vector<std::string> words) {
+  ErrorFormat format = ErrorFormat::human;
+  try {
+    format = take_error_format(words);
+    for (const std::string& warning : unknown_variables()) std::cerr << "quern: warning: " << visible(warning) << "\n";
+    const int status = run(std::move(words));
+    return output_arrived() ? status : report(lost_output(), format);
+  } catch (const Error& e) {
+    return report(e, format);
+  } catch (const std::bad_alloc&) {
+    return report(Error(Code::out_of_memory, "out of memory").with_help("use a smaller model or batch"), format);
+  } catch (const std::length_error&) {   // a container beyond its largest size
+    return report(Error(Code::out_of_memory, "out of memory").with_help("use a smaller model or batch"), format);
+  } catch (const std::system_error& e) {   // fmt::print cannot write, or std::thread cannot start
+    if (!output_arrived()) return report(lost_output(), format);
+    return report(Error(Code::system_refuses, fmt::format("the system refuses: {}", e.what())).with_help("free some threads or memory, or set QUERN_THREADS=1"), format);
+  } catch (const std::exception& e) {
+    return report(Error(Code::general_bug, fmt::format("this is a bug in Quern: {}", e.what())).with_help("please report it with the command line"), format);
+  }
 }
 
 }  // namespace quern
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);
-  try {
-    return quern::run(argc, argv);
-  } catch (const quern::Error& e) {
-    std::cerr << "quern: " << e.what() << "\n";
-    return static_cast<int>(e.kind);
-  } catch (const std::bad_alloc&) {
-    std::cerr << "quern: out of memory; use a smaller model or batch\n";
-    return 6;
-  } catch (const std::exception& e) {
-    std::cerr << "quern: this is a bug in Quern: " << e.what() << "\n";
-    return 7;
-  }
+  quern::occupy_standard_streams();
+  return quern::guarded_main(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
 }

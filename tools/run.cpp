@@ -1,26 +1,79 @@
-// quern run: executes a package or a model once, on random or zero inputs.
+// quern run: executes a package or a model once, on tensors from .npy files, a checkpoint, or filled ones.
 #include <cmath>
+#include <map>
 #include <memory>
+#include <set>
 
 #include <fmt/format.h>
 
+#include "frontend/checkpoint.h"
+#include "frontend/npy.h"
 #include "ir/interpret.h"
+#include "ir/support/suggest.h"
+#include "ir/text.h"
 #include "models/dataset.h"
 #include "models/trainer.h"
 #include "tools/commands.h"
 #include "tools/fuzz_graphs.h"
-#include "ir/text.h"
 
 namespace quern {
 namespace {
 
 struct Arguments {
   ModelArgument model;
-  std::string device = "cpu", fill = "random", print = "stats";
+  std::string device = "cpu", fill = "random", print = "stats", weights;
+  std::vector<std::string> inputs, outputs;   // NAME=FILE.npy
   uint64_t seed = 1;
+  PassArguments passes;
+  JsonArgument json;
 };
 
-void show(const Arguments& a, const std::string& name, const HostTensor& t) {
+using Files = std::vector<std::pair<std::string, std::string>>;
+std::string type_text(const HostTensor& t) { return to_string(Type{t.dtype, t.shape, {}}); }
+
+[[noreturn]] void fail_name(const std::string& message, const std::string& name, const std::vector<std::string>& known) {
+  std::string list;
+  for (const std::string& k : known) list += (list.empty() ? "" : ", ") + k;
+  throw Error(Code::unknown_tensor, message).with_help(suggestion(name, known, list.empty() ? "there are none" : "there are " + list));
+}
+
+// NAME=FILE, each name known and named once.
+Files split(const char* flag, const std::vector<std::string>& words, const std::vector<std::string>& known) {
+  Files out;
+  std::set<std::string> seen;
+  for (const std::string& w : words) {
+    const size_t equals = w.rfind('=');
+    if (equals == std::string::npos || equals == 0 || equals + 1 == w.size()) throw Error(Code::bad_value, fmt::format("{} {}: wants NAME=FILE.npy", flag, w)).with_help(fmt::format("e.g. {} {}=file.npy", flag, known.empty() ? "x" : known[0]));
+    const std::string name = w.substr(0, equals);
+    if (std::find(known.begin(), known.end(), name) == known.end()) fail_name(fmt::format("{} {}: the model has no \"{}\"", flag, w, name), name, known);
+    if (!seen.insert(name).second) throw Error(Code::bad_value, fmt::format("{} {}: \"{}\" is named twice", flag, w, name)).with_help("name each tensor once");
+    out.emplace_back(name, w.substr(equals + 1));
+  }
+  return out;
+}
+
+// The tensor for a place of `want`'s type; f32 is rounded for a bf16 place, as NumPy has none.
+HostTensor fitted(HostTensor t, const Type& want, const std::string& what, const std::string& name) {
+  if (want.dtype == DType::bf16 && t.dtype == DType::f32 && t.shape == want.shape) {
+    fmt::print(stderr, "quern: {}: f32 rounded to bf16\n", what);
+    HostTensor out(DType::bf16, t.shape);
+    for (int64_t i = 0; i < out.size(); ++i) out.set(i, Scalar::of(DType::bf16, t.at(i)));
+    return out;
+  }
+  if (t.dtype != want.dtype || t.shape != want.shape)
+    throw Error(Code::tensor_mismatch, fmt::format("{}: {} does not fit \"{}\", which is {}", what, type_text(t), name, to_string(want)))
+        .with_operand("given", type_text(t), what)
+        .with_operand("wanted", to_string(want), name)
+        .with_help(t.shape == want.shape ? fmt::format("save it as {}", name_of(want.dtype)) : "reshape it, or compile the model for that shape");
+  return t;
+}
+
+void fill(HostTensor& t, const std::string& how) {
+  if (how == "random") return;   // as drawn
+  for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of_int(t.dtype, how == "zeros" ? 0 : i));
+}
+
+Json show(const std::string& print, FILE* out, const std::string& name, const HostTensor& t) {
   double low = INFINITY, high = -INFINITY, sum = 0;
   int64_t nan = 0, inf = 0;
   for (int64_t i = 0; i < t.size(); ++i) {
@@ -29,33 +82,86 @@ void show(const Arguments& a, const std::string& name, const HostTensor& t) {
     else if (std::isinf(v)) ++inf;
     else low = std::min(low, v), high = std::max(high, v), sum += v;
   }
-  fmt::print("{} {} min {:.6g} max {:.6g} mean {:.6g} nan {} inf {}\n", name, to_string(Type{t.dtype, t.shape, {}}), low, high, t.size() ? sum / static_cast<double>(t.size()) : 0, nan, inf);
-  if (a.print == "values")
-    for (int64_t i = 0; i < t.size(); ++i) fmt::print("{:.9g}{}", t.at(i), i + 1 == t.size() ? "\n" : " ");
+  const int64_t finite = t.size() - nan - inf;
+  const double mean = finite ? sum / static_cast<double>(finite) : NAN;
+  if (!finite) low = high = NAN;
+  fmt::print(out, "{} {} min {:.6g} max {:.6g} mean {:.6g} nan {} inf {}\n", name, type_text(t), low, high, mean, nan, inf);
+  Json row = {{"name", name}, {"dtype", name_of(t.dtype)}, {"shape", t.shape}, {"min", low}, {"max", high}, {"mean", mean}, {"nan", nan}, {"inf", inf}};
+  if (print == "values") {
+    row["values"] = t.to_doubles();
+    for (int64_t i = 0; i < t.size(); ++i) fmt::print(out, "{:.9g}{}", t.at(i), i + 1 == t.size() ? "\n" : " ");
+  }
+  return row;
+}
+
+// The package's graph; its slots must be of the types that the graph says.
+Graph graph_of(const Program& program, const std::string& file) {
+  const Graph graph = parse_graph(program.graph_text, file);
+  bool agree = graph.outputs.size() == program.outputs.size() && graph.states.size() == program.states.size() && graph.inputs.size() == program.inputs.size() + program.states.size();
+  std::set<NodeId> states;
+  for (const State& s : graph.states) states.insert(s.input);
+  size_t next = 0;
+  for (NodeId id : graph.inputs) {
+    if (states.count(id) || !agree || next == program.inputs.size()) continue;
+    const Slot& slot = program.slots[static_cast<size_t>(program.inputs[next++])];
+    agree = agree && slot.dtype == graph.type(id).dtype && slot.shape == graph.type(id).shape;
+  }
+  if (!agree || next != program.inputs.size()) throw Error(Code::damaged_package, fmt::format("{}: its graph and its program disagree", file)).with_help("compile it again");
+  return graph;
 }
 
 void run(const Arguments& a) {
   const std::string& m = a.model.name;
-  if (a.print != "stats" && a.print != "values") throw Error(ErrorKind::usage, "--print wants stats or values");
-  if (a.fill != "random" && a.fill != "zeros") throw Error(ErrorKind::usage, "--fill wants random or zeros");
+  if (a.print != "stats" && a.print != "values") throw Error(Code::bad_value, fmt::format("--print {}: wants stats or values", a.print)).with_help(suggestion(a.print, {"stats", "values"}, "stats is the default"));
+  if (a.fill != "random" && a.fill != "zeros" && a.fill != "iota") throw Error(Code::bad_value, fmt::format("--fill {}: wants random, zeros or iota", a.fill)).with_help(suggestion(a.fill, {"random", "zeros", "iota"}, "random is the default"));
   std::unique_ptr<Device> device = a.device == "interpret" ? nullptr : open_device(a.device);
   Graph graph;
   std::unique_ptr<Executable> executable;
   if (m.size() > 4 && m.substr(m.size() - 4) == ".qpk") {
-    if (!device) throw Error(ErrorKind::usage, "a package runs on a device; to interpret, give the .qir");
+    if (!device) throw Error(Code::unknown_device, "a package runs on a device").with_help("to interpret, give the .qir");
+    if (!a.model.settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for packages").with_help("give --set to `quern compile`");
     const Program program = load_program(read_file(m, int64_t{1} << 31), m);
-    graph = parse_graph(program.graph_text, m);
-    if (graph.outputs.size() != program.outputs.size() || graph.inputs.size() != program.inputs.size() + program.states.size())
-      throw Error(ErrorKind::bad_file, fmt::format("{}: its graph and its program disagree; compile it again", m));
+    graph = graph_of(program, m);
     executable = std::make_unique<Executable>(*device, program);
   } else {
     graph = a.model.load();
-    if (device) executable = jit(*device, graph);
+    CompileReport report;
+    if (device) executable = jit(*device, graph, a.passes.options(device->target()), &report);
+    print_notes(report);
   }
+
+  // Names first, then files, then the run: a mistyped output is not found after an hour.
+  std::map<std::string, size_t> position;
+  std::vector<std::string> names, output_names;
+  for (size_t i = 0; i < graph.inputs.size(); ++i) {
+    names.push_back(graph.at(graph.inputs[i]).attrs.name);
+    position[names.back()] = i;
+  }
+  for (const NamedOutput& o : graph.outputs) output_names.push_back(o.name);
+  const Files input_files = split("--input", a.inputs, names), output_files = split("--output", a.outputs, output_names);
   std::mt19937_64 random(a.seed);
   std::vector<HostTensor> all = random_inputs(graph, random), inputs;
-  if (a.fill == "zeros")
-    for (HostTensor& t : all) t = HostTensor(t.dtype, t.shape);
+  for (HostTensor& t : all) fill(t, a.fill);
+  const auto give = [&](const std::string& name, HostTensor value, const std::string& what) {
+    const size_t i = position.at(name);
+    all[i] = fitted(std::move(value), graph.type(graph.inputs[i]), what, name);
+  };
+  if (!a.weights.empty()) {
+    std::set<std::string> given;
+    for (auto& [name, value] : load_safetensors(a.weights)) {
+      // A state is found by its own name, or by its input's.
+      std::string input = name;
+      for (const State& s : graph.states)
+        if (s.name == name) input = graph.at(s.input).attrs.name;
+      if (!position.count(input)) fail_name(fmt::format("{}: the model has no \"{}\"", a.weights, name), name, names);
+      give(input, std::move(value), fmt::format("{}: {}", a.weights, name));
+      given.insert(input);
+    }
+    for (const State& s : graph.states)
+      if (!given.count(graph.at(s.input).attrs.name)) fmt::print(stderr, "quern: {} has no \"{}\"; it is filled ({})\n", a.weights, s.name, a.fill);
+  }
+  for (const auto& [name, file] : input_files) give(name, load_npy(file), file);
+
   for (size_t i = 0; i < all.size(); ++i) {
     const State* state = nullptr;
     for (const State& s : graph.states)
@@ -70,7 +176,13 @@ void run(const Arguments& a) {
     PassContext context;
     outputs = interpret(expand(graph, context), all);
   }
-  for (size_t o = 0; o < graph.outputs.size(); ++o) show(a, graph.outputs[o].name, outputs[o]);
+  FILE* out = a.json.wants_stdout() ? stderr : stdout;
+  Json rows = Json::array();
+  for (size_t o = 0; o < graph.outputs.size(); ++o) rows.push_back(show(a.print, out, graph.outputs[o].name, outputs[o]));
+  for (const auto& [name, file] : output_files)
+    for (size_t o = 0; o < graph.outputs.size(); ++o)
+      if (graph.outputs[o].name == name) save_npy(file, outputs[o]);
+  a.json.write({{"schema", 1}, {"model", m}, {"device", a.device}, {"outputs", rows}});
 }
 
 }  // namespace
@@ -80,10 +192,15 @@ void register_run(CLI::App& root) {
   CLI::App* c = root.add_subcommand("run", "execute a package (.qpk), a model or a .qir once");
   a->model.add_to(*c);
   c->add_option("--device", a->device, "interpret, cpu, cuda[:N] or null")->capture_default_str();
-  c->add_option("--fill", a->fill, "inputs: random or zeros")->capture_default_str();
+  c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file; repeat for several")->allow_extra_args(false);
+  c->add_option("--output", a->outputs, "NAME=FILE.npy: write an output to a file; repeat for several")->allow_extra_args(false);
+  c->add_option("--weights", a->weights, "a .safetensors file with states or inputs by name");
+  c->add_option("--fill", a->fill, "what is not given: random, zeros or iota (0, 1, 2, …)")->capture_default_str();
   c->add_option("--print", a->print, "stats or values")->capture_default_str();
-  c->add_option("--seed", a->seed)->capture_default_str();
-  c->footer("Examples:\n  quern run mlp.qpk\n  quern run model.qir --device interpret --print values");
+  c->add_option("--seed", a->seed, "of --fill random")->capture_default_str();
+  a->passes.add_to(*c);
+  a->json.add_to(*c);
+  c->footer("Examples:\n  quern run mlp.qpk --input x=batch.npy --weights mlp.safetensors --output loss=loss.npy\n  quern run model.qir --device interpret --print values");
   c->callback([a] { run(*a); });
 }
 

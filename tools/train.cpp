@@ -1,11 +1,14 @@
 // quern train: trains a registered model and reports loss, accuracy and times.
 #include <cstdio>
+#include <iostream>
 #include <memory>
+#include <optional>
 
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include "frontend/checkpoint.h"
+#include "ir/support/suggest.h"
 #include "models/dataset.h"
 #include "models/trainer.h"
 #include "tools/commands.h"
@@ -18,7 +21,8 @@ struct Arguments {
   std::vector<std::string> settings;
   int64_t epochs = 0, batch = 0, steps = -1, seeds = 1;
   uint32_t seed = 1;
-  double rate = 0, decay = 0;
+  std::optional<double> rate;
+  double decay = 0;
   bool losses = false;
   JsonArgument json;
 };
@@ -33,37 +37,27 @@ void draw_progress(int64_t step, int64_t steps, double loss) {
 }
 
 void train(const Arguments& a) {
-  if (a.model != "mlp") throw Error(ErrorKind::usage, fmt::format("there is no model \"{}\" to train; registered models: mlp", a.model));
-  if (a.seeds < 1 || a.seeds > 1000 || a.epochs < 0 || a.batch < 0) throw Error(ErrorKind::usage, "--seeds wants 1 to 1000; --epochs and --batch must be positive");
+  if (a.model != "mlp") throw Error(Code::unknown_model, fmt::format("there is no model \"{}\" to train; registered models: mlp", a.model)).with_help(suggestion(a.model, {"mlp"}, "quern train mlp"));
+  TrainOptions o;
+  if (a.rate && !(*a.rate > 0 && *a.rate < 1e6)) throw Error(Code::bad_value, fmt::format("--lr {}: wants a number above 0", *a.rate)).with_help("e.g. --lr 0.001");
+  if (!(a.decay >= 0 && a.decay < 1e6)) throw Error(Code::bad_value, fmt::format("--weight-decay {}: wants a number of at least 0", a.decay)).with_help("e.g. --weight-decay 0.01");
+  o.optimizer.algorithm = parse_algorithm(a.algorithm);
+  o.optimizer.schedule = parse_schedule(a.schedule);
   const std::unique_ptr<Device> device = a.device == "interpret" ? nullptr : open_device(a.device);
   const Dataset data = a.data.empty() ? load_digits() : load_mnist(a.data);
-  TrainOptions o;
   o.model.inputs = data.features;
   o.model.classes = data.classes;
   o.model.hidden = {a.data.empty() ? 128 : 256};
   o.epochs = a.epochs ? a.epochs : a.data.empty() ? 30 : 3;
   o.batch = a.batch ? a.batch : a.data.empty() ? 64 : 128;
   o.max_steps = a.steps;
-  o.optimizer.algorithm = parse_algorithm(a.algorithm);
-  o.optimizer.schedule = parse_schedule(a.schedule);
   o.optimizer.warmup = o.optimizer.schedule == Schedule::linear_warmup ? 100 : 0;
-  o.optimizer.learning_rate = a.rate > 0 ? a.rate : 3e-3;
+  o.optimizer.learning_rate = a.rate.value_or(3e-3);
   o.optimizer.weight_decay = a.decay;
-  for (const std::string& s : a.settings) {
-    if (s.rfind("hidden=", 0) != 0 && s.rfind("dropout=", 0) != 0) throw Error(ErrorKind::usage, fmt::format("--set {}: train mlp takes hidden=… and dropout=…", s));
-    if (s[0] == 'd') {
-      o.model.dropout = std::atof(s.c_str() + 8);
-      continue;
-    }
-    o.model.hidden.clear();
-    for (const char* p = s.c_str() + 7; *p;) {
-      char* end = nullptr;
-      const long n = std::strtol(p, &end, 10);
-      if (end == p || n < 1 || n > 65536) throw Error(ErrorKind::usage, fmt::format("--set {}: wants sizes from 1 to 65536", s));
-      o.model.hidden.push_back(n);
-      p = *end == ',' ? end + 1 : end;
-      if (*end && *end != ',') throw Error(ErrorKind::usage, fmt::format("--set {}: wants sizes separated by commas", s));
-    }
+  for (const std::string& text : a.settings) {
+    const Setting s(text, {"hidden", "dropout"});
+    if (s.key == "dropout") o.model.dropout = s.rate();
+    else o.model.hidden = s.numbers();
   }
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   fmt::print(out, "{}: {} training and {} test images, split seed {}; device {}\n", data.name, data.train_size(), data.test_size(), kSplitSeed, a.device);
@@ -72,6 +66,7 @@ void train(const Arguments& a) {
   for (int64_t k = 0; k < a.seeds; ++k) {
     o.seed = a.seed + static_cast<uint32_t>(k);
     const TrainResult r = train_mlp(data, device.get(), o, draw_progress);
+    for (const std::string& note : r.notes) std::cerr << "quern: " << note << "\n";
     accuracy += r.test_accuracy / static_cast<double>(a.seeds);
     seconds += r.seconds;
     compile += r.compile_seconds;
@@ -101,15 +96,15 @@ void register_train(CLI::App& root) {
   c->add_option("--set", a->settings, "hidden=512,256 or dropout=0.2")->allow_extra_args(false);
   c->add_option("--device", a->device, "interpret, cpu, cuda[:N] or null")->capture_default_str();
   c->add_option("--data", a->data, "a folder with MNIST in IDX form (.gz or not); without it, the digits that ship with Quern");
-  c->add_option("--epochs", a->epochs, "default 30 (digits), 3 (MNIST)");
-  c->add_option("--batch", a->batch, "default 64 (digits), 128 (MNIST)");
-  c->add_option("--steps", a->steps, "stop after N steps");
+  c->add_option("--epochs", a->epochs, "default 30 (digits), 3 (MNIST)")->check(CLI::Range(1, 1000000));
+  c->add_option("--batch", a->batch, "default 64 (digits), 128 (MNIST)")->check(CLI::Range(1, 1000000));
+  c->add_option("--steps", a->steps, "stop after N steps")->check(CLI::Range(0, 1000000000));
   c->add_option("--lr", a->rate, "learning rate");
   c->add_option("--weight-decay", a->decay);
   c->add_option("--optimizer", a->algorithm, "sgd, momentum, adam or adamw")->capture_default_str();
   c->add_option("--schedule", a->schedule, "constant, cosine or linear")->capture_default_str();
   c->add_option("--seed", a->seed)->capture_default_str();
-  c->add_option("--seeds", a->seeds, "train with this many seeds and give the mean accuracy")->capture_default_str();
+  c->add_option("--seeds", a->seeds, "train with this many seeds and give the mean accuracy")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("--checkpoint", a->checkpoint, "save the first seed's states as safetensors");
   c->add_flag("--losses", a->losses, "print every step's loss");
   a->json.add_to(*c);
