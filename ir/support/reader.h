@@ -114,7 +114,9 @@ class Reader {
   }
   [[noreturn]] void fail(const std::string& message) const { fail(Code::syntax, message); }
   [[noreturn]] void fail(Code code, const std::string& message, const std::string& help = "`quern dump mlp` prints a graph in the text form") const {
-    throw Error(code, message, here()).with_help(help);
+    Error e(code, message, here());
+    e.kind = ErrorKind::bad_file;   // whatever the rule: here a text breaks it
+    throw std::move(e.with_help(help));
   }
   /// Guards against deep nesting.
   struct Level {
