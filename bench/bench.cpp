@@ -57,13 +57,16 @@ static std::string command_line() {
 struct Arguments {
   std::string device = "cpu", filter, peer = "openblas";
   int64_t rounds = 11;
+  bool tf32 = false;
   JsonArgument json;
 };
 
 static void run(const Arguments& a) {
   const auto device = open_device(a.device);
   Peers peers(a.peer, *device);
-  Harness h{*device, peers, a.rounds, a.json.wants_stdout() ? stderr : stdout};
+  Harness h{*device, peers, a.rounds, a.json.wants_stdout() ? stderr : stdout, {}};
+  h.options.use_cache = false;
+  if (a.tf32) h.options.f32_products = F32Products::tf32;
   Json head = {{"schema", 2}, {"command", command_line()}, {"machine", machine(*device)}, {"device", device->name()}, {"target", to_string(device->target())}, {"threads", device->threads()}, {"rounds", a.rounds}, {"peers", peers.found()}};
   fmt::print(h.out, "{}\ndevice {} ({} threads), target {}, {} rounds; machine {}\n", head["command"].get<std::string>(), device->name(), device->threads(), to_string(device->target()), a.rounds, head["machine"].dump());
   for (const auto& [name, text] : peers.found().items()) fmt::print(h.out, "peer {}: {}\n", name, text.get<std::string>());
@@ -86,6 +89,7 @@ void register_bench(CLI::App& root) {
   c->add_option("filter", a->filter, "only cases whose name contains this; compile_time…: only those that begin with it");
   c->add_option("--device", a->device, "cpu, cuda[:N] or null")->capture_default_str();
   c->add_option("--rounds", a->rounds, "blocks of runs, ours and the peer's in turns")->capture_default_str()->check(CLI::Range(1, 10000));
+  c->add_flag("--tf32", a->tf32, "cuda: products of f32 may round their operands to tf32");
   c->add_option("--peer", a->peer, "none; openblas: for products on the CPU; torch: PyTorch for the rest, too, through python3 bench/peers/torch_ops.py")->capture_default_str();
   a->json.add_to(*c);
   c->footer("Examples:\n  QUERN_THREADS=1 quern bench matmul\n  quern bench mlp --device cuda --json bench.json\n  quern bench --peer torch\n  python3 bench/peers/mlp_step.py >peers.jsonl; python3 bench/peers/join.py bench.json peers.jsonl");

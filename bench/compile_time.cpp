@@ -43,7 +43,7 @@ class PrivateCache {
 void run(Harness& h, const Case& c) {
   const PrivateCache cache;
   for (const bool warm : {false, true}) {
-    CompileOptions options;
+    CompileOptions options = h.options;
     options.use_cache = warm;
     if (warm) jit(h.device, c.graph, options);   // fills it
     std::vector<double> totals;

@@ -72,9 +72,8 @@ void Harness::add(const std::string& name, const Times& times, const std::string
 }
 
 void Harness::compare(const Case& c) {
-  CompileOptions options;
+  CompileOptions options = this->options;
   options.target = device.target();
-  options.use_cache = false;
   const Program program = compile(c.graph, options);
   int64_t bytes = 0;
   for (NodeId id : c.graph.inputs) bytes += c.graph.type(id).bytes();

@@ -29,6 +29,7 @@ struct Harness {
   Peers& peers;
   int64_t rounds;
   FILE* out;                       // for people
+  CompileOptions options;          // of everything that is timed
   Json rows = Json::array();
 
   struct Times { Spread ours; std::optional<Spread> peer; };

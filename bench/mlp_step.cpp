@@ -31,9 +31,7 @@ void run(Harness& h, const Case& c) {
     if (name == "hidden0.weight") value = uniform(1, {kInputs, kHidden}, static_cast<float>(std::sqrt(6.0 / kInputs)));
     if (name == "out.weight") value = uniform(2, {kHidden, kClasses}, static_cast<float>(std::sqrt(6.0 / (kHidden + kClasses))));
   }
-  CompileOptions options;
-  options.use_cache = false;
-  const auto e = jit(h.device, step.graph, options);
+  const auto e = jit(h.device, step.graph, h.options);
   std::vector<std::pair<HostTensor, HostTensor>> sets;
   for (int64_t s = 0; s < kSets; ++s) sets.emplace_back(uniform(stream_of(s, 0), {batch, kInputs}), labels(stream_of(s, 1), batch, kClasses));
   const auto load = [&](size_t run) {
@@ -79,7 +77,7 @@ void run(Harness& h, const Case& c) {
     std::function<std::vector<double>()> theirs;
     if (peer) theirs = [&, synchronised] { return peer->block(synchronised); };
     const Harness::Times t = synchronised ? h.interleave(one_by_one, theirs) : h.interleave(together, theirs);
-    Json more = {{"batch", batch}, {"precision", "f32"}, {"synchronised", synchronised}, {"loss", loss}};
+    Json more = {{"batch", batch}, {"precision", h.options.f32_products == F32Products::tf32 ? "tf32" : "f32"}, {"synchronised", synchronised}, {"loss", loss}};
     if (!synchronised) more["steps"] = steps;
     h.add(c.name, t, peer ? peer->name : "", more, synchronised ? "" : "  enqueued");
     steps = static_cast<size_t>(std::clamp(50000 / t.ours.median, 10.0, 200.0));

@@ -37,9 +37,10 @@ double Tolerance::bound() const {
   return 16 * epsilon * (static_cast<double>(depth) + std::sqrt(static_cast<double>(reduction)));
 }
 
-Tolerance tolerance_of(const Graph& graph) {
+Tolerance tolerance_of(const Graph& graph, bool tf32_products) {
   Tolerance t;
   visit(graph, t);
+  if (tf32_products) t.epsilon = std::max(t.epsilon, std::ldexp(1.0, -11));
   return t;
 }
 

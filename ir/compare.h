@@ -3,7 +3,8 @@
 // The bound. Rounding each of an op's results costs eps relative to the operands' size, and a sum of n terms costs up
 // to n*eps in the worst order, sqrt(n)*eps in practice. A graph's error bound is
 //   bound = 16 * eps(dtype) * (depth + sqrt(longest reduction))   relative to max(1, max |reference|) of the tensor,
-// where eps is that of the least precise float dtype that the graph computes in. Integers and bools must be equal.
+// where eps is that of the least precise float dtype that the graph computes in, or of tf32 where products may round
+// their operands to it. Integers and bools must be equal.
 #pragma once
 #include "ir/graph.h"
 
@@ -15,7 +16,7 @@ struct Tolerance {
   int64_t reduction = 1;     // elements of the longest reduction or product
   double bound() const;
 };
-Tolerance tolerance_of(const Graph& graph);
+Tolerance tolerance_of(const Graph& graph, bool tf32_products = false);
 std::string to_string(const Tolerance& tolerance);   // "bound 3.1e-05 (f32: eps 6.0e-08, depth 12, reduction 784)"
 
 struct Difference {

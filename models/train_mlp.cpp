@@ -13,7 +13,7 @@ namespace {
 
 class Compiled : public Stepper {
  public:
-  Compiled(Device& device, const Graph& graph, CompileReport* report) : executable_(jit(device, graph, {}, report)) {}
+  Compiled(Device& device, const Graph& graph, const CompileOptions& options, CompileReport* report) : executable_(jit(device, graph, options, report)) {}
   void set_inputs(const std::vector<HostTensor>& inputs) override {
     for (size_t i = 0; i < inputs.size(); ++i) executable_->set_input(static_cast<int64_t>(i), inputs[i]);
   }
@@ -66,8 +66,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
-std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, CompileReport* report) {
-  if (device) return std::make_unique<Compiled>(*device, graph, report);
+std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, const CompileOptions& options, CompileReport* report) {
+  if (device) return std::make_unique<Compiled>(*device, graph, options, report);
   return std::make_unique<Interpreted>(graph);
 }
 
@@ -81,10 +81,10 @@ TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o
   auto start = std::chrono::steady_clock::now();
   const TrainingStep step = mlp_step(o.model, o.batch, optimizer, o.seed);
   CompileReport report;
-  const auto stepper = make_stepper(device, step.graph, &report);
+  const auto stepper = make_stepper(device, step.graph, o.compile, &report);
   for (const auto& [name, value] : step.initial) stepper->set_state(name, value);
   const int64_t test_batch = std::min<int64_t>(data.test_size(), 500);
-  const auto predictor = make_stepper(device, mlp_predict(o.model, test_batch), &report);
+  const auto predictor = make_stepper(device, mlp_predict(o.model, test_batch), o.compile, &report);
   out.notes = report.notes;
   out.compile_seconds = seconds_since(start);
 

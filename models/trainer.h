@@ -19,13 +19,14 @@ class Stepper {
   virtual HostTensor state(const std::string& name) = 0;
 };
 /// `device` null: the interpreter.
-std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, CompileReport* report = nullptr);
+std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, const CompileOptions& options = {}, CompileReport* report = nullptr);
 
 struct TrainOptions {
   MlpConfig model;
   Optimizer optimizer;
   int64_t epochs = 20, batch = 64, max_steps = -1;
   uint32_t seed = 1;
+  CompileOptions compile;
 };
 struct TrainResult {
   std::vector<double> losses;     // of every step

@@ -67,7 +67,7 @@ void check(const Arguments& a) {
   print_notes(report);
   PassContext context;
   const Graph reference = expand(graph, context);
-  const Tolerance tolerance = tolerance_of(reference);
+  const Tolerance tolerance = tolerance_of(reference, options.f32_products == F32Products::tf32);
   std::mt19937_64 random(a.seed);
   std::vector<Difference> worst(graph.outputs.size());
   for (int64_t s = 0; s < a.samples; ++s) {

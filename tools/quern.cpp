@@ -96,12 +96,14 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass");
+  command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
 }
 
 CompileOptions PassArguments::options(const Target& target) const {
   CompileOptions o;
   o.target = target;
+  if (tf32) o.f32_products = F32Products::tf32;
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
   o.use_cache = !no_cache;

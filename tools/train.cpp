@@ -24,6 +24,7 @@ struct Arguments {
   std::optional<double> rate;
   double decay = 0;
   bool losses = false;
+  PassArguments passes;
   JsonArgument json;
 };
 
@@ -59,6 +60,7 @@ void train(const Arguments& a) {
     if (s.key == "dropout") o.model.dropout = s.rate();
     else o.model.hidden = s.numbers();
   }
+  if (device) o.compile = a.passes.options(device->target());
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   fmt::print(out, "{}: {} training and {} test images, split seed {}; device {}\n", data.name, data.train_size(), data.test_size(), kSplitSeed, a.device);
   double accuracy = 0, seconds = 0, compile = 0, loss = 0;
@@ -106,6 +108,7 @@ void register_train(CLI::App& root) {
   c->add_option("--seed", a->seed)->capture_default_str();
   c->add_option("--seeds", a->seeds, "train with this many seeds and give the mean accuracy")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("--checkpoint", a->checkpoint, "save the first seed's states as safetensors");
+  a->passes.add_to(*c);
   c->add_flag("--losses", a->losses, "print every step's loss");
   a->json.add_to(*c);
   c->footer("Examples:\n  quern train mlp --seeds 5\n  quern train mlp --data mnist/ --set hidden=512,256 --checkpoint mlp.safetensors");

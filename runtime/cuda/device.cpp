@@ -256,7 +256,7 @@ class CudaDevice : public Device {
   void upload(DevicePtr to, const void* from, int64_t bytes) override {
     if (!bytes) return;
     want(driver().upload(raw(to), from, static_cast<size_t>(bytes), stream_), "cuMemcpyHtoDAsync");
-    synchronize();   // the caller may change `from` at once
+    wait();   // the caller may change `from` at once
   }
   int input_sets() const override { return kSets; }
   void stage(DevicePtr to, const void* from, int64_t bytes, int set) override {
@@ -283,7 +283,7 @@ class CudaDevice : public Device {
   void end_run(int set) override { want(driver().event_record(finished_[set], stream_), "cuEventRecord"); }
   void download(void* to, DevicePtr from, int64_t bytes) override {
     if (bytes) want(driver().download(to, raw(from), static_cast<size_t>(bytes), stream_), "cuMemcpyDtoHAsync");
-    synchronize();
+    wait();
   }
   void copy(DevicePtr to, DevicePtr from, int64_t bytes) override {
     if (!bytes) return;
@@ -331,9 +331,13 @@ class CudaDevice : public Device {
     recording->instantiate();
     return [this, recording] { want(driver().graph_launch(recording->executable, stream_), "cuGraphLaunch"); };
   }
-  void synchronize() override { want(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }
+  void synchronize() override {
+    want(driver().stream_synchronize(uploads_), "cuStreamSynchronize");
+    wait();
+  }
 
  private:
+  void wait() { want(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }   // not for batches on their way
   int ordinal_, device_ = 0, major_ = 0, minor_ = 0;
   static constexpr int kSets = 2;
   static constexpr unsigned kNoTiming = 2;

@@ -132,7 +132,7 @@ Graph dense_gradient(DType dtype, int64_t batch, int64_t inputs, int64_t outputs
   const Tensor x = m.input("x", dtype, {batch, inputs}), w = m.input("w", dtype, {inputs, outputs}), b = m.input("b", dtype, {outputs});
   const Tensor h = cast(gelu(linear(x, w, b)), DType::f32);
   const std::vector<Tensor> g = grad(mean(h * h), {x, w, b});
-  for (const Tensor& t : g) m.output("", t);
+  for (size_t i = 0; i < g.size(); ++i) m.output(std::to_string(i), g[i]);
   return m.finish();
 }
 
