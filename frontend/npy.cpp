@@ -113,7 +113,7 @@ HostTensor parse_npy(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const auto& t : kTypes)
     if (native == t.second || (size_of(t.first) == 1 && native.size() == 3 && native.substr(1) == t.second + 1)) known = &t;   // "<u1" is "|u1"
   if (!known)
-    head.fail(fmt::format("the dtype '{}' is not supported", head.descr), head.descr[0] == '>' ? "x.astype('<" + head.descr.substr(1) + "') is little endian" : "dtypes are <f8 <f4 <f2 <i8 <i4 <u4 |u1 |b1; x.astype('<f4'), say");
+    head.fail(fmt::format("the dtype '{}' is not supported", head.descr), head.descr[0] == '>' ? fmt::format("x.astype('<{}') is little endian", head.descr.substr(1)) : "dtypes are <f8 <f4 <f2 <i8 <i4 <u4 |u1 |b1; x.astype('<f4'), say");
   int64_t size = size_of(known->first);
   for (int64_t d : head.shape)
     if (d != 0 && __builtin_mul_overflow(size, d, &size)) head.fail("its shape's product overflows");

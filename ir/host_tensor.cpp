@@ -1,18 +1,12 @@
 // Host tensors and the counter-based generator; see host_tensor.h.
 #include "ir/host_tensor.h"
 
-#include <unistd.h>
-
-#include <fmt/format.h>
+#include "ir/support/memory.h"
 
 namespace quern {
 
-// Beyond the machine's memory, asking the system would end in swapping or in a killed process.
 static size_t affordable(int64_t bytes) {
-  static const int64_t memory = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
-  if (bytes > memory)
-    throw Error(Code::out_of_memory, fmt::format("a tensor of {:.1f} GiB does not fit this machine's {:.1f} GiB of memory", static_cast<double>(bytes) / 0x1p30, static_cast<double>(memory) / 0x1p30))
-        .with_help("use a smaller batch or smaller layers");
+  want_memory("a tensor", static_cast<double>(bytes));
   return static_cast<size_t>(bytes);
 }
 

@@ -231,8 +231,9 @@ Graph read_graph(Reader& r) {
     if (it == ids.end()) r.fail(Code::undefined_value, fmt::format("%{} is a value that is not defined before", name), "define it in the head or on an earlier line");
     return it->second;
   };
+  size_t statement = 0;   // where the current line or input begins
   const auto define = [&](int64_t name, NodeId id) {
-    if (!ids.emplace(name, id).second) r.fail(Code::defined_twice, fmt::format("%{} is defined twice", name), "give every value its own number");
+    if (!ids.emplace(name, id).second) r.fail_at(statement, Code::defined_twice, fmt::format("%{} is defined twice", name), "give every value its own number");
   };
   const auto guarded = [&](const auto& build) {
     try {
@@ -240,7 +241,7 @@ Graph read_graph(Reader& r) {
     } catch (Error& e) {   // a broken type rule: the file is bad, at this place
       if (e.kind == ErrorKind::bad_file || e.kind == ErrorKind::internal) throw;
       e.kind = ErrorKind::bad_file;
-      e.move_to(r.here());
+      e.move_to(r.place(statement));
       throw;
     }
   };
@@ -248,6 +249,7 @@ Graph read_graph(Reader& r) {
   r.expect("(");
   while (!r.accept(")")) {
     if (!head.empty()) r.expect(",");
+    statement = r.position();
     r.expect("%");
     Pending p{r.integer(), {}, {}, {}};
     for (const Pending& other : head)
@@ -264,16 +266,17 @@ Graph read_graph(Reader& r) {
   std::stable_sort(head.begin(), head.end(), [](const Pending& x, const Pending& y) { return x.name < y.name; });
   r.expect("{");
   while (!r.accept("}")) {
+    statement = r.position();
     if (r.accept("output")) {
       const std::string name = r.quoted();
       b.output(name, reference());
-      if (!b.type(b.graph().outputs.back().node).results.empty()) r.fail(Code::written_type, "an output is one tensor", "take one with `result`");
+      if (!b.type(b.graph().outputs.back().node).results.empty()) r.fail_at(statement, Code::written_type, "an output is one tensor", "take one with `result`");
     } else if (r.accept("state")) {
       const std::string name = r.quoted();
       const NodeId in = reference();
       r.expect("->");
       const NodeId out = reference();
-      if (b.graph().at(in).op != Op::input || !(b.type(in) == b.type(out))) r.fail(Code::bad_state, "a state is an input and a value of its type", fmt::format("write: state \"name\" %INPUT -> %VALUE; here {} and {}", to_string(b.type(in)), to_string(b.type(out))));
+      if (b.graph().at(in).op != Op::input || !(b.type(in) == b.type(out))) r.fail_at(statement, Code::bad_state, "a state is an input and a value of its type", fmt::format("write: state \"name\" %INPUT -> %VALUE; here {} and {}", to_string(b.type(in)), to_string(b.type(out))));
       b.state(name, in, out);
     } else {
       r.expect("%");
@@ -303,12 +306,12 @@ Graph read_graph(Reader& r) {
       const Type type = guarded([&] { return read_type(r); });
       const SourceLoc where = read_source(r);
       for (NodeId a : args)
-        if (*op != Op::result && !b.type(a).results.empty()) r.fail(Code::written_type, "only `result` uses several results", "take one with `result`");
+        if (*op != Op::result && !b.type(a).results.empty()) r.fail_at(statement, Code::written_type, "only `result` uses several results", "take one with `result`");
       const bool needs_body = *op == Op::call, needs_value = *op == Op::constant;
       if ((needs_body && !attrs.body) || (needs_value && !attrs.value) || (*op == Op::result && (args.size() != 1 || attrs.index.size() != 1 || b.type(args[0]).results.empty())))
-        r.fail(Code::attribute_missing, fmt::format("`{}` lacks what it needs", op_name), "call needs body=, constant needs value=, result needs one call and index=[i]");
+        r.fail_at(statement, Code::attribute_missing, fmt::format("`{}` lacks what it needs", op_name), "call needs body=, constant needs value=, result needs one call and index=[i]");
       const NodeId id = guarded([&] { return b.add(*op, args, attrs, where); });
-      if (!(b.type(id) == type)) r.fail(Code::written_type, fmt::format("written as {}, but `{}` gives {}", to_string(type), op_name, to_string(b.type(id))), fmt::format("write {}", to_string(b.type(id))));
+      if (!(b.type(id) == type)) r.fail_at(statement, Code::written_type, fmt::format("written as {}, but `{}` gives {}", to_string(type), op_name, to_string(b.type(id))), fmt::format("write {}", to_string(b.type(id))));
       define(name, id);
     }
   }

@@ -25,6 +25,7 @@ class Reader {
   }
   bool accept(std::string_view token) {
     if (!peek(token)) return false;
+    last_ = pos_;
     pos_ += token.size();
     skip();
     return true;
@@ -37,6 +38,7 @@ class Reader {
     while (pos_ < text_.size() && is_word(text_[pos_])) ++pos_;
     if (pos_ == start) fail("expected a name");
     std::string out(text_.substr(start, pos_ - start));
+    last_ = start;
     skip();
     return out;
   }
@@ -45,6 +47,7 @@ class Reader {
     const char* begin = text_.data() + pos_;
     const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
     if (error != std::errc()) fail("expected an integer");
+    last_ = pos_;
     pos_ += static_cast<size_t>(end - begin);
     skip();
     return value;
@@ -57,6 +60,7 @@ class Reader {
     char* end = nullptr;
     const double value = std::strtod(token.c_str(), &end);
     if (token.empty() || *end) fail("expected a number");
+    last_ = start;
     skip();
     return value;
   }
@@ -73,6 +77,7 @@ class Reader {
   std::string quoted() {
     if (pos_ >= text_.size() || text_[pos_] != '"') fail("expected a string in double quotes");
     std::string out;
+    last_ = pos_;
     for (++pos_; pos_ < text_.size() && text_[pos_] != '"'; ++pos_) {
       if (text_[pos_] == '\n') fail("a string ends on its line");
       if (text_[pos_] == '\\' && pos_ + 1 < text_.size()) {
@@ -100,28 +105,32 @@ class Reader {
     while (!accept("]")) {
       if (!out.empty()) expect(",");
       out.push_back(integer());
-      if (out.size() > 64) fail(Code::text_limits, "a list of more than 64 numbers");
+      if (out.size() > 64) fail(Code::text_limits, "a list of more than 64 numbers", "attributes are lists of at most 8");
     }
     return out;
   }
-  SourceLoc here() const {
+  size_t position() const { return pos_; }   // of the next token
+  SourceLoc place(size_t position) const {
     SourceLoc at{file_, 1, 1};
-    for (size_t i = 0; i < pos_ && i < text_.size(); ++i) {
+    for (size_t i = 0; i < position && i < text_.size(); ++i) {
       ++at.column;
       if (text_[i] == '\n') ++at.line, at.column = 1;
     }
     return at;
   }
-  [[noreturn]] void fail(const std::string& message) const { fail(Code::syntax, message); }
-  [[noreturn]] void fail(Code code, const std::string& message, const std::string& help = "`quern dump mlp` prints a graph in the text form") const {
-    Error e(code, message, here());
+  /// Syntax: the next token is not what is expected.
+  [[noreturn]] void fail(const std::string& message) const { fail_at(pos_, Code::syntax, message, "`quern dump mlp` prints a graph in the text form"); }
+  /// Meaning: the last token read cannot be used.
+  [[noreturn]] void fail(Code code, const std::string& message, const std::string& help) const { fail_at(last_, code, message, help); }
+  [[noreturn]] void fail_at(size_t position, Code code, const std::string& message, const std::string& help) const {
+    Error e(code, message, place(position));
     e.kind = ErrorKind::bad_file;   // whatever the rule: here a text breaks it
     throw std::move(e.with_help(help));
   }
   /// Guards against deep nesting.
   struct Level {
     explicit Level(Reader& r) : reader(r) {
-      if (++reader.depth_ > 32) reader.fail(Code::text_limits, "nested more than 32 deep");
+      if (++reader.depth_ > 32) reader.fail(Code::text_limits, "nested more than 32 deep", "flatten the bodies");
     }
     ~Level() { --reader.depth_; }
     Reader& reader;
@@ -130,7 +139,7 @@ class Reader {
  private:
   std::string_view text_;
   std::string file_;
-  size_t pos_ = 0;
+  size_t pos_ = 0, last_ = 0;   // the next token, the last one read
   int depth_ = 0;
 
   static bool is_word(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
