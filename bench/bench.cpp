@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "bench/harness.h"
+#include "ir/support/env.h"
 
 namespace quern {
 namespace bench {
@@ -48,7 +49,7 @@ static Json machine(const Device& device) {
 // The command as it was typed, without the folder of the program, with the variable that changes what is measured.
 static std::string command_line() {
   std::ifstream in("/proc/self/cmdline", std::ios::binary);
-  const char* threads = std::getenv("QUERN_THREADS");
+  const char* threads = env(Env::threads);
   std::string text = threads ? fmt::format("QUERN_THREADS={} ", threads) : "", part;
   for (bool first = true; std::getline(in, part, '\0'); first = false) text += first ? part.substr(part.rfind('/') + 1) : " " + part;
   return text;
@@ -76,7 +77,7 @@ static void run(const Arguments& a) {
   // Names of other families are part of these names: a filter must begin with compile_time to mean them.
   for (const Case& c : compile_time_family.cases())
     if (c.name.rfind(a.filter, 0) == 0) compile_time_family.run(h, c);
-  if (h.rows.empty()) throw Error(ErrorKind::usage, fmt::format("no case has \"{}\" in its name; families: matmul, elementwise, softmax, layer_norm, mlp step, compile_time", a.filter));
+  if (h.rows.empty()) throw Error(Code::unknown_case, fmt::format("no case has \"{}\" in its name", a.filter)).with_help("families are matmul, elementwise, softmax, layer_norm, mlp step and compile_time");
   head["rows"] = h.rows;
   a.json.write(head);
 }

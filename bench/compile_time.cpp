@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "bench/harness.h"
+#include "ir/support/env.h"
 
 namespace quern::bench {
 namespace {
@@ -22,9 +23,9 @@ std::vector<Case> cases() {
 class PrivateCache {
  public:
   PrivateCache() {
-    if (const char* old = std::getenv("QUERN_CACHE_DIR")) old_ = old;
+    if (const char* old = env(Env::cache_dir)) old_ = old;
     std::string path = (std::filesystem::temp_directory_path() / "quern-bench-XXXXXX").string();
-    if (!::mkdtemp(path.data())) throw Error(ErrorKind::bad_file, fmt::format("{}: cannot be made; set TMPDIR to a folder that can be written", path));
+    if (!::mkdtemp(path.data())) throw Error(Code::cannot_write, fmt::format("{}: cannot be made", path)).with_help("set TMPDIR to a folder that can be written");
     path_ = path;
     ::setenv("QUERN_CACHE_DIR", path_.c_str(), 1);
   }
@@ -61,7 +62,7 @@ void run(Harness& h, const Case& c) {
       totals.push_back(total);
       spent += total;
     }
-    if (warm && report.compiled != 0) throw Error(ErrorKind::internal, fmt::format("{}: {} kernels were not found in the cache that holds them", c.name, report.compiled));
+    if (warm && report.compiled != 0) throw Error(Code::general_bug, fmt::format("this is a bug in Quern, or {} is full: {}: {} kernels were not found in the cache that holds them", std::filesystem::temp_directory_path().string(), c.name, report.compiled)).with_help("TMPDIR chooses another folder");
     Json split = Json::object();
     std::vector<std::string> order;
     for (const auto& [phase, ms] : report.times)

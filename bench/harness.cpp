@@ -55,7 +55,7 @@ Harness::Times Harness::interleave(const std::function<std::vector<double>()>& o
 
 void Harness::want_equal(const std::string& name, double ours, const PreparedPeer& peer, double tolerance) const {
   if (std::abs(ours - peer.check) <= tolerance * std::abs(peer.check)) return;
-  throw Error(ErrorKind::mismatch, fmt::format("{}: our result is {:.9g}, {} has {:.9g}; run quern check before timing it", name, ours, peer.name, peer.check));
+  throw Error(Code::peer_differs, fmt::format("{}: our result is {:.9g}, {} has {:.9g}", name, ours, peer.name, peer.check)).with_help("run quern check before timing it; --peer none times without a peer");
 }
 
 void Harness::add(const std::string& name, const Times& times, const std::string& peer, const Json& more, const std::string& text) {

@@ -15,6 +15,7 @@
 
 #include "bench/data.h"
 #include "bench/harness.h"
+#include "ir/support/suggest.h"
 
 extern char** environ;
 
@@ -27,9 +28,9 @@ constexpr int kAnswerSeconds = 120;   // the longest that a peer may take for on
 class TorchChild {
  public:
   TorchChild() {
-    if (::access(kScript, R_OK) != 0) throw Error(ErrorKind::bad_file, fmt::format("{} is not here; run quern in the source folder", kScript));
+    if (::access(kScript, R_OK) != 0) throw Error(Code::cannot_read, fmt::format("{} is not here", kScript)).with_help("run quern in the source folder");
     int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw Error(ErrorKind::device, fmt::format("no socket for the peer: {}", std::strerror(errno)));
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw Error(Code::system_refuses, fmt::format("no socket for the peer: {}", std::strerror(errno))).with_help("close some files, or use --peer none");
     socket_ = ends[0];
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
@@ -41,7 +42,7 @@ class TorchChild {
     ::close(ends[1]);
     if (status != 0) {
       ::close(socket_);
-      throw Error(ErrorKind::device, fmt::format("python3 does not start: {}", std::strerror(status)));
+      throw failed(fmt::format("python3 does not start: {}", std::strerror(status)));
     }
   }
   ~TorchChild() {
@@ -56,22 +57,22 @@ class TorchChild {
     const std::string line = request.dump() + "\n";
     for (size_t at = 0; at < line.size();) {
       const ssize_t n = ::send(socket_, line.data() + at, line.size() - at, MSG_NOSIGNAL);
-      if (n < 0) throw Error(ErrorKind::device, "the peer's process has ended; run it by hand to see why: python3 " + std::string(kScript));
+      if (n < 0) throw failed("the peer's process has ended");
       at += static_cast<size_t>(n);
     }
     size_t end;
     while ((end = buffer_.find('\n')) == std::string::npos) {
       pollfd p{socket_, POLLIN, 0};
-      if (::poll(&p, 1, kAnswerSeconds * 1000) == 0) throw Error(ErrorKind::device, fmt::format("the peer gave no answer in {} s", kAnswerSeconds));
+      if (::poll(&p, 1, kAnswerSeconds * 1000) == 0) throw failed(fmt::format("the peer gave no answer in {} s", kAnswerSeconds));
       char block[65536];
       const ssize_t n = ::recv(socket_, block, sizeof block, 0);
-      if (n <= 0) throw Error(ErrorKind::device, "the peer's process has ended; run it by hand to see why: python3 " + std::string(kScript));
+      if (n <= 0) throw failed("the peer's process has ended");
       buffer_.append(block, static_cast<size_t>(n));
     }
     const Json answer = Json::parse(buffer_.substr(0, end), nullptr, false);
     buffer_.erase(0, end + 1);
-    if (!answer.is_object()) throw Error(ErrorKind::device, "the peer's answer is not JSON");
-    if (answer.contains("error")) throw Error(ErrorKind::device, answer["error"].get<std::string>());
+    if (!answer.is_object()) throw failed("the peer's answer is not JSON");
+    if (answer.contains("error")) throw failed(answer["error"].get<std::string>());
     return answer;
   }
 
@@ -79,10 +80,12 @@ class TorchChild {
   int socket_ = -1;
   pid_t pid_ = 0;
   std::string buffer_;
+
+  static Error failed(const std::string& why) { return Error(Code::peer_failed, why).with_help(fmt::format("run it by hand to see why: python3 {}", kScript)); }
 };
 
 Peers::Peers(const std::string& which, const Device& device) {
-  if (which != "none" && which != "openblas" && which != "torch") throw Error(ErrorKind::usage, fmt::format("--peer {}: peers are none, openblas and torch", which));
+  if (which != "none" && which != "openblas" && which != "torch") throw Error(Code::bad_value, fmt::format("--peer {}: wants none, openblas or torch", which)).with_help(suggestion(which, {"none", "openblas", "torch"}, "openblas is the default"));
   const TargetKind kind = device.target().kind;
   if (which == "none") return;
   if (device.name() == "null") {

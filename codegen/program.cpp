@@ -37,6 +37,7 @@ Target parse_target(const std::string& text) {
     if (!arch.empty() && !one_of({"sm_75", "sm_80", "sm_90a"})) throw Error(Code::unknown_target, fmt::format("target \"{}\": the CUDA archs are sm_75, sm_80 and sm_90a", text)).with_help(suggestion(arch, {"sm_75", "sm_80", "sm_90a"}, "--target cuda:sm_90a, say"));
     return {TargetKind::cuda, arch.empty() ? "sm_90a" : arch};
   }
+  if (text == "null" || text == "interpret") throw Error(Code::unknown_target, fmt::format("\"{}\" is a device; --target wants what to compile for", text)).with_help(fmt::format("--target cpu, or --device {} where a command runs something", text));
   throw Error(Code::unknown_target, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text)).with_help(suggestion(kind, {"cpu", "cuda"}, "--target cpu"));
 }
 

@@ -36,7 +36,7 @@ std::vector<int64_t> shuffled(int64_t n, uint32_t seed) {
 
 static std::vector<uint8_t> inflate_bytes(const unsigned char* data, size_t size, int64_t limit, const std::string& name) {
   z_stream z{};
-  if (inflateInit2(&z, 32 + MAX_WBITS) != Z_OK) throw Error(Code::out_of_memory, "zlib cannot start");
+  if (inflateInit2(&z, 32 + MAX_WBITS) != Z_OK) throw Error(Code::out_of_memory, "zlib cannot start").with_help("free some memory");
   z.next_in = const_cast<unsigned char*>(data);
   z.avail_in = static_cast<uInt>(size);
   std::vector<uint8_t> out;
@@ -109,7 +109,7 @@ Dataset load_mnist(const std::string& directory) {
     int64_t images = 0, labels = 0;
     const std::vector<uint8_t> pixels = read_idx(directory, prefix + "-images-idx3-ubyte", 0x803, 784, images);
     const std::vector<uint8_t> classes = read_idx(directory, prefix + "-labels-idx1-ubyte", 0x801, 1, labels);
-    if (images != labels) throw Error(Code::bad_labels, fmt::format("{}: {} images but {} labels of \"{}\"", directory, images, labels, prefix));
+    if (images != labels) throw Error(Code::bad_labels, fmt::format("{}: {} images but {} labels of \"{}\"", directory, images, labels, prefix)).with_help("take both files from one set");
     for (uint8_t p : pixels) x.push_back(static_cast<float>(p) / 255);
     for (uint8_t c : classes) {
       if (c > 9) throw Error(Code::bad_labels, fmt::format("{}: a label above 9", directory)).with_help("labels are the bytes 0 to 9");

@@ -23,7 +23,7 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const std::string& name : context.disabled) {
     const bool known = std::any_of(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
     if (!known) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: expand, simplify, fold, partition", name)).with_help(suggestion(name, {"expand", "simplify", "fold", "partition"}, "simplify and fold may be disabled"));
-    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify and fold can");
   }
   if (context.verify) verify(graph);
   Graph current = graph;

@@ -8,7 +8,7 @@ namespace quern {
 
 void verify(const Graph& graph) {
   const auto check = [](bool condition, size_t node, const char* message) {
-    if (!condition) throw Error(ErrorKind::internal, fmt::format("this is a bug in Quern: graph verifier: %{}: {}", node, message));
+    if (!condition) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: graph verifier: %{}: {}", node, message));
   };
   std::vector<char> is_input(graph.nodes.size());
   for (NodeId i : graph.inputs) {

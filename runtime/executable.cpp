@@ -5,8 +5,10 @@
 #include <chrono>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "ir/support/overloaded.h"
+#include "ir/support/suggest.h"
 
 namespace quern {
 
@@ -16,6 +18,8 @@ static std::string type_text(DType dtype, const Shape& shape) {
   for (size_t d = 0; d < shape.size(); ++d) out += fmt::format("{}{}", d ? "," : "", shape[d]);
   return out + "]";
 }
+
+static constexpr const char* kFit = "give a tensor of that dtype and shape, or compile the model for this one";
 
 Executable::Executable(Device& device, Program program)
     : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()) {
@@ -46,16 +50,22 @@ Executable::~Executable() {
   for (DevicePtr p : owned_) device_.free(p);
 }
 
+static Error unknown_state(const Program& program, const std::string& name) {
+  std::vector<std::string> names;
+  for (int64_t id : program.states) names.push_back(program.slots[static_cast<size_t>(id)].name);
+  return Error(Code::unknown_tensor, fmt::format("the program has no state \"{}\"", name)).with_help(suggestion(name, names, names.empty() ? "it has none" : fmt::format("its states are {}", fmt::join(names, ", "))));
+}
+
 void Executable::set_state(const std::string& name, const HostTensor& value) {
   for (int64_t id : program_.states) {
     const Slot& s = program_.slots[static_cast<size_t>(id)];
     if (s.name != name) continue;
     if (s.dtype != value.dtype || s.shape != value.shape)
-      throw Error(Code::tensor_mismatch, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
+      throw Error(Code::tensor_mismatch, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape))).with_help(kFit);
     unset_states_.erase(id);
     return device_.upload(at(id, 0), value.bytes.data(), s.bytes());
   }
-  throw Error(Code::unknown_tensor, fmt::format("the program has no state \"{}\"", name));
+  throw unknown_state(program_, name);
 }
 
 HostTensor Executable::state(const std::string& name) {
@@ -66,16 +76,16 @@ HostTensor Executable::state(const std::string& name) {
     device_.download(out.bytes.data(), at(id, 0), s.bytes());
     return out;
   }
-  throw Error(Code::unknown_tensor, fmt::format("the program has no state \"{}\"", name));
+  throw unknown_state(program_, name);
 }
 
 void Executable::set_input(int64_t position, const HostTensor& value) {
   if (position < 0 || position >= static_cast<int64_t>(program_.inputs.size()))
-    throw Error(Code::general_usage, fmt::format("the program takes {} inputs, there is no input {}", program_.inputs.size(), position));
+    throw Error(Code::unknown_tensor, fmt::format("the program takes {} inputs, there is no input {}", program_.inputs.size(), position)).with_help("inputs are numbered from 0, without the states");
   const int64_t id = program_.inputs[static_cast<size_t>(position)];
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   if (s.dtype != value.dtype || s.shape != value.shape)
-    throw Error(Code::tensor_mismatch, fmt::format("input \"{}\" is {}, got {}", s.name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape)));
+    throw Error(Code::tensor_mismatch, fmt::format("input \"{}\" is {}, got {}", s.name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape))).with_help(kFit);
   if (ran_) {   // a run may still read the set at hand
     set_ = (set_ + 1) % slots_.size();
     ran_ = false;
@@ -100,7 +110,7 @@ void Executable::run_step(const Step& step, size_t set) {
 
 void Executable::run() {
   if (!unset_states_.empty())
-    throw Error(Code::unset_state, fmt::format("state \"{}\" has no value yet; call set_state before the first run", program_.slots[static_cast<size_t>(*unset_states_.begin())].name));
+    throw Error(Code::unset_state, fmt::format("state \"{}\" has no value yet", program_.slots[static_cast<size_t>(*unset_states_.begin())].name)).with_help("call set_state before the first run");
   device_.begin_run(static_cast<int>(set_));
   for (size_t i = 0; i < holder_.size(); ++i) {
     if (holder_[i] == set_) continue;
@@ -126,7 +136,7 @@ HostTensor Executable::output(int64_t position) {
 }
 
 std::vector<HostTensor> Executable::run(const std::vector<HostTensor>& inputs) {
-  if (inputs.size() != program_.inputs.size()) throw Error(Code::general_usage, fmt::format("the program takes {} inputs, got {}", program_.inputs.size(), inputs.size()));
+  if (inputs.size() != program_.inputs.size()) throw Error(Code::tensor_mismatch, fmt::format("the program takes {} inputs, got {}", program_.inputs.size(), inputs.size())).with_help("give one tensor for every input, in order; states are set by name");
   for (size_t i = 0; i < inputs.size(); ++i) set_input(static_cast<int64_t>(i), inputs[i]);
   run();
   std::vector<HostTensor> out;

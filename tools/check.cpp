@@ -31,7 +31,7 @@ Graph comparable(const Graph& graph, bool grad) {
   if (!grad) return open;
   if (open.outputs.empty()) throw Error(Code::bad_value, "--grad wants a model with an output").with_help("give the graph an `output`");
   const Type& first = open.type(open.outputs[0].node);
-  if (first.rank() != 0 || !is_float(first.dtype)) throw Error(Code::bad_value, fmt::format("--grad wants a model whose first output is a scalar float; \"{}\" is {}", open.outputs[0].name, to_string(first)));
+  if (first.rank() != 0 || !is_float(first.dtype)) throw Error(Code::bad_value, fmt::format("--grad wants a model whose first output is a scalar float; \"{}\" is {}", open.outputs[0].name, to_string(first))).with_help("make the loss the first output, or leave --grad out");
   GraphBuilder b;
   std::vector<NodeId> args;
   Attrs attrs;
@@ -96,8 +96,8 @@ void check(const Arguments& a) {
     tensors.push_back({{"name", graph.outputs[o].name}, {"error", worst[o].error}, {"ok", good}});
   }
   fmt::print(out, "{}\n", passed ? "passed" : "FAILED");
-  a.json.write({{"schema", 1}, {"model", a.model.name}, {"target", to_string(target)}, {"passed", passed}, {"max_relative_error", most}, {"bound", tolerance.bound()}, {"tensors", tensors}});
-  if (!passed) throw Error(ErrorKind::mismatch, "the compiled model differs from the interpreter");
+  a.json.write({{"schema", 1}, {"model", a.model.name}, {"target", to_string(target)}, {"seed", a.seed}, {"samples", a.samples}, {"passed", passed}, {"max_relative_error", most}, {"bound", tolerance.bound()}, {"tensors", tensors}});
+  if (!passed) throw Error(Code::model_differs, "the compiled model differs from the interpreter").with_help("--opt-bisect-limit N finds the rewrite; --disable-pass leaves one pass out");
 }
 
 }  // namespace
@@ -108,8 +108,8 @@ void register_check(CLI::App& root) {
   a->model.add_to(*c);
   c->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
   c->add_flag("--grad", a->grad, "compare gradients, too");
-  c->add_option("--samples", a->samples)->capture_default_str()->check(CLI::Range(1, 1000));
-  c->add_option("--seed", a->seed)->capture_default_str();
+  c->add_option("--samples", a->samples, "how many sets of random inputs")->capture_default_str()->check(CLI::Range(1, 1000));
+  c->add_option("--seed", a->seed, "of the random inputs")->capture_default_str();
   a->passes.add_to(*c);
   a->json.add_to(*c);
   c->footer("Examples:\n  quern check mlp --target cpu --grad\n  quern check model.qir --samples 10 --json -");

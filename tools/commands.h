@@ -31,10 +31,17 @@ struct ModelArgument {
   Graph load() const;
 };
 
+struct MlpConfig;
+/// Throws Error(out_of_memory) before hours are spent on initial values.
+void want_affordable(const MlpConfig& config, int64_t batch);
+
+/// An option that names a file to be written, or - for standard output: what cannot be written is refused at once.
+CLI::Option* add_output(CLI::App& command, const std::string& flag, std::string& path, const std::string& help);
+
 /// --json FILE|-
 struct JsonArgument {
   std::string path;
-  void add_to(CLI::App& command) { command.add_option("--json", path, "also write the results as JSON to FILE, or - for standard output"); }
+  void add_to(CLI::App& command) { add_output(command, "--json", path, "also write the results as JSON to FILE, or - for standard output"); }
   bool wants_stdout() const { return path == "-"; }
   void write(const Json& value) const;
 };

@@ -1,4 +1,5 @@
 // quern dump and quern compile: look inside, or write a package.
+#include <algorithm>
 #include <filesystem>
 #include <iostream>
 #include <memory>
@@ -28,10 +29,21 @@ struct DumpArguments {
   ModelArgument model;
   std::string what = "ir", target = "cpu", after, out;
   PassArguments passes;
+  JsonArgument json;
 };
+const std::vector<std::string> kWhat = {"ir", "dot", "svg", "tile", "plan", "kernels", "fusion", "program"};
+
+// The text, and the JSON with it; to standard output goes one of the two.
+void emit(const DumpArguments& a, const std::string& text, const Json& more = Json::object()) {
+  if (!a.json.wants_stdout() || (!a.out.empty() && a.out != "-")) write_text(a.out, text);
+  Json report = {{"schema", 1}, {"model", a.model.name}, {"what", a.what}};
+  report.update(more);
+  report["text"] = text;
+  a.json.write(report);
+}
 
 // Graphviz as a subprocess: text and picture through files, so that a picture that cannot be stored is noticed here.
-void draw_svg(const std::string& dot, const std::string& out) {
+std::string svg_of(const std::string& dot) {
   std::string source = std::string(env(Env::tmpdir) ? env(Env::tmpdir) : "/tmp") + "/quern-XXXXXX";
   const int fd = ::mkstemp(source.data());
   if (fd < 0 || ::write(fd, dot.data(), dot.size()) != static_cast<ssize_t>(dot.size())) throw Error(Code::cannot_write, fmt::format("{}: cannot be written", source)).with_help("TMPDIR chooses another folder");
@@ -54,14 +66,17 @@ void draw_svg(const std::string& dot, const std::string& out) {
     std::filesystem::remove(picture, none);
   }
   if (status != 0) throw Error(Code::no_graphviz, "Graphviz' `dot` failed").with_help("--what dot prints what it was given");
-  write_text(out, svg);
+  return svg;
 }
 
 void dump(const DumpArguments& a) {
+  const bool graph_itself = a.what == "ir" || a.what == "dot" || a.what == "svg";
+  if (std::find(kWhat.begin(), kWhat.end(), a.what) == kWhat.end()) throw Error(Code::bad_value, fmt::format("--what {}: wants {}", a.what, fmt::join(kWhat, ", "))).with_help(suggestion(a.what, kWhat, "ir is the default"));
+  if (!a.after.empty() && !graph_itself) throw Error(Code::bad_value, fmt::format("--after goes with --what ir, dot or svg, not {}", a.what)).with_help("leave --after out");
   const Graph graph = a.model.load();
   CompileOptions options = a.passes.options(parse_target(a.target));
   options.want_source = true;
-  if (a.what == "ir" || a.what == "dot" || a.what == "svg") {
+  if (graph_itself) {
     Graph shown = graph;
     if (!a.after.empty()) {
       bool found = false;
@@ -69,10 +84,9 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are expand, simplify, fold and partition", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "partition"}, "--after expand, say"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "partition"}, "passes are expand, simplify, fold and partition"));
     }
-    if (a.what == "svg") return draw_svg(to_dot(shown), a.out);
-    return write_text(a.out, a.what == "ir" ? to_string(shown) : to_dot(shown));
+    return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
   if (a.what == "fusion") {
     // Verdicts name nodes of the graph that partition saw.
@@ -82,22 +96,29 @@ void dump(const DumpArguments& a) {
     };
     run_pipeline(graph, options.passes);
     std::string text;
-    for (const Verdict& v : options.passes.verdicts)
+    Json edges = Json::array();
+    for (const Verdict& v : options.passes.verdicts) {
       text += fmt::format("%{} {} -> %{} {}: {}{}\n", v.producer, name_of(before.at(v.producer).op), v.consumer, name_of(before.at(v.consumer).op), v.fused ? "fused" : "not fused: " + v.reason,
                           v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
-    return write_text(a.out, text);
+      edges.push_back({{"producer", v.producer}, {"consumer", v.consumer}, {"fused", v.fused}, {"reason", v.reason}, {"bytes", v.bytes}});
+    }
+    return emit(a, text, {{"edges", edges}});
   }
   CompileReport report;
   const Program p = compile(graph, options, &report);
   print_notes(report);
   std::string text;
+  Json more = {{"target", to_string(p.target)}};
   if (a.what == "tile") {
     for (const tile::Kernel& k : report.lowered) text += to_string(k) + "\n";
   } else if (a.what == "plan") {
     for (const tile::Kernel& k : report.planned) text += to_string(k) + "\n";
   } else if (a.what == "kernels") {
+    more["kernels"] = Json::array();
+    for (const KernelImage& i : p.images) more["kernels"].push_back({{"name", i.name}, {"grid", i.grid}, {"code_bytes", i.code.size()}, {"flops", i.flops}, {"bytes", i.bytes}, {"lines", i.lines}});
     for (const KernelImage& i : p.images) text += fmt::format("; {} grid {} code {} bytes, {:.3g} flops, {:.3g} bytes; {}\n{}\n", i.name, i.grid, i.code.size(), i.flops, i.bytes, i.lines, i.source);
-  } else if (a.what == "program") {
+  } else {
+    more.update({{"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"slots", p.slots.size()}, {"steps", p.steps.size()}});
     text = fmt::format("target {}\narena {} bytes (lower bound {})\n", to_string(p.target), p.arena_bytes, p.lower_bound);
     for (size_t s = 0; s < p.slots.size(); ++s) {
       static constexpr const char* kKinds[] = {"input", "output", "state", "constant", "arena"};
@@ -107,11 +128,10 @@ void dump(const DumpArguments& a) {
     for (const Step& s : p.steps) {
       if (const auto* l = std::get_if<Launch>(&s)) text += fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l->image)].name, fmt::join(l->slots, ", "));
       else if (const auto* c = std::get_if<Copy>(&s)) text += fmt::format("copy {} -> {}\n", c->from, c->to);
+      else text += fmt::format("fill {} with byte {}\n", std::get<Fill>(s).slot, std::get<Fill>(s).byte);
     }
-  } else {
-    throw Error(Code::bad_value, fmt::format("--what {}: wants ir, dot, svg, tile, plan, kernels, fusion or program", a.what)).with_help(suggestion(a.what, {"ir", "dot", "svg", "tile", "plan", "kernels", "fusion", "program"}, "ir is the default"));
   }
-  write_text(a.out, text);
+  emit(a, text, more);
 }
 
 struct CompileArguments {
@@ -123,6 +143,7 @@ struct CompileArguments {
 };
 
 void compile_command(const CompileArguments& a) {
+  if (a.out == "-" && a.json.wants_stdout()) throw Error(Code::bad_value, "-o - and --json - are both standard output").with_help("give one of them a file");
   const Graph graph = a.model.load();
   CompileReport report;
   const Program p = compile(graph, a.passes.options(parse_target(a.target)), &report);
@@ -145,10 +166,11 @@ void register_dump(CLI::App& root) {
   CLI::App* c = root.add_subcommand("dump", "print what the compiler makes of a model");
   a->model.add_to(*c);
   c->add_option("--what", a->what, "ir, dot, svg, tile, plan, kernels, fusion or program")->capture_default_str();
-  c->add_option("--target", a->target)->capture_default_str();
+  c->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH], for all but ir, dot and svg")->capture_default_str();
   c->add_option("--after", a->after, "ir, dot, svg: the graph after this pass");
-  c->add_option("-o", a->out, "a file instead of standard output");
+  add_output(*c, "-o", a->out, "a file instead of standard output");
   a->passes.add_to(*c);
+  a->json.add_to(*c);
   c->footer("Examples:\n  quern dump mlp --what fusion\n  quern dump model.qir --what svg --after expand -o model.svg");
   c->callback([a] { dump(*a); });
 }
@@ -157,7 +179,7 @@ void register_compile(CLI::App& root) {
   auto a = std::make_shared<CompileArguments>();
   CLI::App* c = root.add_subcommand("compile", "compile a model to a package");
   a->model.add_to(*c);
-  c->add_option("-o", a->out, "the package, e.g. mlp.qpk")->required();
+  add_output(*c, "-o", a->out, "the package, e.g. mlp.qpk, or - for standard output")->required();
   c->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
   c->add_flag("--time-passes", a->times, "print the time of every phase");
   a->passes.add_to(*c);

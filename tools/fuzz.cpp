@@ -6,6 +6,7 @@
 
 #include "ir/compare.h"
 #include "ir/interpret.h"
+#include "ir/support/file.h"
 #include "ir/text.h"
 #include "runtime/jit.h"
 #include "tools/commands.h"
@@ -100,8 +101,8 @@ void fuzz(const Arguments& a) {
   const double rejected = coverage.drawn ? 100.0 * static_cast<double>(coverage.rejected) / static_cast<double>(coverage.drawn) : 0;
   fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite\n", a.count, ops, kernels, to_string(target),
              mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, unstable);
-  a.json.write({{"schema", 1}, {"graphs", a.count}, {"ops", ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}});
-  if (mismatches) throw Error(ErrorKind::mismatch, fmt::format("{} graphs differ from the interpreter", mismatches));
+  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"graphs", a.count}, {"ops", ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}});
+  if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help(a.out.empty() ? "--out DIR writes them" : fmt::format("quern check {}/FILE.qir", a.out));
 }
 
 }  // namespace
@@ -112,12 +113,12 @@ void register_fuzz(CLI::App& root) {
   auto a = std::make_shared<Arguments>();
   CLI::App* g = c->add_subcommand("graphs", "random graphs on a target");
   g->add_option("-n", a->count, "how many graphs")->capture_default_str()->check(CLI::Range(1, 1000000000));
-  g->add_option("--seed", a->seed)->capture_default_str();
+  g->add_option("--seed", a->seed, "of the graphs and their inputs")->capture_default_str();
   g->add_option("--target", a->target, "cpu or cuda")->capture_default_str();
   g->add_flag("--grad", a->grad, "with the gradient of all outputs");
-  g->add_option("--out", a->out, "a folder for graphs that differ");
+  g->add_option("--out", a->out, "a folder for graphs that differ")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
   a->json.add_to(*g);
-  c->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");
+  g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");
   g->callback([a] { fuzz(*a); });
 }
 

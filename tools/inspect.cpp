@@ -35,7 +35,7 @@ void print_ops(const std::string& only, const JsonArgument& json) {
   if (!found) {
     std::vector<std::string> names;
     for (int o = 0; o < kOpCount; ++o) names.emplace_back(name_of(static_cast<Op>(o)));
-    throw Error(Code::unknown_op, fmt::format("there is no op \"{}\"; quern ops lists them", only)).with_help(suggestion(only, names, "`quern ops` lists them"));
+    throw Error(Code::unknown_op, fmt::format("there is no op \"{}\"", only)).with_help(suggestion(only, names, "`quern ops` lists them"));
   }
   json.write({{"schema", 1}, {"ops", list}});
 }
@@ -82,11 +82,18 @@ void doctor(const JsonArgument& json) {
 #else
   const std::string arch = "none", compiler = "built without LLVM";
 #endif
-  std::string nvrtc, nvrtc_problem, driver, gpu_problem;
+  std::string nvrtc, nvrtc_problem, driver, gpu_problem, threads_problem;
+  const auto one_line = [](const Error& e) { return e.message + "; " + e.help; };
+  int threads = 0;
+  try {
+    threads = cpu::default_threads();
+  } catch (const Error& e) {
+    threads_problem = one_line(e);
+  }
   try {
     nvrtc = cuda::compiler_version();
   } catch (const Error& e) {
-    nvrtc_problem = e.what();
+    nvrtc_problem = one_line(e);
   }
   const std::vector<std::string> gpus = gpu_names(driver, gpu_problem);
   const std::string dot = in_path("dot");
@@ -96,7 +103,7 @@ void doctor(const JsonArgument& json) {
   const std::vector<std::string> notes = cache.take_notes();
 
   FILE* out = json.wants_stdout() ? stderr : stdout;
-  fmt::print(out, "cpu target    {} ({})\nthreads       {}\n", arch, compiler, cpu::default_threads());
+  fmt::print(out, "cpu target    {} ({})\nthreads       {}\n", arch, compiler, threads ? fmt::format("{}", threads) : threads_problem);
   fmt::print(out, "cuda target   {}\n", nvrtc.empty() ? nvrtc_problem : nvrtc);
   fmt::print(out, "gpus          {}\n", gpus.empty() ? gpu_problem : fmt::format("{}, driver {}", gpus.size(), driver));
   for (size_t i = 0; i < gpus.size(); ++i) fmt::print(out, "  cuda:{}      {}\n", i, gpus[i]);
@@ -108,10 +115,10 @@ void doctor(const JsonArgument& json) {
   Json variables = Json::object();
   for (const EnvInfo& v : all_variables()) {
     const char* value = env(v.variable);
-    fmt::print(out, "  {:<16}{}  ({})\n", v.name, value ? visible(value) : "-", v.doc);
+    fmt::print(out, "  {:<18}{}  ({})\n", v.name, value ? visible(value) : "-", v.doc);
     if (value) variables[v.name] = value;
   }
-  json.write({{"schema", 2}, {"cpu", arch}, {"compiler", compiler}, {"threads", cpu::default_threads()}, {"nvrtc", nvrtc}, {"driver", driver}, {"gpus", gpus}, {"graphviz", dot},
+  json.write({{"schema", 2}, {"cpu", arch}, {"compiler", compiler}, {"threads", threads}, {"nvrtc", nvrtc}, {"driver", driver}, {"gpus", gpus}, {"graphviz", dot},
               {"cache", {{"path", cache.directory()}, {"usable", cache.usable()}, {"entries", entries.size()}, {"bytes", bytes}, {"damaged", damaged}, {"notes", notes}}}, {"environment", variables}});
 }
 
@@ -142,13 +149,20 @@ void cache_command(const std::string& what, const JsonArgument& json) {
   report["bytes"] = bytes;
   report["damaged"] = bad;
   json.write(report);
-  if (what == "verify" && bad) throw Error(Code::general_mismatch, "the cache has damaged entries").with_help("they are compiled again when needed; `quern cache clear` removes all");
+  if (what == "verify" && bad) throw Error(Code::cache_damaged, "the cache has damaged entries").with_help("they are compiled again when needed; `quern cache clear` removes all");
 }
 
-void explain(const std::string& word) {
+Json row_of(const CodeInfo& i) { return {{"code", to_string(i.code)}, {"exit", static_cast<int>(i.kind)}, {"title", i.title}, {"text", i.text}}; }
+
+void explain(const std::string& word, const JsonArgument& json) {
+  FILE* out = json.wants_stdout() ? stderr : stdout;
+  Json rows = Json::array();
   if (word.empty()) {
-    for (const CodeInfo& i : all_codes()) fmt::print("{}  {}\n", to_string(i.code), i.title);
-    return;
+    for (const CodeInfo& i : all_codes()) {
+      fmt::print(out, "{}  {}\n", to_string(i.code), i.title);
+      rows.push_back(row_of(i));
+    }
+    return json.write({{"schema", 1}, {"codes", rows}});
   }
   // Q0102, q102 and 102 are the same.
   const size_t digits = word.find_first_not_of("qQ0");
@@ -157,7 +171,9 @@ void explain(const std::string& word) {
   for (const CodeInfo& i : all_codes()) {
     names.push_back(to_string(i.code));
     if (number != fmt::format("{}", static_cast<int>(i.code))) continue;
-    return fmt::print("{}: {}\n\n{}\n\nExit status {}, unless a file brought it up (3).\n", to_string(i.code), i.title, i.text, static_cast<int>(i.kind));
+    fmt::print(out, "{}: {}\n\n{}\n\nExit status {}{}.\n", to_string(i.code), i.title, i.text, static_cast<int>(i.kind), i.kind == ErrorKind::compile ? ", or 3 where a file brought it up" : "");
+    rows.push_back(row_of(i));
+    return json.write({{"schema", 1}, {"codes", rows}});
   }
   throw Error(Code::unknown_code, fmt::format("there is no error code \"{}\"", word)).with_help(suggestion(word, names, "`quern explain` lists them"));
 }
@@ -178,12 +194,14 @@ void register_doctor(CLI::App& root) {
   auto json = std::make_shared<JsonArgument>();
   CLI::App* c = root.add_subcommand("doctor", "report on this machine and installation");
   json->add_to(*c);
+  c->footer("Examples:\n  quern doctor\n  quern doctor --json -");
   c->callback([json] { doctor(*json); });
 }
 
 void register_cache(CLI::App& root) {
   CLI::App* c = root.add_subcommand("cache", "the kernel cache");
   c->require_subcommand(1);
+  c->footer("Examples:\n  quern cache ls\n  QUERN_CACHE_DIR=/var/tmp/mine quern cache verify --json -");
   for (const auto& [name, help] : {std::pair{"path", "print its folder"}, {"ls", "list its entries"}, {"verify", "check every entry; status 1 where one is damaged"}, {"clear", "remove every entry"}}) {
     auto json = std::make_shared<JsonArgument>();
     CLI::App* sub = c->add_subcommand(name, help);
@@ -194,10 +212,12 @@ void register_cache(CLI::App& root) {
 
 void register_explain(CLI::App& root) {
   auto code = std::make_shared<std::string>();
+  auto json = std::make_shared<JsonArgument>();
   CLI::App* c = root.add_subcommand("explain", "what an error code means; without one, the list");
   c->add_option("code", *code, "e.g. Q0102");
   c->footer("Examples:\n  quern explain Q0102\n  quern explain");
-  c->callback([code] { explain(*code); });
+  json->add_to(*c);
+  c->callback([code, json] { explain(*code, *json); });
 }
 
 }  // namespace quern

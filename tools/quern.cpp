@@ -14,6 +14,7 @@
 
 #include "ir/support/env.h"
 #include "ir/support/file.h"
+#include "ir/support/memory.h"
 #include "ir/support/suggest.h"
 #include "ir/text.h"
 #include "models/dataset.h"
@@ -66,6 +67,13 @@ double Setting::rate() const {
   return v;
 }
 
+void want_affordable(const MlpConfig& config, int64_t batch) {
+  double parameters = 0, width = static_cast<double>(config.inputs), rows = width;
+  for (int64_t h : config.hidden) parameters += (width + 1) * static_cast<double>(h), rows += width = static_cast<double>(h);
+  parameters += (width + 1) * static_cast<double>(config.classes);
+  want_memory("a model", 4 * (3 * parameters + static_cast<double>(batch) * rows));   // with two moments
+}
+
 Graph ModelArgument::load() const {
   if (name == "mlp") {
     MlpConfig config{784, 10, {256}, 0};
@@ -78,6 +86,7 @@ Graph ModelArgument::load() const {
       else if (s.key == "batch") batch = s.number();
       else config.dropout = s.rate();
     }
+    want_affordable(config, batch);
     return mlp_step(config, batch, {}, 1).graph;
   }
   if (!settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for files").with_help("change the file, or name a registered model: mlp");
@@ -85,6 +94,12 @@ Graph ModelArgument::load() const {
     throw Error(Code::unknown_model, fmt::format("there is no model \"{}\"; registered models: mlp; a file must end in .qir", name)).with_help(suggestion(name, {"mlp"}, "`quern dump mlp -o model.qir` writes a file to start from"));
   const std::vector<uint8_t> bytes = read_file(name, int64_t{1} << 30);
   return parse_graph(std::string(bytes.begin(), bytes.end()), name);
+}
+
+CLI::Option* add_output(CLI::App& command, const std::string& flag, std::string& path, const std::string& help) {
+  return command.add_option(flag, path, help)->each([](const std::string& p) {
+    if (p != "-") want_writable(p);
+  });
 }
 
 void JsonArgument::write(const Json& value) const {
@@ -134,6 +149,11 @@ static Error parse_error(const CLI::ParseError& e, const CLI::App& at, const std
     if (word == "--device" && has("--target")) return out.with_help("what to compile for is --target, e.g. --target cuda:sm_90a; --device says where `run`, `train` and `bench` run");
     if (word == "--target" && has("--device")) return out.with_help("where to run is --device, e.g. --device cuda:0; --target says what `compile`, `check` and `dump` compile for");
     return out.with_help(suggestion(word, flags, help));
+  }
+  if (const auto below = at.get_subcommands([](const CLI::App*) { return true; }); !below.empty() && dynamic_cast<const CLI::RequiredError*>(&e)) {
+    std::string list;
+    for (const CLI::App* c : below) list += (list.empty() ? "" : ", ") + c->get_name();
+    return Error(Code::missing_argument, name + ": a command is missing").with_help("give one of: " + list);
   }
   const bool missing = dynamic_cast<const CLI::RequiredError*>(&e) != nullptr;
   return Error(missing ? Code::missing_argument : Code::bad_value, fmt::format("{}: {}", name, e.what())).with_help(help);
@@ -242,6 +262,7 @@ static int guarded_main(std::vector<std::string> words) {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_DFL);
+  std::signal(SIGXFSZ, SIG_IGN);   // a file beyond `ulimit -f` is an error of writing, not the end
   quern::occupy_standard_streams();
   return quern::guarded_main(std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
 }

@@ -9,6 +9,7 @@
 #include "frontend/checkpoint.h"
 #include "frontend/npy.h"
 #include "ir/interpret.h"
+#include "ir/support/file.h"
 #include "ir/support/suggest.h"
 #include "ir/text.h"
 #include "models/dataset.h"
@@ -139,6 +140,7 @@ void run(const Arguments& a) {
   }
   for (const NamedOutput& o : graph.outputs) output_names.push_back(o.name);
   const Files input_files = split("--input", a.inputs, names), output_files = split("--output", a.outputs, output_names);
+  for (const auto& [name, file] : output_files) want_writable(file);
   std::mt19937_64 random(a.seed);
   std::vector<HostTensor> all = random_inputs(graph, random), inputs;
   for (HostTensor& t : all) fill(t, a.fill);
@@ -182,7 +184,7 @@ void run(const Arguments& a) {
   for (const auto& [name, file] : output_files)
     for (size_t o = 0; o < graph.outputs.size(); ++o)
       if (graph.outputs[o].name == name) save_npy(file, outputs[o]);
-  a.json.write({{"schema", 1}, {"model", m}, {"device", a.device}, {"outputs", rows}});
+  a.json.write({{"schema", 1}, {"model", m}, {"device", a.device}, {"seed", a.seed}, {"outputs", rows}});
 }
 
 }  // namespace
@@ -191,6 +193,7 @@ void register_run(CLI::App& root) {
   auto a = std::make_shared<Arguments>();
   CLI::App* c = root.add_subcommand("run", "execute a package (.qpk), a model or a .qir once");
   a->model.add_to(*c);
+  c->get_option("model")->description("a package (.qpk), a registered model (mlp) or a .qir file");
   c->add_option("--device", a->device, "interpret, cpu, cuda[:N] or null")->capture_default_str();
   c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file; repeat for several")->allow_extra_args(false);
   c->add_option("--output", a->outputs, "NAME=FILE.npy: write an output to a file; repeat for several")->allow_extra_args(false);

@@ -60,6 +60,7 @@ void train(const Arguments& a) {
     if (s.key == "dropout") o.model.dropout = s.rate();
     else o.model.hidden = s.numbers();
   }
+  want_affordable(o.model, o.batch);
   if (device) o.compile = a.passes.options(device->target());
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   fmt::print(out, "{}: {} training and {} test images, split seed {}; device {}\n", data.name, data.train_size(), data.test_size(), kSplitSeed, a.device);
@@ -86,7 +87,7 @@ void train(const Arguments& a) {
     }
   }
   if (a.seeds > 1) fmt::print(out, "mean test accuracy of {} seeds: {:.2f} %\n", a.seeds, 100 * accuracy);
-  a.json.write({{"schema", 1}, {"model", a.model}, {"data", data.name}, {"device", a.device}, {"test_accuracy", accuracy}, {"per_seed", per_seed}, {"loss", loss}, {"seconds", seconds}, {"compile_seconds", compile}, {"losses", losses}});
+  a.json.write({{"schema", 1}, {"model", a.model}, {"data", data.name}, {"device", a.device}, {"seed", a.seed}, {"seeds", a.seeds}, {"test_accuracy", accuracy}, {"per_seed", per_seed}, {"loss", loss}, {"seconds", seconds}, {"compile_seconds", compile}, {"losses", losses}});
 }
 
 }  // namespace
@@ -101,13 +102,13 @@ void register_train(CLI::App& root) {
   c->add_option("--epochs", a->epochs, "default 30 (digits), 3 (MNIST)")->check(CLI::Range(1, 1000000));
   c->add_option("--batch", a->batch, "default 64 (digits), 128 (MNIST)")->check(CLI::Range(1, 1000000));
   c->add_option("--steps", a->steps, "stop after N steps")->check(CLI::Range(0, 1000000000));
-  c->add_option("--lr", a->rate, "learning rate");
-  c->add_option("--weight-decay", a->decay);
+  c->add_option("--lr", a->rate, "learning rate, above 0; default 0.003");
+  c->add_option("--weight-decay", a->decay, "from 0; adamw: decoupled, others: added to the gradient")->capture_default_str();
   c->add_option("--optimizer", a->algorithm, "sgd, momentum, adam or adamw")->capture_default_str();
   c->add_option("--schedule", a->schedule, "constant, cosine or linear")->capture_default_str();
-  c->add_option("--seed", a->seed)->capture_default_str();
+  c->add_option("--seed", a->seed, "of initial values, dropout and the order of batches")->capture_default_str();
   c->add_option("--seeds", a->seeds, "train with this many seeds and give the mean accuracy")->capture_default_str()->check(CLI::Range(1, 1000));
-  c->add_option("--checkpoint", a->checkpoint, "save the first seed's states as safetensors");
+  add_output(*c, "--checkpoint", a->checkpoint, "save the first seed's states as safetensors");
   a->passes.add_to(*c);
   c->add_flag("--losses", a->losses, "print every step's loss");
   a->json.add_to(*c);

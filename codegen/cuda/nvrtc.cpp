@@ -35,11 +35,11 @@ const Nvrtc& nvrtc() {
     void* library = nullptr;
     for (const std::string& place : places)
       if (!library) library = ::dlopen(place.c_str(), RTLD_NOW);
-    if (!library) throw Error(ErrorKind::compile, "NVRTC was not found (libnvrtc.so.13 or .12); install the CUDA toolkit's NVRTC, set CUDA_HOME or QUERN_NVRTC, or use --target cpu");
+    if (!library) throw Error(Code::no_nvrtc, "NVRTC was not found (libnvrtc.so.13 or .12)").with_help("install the CUDA toolkit's NVRTC, set CUDA_HOME or QUERN_NVRTC, or use --target cpu");
     Nvrtc t{};
     const auto bind = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name));
-      if (!function) throw Error(ErrorKind::compile, fmt::format("this NVRTC lacks {}; version 12 or 13 is needed", name));
+      if (!function) throw Error(Code::no_nvrtc, fmt::format("this NVRTC lacks {}", name)).with_help("version 12 or 13 is needed; QUERN_NVRTC names it");
     };
     bind(t.version, "nvrtcVersion");
     bind(t.create, "nvrtcCreateProgram");
@@ -84,7 +84,7 @@ std::string compile(KernelImage& image, const std::string& arch) {
     status = n.cubin(program, reinterpret_cast<char*>(image.code.data()));
   }
   if (program) n.destroy(&program);
-  if (status != 0) throw Error(ErrorKind::internal, fmt::format("this is a bug in Quern: NVRTC refuses a generated kernel for {}: {}\n{}", arch, n.error_text(status), log));
+  if (status != 0) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: NVRTC refuses a generated kernel for {}: {}\n{}", arch, n.error_text(status), log));
   return log;
 }
 

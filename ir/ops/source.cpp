@@ -30,7 +30,7 @@ Type infer_random(const InferContext& c) {
 }
 
 HostTensor eval_input(const Node&, std::span<const HostTensor* const>) {
-  throw Error(Code::general_usage, "an input has no value of its own");
+  throw Error(Code::general_bug, "this is a bug in Quern: an input has no value of its own");
 }
 HostTensor eval_constant(const Node& node, std::span<const HostTensor* const>) { return *node.attrs.value; }
 HostTensor eval_iota(const Node& node, std::span<const HostTensor* const>) {

@@ -29,15 +29,9 @@ std::string to_string(const SourceLoc& loc) {
 }
 
 Error::Error(Code code, std::string text, SourceLoc place) : std::runtime_error(""), kind(info_of(code).kind), code(code), where(std::move(place)), message(std::move(text)) {
-  static constexpr std::string_view kHelp = "\nhelp: ";
-  if (const size_t at = message.rfind(kHelp); at != std::string::npos) {
-    help = message.substr(at + kHelp.size());
-    message.resize(at);
-  }
+  if (code == Code::general_bug) help = "please report it with the model and the command line";
   spell();
 }
-
-Error::Error(ErrorKind kind, std::string message, SourceLoc where) : Error(static_cast<Code>(kind), std::move(message), std::move(where)) {}   // Q0001 … Q0007
 
 Error& Error::with_operand(std::string label, std::string type, std::string what, SourceLoc made) {
   operands.push_back({std::move(label), std::move(type), std::move(what), std::move(made)});

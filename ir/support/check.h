@@ -49,8 +49,6 @@ struct ErrorOperand {
 class Error : public std::runtime_error {
  public:
   Error(Code code, std::string message, SourceLoc where = {});
-  /// With the general code of a kind. A line "help: …" at the end of the message becomes `help`.
-  Error(ErrorKind kind, std::string message, SourceLoc where = {});
   Error& with_operand(std::string label, std::string type, std::string what = {}, SourceLoc made = {});
   Error& with_note(std::string text);
   Error& with_help(std::string text);

@@ -21,7 +21,8 @@ const std::vector<EnvInfo>& all_variables() {
       {Env::home, "HOME", "parent of .cache"},
       {Env::tmpdir, "TMPDIR", "for the input of Graphviz; default: /tmp"},
       {Env::path, "PATH", "where Graphviz' dot is found"},
-      {Env::no_color, "NO_COLOR", "no colours in messages"},
+      {Env::fault, "QUERN_FAULT", "builds with tests only: a mistake to make on purpose"},
+      {Env::test_device, "QUERN_TEST_DEVICE", "tests only: the device to test"},
   };
   return table;
 }

@@ -5,11 +5,11 @@
 #include <atomic>
 #include <cerrno>
 #include <charconv>
-#include <cstdlib>
 
 #include <fmt/format.h>
 
 #include "ir/support/check.h"
+#include "ir/support/env.h"
 #endif
 
 namespace quern {
@@ -33,7 +33,7 @@ struct Active {
 };
 
 Active read_environment() {
-  const char* variable = std::getenv("QUERN_FAULT");
+  const char* variable = env(Env::fault);
   const std::string_view text = variable ? variable : "", write = "write:ENOSPC@";
   Active active;
   if (text.empty()) return active;
@@ -46,7 +46,7 @@ Active read_environment() {
     if (all_faults()[i].name == text) return {static_cast<int>(i), 0};
     names += fmt::format("{}, ", all_faults()[i].name);
   }
-  throw Error(ErrorKind::usage, fmt::format("QUERN_FAULT={} names no fault\nhelp: one of {}or {}N with N from 1", text, names, write));
+  throw Error(Code::bad_variable, fmt::format("QUERN_FAULT={} names no fault", text)).with_help(fmt::format("one of {}or {}N with N from 1", names, write));
 }
 
 const Active& active() {

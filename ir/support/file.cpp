@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -35,6 +36,11 @@ int write_to(int fd, const std::vector<std::string_view>& parts, bool sync) {
   return sync && ::fsync(fd) != 0 ? errno : 0;
 }
 
+[[noreturn]] void cannot_write(const std::string& path, int error) {
+  const char* help = error == EISDIR ? "name a file in it" : error == ENOSPC || error == EDQUOT || error == EFBIG ? "make room there, or choose another place" : "check the path and its permissions";
+  throw Error(Code::cannot_write, fmt::format("{}: cannot be written: {}", path.empty() ? "\"\"" : path, std::strerror(error))).with_help(help);
+}
+
 }  // namespace
 
 std::vector<uint8_t> read_bytes(const std::string& path, int64_t limit) {
@@ -63,7 +69,7 @@ std::vector<uint8_t> read_bytes(const std::string& path, int64_t limit) {
 }
 
 void write_bytes(const std::string& path, const std::vector<std::string_view>& parts) {
-  const auto fail = [&](int error) { throw Error(Code::cannot_write, fmt::format("{}: cannot be written: {}", path, std::strerror(error))).with_help("choose another place, or make room there"); };
+  const auto fail = [&](int error) { cannot_write(path, error); };
   struct stat info {};
   const bool exists = ::stat(path.c_str(), &info) == 0;
   if (exists && !S_ISREG(info.st_mode)) {   // renaming over a device would replace it
@@ -89,6 +95,16 @@ void write_bytes(const std::string& path, const std::vector<std::string_view>& p
   if (error == 0) return;
   ::unlink(temporary.c_str());
   fail(error);
+}
+
+void want_writable(const std::string& path) {
+  std::error_code none;
+  const std::filesystem::path file = std::filesystem::exists(path, none) ? std::filesystem::canonical(path, none) : std::filesystem::path(path);
+  if (std::filesystem::is_directory(file, none) || path.empty()) cannot_write(path, path.empty() ? ENOENT : EISDIR);
+  if (std::filesystem::exists(file, none) && ::access(path.c_str(), W_OK) != 0) cannot_write(path, errno);
+  if (std::filesystem::exists(file, none) && !std::filesystem::is_regular_file(file, none)) return;   // written in place
+  const std::filesystem::path folder = file.has_parent_path() ? file.parent_path() : ".";
+  if (::access((folder / ".").c_str(), W_OK | X_OK) != 0) cannot_write(path, errno);
 }
 
 }  // namespace quern

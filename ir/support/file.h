@@ -12,5 +12,7 @@ std::vector<uint8_t> read_bytes(const std::string& path, int64_t limit);
 /// Writes the parts one behind the other to a file beside `path`, syncs it and renames it, so that `path` is either
 /// old or whole; what is not a regular file (a device, a pipe) is written in place. Throws Error(cannot_write).
 void write_bytes(const std::string& path, const std::vector<std::string_view>& parts);
+/// Throws the error of write_bytes as far as it can be foreseen: before hours of work, not after them.
+void want_writable(const std::string& path);
 
 }  // namespace quern

@@ -37,7 +37,7 @@ class Verifier {
   std::set<ValueId> defined_;
 
   void check(bool condition, const std::string& message) const {
-    if (!condition) throw Error(ErrorKind::internal, fmt::format("this is a bug in Quern: kernel verifier: {} in\n{}", message, to_string(k_)));
+    if (!condition) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: kernel verifier: {} in\n{}", message, to_string(k_)));
   }
   void enter(const std::vector<AxisId>& axes) {
     for (AxisId a : axes) {

@@ -24,7 +24,7 @@ std::vector<NodeId> gradients(GraphBuilder& b, NodeId output, const std::vector<
     if (it == cotangent.end() || !depends[i]) continue;
     const Node node = b.graph().at(id);   // by value: building may move the nodes
     if (node.args.empty()) continue;
-    if (means<Body>(node.op)) throw Error(ErrorKind::compile, "the derivative of a call that has not been expanded", b.graph().where(id));
+    if (means<Body>(node.op)) throw Error(Code::not_expanded, "the derivative of a call that has not been expanded", b.graph().where(id)).with_help("run the pass `expand` on the body first");
     const VjpFn vjp = def_of(node.op).vjp;
     if (vjp == no_gradient) continue;     // zero by definition: floor, sign, comparisons, stop_gradient …
     const std::vector<NodeId> parts = vjp(b, id, it->second);

@@ -6,8 +6,8 @@
 #include <cstring>
 
 #include <sys/mman.h>
-#include <unistd.h>
 
+#include "ir/support/memory.h"
 #include "runtime/cpu/threads.h"
 #include "runtime/pool.h"
 
@@ -20,11 +20,11 @@ class CpuImage : public LoadedImage {
  public:
   explicit CpuImage(const KernelImage& image) : bytes_(image.code.size()) {
     pages_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages_ == MAP_FAILED) throw Error(ErrorKind::memory, "out of memory: no pages for a kernel");
+    if (pages_ == MAP_FAILED) throw Error(Code::out_of_memory, "out of memory: no pages for a kernel").with_help("use a smaller model, or raise the limit of address space (ulimit -v)");
     std::memcpy(pages_, image.code.data(), bytes_);
     if (::mprotect(pages_, bytes_, PROT_READ | PROT_EXEC) != 0) {
       ::munmap(pages_, bytes_);
-      throw Error(Code::system_refuses, "the system refuses executable memory, which the CPU target needs");
+      throw Error(Code::system_refuses, "the system refuses executable memory, which the CPU target needs").with_help("use --device interpret, or allow mprotect(PROT_EXEC) for this program");
     }
     entry = reinterpret_cast<Entry>(static_cast<char*>(pages_) + image.entry);
   }
@@ -39,14 +39,11 @@ class CpuImage : public LoadedImage {
 // Below this many operations plus bytes a launch stays on the caller: a fork costs more.
 constexpr double kWorthForking = 60000;
 
-// More than there is would be swapped, or end the process when it is touched.
-const int64_t kMemory = static_cast<int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
-
 class CpuDevice : public Device {
  public:
   CpuDevice()
       : threads_(cpu::default_threads()),
-        pool_([](int64_t n) { return n > kMemory ? nullptr : std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
+        pool_([](int64_t n) { return n > machine_memory() ? nullptr : std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
   ~CpuDevice() override {
     if (scratch_) pool_.free(scratch_);
   }
@@ -100,7 +97,7 @@ class CpuDevice : public Device {
 
 std::unique_ptr<Device> open_cpu_device() {
 #if !defined(__x86_64__)
-  throw Error(ErrorKind::device, "the CPU target is x86-64 only; use --device interpret");
+  throw Error(Code::unsupported_machine, "the CPU target is x86-64 only").with_help("use --device interpret");
 #endif
   return std::make_unique<CpuDevice>();
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <string>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -17,10 +18,17 @@ constexpr int kSpins = 20000;
 static void pause() { __builtin_ia32_pause(); }
 
 Threads::Threads(int count) {
-  for (int w = 1; w < count; ++w) workers_.emplace_back([this, w] { work(w); });
+  try {
+    for (int w = 1; w < count; ++w) workers_.emplace_back([this, w] { work(w); });
+  } catch (const std::system_error& e) {
+    join();   // those that did start
+    throw Error(Code::system_refuses, fmt::format("the system refuses {} threads: {}", count, e.what())).with_help("set QUERN_THREADS=1, or raise the limits of threads and memory");
+  }
 }
 
-Threads::~Threads() {
+Threads::~Threads() { join(); }
+
+void Threads::join() {
   stop_ = true;
   ++epoch_;
   epoch_.notify_all();

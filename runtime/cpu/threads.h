@@ -23,6 +23,7 @@ class Threads {
   std::atomic<int> left_{0};
   std::atomic<bool> stop_{false};
   void work(int worker);
+  void join();
 };
 
 /// QUERN_THREADS, else the number of cores. Throws Error(usage) where the variable is no number in [1, 256].

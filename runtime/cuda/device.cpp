@@ -74,11 +74,11 @@ struct Driver {
 const Driver& driver() {
   static const Driver table = [] {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) throw Error(ErrorKind::device, "no NVIDIA driver was found (libcuda.so.1); use --device cpu");
+    if (!library) throw Error(Code::no_driver, "no NVIDIA driver was found (libcuda.so.1)").with_help("use --device cpu");
     Driver d{};
     const auto bind = [&](auto& function, const char* name) {
       function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name));
-      if (!function) throw Error(ErrorKind::device, fmt::format("this NVIDIA driver lacks {}; update it, or use --device cpu", name));
+      if (!function) throw Error(Code::no_driver, fmt::format("this NVIDIA driver is too old: it lacks {}", name)).with_help("update it, or use --device cpu");
     };
     bind(d.init, "cuInit");
     bind(d.device_get, "cuDeviceGet");
@@ -126,7 +126,9 @@ void want(Status status, const char* call) {
   if (status == 0) return;
   const char* text = "unknown error";
   driver().error_string(status, &text);
-  throw Error(status == 2 ? ErrorKind::memory : ErrorKind::device, fmt::format("CUDA: {} failed: {}", call, text));
+  if (status == 100) throw Error(Code::no_driver, "the NVIDIA driver finds no GPU").with_help("use --device cpu; CUDA_VISIBLE_DEVICES may hide the GPUs");
+  if (status == 2) throw Error(Code::out_of_memory, fmt::format("CUDA: {} failed: {}", call, text)).with_help("use a smaller batch or smaller layers, or free the GPU");
+  throw Error(Code::cuda_failed, fmt::format("CUDA: {} failed: {}", call, text)).with_help("`quern doctor` lists driver and GPUs; --device cpu needs neither");
 }
 
 Ptr raw(DevicePtr p) { return reinterpret_cast<Ptr>(p); }
@@ -216,7 +218,7 @@ class CudaDevice : public Device {
     want(driver().init(0), "cuInit");
     int count = 0;
     want(driver().device_count(&count), "cuDeviceGetCount");
-    if (ordinal < 0 || ordinal >= count) throw Error(ErrorKind::device, fmt::format("there is no GPU {}; this machine has {}; use --device cpu", ordinal, count));
+    if (ordinal < 0 || ordinal >= count) throw Error(Code::no_driver, fmt::format("there is no GPU {}; this machine has {}", ordinal, count)).with_help("use --device cpu");
     want(driver().device_get(&device_, ordinal), "cuDeviceGet");
     want(driver().attribute(&major_, 75, device_), "cuDeviceGetAttribute");
     want(driver().attribute(&minor_, 76, device_), "cuDeviceGetAttribute");
@@ -239,7 +241,7 @@ class CudaDevice : public Device {
     if (major_ == 9) return {TargetKind::cuda, "sm_90a"};
     if (major_ == 8) return {TargetKind::cuda, "sm_80"};
     if (major_ == 7 && minor_ == 5) return {TargetKind::cuda, "sm_75"};
-    throw Error(ErrorKind::device, fmt::format("GPUs of compute capability {}.{} are not supported yet; use --device cpu", major_, minor_));
+    throw Error(Code::unsupported_machine, fmt::format("GPUs of compute capability {}.{} are not supported yet", major_, minor_)).with_help("use --device cpu");
   }
   DevicePtr alloc(int64_t bytes) override { return pool_.alloc(bytes); }
   void free(DevicePtr ptr) override {

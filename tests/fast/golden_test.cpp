@@ -73,7 +73,7 @@ std::string run_steps(const test::Golden& c) {
       kernels = after;
     } else {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
-      if (pass == pipeline().end()) throw Error(ErrorKind::bad_file, c.file + ": there is no step " + name);
+      if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
       const Graph after = pass->run(graph, context);
       verify(after);
       expect_same_graph(graph, after);

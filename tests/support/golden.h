@@ -44,7 +44,7 @@ inline Golden read_golden(const std::filesystem::path& path, const std::filesyst
     } else if (directive("// expect verdict ")) {
       g.verdicts.push_back(line.substr(19, line.rfind('"') - 19));
     } else if (directive("// expect")) {
-      throw Error(ErrorKind::bad_file, g.file + ": an unknown directive: " + line);
+      throw Error(Code::syntax, g.file + ": an unknown directive: " + line);
     }
   }
   return g;
