@@ -1,31 +1,14 @@
 // The command line end to end: exit statuses and messages for good and bad input.
-// Runs the built command, whose path is in QUERN_BINARY.
-#include <cstdio>
+// What may be wrong in every single place is in bad_input_test.cpp.
+#include <algorithm>
 #include <fstream>
 
-#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "tests/support/command.h"
+
+namespace quern::test {
 namespace {
-
-struct Result {
-  int status;
-  std::string text;
-};
-Result run(const std::string& arguments) {
-  const std::string command = "QUERN_CACHE_DIR=" + testing::TempDir() + "quern_cli_cache " + std::getenv("QUERN_BINARY") + " " + arguments + " 2>&1";
-  FILE* pipe = ::popen(command.c_str(), "r");
-  Result r{0, ""};
-  char block[4096];
-  for (size_t n; (n = std::fread(block, 1, sizeof block, pipe)) > 0;) r.text.append(block, n);
-  const int status = ::pclose(pipe);
-  r.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-  return r;
-}
-void expect(const std::string& arguments, int status, const std::string& part) {
-  const Result r = run(arguments);
-  EXPECT_EQ(r.status, status) << arguments << "\n" << r.text;
-  EXPECT_NE(r.text.find(part), std::string::npos) << arguments << "\n" << r.text;
-}
 
 TEST(Cli, Good) {
   const std::string package = testing::TempDir() + "quern_cli.qpk";
@@ -55,6 +38,42 @@ TEST(Cli, SameSeedSameCheckpoint) {
   };
   EXPECT_EQ(read(one), read(two));
   EXPECT_FALSE(read(one).empty());
+}
+
+TEST(Cli, HelpOfEveryCommand) {
+  const std::string list = quern("--help").text;
+  size_t commands = 0;
+  for (const std::string command : {"train", "check", "fuzz graphs", "dump", "compile", "run", "bench", "ops", "doctor", "cache path", "cache ls", "cache verify", "cache clear", "explain"}) {
+    EXPECT_NE(list.find("\n  " + command.substr(0, command.find(' ')) + "  "), std::string::npos) << command;
+    const Result r = quern(command + " --help");
+    EXPECT_EQ(r.status, 0) << r.text;
+    EXPECT_LE(std::count(r.text.begin(), r.text.end(), '\n'), 60) << command;
+    EXPECT_NE(r.text.find("--json"), std::string::npos) << command;
+    const size_t examples = r.text.find("Examples:\n");
+    ASSERT_NE(examples, std::string::npos) << command;
+    size_t shown = 0, at = examples;
+    for (const std::string word = "quern " + command.substr(0, command.find(' ')); (at = r.text.find(word, at)) != std::string::npos; ++at) ++shown;
+    EXPECT_GE(shown, 2u) << command << "\n" << r.text;   // of this command, not of another
+    ++commands;
+  }
+  EXPECT_EQ(commands, 14u);
+}
+
+TEST(Cli, JsonOfEveryCommand) {
+  const std::string package = testing::TempDir() + "quern_json.qpk", file = testing::TempDir() + "quern.json";
+  for (const std::string command : {"train mlp --steps 2", "check mlp --set batch=2 --samples 1", "fuzz graphs -n 3", "dump mlp --what fusion", "compile mlp --set batch=2 -o ", "run mlp --set batch=2", "bench 'matmul 128x10x256' --rounds 1", "ops add",
+                                    "doctor", "cache path", "cache ls", "cache verify", "cache clear", "explain Q0102"}) {
+    const std::string whole = command.ends_with("-o ") ? command + package : command;
+    const Result r = shell("QUERN_CACHE_DIR=" + testing::TempDir() + "quern_cli_cache " + binary() + " " + whole + " --json - 2>/dev/null");
+    EXPECT_EQ(r.status, 0) << whole << "\n" << r.text;
+    const nlohmann::json here = nlohmann::json::parse(r.text, nullptr, false);   // nothing else is on standard output
+    EXPECT_TRUE(here.is_object() && here.contains("schema")) << whole << "\n" << r.text;
+    for (const char* seeded : {"train", "check", "fuzz", "run"})
+      if (command.starts_with(seeded)) EXPECT_TRUE(here.contains("seed")) << whole;
+    expect(whole + " --json " + file, 0, "");
+    std::ifstream in(file);
+    EXPECT_TRUE(nlohmann::json::parse(in, nullptr, false).is_object()) << whole;
+  }
 }
 
 TEST(Cli, Bad) {
@@ -87,3 +106,4 @@ TEST(Cli, Bad) {
 }
 
 }  // namespace
+}  // namespace quern::test

@@ -1,0 +1,300 @@
+// The error corpus: wrong uses of the DSL and wrong graphs as text. Each must name its line, its code, every operand's
+// type and a way out, and must look as the golden text in tests/cases/errors/NAME.txt (line numbers of this file
+// written as LINE). After a wanted change of wording: QN_BLESS=1 error_corpus_test writes them anew.
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <regex>
+#include <set>
+
+#include <gtest/gtest.h>
+
+#include "frontend/nn.h"
+#include "frontend/params.h"
+#include "ir/interpret.h"
+#include "ir/text.h"
+#include "passes/pass.h"
+#include "tools/diagnostics.h"
+
+namespace quern {
+namespace {
+
+constexpr DType f32 = DType::f32, i32 = DType::i32, u32 = DType::u32, f64 = DType::f64, boolean = DType::boolean;
+
+struct Fixture {
+  const char* name;
+  uint32_t line;
+  Code code;
+  std::vector<const char*> parts;   // what the error must show: types of its operands
+  std::function<void(Model&)> wrong;
+};
+// One line each: the wrong use must be on the line of the fixture.
+#define WRONG(name, code, ...) Fixture{#name, __LINE__, Code::code, __VA_ARGS__}
+Tensor in(Model& m, const char* name, Shape shape, DType dtype = f32) { return m.input(name, dtype, std::move(shape)); }
+
+std::vector<Fixture> dsl() {
+  return {
+      WRONG(matmul_inner, inner_dims, {"f32[64,512]", "f32[500,256]", "input \"w\""}, [](Model& m) { matmul(in(m, "x", {64, 512}), in(m, "w", {500, 256})); }),
+      WRONG(matmul_transposed, inner_dims, {"f32[4,8]", "f32[16,8]", "transpose"}, [](Model& m) { matmul(in(m, "x", {4, 8}), in(m, "w", {16, 8})); }),
+      WRONG(matmul_vector_lhs, bad_rank, {"f32[8]", "f32[8,2]"}, [](Model& m) { matmul(in(m, "x", {8}), in(m, "w", {8, 2})); }),
+      WRONG(matmul_vector_rhs, bad_rank, {"f32[2,8]", "f32[8]"}, [](Model& m) { matmul(in(m, "x", {2, 8}), in(m, "w", {8})); }),
+      WRONG(matmul_batch, shapes_differ, {"f32[2,3,4]", "f32[5,4,6]"}, [](Model& m) { matmul(in(m, "x", {2, 3, 4}), in(m, "w", {5, 4, 6})); }),
+      WRONG(matmul_dtype, dtypes_differ, {"f32[2,3]", "f64[3,4]"}, [](Model& m) { matmul(in(m, "x", {2, 3}), in(m, "w", {3, 4}, f64)); }),
+      WRONG(linear_bias, shapes_differ, {"f32[4,2]", "f32[3]"}, [](Model& m) { linear(in(m, "x", {4, 8}), in(m, "w", {8, 2}), in(m, "b", {3})); }),
+      WRONG(add_shapes, shapes_differ, {"f32[2,3]", "f32[4]"}, [](Model& m) { in(m, "x", {2, 3}) + in(m, "y", {4}); }),
+      WRONG(sub_dtypes, dtypes_differ, {"f32[2]", "i32[2]"}, [](Model& m) { in(m, "x", {2}) - in(m, "y", {2}, i32); }),
+      WRONG(mul_of_ops, shapes_differ, {"f32[5]", "f32[7]", "tanh", "exp"}, [](Model& m) { tanh(in(m, "x", {5})) * exp(in(m, "y", {7})); }),
+      WRONG(div_bool, dtype_unsupported, {"bool[2]"}, [](Model& m) { in(m, "x", {2}, boolean) / in(m, "y", {2}, boolean); }),
+      WRONG(negate_bool, dtype_unsupported, {"bool[2]"}, [](Model& m) { -in(m, "x", {2}, boolean); }),
+      WRONG(negate_nothing, empty_tensor, {"default-constructed"}, [](Model&) { -Tensor(); }),
+      WRONG(exp_integer, dtype_unsupported, {"i32[3]"}, [](Model& m) { exp(in(m, "x", {3}, i32)); }),
+      WRONG(logical_float, dtype_unsupported, {"f32[3]"}, [](Model& m) { logical_not(in(m, "x", {3})); }),
+      WRONG(less_dtypes, dtypes_differ, {"f32[3]", "u32[3]"}, [](Model& m) { less(in(m, "x", {3}), in(m, "y", {3}, u32)); }),
+      WRONG(two_numbers, empty_tensor, {"one operand"}, [](Model&) { maximum(1.0, 2.0); }),
+      WRONG(empty_operand, empty_tensor, {"default-constructed"}, [](Model&) { exp(Tensor()); }),
+      WRONG(other_model, other_model, {"f32[2]", "f32[3]"}, [](Model& m) { Model n; in(m, "x", {2}) + in(n, "y", {3}); }),
+      WRONG(where_condition, dtype_unsupported, {"f32[2]"}, [](Model& m) { where(in(m, "c", {2}), in(m, "x", {2}), in(m, "y", {2})); }),
+      WRONG(where_arms, dtypes_differ, {"f32[2]", "i32[2]"}, [](Model& m) { where(in(m, "c", {2}, boolean), in(m, "x", {2}), in(m, "y", {2}, i32)); }),
+      WRONG(where_shapes, shapes_differ, {"bool[3]", "f32[2]"}, [](Model& m) { where(in(m, "c", {3}, boolean), in(m, "x", {2}), in(m, "y", {2})); }),
+      WRONG(sum_axis, bad_axis, {"f32[2,3]"}, [](Model& m) { sum(in(m, "x", {2, 3}), {2}); }),
+      WRONG(sum_axis_twice, bad_axis, {"f32[2,3]"}, [](Model& m) { sum(in(m, "x", {2, 3}), {1, -1}); }),
+      WRONG(max_bool, dtype_unsupported, {"bool[4]"}, [](Model& m) { max(in(m, "x", {4}, boolean)); }),
+      WRONG(argmax_scalar, bad_axis, {"f32[]"}, [](Model& m) { argmax(in(m, "x", {}), 0); }),
+      WRONG(argmax_empty, empty_axis, {"f32[0,3]"}, [](Model& m) { argmax(in(m, "x", {0, 3}), 0); }),
+      WRONG(contract_form, contract_spec, {"f32[2,3]", "f32[3,4]"}, [](Model& m) { contract("mk;kn->mn", in(m, "x", {2, 3}), in(m, "y", {3, 4})); }),
+      WRONG(contract_letters, contract_spec, {"f32[2,3]", "f32[3,4]"}, [](Model& m) { contract("k,kn->n", in(m, "x", {2, 3}), in(m, "y", {3, 4})); }),
+      WRONG(contract_extent, inner_dims, {"f32[2,3]", "f32[4,5]"}, [](Model& m) { contract("mk,kn->mn", in(m, "x", {2, 3}), in(m, "y", {4, 5})); }),
+      WRONG(contract_lonely, contract_spec, {"f32[2,3]", "f32[3,4]"}, [](Model& m) { contract("mk,kn->m", in(m, "x", {2, 3}), in(m, "y", {3, 4})); }),
+      WRONG(reshape_count, element_count, {"f32[2,3]", "f32[4,2]"}, [](Model& m) { reshape(in(m, "x", {2, 3}), {4, 2}); }),
+      WRONG(reshape_negative, too_large, {"f32[2,3]"}, [](Model& m) { reshape(in(m, "x", {2, 3}), {-1, 3}); }),
+      WRONG(transpose_axes, bad_axis, {"f32[2,3]"}, [](Model& m) { transpose(in(m, "x", {2, 3}), {0}); }),
+      WRONG(broadcast_stretch, shapes_differ, {"f32[3]", "f32[2,4]"}, [](Model& m) { broadcast_to(in(m, "x", {3}), {2, 4}); }),
+      WRONG(broadcast_rank, bad_rank, {"f32[2,3]"}, [](Model& m) { broadcast_to(in(m, "x", {2, 3}), {3}); }),
+      WRONG(slice_limit, slice_bounds, {"f32[4]"}, [](Model& m) { slice(in(m, "x", {4}), 0, 1, 9); }),
+      WRONG(slice_stride, slice_bounds, {"f32[4]"}, [](Model& m) { slice(in(m, "x", {4}), 0, 0, 4, 0); }),
+      WRONG(pad_negative, pad_amount, {"f32[4]"}, [](Model& m) { pad(in(m, "x", {4}), {-1}, {0}); }),
+      WRONG(pad_entries, pad_amount, {"f32[4,4]"}, [](Model& m) { pad(in(m, "x", {4, 4}), {1}, {1}); }),
+      WRONG(concat_nothing, argument_count, {"at least one"}, [](Model&) { concat({}, 0); }),
+      WRONG(concat_dims, shapes_differ, {"f32[2,3]", "f32[2,4]"}, [](Model& m) { concat({in(m, "x", {2, 3}), in(m, "y", {2, 4})}, 0); }),
+      WRONG(concat_ranks, bad_rank, {"f32[2,3]", "f32[3]"}, [](Model& m) { concat({in(m, "x", {2, 3}), in(m, "y", {3})}, 0); }),
+      WRONG(expand_dims_axis, bad_axis, {"f32[2]"}, [](Model& m) { expand_dims(in(m, "x", {2}), 5); }),
+      WRONG(take_float_index, index_dtype, {"f32[9,4]", "f32[2]"}, [](Model& m) { take(in(m, "x", {9, 4}), in(m, "i", {2})); }),
+      WRONG(take_axis, bad_axis, {"f32[9]"}, [](Model& m) { take(in(m, "x", {9}), in(m, "i", {2}, i32), 1); }),
+      WRONG(random_key_dtype, random_key, {"f32[]"}, [](Model& m) { random_uniform(in(m, "k", {}), {2}, 0); }),
+      WRONG(dropout_of_one, dropout_rate, {"f32[2]"}, [](Model& m) { dropout(in(m, "x", {2}), 1.0, in(m, "k", {}, u32), 0); }),
+      WRONG(dropout_nan, dropout_rate, {"f32[2]"}, [](Model& m) { dropout(in(m, "x", {2}), std::nan(""), in(m, "k", {}, u32), 0); }),
+      WRONG(cross_entropy_labels, loss_operands, {"f32[4,10]", "f32[4]"}, [](Model& m) { cross_entropy(in(m, "x", {4, 10}), in(m, "y", {4})); }),
+      WRONG(cross_entropy_batch, loss_operands, {"f32[4,10]", "i32[5]"}, [](Model& m) { cross_entropy(in(m, "x", {4, 10}), in(m, "y", {5}, i32)); }),
+      WRONG(grad_of_vector, gradient_of, {"f32[4]"}, [](Model& m) { const Tensor x = in(m, "x", {4}); grad(x * x, {x}); }),
+      WRONG(grad_by_integer, gradient_by, {"f32[]", "i32[4]"}, [](Model& m) { const Tensor x = in(m, "x", {4}, i32); grad(sum(cast(x, f32)), {x}); }),
+      WRONG(grad_twice, gradient_by, {"f32[]", "f32[4]"}, [](Model& m) { const Tensor x = in(m, "x", {4}); grad(sum(x), {x, x}); }),
+      WRONG(input_twice, duplicate_name, {"f32[2]"}, [](Model& m) { in(m, "x", {2}), m.input("x", f32, {3}); }),
+      WRONG(output_twice, duplicate_name, {"f32[2]"}, [](Model& m) { const Tensor x = in(m, "x", {2}); m.output("y", x), m.output("y", exp(x)); }),
+      WRONG(param_twice, duplicate_name, {"f32[2]"}, [](Model& m) { Params p(m, 1); p.add("w", {2}, Init::zeros), p.add("w", {2}, Init::zeros); }),
+      WRONG(state_type, bad_state, {"f32[2]", "f32[]"}, [](Model& m) { const Tensor x = in(m, "x", {2}); m.state("x", x, sum(x)); }),
+      WRONG(state_no_input, bad_state, {"f32[2]"}, [](Model& m) { const Tensor x = exp(in(m, "x", {2})); m.state("x", x, x); }),
+      WRONG(rank_nine, too_large, {"rank 9"}, [](Model& m) { m.input("x", f32, {1, 1, 1, 1, 1, 1, 1, 1, 1}); }),
+      WRONG(extent_negative, too_large, {"extent -1"}, [](Model& m) { m.input("x", f32, {-1}); }),
+      WRONG(bytes_too_many, too_large, {"2^46"}, [](Model& m) { m.input("x", f32, {int64_t{1} << 30, int64_t{1} << 30}); }),
+  };
+}
+
+struct TextFixture {
+  const char* name;
+  Code code;
+  const char *place, *text;
+};
+std::vector<TextFixture> texts() {
+  return {
+      {"text_unknown_op", Code::unknown_word, "wrong.qir:2:8", "graph (%0: f32[2] \"x\") {\n  %1 = ad %0, %0 : f32[2]\n}\n"},
+      {"text_unknown_dtype", Code::unknown_word, "wrong.qir:1:12", "graph (%0: f31[2] \"x\") {\n}\n"},
+      {"text_unknown_attribute", Code::unknown_word, "wrong.qir:2:23", "graph (%0: f32[2] \"x\") {\n  %1 = reduce_sum %0 {axis=[0]} : f32[]\n}\n"},
+      {"text_undefined", Code::undefined_value, "wrong.qir:2:18", "graph (%0: f32[2] \"x\") {\n  %1 = add %0, %7 : f32[2]\n}\n"},
+      {"text_twice", Code::defined_twice, "wrong.qir:3:3", "graph (%0: f32[2] \"x\") {\n  %1 = exp %0 : f32[2]\n  %1 = log %0 : f32[2]\n}\n"},
+      {"text_shapes", Code::shapes_differ, "wrong.qir:2:3", "graph (%0: f32[2] \"x\", %1: f32[3] \"y\") {\n  %2 = add %0, %1 : f32[2] @ \"models/mlp.h:3\"\n}\n"},
+      {"text_written_type", Code::written_type, "wrong.qir:2:3", "graph (%0: f32[2] \"x\") {\n  %1 = exp %0 : f32[3]\n}\n"},
+      {"text_argument_count", Code::argument_count, "wrong.qir:2:3", "graph (%0: f32[2] \"x\") {\n  %1 = exp %0, %0 : f32[2]\n}\n"},
+      {"text_two_inputs", Code::duplicate_label, "wrong.qir:", "graph (%0: f32[2] \"x\", %1: f32[2] \"x\") {\n  output \"y\" %0\n}\n"},
+      {"text_two_outputs", Code::duplicate_label, "wrong.qir:", "graph (%0: f32[2] \"x\") {\n  output \"y\" %0\n  output \"y\" %0\n}\n"},
+      {"text_state", Code::bad_state, "wrong.qir:3:3", "graph (%0: f32[2] \"x\") {\n  %1 = reduce_sum %0 {axes=[0]} : f32[]\n  state \"x\" %0 -> %1\n}\n"},
+      {"text_huge_extent", Code::text_limits, "wrong.qir:1:", "graph (%0: f32[9999999999999999] \"x\") {\n}\n"},
+      {"text_huge_product", Code::size_overflow, "wrong.qir:1:", "graph (%0: f32[1099511627776,1099511627776] \"x\") {\n}\n"},
+      {"text_cut", Code::syntax, "wrong.qir:2:", "graph (%0: f32[2] \"x\") {\n  %1 = exp"},
+      {"text_attribute", Code::attribute_missing, "wrong.qir:2:3", "graph (%0: f32[2] \"x\") {\n  %1 = cast %0 : f64[2]\n}\n"},
+      {"text_put_add", Code::update_shape, "wrong.qir:2:3", "graph (%0: f32[4] \"x\", %1: i32[2] \"i\", %2: f32[3] \"u\") {\n  %3 = put_add %0, %1, %2 {axes=[0]} : f32[4]\n}\n"},
+  };
+}
+
+// What neither the DSL nor a file brings about, but users of the C++ interface may.
+std::vector<std::pair<Code, std::function<void()>>> calls() {
+  const auto body = [](Op op) {
+    GraphBuilder b;
+    const NodeId x = b.input("x", {f32, {2, 3}, {}});
+    b.output("y", op == Op::take ? b.add(op, {x, b.scalar(i32, 0)}, Attrs{.axes = {0}}) : b.add(op, {x}));
+    return std::make_shared<const Graph>(b.finish());
+  };
+  const auto call = [=](Op op, Transform transform, Shape shape) {
+    GraphBuilder b;
+    Attrs attrs;
+    attrs.body = body(op);
+    attrs.transform = transform;
+    if (transform == Transform::vjp) attrs.index = {0};
+    const NodeId x = b.input("x", {f32, std::move(shape), {}}), y = b.add(Op::call, {x}, attrs);
+    b.output("y", b.type(y).results.empty() ? y : b.add(Op::result, {y}, Attrs{.index = {0}}));
+    return b.finish();
+  };
+  return {
+      {Code::bad_body, [=] { call(Op::exp, Transform::none, {2, 4}); }},
+      {Code::bad_body, [=] { call(Op::exp, Transform::vmap, {}); }},
+      {Code::no_batched_form, [=] {
+         PassContext context;
+         expand(call(Op::take, Transform::vmap, {5, 2, 3}), context);
+       }},
+      {Code::not_expanded, [=] { interpret(call(Op::exp, Transform::vjp, {2, 3}), {HostTensor(f32, {2, 3})}); }},
+      {Code::tensor_mismatch, [=] { interpret(*body(Op::exp), {}); }},
+      {Code::general_bug, [=] {
+         Graph g = *body(Op::exp);
+         g.nodes.back().args = {7};
+         verify(g);
+       }},
+  };
+}
+
+// Codes that no test on any machine can bring about, with the reason.
+const std::map<Code, const char*> kNotHere = {
+    {Code::unsupported_machine, "wants a CPU that is not x86-64, or a GPU older than 7.5"},
+    {Code::cuda_failed, "wants a GPU that fails in the middle of a call"},
+};
+
+std::string golden_path(const std::string& name) { return std::string(QN_SOURCE_DIR) + "/tests/cases/errors/" + name + ".txt"; }
+
+void compare_golden(const std::string& name, const Error& e) {
+  std::string text = render(e, ErrorFormat::human);
+  text = std::regex_replace(text, std::regex("error_corpus_test.cpp:\\d+"), "error_corpus_test.cpp:LINE");
+  if (std::getenv("QN_BLESS")) std::ofstream(golden_path(name)) << text;
+  std::ifstream in(golden_path(name));
+  const std::string golden((std::istreambuf_iterator<char>(in)), {});
+  EXPECT_EQ(text, golden);
+}
+
+// Source lines are quoted where the file is found from here: not while goldens are compared.
+class ErrorCorpus : public testing::Test {
+ protected:
+  void SetUp() override {
+    before_ = std::filesystem::current_path();
+    std::filesystem::current_path(testing::TempDir());
+  }
+  void TearDown() override { std::filesystem::current_path(before_); }
+
+ private:
+  std::filesystem::path before_;
+};
+
+TEST_F(ErrorCorpus, EveryWrongUseNamesLineCodeOperandsAndAWayOut) {
+  std::set<std::string> names;
+  for (const Fixture& f : dsl()) {
+    SCOPED_TRACE(f.name);
+    EXPECT_TRUE(names.insert(f.name).second);
+    Model m;
+    try {
+      f.wrong(m);
+      ADD_FAILURE() << "no error";
+    } catch (const Error& e) {
+      EXPECT_EQ(to_string(e.code), to_string(f.code)) << e.what();
+      EXPECT_EQ(e.kind, ErrorKind::compile);
+      EXPECT_EQ(e.where.file, "fast/error_corpus_test.cpp");
+      EXPECT_EQ(e.where.line, f.line);
+      EXPECT_FALSE(e.help.empty());
+      const std::string text = render(e, ErrorFormat::human);
+      for (const char* part : f.parts) EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;
+      compare_golden(f.name, e);
+    }
+  }
+  EXPECT_GE(names.size(), 60u);
+}
+
+TEST_F(ErrorCorpus, EveryWrongTextNamesItsPlace) {
+  for (const TextFixture& f : texts()) {
+    SCOPED_TRACE(f.name);
+    try {
+      parse_graph(f.text, "wrong.qir");
+      ADD_FAILURE() << "no error";
+    } catch (const Error& e) {
+      EXPECT_EQ(to_string(e.code), to_string(f.code)) << e.what();
+      EXPECT_EQ(e.kind, ErrorKind::bad_file);
+      EXPECT_EQ(to_string(e.where).rfind(f.place, 0), 0u) << e.what();
+      EXPECT_FALSE(e.help.empty());
+      compare_golden(f.name, e);
+    }
+  }
+}
+
+TEST_F(ErrorCorpus, NoGoldenIsLeftOver) {
+  std::set<std::string> known;
+  for (const Fixture& f : dsl()) known.insert(f.name);
+  for (const TextFixture& f : texts()) known.insert(f.name);
+  size_t seen = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(golden_path("x")).parent_path())) {
+    EXPECT_TRUE(known.count(entry.path().stem().string())) << entry.path();
+    ++seen;
+  }
+  EXPECT_EQ(seen, known.size());
+}
+
+TEST_F(ErrorCorpus, TheSourceLineIsQuotedAndMarked) {
+  const std::string file = "quern_quoted.h";
+  std::ofstream(file) << "one\n\tauto h = matmul(x, w1);\n";
+  Error e(Code::inner_dims, "matmul: inner dimensions differ", {file, 2});
+  e.with_operand("lhs", "f32[64,512]", "input \"x\"", {"a.h", 33}).with_operand("rhs", "f32[5,2]").with_note("why").with_help("how");
+  EXPECT_EQ(render(e, ErrorFormat::human),
+            "error[Q0102]: matmul: inner dimensions differ\n --> quern_quoted.h:2\n  |\n2 |  auto h = matmul(x, w1);\n  |           ^^^^^^ lhs: f32[64,512]  (input \"x\", a.h:33)\n"
+            "  |                  rhs: f32[5,2]\n  = note: why\nhelp: how\n  = explain: quern explain Q0102\n");
+  EXPECT_EQ(render(e, ErrorFormat::short_), "quern_quoted.h:2: error[Q0102]: matmul: inner dimensions differ\n");
+  const std::string json = render(e, ErrorFormat::json);
+  EXPECT_EQ(std::count(json.begin(), json.end(), '\n'), 1);
+  for (const char* part : {"\"code\":\"Q0102\"", "\"exit\":4", "\"line\":2", "\"help\":\"how\"", "\"file\":\"a.h\",\"line\":33"}) EXPECT_NE(json.find(part), std::string::npos) << json;
+  // A place from a graph opens no absolute path, and names cannot steer the terminal.
+  EXPECT_EQ(render(Error(Code::inner_dims, "\x1b[2Jx", {std::filesystem::absolute(file).string(), 2}), ErrorFormat::human).find("auto h"), std::string::npos);
+  EXPECT_EQ(render(Error(Code::inner_dims, "\x1b[2Jx"), ErrorFormat::human).find('\x1b'), std::string::npos);
+  std::filesystem::remove(file);
+}
+
+// Each code is thrown by a fixture above, or by the command in bad_input_test.cpp, which names it; or the list says why not.
+TEST(Codes, EveryOneIsThrownSomewhere) {
+  std::set<Code> thrown;
+  for (const Fixture& f : dsl()) thrown.insert(f.code);
+  for (const TextFixture& f : texts()) thrown.insert(f.code);
+  for (const auto& [code, f] : calls()) {
+    try {
+      f();
+      ADD_FAILURE() << "no error " << to_string(code);
+    } catch (const Error& e) {
+      EXPECT_EQ(to_string(e.code), to_string(code)) << e.what();
+      EXPECT_FALSE(e.help.empty()) << e.what();
+      thrown.insert(code);
+    }
+  }
+  std::ifstream in(QN_SOURCE_DIR "/tests/jit/bad_input_test.cpp");
+  const std::string command((std::istreambuf_iterator<char>(in)), {});
+  for (const CodeInfo& i : all_codes()) {
+    const bool tested = thrown.count(i.code) || command.find('"' + to_string(i.code) + '"') != std::string::npos || command.find("error[" + to_string(i.code) + "]") != std::string::npos;
+    EXPECT_NE(tested, kNotHere.count(i.code) > 0) << to_string(i.code) << " " << i.title;
+  }
+}
+
+TEST(Codes, TableIsSoundAndExplains) {
+  int last = 0;
+  for (const CodeInfo& i : all_codes()) {
+    EXPECT_GT(static_cast<int>(i.code), last);
+    last = static_cast<int>(i.code);
+    EXPECT_FALSE(i.title.empty());
+    EXPECT_GT(i.text.size(), 40u) << to_string(i.code);
+    EXPECT_EQ(&info_of(i.code), &i);
+  }
+  EXPECT_FALSE(Error(Code::general_bug, "x").help.empty());
+}
+
+}  // namespace
+}  // namespace quern
