@@ -29,8 +29,8 @@ namespace {
 
 class Emitter {
  public:
-  Emitter(const Kernel& kernel, int lanes, llvm::Function* function)
-      : k_(kernel), lanes_(lanes), f_(function), b_(function->getContext()), s_(b_, lanes), at_(kernel.axes.size()), tiles_(kernel.values.size()) {}
+  Emitter(const Kernel& kernel, const CpuArch& arch, llvm::Function* function)
+      : k_(kernel), lanes_(arch.lanes), f_(function), b_(function->getContext()), s_(b_, arch.lanes, arch.fma), at_(kernel.axes.size()), tiles_(kernel.values.size()) {}
 
   void run() {
     QN_CHECK(k_.phases.size() == 1, "a CPU kernel has one phase");
@@ -578,17 +578,17 @@ class Emitter {
 
 }  // namespace
 
-void emit(const Kernel& kernel, const std::string& name, int lanes, llvm::Module& module) {
+void emit(const Kernel& kernel, const std::string& name, const CpuArch& arch, llvm::Module& module) {
   llvm::LLVMContext& context = module.getContext();
   llvm::Type* pointer = llvm::PointerType::getUnqual(context);
   llvm::Type* word = llvm::Type::getInt64Ty(context);
   auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(context), {pointer, pointer, word, word}, false);
   auto* function = llvm::Function::Create(type, llvm::Function::ExternalLinkage, name, module);
   function->addFnAttr("prefer-vector-width", "512");
-  function->addFnAttr("min-legal-vector-width", lanes == 16 ? "512" : "0");
+  function->addFnAttr("min-legal-vector-width", arch.lanes == 16 ? "512" : "0");
   function->setDoesNotThrow();
   for (unsigned a = 0; a < 2; ++a) function->addParamAttr(a, llvm::Attribute::NoAlias);
-  Emitter(kernel, lanes, function).run();
+  Emitter(kernel, arch, function).run();
 }
 
 }  // namespace quern::cpu

@@ -2,12 +2,12 @@
 #pragma once
 #include <llvm/IR/Module.h>
 
-#include "ir/tile/kernel.h"
+#include "passes/tile/plan.h"
 
 namespace quern::cpu {
 
-/// Adds the function `name` to the module. `lanes` is the number of f32 lanes of a vector of the target.
-void emit(const tile::Kernel& kernel, const std::string& name, int lanes, llvm::Module& module);
+/// Adds the function `name` to the module.
+void emit(const tile::Kernel& kernel, const std::string& name, const CpuArch& arch, llvm::Module& module);
 
 /// Bytes of scratch of one instance.
 int64_t scratch_bytes(const tile::Kernel& kernel);

@@ -140,7 +140,7 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
   const auto machine = target_machine(arch);
   module.setTargetTriple("x86_64-unknown-linux-gnu");
   module.setDataLayout(machine->createDataLayout());
-  emit(kernel, "kernel", cpu_arch(arch).lanes, module);
+  emit(kernel, "kernel", cpu_arch(arch), module);
   std::string problem;
   llvm::raw_string_ostream problems(problem);
   QN_CHECK(!llvm::verifyModule(module, &problems), "LLVM accepts the kernel: " + problem + to_string(kernel));
@@ -196,6 +196,6 @@ std::string host_arch() {
   return all({"avx2", "fma"}) ? "avx2" : "v128";
 }
 
-std::string compiler_version() { return "llvm " LLVM_VERSION_STRING " emitter 1"; }
+std::string compiler_version() { return "llvm " LLVM_VERSION_STRING " emitter 2"; }
 
 }  // namespace quern::cpu

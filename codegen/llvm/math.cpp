@@ -1,198 +1,194 @@
-// Transcendental functions as vector arithmetic in f64, for f64 and (with fewer terms) f32 results. Methods: argument
-// reduction by multiples of ln 2 or pi/2 split in parts (Cody and Waite, "Software Manual for the Elementary
-// Functions", 1980), then Taylor or Chebyshev series whose coefficients are computed here.
-// Accuracy: f32 results within 1 ULP; f64 within 4 ULP (pow: the error grows with |y log x|). sin and cos keep it for
-// |x| < 2^20; beyond, the reduction loses bits.
-#include <cmath>
-#include <numbers>
+// What the transcendental functions share: their choice by type, exact sums and products, powers of two, and the
+// reduction of huge angles (Payne and Hanek, "Radian reduction for trigonometric functions", 1983).
+// Error bounds, which tests/jit/math_test.cpp measures: every function within 2 ULP on every arch, f32 and f64.
+#include "codegen/llvm/math.h"
 
-#include "codegen/llvm/values.h"
+#include <limits>
+
+#include <llvm/IR/MDBuilder.h>
+#include <llvm/IR/Module.h>
 
 namespace quern::cpu {
 
 namespace {
 
-using llvm::Intrinsic::ID;
-
-std::vector<double> exp_series(int degree, int first) {   // x^k/k! from x^first on
-  std::vector<double> out;
-  double factorial = 1;
-  for (int k = 0; k <= degree; ++k) {
-    if (k > 0) factorial *= k;
-    if (k >= first) out.push_back(1 / factorial);
-  }
-  return out;
-}
-
-// Chebyshev coefficients of f on [-1, 1], n of them.
-template <class F>
-std::vector<double> chebyshev(int n, F&& f) {
-  std::vector<double> out;
-  for (int k = 0; k < n; ++k) {
-    long double sum = 0;
-    for (int j = 0; j < n; ++j) {
-      const long double angle = std::numbers::pi_v<long double> * (j + 0.5L) / n;
-      sum += f(std::cos(angle)) * std::cos(k * angle);
-    }
-    out.push_back(static_cast<double>(sum * (k == 0 ? 1.0L : 2.0L) / n));
-  }
-  return out;
-}
-
-constexpr double kLn2High = 0x1.62e42fefa0000p-1, kLn2Low = 0x1.cf79abc9e3b39p-40;   // high part: 11 zero bits at its end
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// 2/pi as a binary fraction of 1216 bits after 64 zero bits.
+constexpr uint64_t kTwoOverPi[20] = {
+    0x0000000000000000, 0xa2f9836e4e441529, 0xfc2757d1f534ddc0, 0xdb6295993c439041, 0xfe5163abdebbc561, 0xb7246e3a424dd2e0, 0x06492eea09d1921c,
+    0xfe1deb1cb129a73e, 0xe88235f52ebb4484, 0xe99c7026b45f7e41, 0x3991d639835339f4, 0x9c845f8bbdf9283b, 0x1ff897ffde05980f, 0xef2f118b5a0a6d1f,
+    0x6d367ecf27cb09b7, 0x4f463f669e5fea2d, 0x7527bac7ebe5f17b, 0x3d0739f78a5292ea, 0x6bfb5fb11f8d5d08, 0x56033046fc7b6bab};
+
+// {double hi, double lo, i64 quarter} quarter_turns(double x), 2^20 <= |x|, one per module. x = M*2^e with an integer
+// M < 2^53: the bits of 2/pi worth 4 or more after the shift by e do not matter, the next 192 leave a fraction of a
+// turn with an error below 2^-126, and no double is closer than 2^-62 to a multiple of pi/2.
+llvm::Function* exact_quarter_turns(const Scalars& caller) {
+  llvm::Module& module = *caller.b.GetInsertBlock()->getModule();
+  const char* name = "quarter_turns";
+  if (llvm::Function* known = module.getFunction(name)) return known;
+  llvm::LLVMContext& context = module.getContext();
+  llvm::Type* real = llvm::Type::getDoubleTy(context);
+  llvm::Type* word = llvm::Type::getInt64Ty(context);
+  llvm::Type* wide = llvm::Type::getInt128Ty(context);
+  llvm::StructType* result = llvm::StructType::get(context, {real, real, word});
+  auto* f = llvm::Function::Create(llvm::FunctionType::get(result, {real}, false), llvm::Function::InternalLinkage, name, module);
+  f->setDoesNotThrow();
+  f->addFnAttr(llvm::Attribute::NoInline);
+  llvm::Constant* digits = llvm::ConstantDataArray::get(context, llvm::ArrayRef<uint64_t>(kTwoOverPi));
+  auto* table = new llvm::GlobalVariable(module, digits->getType(), true, llvm::GlobalValue::PrivateLinkage, digits, "two_over_pi");
+
+  Builder b(llvm::BasicBlock::Create(context, "entry", f));
+  const Scalars s(b, 1, caller.fused);
+  const V x(s, f->getArg(0)), bits = x.bits();
+  const V mantissa = (bits & 0xfffffffffffff) | bits.like(int64_t{1} << 52);
+  const V first = (bits.shr(52) & 0x7ff) - 1013;   // bit of the table where the window starts
+  const V at = first.shr(6), by = first & 63;
+  V words[4] = {at, at, at, at};
+  for (int i = 0; i < 4; ++i) words[i] = x.with(b.CreateLoad(word, b.CreateGEP(word, table, (at + i).v)));
+  const auto window = [&](int i) { return x.with(b.CreateIntrinsic(llvm::Intrinsic::fshl, {word}, {words[i], words[i + 1], by})).to(wide, llvm::Instruction::ZExt); };
+  const V m = mantissa.to(wide, llvm::Instruction::ZExt);
+  const V turn = (m * window(0)).shl(64) + m * window(1) + (m * window(2)).shr(64);   // fraction of 2 pi, times 2^128
+  const V quarter = (turn.shr(64).to(word, llvm::Instruction::Trunc) + (int64_t{1} << 61)).shr(62);
+  const V rest = turn.shl(2);   // signed fraction of pi/2
+  const V below = rest < 0, size = select(below, x.with(b.CreateNeg(rest)), rest);
+  const V zeros = x.with(b.CreateIntrinsic(llvm::Intrinsic::ctlz, {wide}, {size, b.getTrue()}));
+  const V whole = x.with(b.CreateShl(size, zeros));
+  const auto digits_of = [&](int drop) { return ((whole.shr(drop).to(word, llvm::Instruction::Trunc)) & ((int64_t{1} << 53) - 1)).to(real, llvm::Instruction::SIToFP); };
+  const V high = digits_of(75) * 0x1p-53, low = digits_of(22) * 0x1p-106;
+  const Pair p = two_product(high, x.like(0x1.921fb54442d18p+0));
+  const Pair r = fast_sum(p.hi, p.lo + (high * 0x1.1a62633145c07p-54 + low * 0x1.921fb54442d18p+0));
+  const V scale = power_of_two(x.with(b.CreateNeg(zeros.to(word, llvm::Instruction::Trunc))));
+  const V backwards = (bits < 0) ^ below;   // r is negative
+  const auto finish = [&](V part) {
+    part = part * scale;
+    part = select(backwards, -part, part);
+    return select(magnitude(x) < kInfinity, part, part.like(std::numeric_limits<double>::quiet_NaN()));
+  };
+  LlvmValue out = llvm::PoisonValue::get(result);
+  out = b.CreateInsertValue(out, finish(r.hi), 0u);
+  out = b.CreateInsertValue(out, finish(r.lo), 1u);
+  out = b.CreateInsertValue(out, select(bits < 0, x.with(b.CreateNeg(quarter)), quarter), 2u);
+  b.CreateRet(out);
+  return f;
+}
 
 }  // namespace
 
-LlvmValue Scalars::call(ID id, std::vector<LlvmValue> args) const {
-  return b.CreateIntrinsic(id, {args[0]->getType()}, args);
+Pair two_sum(V x, V y) {
+  const V sum = x + y, back = sum - x;
+  return {sum, (x - (sum - back)) + (y - back)};
 }
 
-LlvmValue Scalars::polynomial(LlvmValue x, const std::vector<double>& c) const {
-  LlvmValue p = number(x->getType(), c.back());
-  for (size_t k = c.size() - 1; k-- > 0;) p = fma(p, x, number(x->getType(), c[k]));
-  return p;
+Pair fast_sum(V x, V y) {
+  const V sum = x + y;
+  return {sum, y - (sum - x)};
 }
 
-// 2^n for a float n, by two factors so that subnormal results round once and overflow gives infinity.
-static LlvmValue scaled(const Scalars& s, LlvmValue p, LlvmValue n) {
-  Builder& b = s.b;
-  llvm::Type* type = p->getType();
-  llvm::Type* bits = s.like(b.getInt64Ty(), p);
-  const LlvmValue whole = b.CreateFPToSI(n, bits), half = b.CreateAShr(whole, s.integer(bits, 1));
-  const auto power = [&](LlvmValue e) { return b.CreateBitCast(b.CreateShl(b.CreateAdd(e, s.integer(bits, 1023)), s.integer(bits, 52)), type); };
-  return b.CreateFMul(b.CreateFMul(p, power(half)), power(b.CreateSub(whole, half)));
+Pair two_product(V x, V y) {
+  const V p = x * y;
+  if (x.s->fused) return {p, p.with(p.s->call(llvm::Intrinsic::fma, {x, y, -p}))};
+  // Veltkamp's split in halves, Dekker's product.
+  const double factor = p.type()->getScalarSizeInBits() == 32 ? 0x1p12 + 1 : 0x1p27 + 1;
+  const auto split = [&](V v) {
+    const V c = v * factor, high = c - (c - v);
+    return Pair{high, v - high};
+  };
+  const Pair a = split(x), b = split(y);
+  return {p, ((a.hi * b.hi - p) + a.hi * b.lo + a.lo * b.hi) + a.lo * b.lo};
 }
 
-LlvmValue Scalars::exp(LlvmValue x, bool single) const {
-  llvm::Type* t = x->getType();
-  const LlvmValue nan = b.CreateFCmpUNO(x, x);
-  LlvmValue y = b.CreateSelect(nan, number(t, 0), x);
-  y = call(llvm::Intrinsic::minnum, {call(llvm::Intrinsic::maxnum, {y, number(t, -760)}), number(t, 720)});
-  const LlvmValue n = call(llvm::Intrinsic::rint, {b.CreateFMul(y, number(t, std::numbers::log2e))});
-  const LlvmValue r = fma(n, number(t, -kLn2Low), fma(n, number(t, -kLn2High), y));
-  const LlvmValue p = polynomial(r, exp_series(single ? 8 : 13, 0));
-  return b.CreateSelect(nan, x, scaled(*this, p, n));
+Nearest nearest(V x, double factor) {
+  const double magic = x.type()->getScalarSizeInBits() == 32 ? 0x1.8p23 : 0x1.8p52;   // its last bit is worth 1
+  const V sum = fma(x, factor, x.like(magic));
+  return {sum - magic, sum.bits() - x.like(magic).bits()};
 }
 
-LlvmValue Scalars::log(LlvmValue x, bool single) const {
-  llvm::Type* t = x->getType();
-  llvm::Type* i = like(b.getInt64Ty(), x);
-  const LlvmValue tiny = b.CreateFCmpOLT(x, number(t, 0x1p-1022));
-  const LlvmValue bits = b.CreateBitCast(b.CreateSelect(tiny, b.CreateFMul(x, number(t, 0x1p54)), x), i);
-  // m in [sqrt(1/2), sqrt 2): move the exponent's boundary there.
-  const LlvmValue shifted = b.CreateSub(bits, integer(i, 0x3fe6a09e667f3bcd));
-  const LlvmValue e = b.CreateAShr(shifted, integer(i, 52));
-  const LlvmValue m = b.CreateBitCast(b.CreateSub(bits, b.CreateShl(e, integer(i, 52))), t);
-  LlvmValue k = b.CreateSIToFP(e, t);
-  k = b.CreateSelect(tiny, b.CreateFSub(k, number(t, 54)), k);
-  // log m = 2 atanh s, s = (m-1)/(m+1)
-  const LlvmValue f = b.CreateFSub(m, number(t, 1)), s = b.CreateFDiv(f, b.CreateFAdd(m, number(t, 1))), q = b.CreateFMul(s, s);
-  std::vector<double> c;
-  for (int j = 1; j <= (single ? 5 : 11); ++j) c.push_back(2.0 / (2 * j + 1));
-  const LlvmValue tail = b.CreateFMul(b.CreateFMul(s, q), polynomial(q, c));
-  const LlvmValue log_m = b.CreateFAdd(b.CreateFMul(number(t, 2), s), tail);
-  LlvmValue out = b.CreateFAdd(b.CreateFMul(k, number(t, kLn2High)), fma(k, number(t, kLn2Low), log_m));
-  out = b.CreateSelect(b.CreateFCmpOEQ(x, number(t, kInfinity)), x, out);
-  out = b.CreateSelect(b.CreateFCmpOEQ(x, number(t, 0)), number(t, -kInfinity), out);
-  out = b.CreateSelect(b.CreateFCmpOLT(x, number(t, 0)), number(t, std::nan("")), out);
-  return b.CreateSelect(b.CreateFCmpUNO(x, x), x, out);
+V power_of_two(V n) {
+  const bool single = n.type()->getScalarSizeInBits() == 32;
+  return (n + (single ? 127 : 1023)).shl(single ? 23 : 52).as_float();
 }
 
-LlvmValue Scalars::tanh(LlvmValue x, bool single) const {
-  llvm::Type* t = x->getType();
-  const LlvmValue a = call(llvm::Intrinsic::fabs, {x}), y = b.CreateFMul(a, number(t, 2));
-  // small: expm1(y)/(expm1(y)+2) by its series; otherwise 1 - 2/(exp(y)+1).
-  const LlvmValue small_y = b.CreateSelect(b.CreateFCmpOLT(a, number(t, 0.25)), y, number(t, 0));
-  const LlvmValue em = b.CreateFMul(small_y, polynomial(small_y, exp_series(single ? 10 : 16, 1)));
-  const LlvmValue near = b.CreateFDiv(em, b.CreateFAdd(em, number(t, 2)));
-  const LlvmValue far = b.CreateFSub(number(t, 1), b.CreateFDiv(number(t, 2), b.CreateFAdd(exp(y, single), number(t, 1))));
-  const LlvmValue out = b.CreateSelect(b.CreateFCmpOLT(a, number(t, 0.25)), near, far);
-  return b.CreateIntrinsic(llvm::Intrinsic::copysign, {t}, {out, x});
+V scaled(V p, V n) {
+  const V half = n.sar(1);
+  return p * power_of_two(half) * power_of_two(n - half);
 }
 
-LlvmValue Scalars::erf(LlvmValue x, bool single) const {
-  llvm::Type* t = x->getType();
-  const LlvmValue a = call(llvm::Intrinsic::fabs, {x}), q = b.CreateFMul(a, a);
-  const LlvmValue is_small = b.CreateFCmpOLT(a, number(t, 0.75));
-  // small: 2/sqrt(pi) * sum (-1)^n x^(2n+1) / (n! (2n+1))
-  std::vector<double> c;
-  double factorial = 1;
-  for (int n = 0; n <= (single ? 9 : 16); ++n) {
-    if (n > 0) factorial *= -n;
-    c.push_back(2 * std::numbers::inv_sqrtpi / (factorial * (2 * n + 1)));
-  }
-  const LlvmValue near = b.CreateFMul(a, polynomial(b.CreateSelect(is_small, q, number(t, 0)), c));
-  // otherwise: 1 - exp(-x^2) g(u), where g = erfc(x) exp(x^2) is smooth in u = (x - 2)/(x + 2).
-  const std::vector<double> g = chebyshev(single ? 14 : 28, [](long double u) {
-    const long double z = 2 * (1 + u) / (1 - u);
-    if (z > 60) {   // asymptotic: erfc(z) exp(z^2) = 1/(z sqrt(pi)) (1 - 1/(2z^2) + 3/(4z^4) - …)
-      const long double w = 1 / (2 * z * z);
-      return (1 - w + 3 * w * w - 15 * w * w * w) / (z * std::sqrt(std::numbers::pi_v<long double>));
+V finish_power(V x, V y, V size) {
+  const auto whole = [](V v) { return v.with(v.s->call(llvm::Intrinsic::floor, {v})) == v; };
+  const V integer = whole(y), odd = integer & !whole(y * 0.5);
+  V out = select((x.bits() < 0) & odd, -size, size);
+  const V infinite_y = magnitude(y) == kInfinity;
+  // A negative finite base wants an integer.
+  out = select((x < 0) & (x > -kInfinity) & !integer, std::numeric_limits<double>::quiet_NaN(), out);
+  out = select((magnitude(x) == 1) & infinite_y, 1, out);
+  return select((x == 1) | (y == 0), 1, out);
+}
+
+QuarterTurns quarter_turns_if_large(V x, QuarterTurns fast) {
+  Builder& b = x.b();
+  const V large = !(magnitude(x) < 0x1p20);   // NaN too
+  const bool vector = x.type()->isVectorTy();
+  llvm::Function* function = b.GetInsertBlock()->getParent();
+  llvm::LLVMContext& context = function->getContext();
+  llvm::Function* exact = exact_quarter_turns(*x.s);
+  llvm::BasicBlock *before = b.GetInsertBlock(), *slow = llvm::BasicBlock::Create(context, "huge", function), *after = llvm::BasicBlock::Create(context, "reduced", function);
+  const LlvmValue any = vector ? b.CreateOrReduce(large) : large.v;
+  b.CreateCondBr(any, slow, after, llvm::MDBuilder(context).createBranchWeights(1, 10000));
+  b.SetInsertPoint(slow);
+  const V safe = select(large, x, x.like(0x1p20));
+  std::vector<LlvmValue> found;
+  if (vector) {   // lane by lane
+    llvm::BasicBlock *loop = llvm::BasicBlock::Create(context, "lane", function), *done = llvm::BasicBlock::Create(context, "lanes", function);
+    b.CreateBr(loop);
+    b.SetInsertPoint(loop);
+    llvm::PHINode* lane = b.CreatePHI(b.getInt64Ty(), 2);
+    lane->addIncoming(b.getInt64(0), slow);
+    std::vector<llvm::PHINode*> parts;
+    for (const V& part : {fast.hi, fast.lo, fast.quarter}) {
+      parts.push_back(b.CreatePHI(part.type(), 2));
+      parts.back()->addIncoming(llvm::PoisonValue::get(part.type()), slow);
     }
-    return std::erfc(z) * std::exp(z * z);
-  });
-  const LlvmValue z = call(llvm::Intrinsic::minnum, {a, number(t, 30)});
-  const LlvmValue u = b.CreateFDiv(b.CreateFSub(z, number(t, 2)), b.CreateFAdd(z, number(t, 2)));
-  const LlvmValue u2 = b.CreateFMul(u, number(t, 2));
-  LlvmValue b1 = number(t, 0), b2 = number(t, 0);
-  for (size_t k = g.size(); k-- > 1;) {   // Clenshaw
-    const LlvmValue next = b.CreateFSub(fma(u2, b1, number(t, g[k])), b2);
-    b2 = b1;
-    b1 = next;
+    const LlvmValue one = b.CreateCall(exact, {b.CreateExtractElement(safe, lane)});
+    for (unsigned i = 0; i < 3; ++i) {
+      found.push_back(b.CreateInsertElement(parts[i], b.CreateExtractValue(one, i), lane));
+      parts[i]->addIncoming(found[i], loop);
+    }
+    const LlvmValue next = b.CreateAdd(lane, b.getInt64(1));
+    lane->addIncoming(next, loop);
+    b.CreateCondBr(b.CreateICmpULT(next, b.getInt64(static_cast<uint64_t>(x.s->lanes))), loop, done);
+    b.SetInsertPoint(done);
+    slow = done;
+  } else {
+    const LlvmValue one = b.CreateCall(exact, {safe});
+    for (unsigned i = 0; i < 3; ++i) found.push_back(b.CreateExtractValue(one, i));
   }
-  const LlvmValue series = b.CreateFSub(fma(u, b1, number(t, g[0])), b2);
-  const LlvmValue far = fma(b.CreateFNeg(exp(b.CreateFNeg(b.CreateFMul(z, z)), single)), series, number(t, 1));
-  const LlvmValue out = b.CreateIntrinsic(llvm::Intrinsic::copysign, {t}, {b.CreateSelect(is_small, near, far), x});
-  return b.CreateSelect(b.CreateFCmpUNO(x, x), x, out);
+  const LlvmValue mixed[3] = {b.CreateSelect(large, found[0], fast.hi), b.CreateSelect(large, found[1], fast.lo), b.CreateSelect(large, found[2], fast.quarter)};
+  b.CreateBr(after);
+  b.SetInsertPoint(after);
+  const auto join = [&](V kept, LlvmValue replaced) {
+    llvm::PHINode* phi = b.CreatePHI(kept.type(), 2);
+    phi->addIncoming(kept, before);
+    phi->addIncoming(replaced, slow);
+    return kept.with(phi);
+  };
+  const V hi = join(fast.hi, mixed[0]), lo = join(fast.lo, mixed[1]), quarter = join(fast.quarter, mixed[2]);
+  return {hi, lo, quarter};
 }
 
-LlvmValue Scalars::sine(LlvmValue x, bool single, int quarter) const {
-  llvm::Type* t = x->getType();
-  llvm::Type* i = like(b.getInt64Ty(), x);
-  const LlvmValue bad = b.CreateNot(b.CreateFCmpOLT(call(llvm::Intrinsic::fabs, {x}), number(t, 0x1p62)));   // NaN too
-  const LlvmValue y = b.CreateSelect(bad, number(t, 0), x);
-  const LlvmValue n = call(llvm::Intrinsic::rint, {b.CreateFMul(y, number(t, 2 / std::numbers::pi))});
-  // pi/2 in three parts of 33 bits and a rest.
-  LlvmValue r = fma(n, number(t, -0x1.921fb54400000p+0), y);
-  r = fma(n, number(t, -0x1.0b4611a600000p-34), r);
-  r = fma(n, number(t, -0x1.3198a2e037073p-69), r);
-  const LlvmValue q = b.CreateFMul(r, r);
-  std::vector<double> s, c;
-  double factorial = 1;
-  for (int k = 0; k <= (single ? 12 : 18); ++k) {
-    if (k > 0) factorial *= k;
-    const double sign = (k / 2) % 2 ? -1 : 1;
-    (k % 2 ? s : c).push_back(sign / factorial);
+LlvmValue Scalars::transcendental(Op op, const std::vector<LlvmValue>& args) const {
+  const V x(*this, args[0]);
+  const bool single = x.type()->getScalarType()->isFloatTy();
+  switch (op) {
+    case Op::exp: return single ? f32::exp(x) : f64::exp(x);
+    case Op::log: return single ? f32::log(x) : f64::log(x);
+    case Op::tanh: return single ? f32::tanh(x) : f64::tanh(x);
+    case Op::erf: return single ? f32::erf(x) : f64::erf(x);
+    case Op::sin: return single ? f32::sine(x, 0) : f64::sine(x, 0);
+    case Op::cos: return single ? f32::sine(x, 1) : f64::sine(x, 1);
+    case Op::pow: return single ? f32::pow(x, {*this, args[1]}) : f64::pow(x, {*this, args[1]});
+    default: QN_CHECK(false, "every float op has its spelling"); return nullptr;
   }
-  const LlvmValue sin_r = b.CreateFMul(r, polynomial(q, s)), cos_r = polynomial(q, c);
-  const LlvmValue quadrant = b.CreateAdd(b.CreateFPToSI(n, i), integer(i, quarter));
-  const LlvmValue odd = b.CreateICmpNE(b.CreateAnd(quadrant, integer(i, 1)), integer(i, 0));
-  const LlvmValue negative = b.CreateICmpNE(b.CreateAnd(quadrant, integer(i, 2)), integer(i, 0));
-  const LlvmValue value = b.CreateSelect(odd, cos_r, sin_r);
-  // x - x is NaN for infinities and NaN.
-  const LlvmValue out = b.CreateSelect(bad, b.CreateFSub(x, x), b.CreateSelect(negative, b.CreateFNeg(value), value));
-  if (quarter) return out;
-  return b.CreateSelect(b.CreateFCmpOEQ(x, number(t, 0)), x, out);   // the reduction loses the sign of sin(-0)
-}
-
-LlvmValue Scalars::pow(LlvmValue x, LlvmValue y, bool single) const {
-  llvm::Type* t = x->getType();
-  const LlvmValue one = number(t, 1), zero = number(t, 0);
-  const LlvmValue magnitude = exp(b.CreateFMul(y, log(call(llvm::Intrinsic::fabs, {x}), false)), single);
-  const auto whole = [&](LlvmValue v) { return b.CreateFCmpOEQ(call(llvm::Intrinsic::floor, {v}), v); };
-  const LlvmValue is_integer = whole(y), is_odd = b.CreateAnd(is_integer, b.CreateNot(whole(b.CreateFMul(y, number(t, 0.5)))));
-  const LlvmValue bits = b.CreateBitCast(x, like(b.getInt64Ty(), x));
-  const LlvmValue negative = b.CreateICmpSLT(bits, integer(bits->getType(), 0));
-  LlvmValue out = b.CreateSelect(b.CreateAnd(negative, is_odd), b.CreateFNeg(magnitude), magnitude);
-  const LlvmValue finite = b.CreateFCmpOGT(x, number(t, -kInfinity));
-  const LlvmValue undefined = b.CreateAnd(b.CreateAnd(b.CreateFCmpOLT(x, zero), finite), b.CreateAnd(b.CreateNot(is_integer), b.CreateFCmpORD(y, y)));
-  out = b.CreateSelect(undefined, number(t, std::nan("")), out);
-  const LlvmValue infinite_y = b.CreateFCmpOEQ(call(llvm::Intrinsic::fabs, {y}), number(t, kInfinity));
-  const LlvmValue unit = b.CreateFCmpOEQ(call(llvm::Intrinsic::fabs, {x}), one);
-  out = b.CreateSelect(b.CreateAnd(infinite_y, unit), one, out);
-  out = b.CreateSelect(b.CreateFCmpOEQ(x, one), one, out);
-  return b.CreateSelect(b.CreateFCmpOEQ(y, zero), one, out);
 }
 
 }  // namespace quern::cpu

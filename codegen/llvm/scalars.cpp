@@ -34,6 +34,10 @@ LlvmValue Scalars::constant(const Scalar& value, LlvmValue shape) const {
   return is_float(value.dtype) ? number(type, value.f) : integer(type, value.i);
 }
 
+LlvmValue Scalars::call(llvm::Intrinsic::ID id, std::vector<LlvmValue> args) const {
+  return b.CreateIntrinsic(id, {args[0]->getType()}, args);
+}
+
 LlvmValue Scalars::from_memory(DType dtype, LlvmValue raw) const {
   llvm::Type* word = like(b.getInt32Ty(), raw);
   llvm::Type* single = like(b.getFloatTy(), raw);
@@ -144,10 +148,6 @@ LlvmValue Scalars::integer_power(DType dtype, LlvmValue x, LlvmValue y) const {
 LlvmValue Scalars::float_op(Op op, const std::vector<LlvmValue>& a) const {
   const LlvmValue x = a[0];
   llvm::Type* t = x->getType();
-  const bool single = t->getScalarType()->isFloatTy();
-  // Transcendentals go through f64.
-  const auto wide = [&](LlvmValue v) { return single ? b.CreateFPExt(v, like(b.getDoubleTy(), v)) : v; };
-  const auto narrow = [&](LlvmValue v) { return single ? b.CreateFPTrunc(v, t) : v; };
   switch (op) {
     case Op::neg: return b.CreateFNeg(x);
     case Op::abs: return call(llvm::Intrinsic::fabs, {x});
@@ -158,20 +158,13 @@ LlvmValue Scalars::float_op(Op op, const std::vector<LlvmValue>& a) const {
     case Op::floor: return call(llvm::Intrinsic::floor, {x});
     case Op::sqrt: return call(llvm::Intrinsic::sqrt, {x});
     case Op::rsqrt: return b.CreateFDiv(number(t, 1), call(llvm::Intrinsic::sqrt, {x}));
-    case Op::exp: return narrow(exp(wide(x), single));
-    case Op::log: return narrow(log(wide(x), single));
-    case Op::tanh: return narrow(tanh(wide(x), single));
-    case Op::erf: return narrow(erf(wide(x), single));
-    case Op::sin: return narrow(sine(wide(x), single, 0));
-    case Op::cos: return narrow(sine(wide(x), single, 1));
-    case Op::pow: return narrow(pow(wide(x), wide(a[1]), single));
     case Op::add: return b.CreateFAdd(x, a[1]);
     case Op::sub: return b.CreateFSub(x, a[1]);
     case Op::mul: return b.CreateFMul(x, a[1]);
     case Op::div: return b.CreateFDiv(x, a[1]);
     case Op::max: return call(llvm::Intrinsic::maximum, {x, a[1]});
     case Op::min: return call(llvm::Intrinsic::minimum, {x, a[1]});
-    default: QN_CHECK(false, "every elementwise op has its spelling"); return nullptr;
+    default: return transcendental(op, a);
   }
 }
 

@@ -13,10 +13,11 @@ using LlvmValue = llvm::Value*;
 /// The spelling of scalar ops on register values; every argument is a scalar, or every one is a vector.
 class Scalars {
  public:
-  Scalars(Builder& builder, int lanes) : b(builder), lanes(lanes) {}
+  Scalars(Builder& builder, int lanes, bool fused) : b(builder), lanes(lanes), fused(fused) {}
 
   Builder& b;
   int lanes;
+  bool fused;   // the target has fused multiply-add
 
   llvm::Type* element(DType dtype) const;              // register form
   llvm::Type* memory(DType dtype) const;               // i16 for bf16 and f16, i8 for bool
@@ -32,18 +33,11 @@ class Scalars {
   LlvmValue combine(Op op, DType dtype, LlvmValue x, LlvmValue y) const { return apply(op, dtype, dtype, {x, y}); }
   LlvmValue philox(LlvmValue key, uint32_t stream, LlvmValue index) const;
 
-  // math.cpp: functions on f64 (scalar or vector); `single` asks for f32 accuracy only.
-  LlvmValue exp(LlvmValue x, bool single) const;
-  LlvmValue log(LlvmValue x, bool single) const;
-  LlvmValue tanh(LlvmValue x, bool single) const;
-  LlvmValue erf(LlvmValue x, bool single) const;
-  LlvmValue sine(LlvmValue x, bool single, int quarter) const;    // quarter 1: cosine
-  LlvmValue pow(LlvmValue x, LlvmValue y, bool single) const;
+  /// exp, log, tanh, erf, sin, cos, pow on f32 or f64 within 2 ULP; in math.cpp.
+  LlvmValue transcendental(Op op, const std::vector<LlvmValue>& args) const;
 
   LlvmValue call(llvm::Intrinsic::ID id, std::vector<LlvmValue> args) const;
   LlvmValue fma(LlvmValue x, LlvmValue y, LlvmValue z) const { return call(llvm::Intrinsic::fmuladd, {x, y, z}); }
-  /// Horner's rule; coefficients from the lowest degree.
-  LlvmValue polynomial(LlvmValue x, const std::vector<double>& coefficients) const;
 
  private:
   LlvmValue cast(DType to, DType from, LlvmValue x) const;

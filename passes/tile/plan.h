@@ -9,8 +9,8 @@
 
 namespace quern {
 
-struct CpuArch { int lanes; int registers; };   // f32 lanes of a vector, vector registers
-CpuArch cpu_arch(const std::string& arch);      // "avx512" {16,32}, "avx2" {8,16}, "v128" {4,16}
+struct CpuArch { int lanes; int registers; bool fma; };   // f32 lanes of a vector, vector registers, fused multiply-add
+CpuArch cpu_arch(const std::string& arch);                // "avx512" {16,32,yes}, "avx2" {8,16,yes}, "v128" {4,16,no}
 
 /// How products of f32 may be computed on matrix units.
 enum class F32Products { exact, tf32 };

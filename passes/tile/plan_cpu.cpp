@@ -11,10 +11,10 @@ namespace quern {
 using namespace tile;
 
 CpuArch cpu_arch(const std::string& arch) {
-  if (arch == "avx512") return {16, 32};
-  if (arch == "avx2") return {8, 16};
+  if (arch == "avx512") return {16, 32, true};
+  if (arch == "avx2") return {8, 16, true};
   QN_CHECK(arch == "v128", "a known CPU arch");
-  return {4, 16};
+  return {4, 16, false};
 }
 
 namespace {
