@@ -88,7 +88,7 @@ void register_bench(CLI::App& root) {
   auto a = std::make_shared<bench::Arguments>();
   CLI::App* c = root.add_subcommand("bench", "time generated programs and compilation, beside OpenBLAS and PyTorch where installed");
   c->add_option("filter", a->filter, "only cases whose name contains this; compile_time…: only those that begin with it");
-  c->add_option("--device", a->device, "cpu, cuda[:N] or null")->capture_default_str();
+  c->add_option("--device", a->device, "cpu[:ARCH], cuda[:N] or null")->capture_default_str();
   c->add_option("--rounds", a->rounds, "blocks of runs, ours and the peer's in turns")->capture_default_str()->check(CLI::Range(1, 10000));
   c->add_flag("--tf32", a->tf32, "cuda: products of f32 may round their operands to tf32");
   c->add_option("--peer", a->peer, "none; openblas: for products on the CPU; torch: PyTorch for the rest, too, through python3 bench/peers/torch_ops.py")->capture_default_str();

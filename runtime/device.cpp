@@ -12,6 +12,7 @@ namespace quern {
 
 std::unique_ptr<Device> open_device(const std::string& name, std::string* transcript) {
   if (name == "cpu") return open_cpu_device();
+  if (name.rfind("cpu:", 0) == 0) return open_cpu_device(parse_target(name).arch);
   if (name == "null") return open_null_device(transcript);
   if (name.find("sm_") != std::string::npos || name.rfind("cpu:", 0) == 0)
     throw Error(Code::unknown_device, fmt::format("device \"{}\" names a target; --device says where to run, e.g. cuda:0 (what to compile for is --target {})", name, name)).with_help("--device " + name.substr(0, name.find(':')));

@@ -30,8 +30,9 @@ class LoadedImage {
 class Device {
  public:
   virtual ~Device() = default;
-  virtual std::string name() const = 0;              // "cpu", "cuda:0", "null"
+  virtual std::string name() const = 0;              // "cpu", "cpu:avx2", "cuda:0", "null"
   virtual Target target() const = 0;                 // what to compile for
+  virtual bool runs(const Target& target) const { return target == this->target(); }   // what was compiled for it
   virtual int threads() const { return 1; }          // CPU workers
   virtual DevicePtr alloc(int64_t bytes) = 0;        // from the caching pool; throws Error(memory)
   virtual void free(DevicePtr ptr) = 0;
@@ -55,7 +56,7 @@ class Device {
   virtual void synchronize() = 0;
 };
 
-/// "cpu", "cuda", "cuda:N", "null". Throws Error(usage) for other names, Error(device) where there is no such device.
+/// "cpu", "cpu:ARCH" (at most this machine's arch), "cuda", "cuda:N", "null". Throws Error(usage) for other names, Error(device) where there is no such device.
 /// The null device writes its transcript to `transcript` when given.
 std::unique_ptr<Device> open_device(const std::string& name, std::string* transcript = nullptr);
 

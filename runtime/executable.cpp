@@ -23,7 +23,7 @@ static constexpr const char* kFit = "give a tensor of that dtype and shape, or c
 
 Executable::Executable(Device& device, Program program)
     : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()) {
-  if (!(device_.target() == program_.target))
+  if (!device_.runs(program_.target))
     throw Error(Code::other_target, fmt::format("this program was compiled for {}, the device {} wants {}", to_string(program_.target), device_.name(), to_string(device_.target()))).with_help("compile it again with --target " + to_string(device_.target()));
   for (const KernelImage& image : program_.images) images_.push_back(device_.load(image));
   DevicePtr arena = nullptr;

@@ -59,7 +59,7 @@ Graph comparable(const Graph& graph, bool grad) {
 void check(const Arguments& a) {
   const Target target = parse_target(a.target);
   const Graph graph = comparable(a.model.load(), a.grad);
-  const auto device = open_device(target.kind == TargetKind::cpu ? "cpu" : "cuda");
+  const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
   CompileReport report;
   CompileOptions options = a.passes.options(target);
   if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("check runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));

@@ -64,7 +64,8 @@ Graph with_gradient(const Graph& graph) {
 
 void fuzz(const Arguments& a) {
   const Target target = parse_target(a.target);
-  const auto device = open_device(target.kind == TargetKind::cpu ? "cpu" : "cuda");
+  const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
+  if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("fuzz runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
   std::mt19937_64 random(a.seed);
   Coverage coverage;
   int64_t ops = 0, mismatches = 0, kernels = 0, unstable = 0;
@@ -114,7 +115,7 @@ void register_fuzz(CLI::App& root) {
   CLI::App* g = c->add_subcommand("graphs", "random graphs on a target");
   g->add_option("-n", a->count, "how many graphs")->capture_default_str()->check(CLI::Range(1, 1000000000));
   g->add_option("--seed", a->seed, "of the graphs and their inputs")->capture_default_str();
-  g->add_option("--target", a->target, "cpu or cuda")->capture_default_str();
+  g->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
   g->add_flag("--grad", a->grad, "with the gradient of all outputs");
   g->add_option("--out", a->out, "a folder for graphs that differ")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
   a->json.add_to(*g);

@@ -194,7 +194,7 @@ void register_run(CLI::App& root) {
   CLI::App* c = root.add_subcommand("run", "execute a package (.qpk), a model or a .qir once");
   a->model.add_to(*c);
   c->get_option("model")->description("a package (.qpk), a registered model (mlp) or a .qir file");
-  c->add_option("--device", a->device, "interpret, cpu, cuda[:N] or null")->capture_default_str();
+  c->add_option("--device", a->device, "interpret, cpu[:ARCH], cuda[:N] or null")->capture_default_str();
   c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file; repeat for several")->allow_extra_args(false);
   c->add_option("--output", a->outputs, "NAME=FILE.npy: write an output to a file; repeat for several")->allow_extra_args(false);
   c->add_option("--weights", a->weights, "a .safetensors file with states or inputs by name");

@@ -97,7 +97,7 @@ void register_train(CLI::App& root) {
   CLI::App* c = root.add_subcommand("train", "train a model");
   c->add_option("model", a->model, "mlp")->required();
   c->add_option("--set", a->settings, "hidden=512,256 or dropout=0.2")->allow_extra_args(false);
-  c->add_option("--device", a->device, "interpret, cpu, cuda[:N] or null")->capture_default_str();
+  c->add_option("--device", a->device, "interpret, cpu[:ARCH], cuda[:N] or null")->capture_default_str();
   c->add_option("--data", a->data, "a folder with MNIST in IDX form (.gz or not); without it, the digits that ship with Quern");
   c->add_option("--epochs", a->epochs, "default 30 (digits), 3 (MNIST)")->check(CLI::Range(1, 1000000));
   c->add_option("--batch", a->batch, "default 64 (digits), 128 (MNIST)")->check(CLI::Range(1, 1000000));

@@ -7,6 +7,8 @@
 
 #include <sys/mman.h>
 
+#include <fmt/format.h>
+
 #include "ir/support/memory.h"
 #include "runtime/cpu/threads.h"
 #include "runtime/pool.h"
@@ -39,17 +41,21 @@ class CpuImage : public LoadedImage {
 // Below this many operations plus bytes a launch stays on the caller: a fork costs more.
 constexpr double kWorthForking = 60000;
 
+std::string best_arch() { return parse_target("cpu").arch; }
+int rank(const std::string& arch) { return arch == "avx512" ? 2 : arch == "avx2" ? 1 : 0; }   // each runs the code of those below
+
 class CpuDevice : public Device {
  public:
-  CpuDevice()
-      : threads_(cpu::default_threads()),
+  explicit CpuDevice(std::string arch)
+      : arch_(std::move(arch)), threads_(cpu::default_threads()),
         pool_([](int64_t n) { return n > machine_memory() ? nullptr : std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
   ~CpuDevice() override {
     if (scratch_) pool_.free(scratch_);
   }
 
-  std::string name() const override { return "cpu"; }
-  Target target() const override { return parse_target("cpu"); }
+  std::string name() const override { return arch_ == best_arch() ? "cpu" : "cpu:" + arch_; }
+  Target target() const override { return {TargetKind::cpu, arch_}; }
+  bool runs(const Target& wanted) const override { return wanted.kind == TargetKind::cpu && rank(wanted.arch) <= rank(best_arch()); }
   int threads() const override { return threads_.count(); }
   DevicePtr alloc(int64_t bytes) override { return pool_.alloc(bytes); }
   void free(DevicePtr ptr) override { pool_.free(ptr); }
@@ -78,6 +84,7 @@ class CpuDevice : public Device {
   void synchronize() override {}
 
  private:
+  std::string arch_;
   cpu::Threads threads_;
   Pool pool_;
   void* scratch_ = nullptr;
@@ -95,11 +102,13 @@ class CpuDevice : public Device {
 
 }  // namespace
 
-std::unique_ptr<Device> open_cpu_device() {
+std::unique_ptr<Device> open_cpu_device(const std::string& arch) {
 #if !defined(__x86_64__)
   throw Error(Code::unsupported_machine, "the CPU target is x86-64 only").with_help("use --device interpret");
 #endif
-  return std::make_unique<CpuDevice>();
+  if (rank(arch) > rank(best_arch()))
+    throw Error(Code::unsupported_machine, fmt::format("this machine does not run cpu:{}", arch)).with_help(fmt::format("cpu:{} is the best that it runs", best_arch()));
+  return std::make_unique<CpuDevice>(arch.empty() ? best_arch() : arch);
 }
 
 }  // namespace quern

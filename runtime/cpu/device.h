@@ -4,6 +4,7 @@
 
 namespace quern {
 
-std::unique_ptr<Device> open_cpu_device();
+/// Compiles for `arch`; empty: the best that this machine runs.
+std::unique_ptr<Device> open_cpu_device(const std::string& arch = "");
 
 }  // namespace quern
