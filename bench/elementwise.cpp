@@ -17,6 +17,7 @@ static std::vector<Case> cases() {
   };
   add("elementwise gelu 4096x1024", "gelu", 1, [](const auto& x) { return gelu(x[0]); });
   add("elementwise exp 4096x1024", "exp", 1, [](const auto& x) { return exp(x[0]); });
+  add("elementwise tanh 4096x1024", "tanh", 1, [](const auto& x) { return tanh(x[0]); });
   add("elementwise a*b+c 4096x1024", "mul_add", 3, [](const auto& x) { return x[0] * x[1] + x[2]; });
   add("elementwise tanh(relu(a*2+b))*a 4096x1024", "chain", 2, [](const auto& x) { return tanh(relu(x[0] * 2 + x[1])) * x[0]; });
   return out;

@@ -31,6 +31,11 @@ def exp(torch, x):
 
 
 @op
+def tanh(torch, x):
+    return torch.tanh(x)
+
+
+@op
 def mul_add(torch, a, b, c):
     return torch.addcmul(c, a, b)
 
