@@ -23,13 +23,8 @@ Target parse_target(const std::string& text) {
   const std::string kind = text.substr(0, colon), arch = colon == std::string::npos ? "" : text.substr(colon + 1);
   const auto one_of = [&](std::initializer_list<const char*> names) { return std::any_of(names.begin(), names.end(), [&](const char* n) { return arch == n; }); };
   if (kind == "cpu") {
-#ifdef QN_LLVM
-    const std::string best = cpu::host_arch();
-#else
-    const std::string best = "v128";
-#endif
     if (!arch.empty() && !one_of({"avx512", "avx2", "v128"})) throw Error(Code::unknown_target, fmt::format("target \"{}\": the CPU archs are avx512, avx2 and v128", text)).with_help(suggestion(arch, {"avx512", "avx2", "v128"}, "--target cpu is this machine's"));
-    return {TargetKind::cpu, arch.empty() ? best : arch};
+    return {TargetKind::cpu, arch.empty() ? cpu::host_arch() : arch};
   }
   if (kind == "cuda") {
     if (!arch.empty() && arch.find_first_not_of("0123456789") == std::string::npos)

@@ -74,7 +74,7 @@ void dump(const DumpArguments& a) {
   if (std::find(kWhat.begin(), kWhat.end(), a.what) == kWhat.end()) throw Error(Code::bad_value, fmt::format("--what {}: wants {}", a.what, fmt::join(kWhat, ", "))).with_help(suggestion(a.what, kWhat, "ir is the default"));
   if (!a.after.empty() && !graph_itself) throw Error(Code::bad_value, fmt::format("--after goes with --what ir, dot or svg, not {}", a.what)).with_help("leave --after out");
   const Graph graph = a.model.load();
-  CompileOptions options = a.passes.options(parse_target(a.target));
+  CompileOptions options = a.passes.options({});
   options.want_source = true;
   if (graph_itself) {
     Graph shown = graph;
@@ -104,6 +104,7 @@ void dump(const DumpArguments& a) {
     }
     return emit(a, text, {{"edges", edges}});
   }
+  options.target = parse_target(a.target);   // the graph's own forms above need none
   CompileReport report;
   const Program p = compile(graph, options, &report);
   print_notes(report);

@@ -60,9 +60,11 @@ class CpuDevice : public Device {
   DevicePtr alloc(int64_t bytes) override { return pool_.alloc(bytes); }
   void free(DevicePtr ptr) override { pool_.free(ptr); }
   PoolStatistics statistics() const override { return pool_.statistics(); }
-  void upload(DevicePtr to, const void* from, int64_t bytes) override { std::memcpy(to, from, static_cast<size_t>(bytes)); }
-  void download(void* to, DevicePtr from, int64_t bytes) override { std::memcpy(to, from, static_cast<size_t>(bytes)); }
-  void copy(DevicePtr to, DevicePtr from, int64_t bytes) override { std::memmove(to, from, static_cast<size_t>(bytes)); }
+  void upload(DevicePtr to, const void* from, int64_t bytes) override { copy(to, const_cast<void*>(from), bytes); }
+  void download(void* to, DevicePtr from, int64_t bytes) override { copy(to, from, bytes); }
+  void copy(DevicePtr to, DevicePtr from, int64_t bytes) override {
+    if (bytes > 0) std::memmove(to, from, static_cast<size_t>(bytes));   // the host side of an empty tensor is null
+  }
   void fill(DevicePtr at, uint8_t byte, int64_t bytes) override { std::memset(at, byte, static_cast<size_t>(bytes)); }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override {
     reserve_scratch(image.scratch_bytes);
