@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include <flatbuffers/flatbuffers.h>
 #include <fmt/format.h>
@@ -150,7 +151,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
     if (slot.kind == SlotKind::constant) {
       want(s->value() && static_cast<int64_t>(s->value()->size()) == slot.bytes(), "damaged: a constant's value");
       slot.value = HostTensor(slot.dtype, slot.shape);
-      std::memcpy(slot.value.bytes.data(), s->value()->data(), s->value()->size());
+      if (slot.bytes() > 0) std::memcpy(slot.value.bytes.data(), s->value()->data(), s->value()->size());
     }
     p.slots.push_back(std::move(slot));
   }
@@ -174,6 +175,20 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   ids(in.inputs(), p.inputs, slot_count);
   ids(in.outputs(), p.outputs, slot_count);
   ids(in.states(), p.states, slot_count);
+  // Every input, output and state is listed once: whoever sets what the lists name has set all.
+  const auto roles = [&](const std::vector<int64_t>& listed, SlotKind kind) {
+    std::set<int64_t> slots;
+    std::set<std::string> names;
+    for (int64_t id : listed) {
+      const Slot& s = p.slots[static_cast<size_t>(id)];
+      want(s.kind == kind && slots.insert(id).second && (kind != SlotKind::state || names.insert(s.name).second), "damaged: a list of inputs, outputs or states");
+    }
+    const auto unlisted = [&](const Slot& s) { return s.kind == kind && s.parent < 0 && !slots.count(&s - p.slots.data()); };
+    want(std::none_of(p.slots.begin(), p.slots.end(), unlisted), "damaged: an input, output or state is in no list");
+  };
+  roles(p.inputs, SlotKind::input);
+  roles(p.outputs, SlotKind::output);
+  roles(p.states, SlotKind::state);
   for (const fbs::Step* s : *in.steps()) {
     want(s && s->kind() <= kFill, "damaged: a step");
     if (s->kind() == kLaunch) {

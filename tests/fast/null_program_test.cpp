@@ -1,0 +1,128 @@
+// A program made by hand, as a file and on the null device: what a run does, step by step, and that a damaged file is
+// either refused or a program that runs. Needs no compiler, so the sanitizer builds run it.
+#include <cstring>
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "ir/support/hash.h"
+#include "runtime/executable.h"
+
+namespace quern {
+namespace {
+
+Slot slot(SlotKind kind, DType dtype, Shape shape, std::string name = "", int64_t offset = 0) {
+  Slot s;
+  s.kind = kind;
+  s.dtype = dtype;
+  s.shape = std::move(shape);
+  s.name = std::move(name);
+  s.offset = offset;
+  return s;
+}
+
+// One input, one state, a constant, two places in the arena, a sub-range of the output, and every kind of step.
+Program sample() {
+  Program p;
+  p.target = {TargetKind::cpu, "avx2"};
+  p.graph_text = "graph () {\n}\n";
+  KernelImage image;
+  image.name = "k0_add";
+  image.code = {0xc3, 0x90, 0x90};
+  image.grid = 4;
+  image.scratch_bytes = 128;
+  image.flops = 12;
+  image.bytes = 96;
+  image.lines = "mlp.h:12";
+  p.images.push_back(image);
+  p.slots = {slot(SlotKind::input, DType::f32, {2, 3}, "x"), slot(SlotKind::state, DType::i32, {}, "step"), slot(SlotKind::constant, DType::f32, {3}),
+             slot(SlotKind::arena, DType::f32, {2, 3}), slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {4}, "y"),
+             slot(SlotKind::output, DType::f32, {2}, "", 8)};
+  p.slots[2].value = HostTensor::full(DType::f32, {3}, 1.5);
+  p.slots[6].parent = 5;
+  p.inputs = {0};
+  p.states = {1};
+  p.outputs = {5};
+  p.steps = {Fill{4, 255}, Launch{0, {0, 2, 3}}, Copy{1, 1}, Launch{0, {3, 4, 6}}};
+  p.arena_bytes = 128;
+  p.lower_bound = 69;
+  return p;
+}
+
+std::string transcript_of(const Program& p) {
+  std::string transcript;
+  const auto device = open_device("null", &transcript);
+  Executable e(*device, p);
+  for (int64_t s : p.states) e.set_state(p.slots[static_cast<size_t>(s)].name, HostTensor(p.slots[static_cast<size_t>(s)].dtype, p.slots[static_cast<size_t>(s)].shape));
+  for (size_t i = 0; i < p.inputs.size(); ++i) {
+    const Slot& s = p.slots[static_cast<size_t>(p.inputs[i])];
+    e.set_input(static_cast<int64_t>(i), HostTensor(s.dtype, s.shape));
+  }
+  e.run();
+  for (size_t i = 0; i < p.outputs.size(); ++i) e.output(static_cast<int64_t>(i));
+  return transcript;
+}
+
+TEST(NullProgram, TranscriptIsWhatTheProgramSays) {
+  const std::string text = transcript_of(sample());
+  const size_t runs = text.find("upload m1");   // allocation order is the executable's business
+  ASSERT_NE(runs, std::string::npos) << text;
+  for (const char* line : {"load k0_add 3 bytes\n", "alloc m0 128\n", "fill m0+64 255 5\n", " grid 4 m1 m3 m0\n", " grid 4 m0 m0+64 m4+8\n", "copy m2 m2 4\n", "download m4 16\n"})
+    EXPECT_NE(text.find(line), std::string::npos) << line << "is missing in\n" << text;
+  EXPECT_LT(text.find("fill"), text.find("launch"));
+  EXPECT_EQ(text.find("0x"), std::string::npos);
+  EXPECT_EQ(planned_bytes(sample(), 2), 128 + 64 + 64 + 64 + 64 + 2 * 128);
+}
+
+TEST(NullProgram, FilesRoundTrip) {
+  const Program p = sample();
+  const std::vector<uint8_t> bytes = save_program(p);
+  const Program q = load_program(bytes, "p.qpk");
+  EXPECT_EQ(save_program(q), bytes);
+  EXPECT_EQ(transcript_of(q), transcript_of(p));
+  EXPECT_EQ(q.slots[2].value, p.slots[2].value);
+  EXPECT_EQ(q.images[0].lines, "mlp.h:12");
+}
+
+TEST(NullProgram, EveryFlippedBitAndEveryTruncationIsRefused) {
+  const std::vector<uint8_t> bytes = save_program(sample());
+  for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
+    std::vector<uint8_t> damaged = bytes;
+    damaged[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
+    EXPECT_THROW(load_program(damaged, "p.qpk"), Error) << bit;
+  }
+  for (size_t n = 0; n < bytes.size(); ++n) EXPECT_THROW(load_program({bytes.begin(), bytes.begin() + static_cast<int64_t>(n)}, "p.qpk"), Error) << n;
+}
+
+// Behind the checksum: bytes are changed and the checksum is made to match. What loads must run.
+TEST(NullProgram, ForgedFilesAreRefusedOrRun) {
+  const std::vector<uint8_t> bytes = save_program(sample());
+  constexpr size_t kHead = 24;
+  std::mt19937 random(7);
+  int refused = 0, ran = 0;
+  for (int round = 0; round < 6000; ++round) {
+    std::vector<uint8_t> forged = bytes;
+    for (uint32_t change = 0; change <= random() % 3; ++change) {
+      const size_t at = kHead + random() % (forged.size() - kHead);
+      const uint8_t values[] = {0, 1, 0x7f, 0x80, 0xff, static_cast<uint8_t>(random())};
+      forged[at] = values[random() % 6];
+    }
+    const uint64_t checksum = hash64({reinterpret_cast<const char*>(forged.data()) + kHead, forged.size() - kHead});
+    std::memcpy(forged.data() + 16, &checksum, 8);
+    try {
+      const Program p = load_program(forged, "p.qpk");
+      if (!(p.target == sample().target) || planned_bytes(p, 1) > (1 << 24)) continue;   // another device's, or too large to try
+      transcript_of(p);
+      ++ran;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind, ErrorKind::bad_file) << e.what();
+      ++refused;
+    }
+  }
+  std::printf("%d forged files refused, %d ran\n", refused, ran);
+  EXPECT_GT(refused, 500);
+  EXPECT_GT(ran, 500);
+}
+
+}  // namespace
+}  // namespace quern
