@@ -1,6 +1,7 @@
 // The kernel cache; see cache.h. An entry is {magic, version, key hash, payload size, checksum} and the payload.
 #include "codegen/cache.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -32,13 +33,14 @@ uint64_t checksum_of(const std::vector<uint8_t>& payload) { return hash64({reint
 enum class ReadResult { good, absent, damaged, unreadable };
 
 ReadResult read_entry(const std::string& file, const std::string& key_hash, std::vector<uint8_t>& payload) {
-  std::ifstream in(file, std::ios::binary);
+  // The size is the open file's: another process may rename a new entry over this one, or remove it, at any time.
+  std::ifstream in(file, std::ios::binary | std::ios::ate);
   if (!in) return errno == ENOENT ? ReadResult::absent : ReadResult::unreadable;
+  const uint64_t size = static_cast<uint64_t>(std::max<std::streamoff>(in.tellg(), 0));
+  in.seekg(0);
   Head head;
   if (!in.read(reinterpret_cast<char*>(&head), sizeof head)) return ReadResult::damaged;
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(file, error);
-  if (error || std::memcmp(head.magic, Head().magic, 8) != 0 || size != sizeof head + head.bytes || std::memcmp(head.key, key_hash.data(), 32) != 0) return ReadResult::damaged;
+  if (std::memcmp(head.magic, Head().magic, 8) != 0 || size != sizeof head + head.bytes || std::memcmp(head.key, key_hash.data(), 32) != 0) return ReadResult::damaged;
   payload.resize(head.bytes);
   if (!in.read(reinterpret_cast<char*>(payload.data()), static_cast<std::streamsize>(payload.size()))) return ReadResult::damaged;
   return checksum_of(payload) == head.checksum ? ReadResult::good : ReadResult::damaged;

@@ -22,7 +22,6 @@ Type infer_any(const InferContext& c, size_t arity, bool integers) {
 Type infer_unary_float(const InferContext& c) { return infer_any(c, 1, false); }
 Type infer_unary(const InferContext& c) { return infer_any(c, 1, true); }
 Type infer_binary(const InferContext& c) { return infer_any(c, 2, true); }
-Type infer_binary_float(const InferContext& c) { return infer_any(c, 2, false); }
 
 // --- scalar functions ---
 template <double (*F)(double)>
