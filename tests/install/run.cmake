@@ -1,0 +1,11 @@
+# Installs BUILD into a folder of its own, then configures, builds and runs the project in SOURCE against it.
+set(prefix ${BUILD}/install-test)
+file(REMOVE_RECURSE ${prefix})
+function(run)
+  execute_process(COMMAND ${ARGN} COMMAND_ERROR_IS_FATAL ANY)
+endfunction()
+run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${prefix}/quern)
+run(${CMAKE_COMMAND} -S ${SOURCE} -B ${prefix}/consumer -G ${GENERATOR} -DCMAKE_PREFIX_PATH=${prefix}/quern -DCMAKE_BUILD_TYPE=Release)
+run(${CMAKE_COMMAND} --build ${prefix}/consumer)
+run(${CMAKE_COMMAND} -E env QUERN_CACHE_DIR= ${prefix}/consumer/consumer)
+run(${prefix}/quern/bin/quern --version)
