@@ -165,7 +165,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const Slot& s : p.slots)
     if (s.parent >= 0) {
       const Slot& parent = p.slots[static_cast<size_t>(s.parent)];
-      want(parent.parent < 0 && s.offset <= parent.bytes() && s.bytes() <= parent.bytes() - s.offset, "damaged: a sub-range");
+      want(parent.parent < 0 && s.offset % 64 == 0 && s.offset <= parent.bytes() && s.bytes() <= parent.bytes() - s.offset, "damaged: a sub-range");
     }
   const auto ids = [&](const flatbuffers::Vector<int64_t>* from, std::vector<int64_t>& to, int64_t limit) {
     want(from != nullptr, "damaged: a list is missing");

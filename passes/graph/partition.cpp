@@ -9,6 +9,8 @@
 //   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile);
 //   - walked by demand with symbolic indices, as lowering will do, a reduction or product is asked for at exactly the
 //     row axes (otherwise it would be recomputed per element), and a product's operands are views or casts of memory.
+// A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
+// between the calls.
 // Relies on expand (no composed ops, no transforms). Every merge asks the bisect counter.
 #include <algorithm>
 #include <map>
@@ -21,6 +23,7 @@
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "passes/pass.h"
+#include "passes/plan/place.h"
 
 namespace quern {
 namespace {
@@ -28,6 +31,7 @@ namespace {
 // A group's rows must keep a machine busy before wide outputs are produced row by row.
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
 constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
+constexpr const char* kSameMemory = "the same memory";
 
 class Partitioner {
  public:
@@ -47,7 +51,9 @@ class Partitioner {
   }
 
   Graph run() {
+    place_concats();
     merge_all();
+    place_slices();
     return build();
   }
 
@@ -58,6 +64,7 @@ class Partitioner {
   std::vector<std::vector<NodeId>> users_;
   std::vector<int> group_;                    // of each node; -1: leaf or free
   std::vector<std::vector<NodeId>> members_;  // of each group, sorted; empty once merged away
+  std::set<NodeId> places_;                   // groups' only members that need no kernel
 
   const Node& at(NodeId id) const { return graph_.at(id); }
 
@@ -285,7 +292,10 @@ class Partitioner {
   void try_merge(NodeId producer, NodeId consumer) {
     const int p = group_[static_cast<size_t>(producer)], c = group_[static_cast<size_t>(consumer)];
     std::string reason = "same kernel";
-    if (p != c) {
+    const bool place = places_.count(producer) || places_.count(consumer);
+    if (place) {
+      reason = kSameMemory;
+    } else if (p != c) {
       std::vector<NodeId> both;
       std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
                  members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
@@ -299,7 +309,32 @@ class Partitioner {
       }
     }
     const bool fused = group_[static_cast<size_t>(producer)] == group_[static_cast<size_t>(consumer)];
-    context_.verdicts.push_back({producer, consumer, fused, reason, fused ? 0 : 2 * graph_.type(producer).bytes()});
+    context_.verdicts.push_back({producer, consumer, fused, reason, fused || place ? 0 : 2 * graph_.type(producer).bytes()});
+  }
+
+  // --- views that need no kernel ---
+  bool of_kernel(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 && !places_.count(id); }
+  // A concat whose operands are results of kernels and lie nowhere else: they are written where it lies.
+  void place_concats() {
+    std::set<NodeId> held;
+    for (const std::vector<NodeId>& members : members_) {
+      const NodeId id = members[0];
+      if (!means<View>(at(id).op) || placement_of(graph_, id).kind != Placement::Kind::around) continue;
+      const std::vector<NodeId>& args = at(id).args;
+      const auto placeable = [&](NodeId a) { return of_kernel(a) && !root_[static_cast<size_t>(a)] && held.insert(a).second; };
+      if (std::all_of(args.begin(), args.end(), placeable) && context_.allow()) places_.insert(id);
+    }
+  }
+  // What no kernel took in and lies inside an input or a kernel's result. (Constants' views are folded.)
+  void place_slices() {
+    for (const std::vector<NodeId>& members : members_) {
+      if (members.size() != 1 || placement_of(graph_, members[0]).kind != Placement::Kind::inside) continue;
+      const NodeId id = members[0], whole = at(id).args[0];
+      if ((group_[static_cast<size_t>(whole)] < 0 && at(whole).op != Op::input) || !context_.allow()) continue;
+      places_.insert(id);
+      for (Verdict& v : context_.verdicts)
+        if (v.consumer == id) v.reason = kSameMemory, v.bytes = 0;
+    }
   }
 
   // --- building the calls ---
@@ -345,6 +380,13 @@ class Partitioner {
       const std::vector<NodeId>& nodes = members_[static_cast<size_t>(g)];
       for (NodeId id : nodes)
         for (NodeId p : producers(id)) emit(group_[static_cast<size_t>(p)]);
+      if (places_.count(nodes[0])) {
+        const Node& view = at(nodes[0]);
+        std::vector<NodeId> args;
+        for (NodeId a : view.args) args.push_back(map.at(a));
+        map[nodes[0]] = b.add(view.op, std::move(args), view.attrs, graph_.where(nodes[0]));
+        return;
+      }
       Region r;
       const std::vector<NodeId> outputs = outputs_of(nodes);
       for (NodeId o : outputs) r.builder.output(fmt::format("r{}", r.builder.graph().outputs.size()), copy_into(r, o, nodes));

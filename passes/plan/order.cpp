@@ -16,7 +16,11 @@ class Orderer {
       if (n.op == Op::call) calls_.push_back(static_cast<NodeId>(i));
       if (n.op == Op::result) results_[n.args[0]].push_back(static_cast<NodeId>(i));
     }
-    for (NodeId r : graph.roots()) rooted_[r] = true;
+    for (NodeId r : graph.roots()) {
+      std::vector<NodeId> results;
+      collect(r, results);
+      for (NodeId result : results) rooted_[result] = true;
+    }
     for (NodeId c : calls_)
       for (NodeId a : temporaries(c)) ++readers_[a];
   }
@@ -32,12 +36,19 @@ class Orderer {
   std::map<NodeId, bool> rooted_;
   std::map<NodeId, int> readers_;
 
-  // The results of other calls that `call` reads, each once.
+  // The results of other calls that `call` reads, each once; through the views between calls.
   std::vector<NodeId> temporaries(NodeId call) const {
     std::vector<NodeId> out;
-    for (NodeId a : graph_.at(call).args)
-      if (graph_.at(a).op == Op::result && std::find(out.begin(), out.end(), a) == out.end()) out.push_back(a);
+    for (NodeId a : graph_.at(call).args) collect(a, out);
     return out;
+  }
+  void collect(NodeId value, std::vector<NodeId>& out) const {
+    const Node& n = graph_.at(value);
+    if (n.op == Op::result) {
+      if (std::find(out.begin(), out.end(), value) == out.end()) out.push_back(value);
+    } else if (n.op != Op::input) {
+      for (NodeId a : n.args) collect(a, out);
+    }
   }
   // Bytes that become live and bytes that die with a call.
   int64_t made(NodeId call) const {

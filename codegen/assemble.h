@@ -1,0 +1,16 @@
+// Slots and steps of a program. Inputs, outputs, states and constants get slots of their own, all other values a place
+// in the arena by their lifetimes. A state's new value is written over the old one where every reader has been served;
+// views between calls are sub-ranges of the slot that holds them (passes/plan/place.h).
+#pragma once
+#include <map>
+
+#include "codegen/program.h"
+#include "ir/tile/kernel.h"
+
+namespace quern {
+
+/// Fills `program`'s slots, lists and steps. `calls` in step order; `image` and `lowered` by call.
+void assemble(const Graph& kernels, const std::vector<NodeId>& calls, const std::map<NodeId, int64_t>& image, const std::map<NodeId, const tile::Kernel*>& lowered,
+              Program& program);
+
+}  // namespace quern
