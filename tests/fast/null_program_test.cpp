@@ -30,14 +30,16 @@ Program sample() {
   image.name = "k0_add";
   image.code = {0xc3, 0x90, 0x90};
   image.grid = 4;
+  image.operands = 3;
+  image.outputs = 1;
   image.scratch_bytes = 128;
   image.flops = 12;
   image.bytes = 96;
   image.lines = "mlp.h:12";
   p.images.push_back(image);
   p.slots = {slot(SlotKind::input, DType::f32, {2, 3}, "x"), slot(SlotKind::state, DType::i32, {}, "step"), slot(SlotKind::constant, DType::f32, {3}),
-             slot(SlotKind::arena, DType::f32, {2, 3}), slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {4}, "y"),
-             slot(SlotKind::output, DType::f32, {2}, "", 8)};
+             slot(SlotKind::arena, DType::f32, {2, 3}), slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {20}, "y"),
+             slot(SlotKind::output, DType::f32, {2}, "", 64)};
   p.slots[2].value = HostTensor::full(DType::f32, {3}, 1.5);
   p.slots[6].parent = 5;
   p.inputs = {0};
@@ -67,11 +69,11 @@ TEST(NullProgram, TranscriptIsWhatTheProgramSays) {
   const std::string text = transcript_of(sample());
   const size_t runs = text.find("upload m1");   // allocation order is the executable's business
   ASSERT_NE(runs, std::string::npos) << text;
-  for (const char* line : {"load k0_add 3 bytes\n", "alloc m0 128\n", "fill m0+64 255 5\n", " grid 4 m1 m3 m0\n", " grid 4 m0 m0+64 m4+8\n", "copy m2 m2 4\n", "download m4 16\n"})
+  for (const char* line : {"load k0_add 3 bytes\n", "alloc m0 128\n", "fill m0+64 255 5\n", " grid 4 m1 m3 m0\n", " grid 4 m0 m0+64 m4+64\n", "copy m2 m2 4\n", "download m4 80\n"})
     EXPECT_NE(text.find(line), std::string::npos) << line << "is missing in\n" << text;
   EXPECT_LT(text.find("fill"), text.find("launch"));
   EXPECT_EQ(text.find("0x"), std::string::npos);
-  EXPECT_EQ(planned_bytes(sample(), 2), 128 + 64 + 64 + 64 + 64 + 2 * 128);
+  EXPECT_EQ(planned_bytes(sample(), 2), 128 + 64 + 64 + 64 + 128 + 2 * 128);
 }
 
 TEST(NullProgram, FilesRoundTrip) {

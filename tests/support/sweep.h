@@ -191,6 +191,11 @@ std::vector<HostTensor> run_tiles(const Graph& graph, const std::vector<HostTens
     const Node& n = kernels.nodes[i];
     if (n.op == Op::constant) values[i] = {*n.attrs.value};
     if (n.op == Op::result) values[i] = {values[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
+    if (means<View>(n.op)) {   // between kernels: another place
+      std::vector<const HostTensor*> args;
+      for (NodeId a : n.args) args.push_back(&values[static_cast<size_t>(a)][0]);
+      values[i] = {def_of(n.op).eval(n, args)};
+    }
     if (n.op != Op::call) continue;
     const tile::Kernel kernel = plan(lower(*n.attrs.body, "k"));
     tile::verify(kernel);
