@@ -19,6 +19,8 @@ constexpr double kLn2High = 0x1.62e4p-1, kLn2Low = std::numbers::ln2 - kLn2High;
 constexpr std::array kExp = {0x1p-1, 0x1.5554a8p-3, 0x1.555538p-5, 0x1.122dfep-7, 0x1.6cd37ep-10};
 // (log(1+f) - f + f^2/2)/f^3 on sqrt(1/2) <= 1+f <= sqrt 2; 2^-26.8.
 constexpr std::array kLog = {0x1.55554ap-2, -0x1.000222p-2, 0x1.99a5bap-3, -0x1.5477e6p-3, 0x1.226a72p-3, -0x1.0ce16ep-3, 0x1.080abap-3, -0x1.42cbcp-4};
+// (tanh(x)/x - 1)/x^2 in x^2 on |x| <= 0.625; 2^-27.7.
+constexpr std::array kTanh = {-0x1.555532p-2, 0x1.1106f4p-3, -0x1.b83534p-5, 0x1.51f52p-6, -0x1.74f964p-8};
 // erf(x)/x - 1 as a polynomial in x^2 on |x| <= 0.93; 2^-25.8.
 constexpr std::array kErf = {0x1.06eba6p-3, -0x1.8126e8p-2, 0x1.ce1a88p-4, -0x1.b689b6p-6, 0x1.4723dep-8, -0x1.39890ap-11};
 // log(erfc(x)) on 0.929 <= x <= 4; 2^-29.2 of erf.
@@ -67,11 +69,11 @@ V log(V x) {
   return select(special, instead, out);
 }
 
-V tanh(V x) {   // (e^2x - 1)/(e^2x + 1), from e^2x - 1
-  const V a = magnitude(x);
+V tanh(V x) {   // 1 - 2/(e^2x + 1) where that does not cancel
+  const V a = magnitude(x), z = a * a, small = fma(a * z, polynomial(z, kTanh), a);
   const Exponential e = exponential(at_most(a + a, 20));
-  const V power = power_of_two(e.n), less_one = fma(power, e.less_one, power - 1);
-  return copysign(less_one / (less_one + 2), x);
+  const V power = power_of_two(e.n), large = 1 - x.like(2) / (fma(power, e.less_one, power) + 1);
+  return copysign(select(a > 0.625, large, small), x);
 }
 
 V erf(V x) {
@@ -88,10 +90,11 @@ V sine(V x, int quarter) {
   const QuarterTurns turns = quarter_turns_if_large(wide, {rest, rest.like(0), n.integer});
   const V q = turns.quarter.to(x.b().getInt32Ty(), llvm::Instruction::Trunc) + quarter;
   const V r = to_single(turns.hi), z = r * r;
-  const V sine = fma(z, polynomial(z, kSin), 1) * r;   // keeps the sign of zero
+  const V sine = fma(r * z, polynomial(z, kSin), r);
   const V cosine = fma(z * z, polynomial(z, kCos), fma(z, -0.5, z.like(1)));
   const V out = select((q & 1) == 1, cosine, sine);
-  return (out.bits() ^ (q & 2).shl(30)).as_float();
+  const V turned = (out.bits() ^ (q & 2).shl(30)).as_float();
+  return quarter == 0 ? select(x == 0, x, turned) : turned;   // keeps the sign of zero
 }
 
 V pow(V x, V y) {   // 2^(y log2 |x|)

@@ -20,6 +20,9 @@ constexpr std::array kLog = {0x1.5555555555593p-1, 0x1.999999997f8b8p-2, 0x1.249
 // (2 atanh(s) - 2s - 2/3 s^3)/s^5, likewise; 2^-73.
 constexpr std::array kLogTail = {0x1.9999999999995p-2, 0x1.2492492493193p-2, 0x1.c71c71c5570e0p-3, 0x1.745d184607805p-3,
                                  0x1.3b135d7dd583fp-3, 0x1.11217d2cfd518p-3, 0x1.de13ffb6e1a3ap-4, 0x1.ec154216e6e7cp-4};
+// (tanh(x)/x - 1)/x^2 in x^2 on |x| <= 0.625; 2^-56.
+constexpr std::array kTanh = {-0x1.55555555554fep-2, 0x1.111111110ab61p-3,  -0x1.ba1ba1b4f57a8p-5,  0x1.664f4777d0783p-6,  -0x1.226e15dbdcce3p-7, 0x1.d6cf1def44741p-9,
+                              -0x1.7d683b1f07b67p-10, 0x1.336368e6beefcp-11, -0x1.df3feb86490f6p-13, 0x1.436013cbfa72cp-14, -0x1.0d471c848d28bp-16};
 // erf(x)/x - 1 as a polynomial in x^2 on |x| <= 0.84375; 2^-56.1.
 constexpr std::array kErf = {0x1.06eba8214db69p-3, -0x1.812746b0379e6p-2, 0x1.ce2f21a042ad4p-4,  -0x1.b82ce31281c1bp-6, 0x1.565bcd0cefba7p-8,  -0x1.c02db3a12328ap-11,
                              0x1.f9a317cf5c234p-14, -0x1.f4d0c3fbddb43p-17, 0x1.b9ca0ea95f0cbp-20, -0x1.5e1c4f107ba27p-23, 0x1.e824181e5b42fp-27, -0x1.e855048a34147p-31};
@@ -94,10 +97,10 @@ V log(V x) {
 }
 
 V tanh(V x) {
-  const V a = magnitude(x);
+  const V a = magnitude(x), z = a * a, small = fma(a * z, polynomial(z, kTanh), a);
   const Exponential e = exponential(at_most(a + a, 44), x.like(0));
-  const V power = power_of_two(e.n), less_one = fma(power, e.less_one, power - 1);
-  return copysign(less_one / (less_one + 2), x);
+  const V power = power_of_two(e.n), large = 1 - x.like(2) / (fma(power, e.less_one, power) + 1);
+  return copysign(select(a > 0.625, large, small), x);
 }
 
 V erf(V x) {

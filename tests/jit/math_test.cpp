@@ -214,7 +214,9 @@ TEST_P(Math, Pow) {
     const HostTensor got = run(b.finish(), {x, y})[0];
     Worst worst;
     for (int64_t i = 0; i < x.size(); ++i) {
-      const long double want = dtype == DType::f32 ? std::pow(x.at(i), y.at(i)) : std::pow(static_cast<long double>(x.at(i)), static_cast<long double>(y.at(i)));
+      // pow where the result is exact: the powl of glibc 2.36 says that (-inf)^(-2^63) is inf.
+      const bool exact = dtype == DType::f32 || !std::isfinite(x.at(i)) || x.at(i) == 0;
+      const long double want = exact ? std::pow(x.at(i), y.at(i)) : std::pow(static_cast<long double>(x.at(i)), static_cast<long double>(y.at(i)));
       worst.see(ulps(dtype, got.at(i), want, true), x.at(i), y.at(i), got.at(i), want);
     }
     report("pow", dtype, worst, 2, x.size());
