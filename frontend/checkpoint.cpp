@@ -103,7 +103,7 @@ NamedTensors load_safetensors(const std::string& path) {
     if (e.begin != at) fail("the tensors overlap or leave holes");
     at = e.end;
     HostTensor tensor(e.dtype, e.shape);   // not before: overlapping tensors could ask for any amount of memory
-    std::memcpy(tensor.bytes.data(), bytes.data() + 8 + size + e.begin, tensor.bytes.size());
+    if (!tensor.bytes.empty()) std::memcpy(tensor.bytes.data(), bytes.data() + 8 + size + e.begin, tensor.bytes.size());   // memcpy wants no null
     out.emplace_back(e.name, std::move(tensor));
   }
   if (at != static_cast<int64_t>(bytes.size() - 8 - size)) fail("data after the last tensor");
