@@ -11,13 +11,14 @@
 
 namespace quern {
 
-static void visit(const Graph& graph, Tolerance& t) {
+// `top`: its inputs are those of the whole graph, and products take them as they are.
+static void visit(const Graph& graph, Tolerance& t, bool top) {
   std::vector<int64_t> depth(graph.nodes.size());
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];
     for (NodeId a : n.args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)]);
     if (!means<View>(n.op) && !means<Source>(n.op)) ++depth[i];
-    if (n.attrs.body) visit(*n.attrs.body, t);
+    if (n.attrs.body) visit(*n.attrs.body, t, false);
     if (n.type.results.empty()) t.epsilon = std::max(t.epsilon, epsilon_of(n.type.dtype));
     int64_t summed = 1;
     if (means<Reduce>(n.op))
@@ -28,24 +29,27 @@ static void visit(const Graph& graph, Tolerance& t) {
         if (spec.out.find(spec.lhs[d]) == std::string::npos) summed = checked_mul(summed, graph.type(n.args[0]).shape[d]);
     }
     if (means<PutAdd>(n.op)) summed = std::max<int64_t>(1, graph.type(n.args[1]).size());
-    t.reduction = std::max(t.reduction, summed);
+    const bool of_inputs = top && std::all_of(n.args.begin(), n.args.end(), [&](NodeId a) { return depth[static_cast<size_t>(a)] == 0; });
+    if (!of_inputs) t.reduction = std::max(t.reduction, summed);
+    else if (summed > 1) t.direct = std::max(t.direct, std::min(epsilon_of(n.type.dtype), epsilon_of(DType::f32)) * std::sqrt(static_cast<double>(summed)));
     t.depth = std::max(t.depth, depth[i]);
   }
 }
 
 double Tolerance::bound() const {
-  return 16 * epsilon * (static_cast<double>(depth) + std::sqrt(static_cast<double>(reduction)));
+  return 16 * (epsilon * (static_cast<double>(depth) + std::sqrt(static_cast<double>(reduction))) + direct);
 }
 
 Tolerance tolerance_of(const Graph& graph, bool tf32_products) {
   Tolerance t;
-  visit(graph, t);
+  visit(graph, t, !tf32_products);
   if (tf32_products) t.epsilon = std::max(t.epsilon, std::ldexp(1.0, -11));
   return t;
 }
 
 std::string to_string(const Tolerance& t) {
-  return fmt::format("bound {:.1e} (eps {:.1e}, depth {}, reduction {})", t.bound(), t.epsilon, t.depth, t.reduction);
+  const std::string direct = t.direct > 0 ? fmt::format(", sums of inputs {:.1e}", 16 * t.direct) : "";
+  return fmt::format("bound {:.1e} (eps {:.1e}, depth {}, reduction {}{})", t.bound(), t.epsilon, t.depth, t.reduction, direct);
 }
 
 Difference compare(const HostTensor& got, const HostTensor& want) {

@@ -5,6 +5,8 @@
 //   bound = 16 * eps(dtype) * (depth + sqrt(longest reduction))   relative to max(1, max |reference|) of the tensor,
 // where eps is that of the least precise float dtype that the graph computes in, or of tf32 where products may round
 // their operands to it. Integers and bools must be equal.
+// A sum of the graph's inputs as they come has no rounded terms: its eps is its accumulator's, f32 or better, and its
+// 16 * eps * sqrt(terms) is added on its own, unless products round to tf32.
 #pragma once
 #include "ir/graph.h"
 
@@ -13,7 +15,8 @@ namespace quern {
 struct Tolerance {
   double epsilon = 0;        // unit roundoff of the least precise dtype
   int64_t depth = 1;         // ops on the longest path
-  int64_t reduction = 1;     // elements of the longest reduction or product
+  int64_t reduction = 1;     // elements of the longest reduction or product of computed values
+  double direct = 0;         // largest eps(accumulator) * sqrt(elements) of a reduction or product of inputs
   double bound() const;
 };
 Tolerance tolerance_of(const Graph& graph, bool tf32_products = false);

@@ -30,11 +30,16 @@ std::vector<NodeId> vjp_cast(GraphBuilder& b, NodeId n, NodeId g) {
 
 std::vector<Sample> cast_samples(DType d) {
   std::vector<Sample> out;
-  for (int to = 0; to < kDTypeCount; ++to) {    for (const Shape& shape : {Shape{3, 7}, Shape{}, Shape{0, 2}, Shape{130}}) {
+  for (int to = 0; to < kDTypeCount; ++to) {
+    for (const Shape& shape : {Shape{3, 7}, Shape{}, Shape{0, 2}, Shape{130}}) {
       Sample s{{{d, shape, {}}}, {}, -3, 3};
       s.attrs.dtype = {static_cast<DType>(to)};
       out.push_back(s);
     }
+    if (!is_integer(d)) continue;
+    Sample wide = wide_samples(d, 1, 0, 0).back();
+    wide.attrs = out.back().attrs;
+    out.push_back(wide);
   }
   return out;
 }

@@ -45,7 +45,7 @@ std::vector<NodeId> vjp_select(GraphBuilder& b, NodeId n, NodeId g) {
   return {-1, b.add(Op::select, {p, g, zero}), b.add(Op::select, {p, zero, g})};
 }
 
-std::vector<Sample> compare_samples(DType d) { return elementwise_samples(d, 2, -2, 2); }
+std::vector<Sample> compare_samples(DType d) { return wide_samples(d, 2, -2, 2); }
 template <int arity>
 std::vector<Sample> logical_samples(DType d) {
   return d == DType::boolean ? elementwise_samples(d, arity, 0, 1) : std::vector<Sample>{};

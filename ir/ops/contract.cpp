@@ -119,7 +119,8 @@ std::vector<Sample> contract_samples(DType d) {
           sample({67, 65}, {65, 70}, "mk,kn->mn"),      sample({2, 3, 4}, {3, 4, 5}, "bij,ijn->nb"),
           sample({9, 130}, {130}, "mk,k->m"),           sample({4, 3}, {4, 3}, "ab,ab->ab"),   sample({}, {}, ",->"),
           sample({1, 1}, {1, 1}, "mk,kn->mn"),          sample({3, 5}, {5, 0}, "mk,kn->mn"),  sample({0, 2, 3}, {0, 3, 4}, "bmk,bkn->bmn"),
-          sample({0}, {0}, "k,k->"),                    sample({}, {5}, ",n->n")};
+          sample({0}, {0}, "k,k->"),                    sample({}, {5}, ",n->n"),
+          sample({70, 9}, {90, 9}, "mk,nk->mn")};   // several row tiles and panels
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -165,6 +166,19 @@ std::vector<Sample> elementwise_samples(DType dtype, int arity, double low, doub
     s.high = high;
     out.push_back(std::move(s));
   }
+  return out;
+}
+
+std::vector<Sample> wide_samples(DType dtype, int arity, double low, double high) {
+  std::vector<Sample> out = elementwise_samples(dtype, arity, low, high);
+  if (!is_integer(dtype)) return out;
+  const bool is_unsigned = dtype == DType::u32 || dtype == DType::u8;
+  const double most = std::ldexp(1.0, static_cast<int>(8 * size_of(dtype)) - (is_unsigned ? 0 : 1));
+  Sample s;
+  s.args.assign(static_cast<size_t>(arity), Type{dtype, {100}, {}});
+  s.low = is_unsigned ? 0 : -most;
+  s.high = most;
+  out.push_back(std::move(s));
   return out;
 }
 

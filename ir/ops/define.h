@@ -46,5 +46,7 @@ NodeId reduce_to(GraphBuilder& b, Op op, NodeId x, const Shape& axes);
 /// Shapes that every elementwise op is tried on: rank 0, 1, zero-size, odd, several dims.
 std::vector<Shape> sample_shapes();
 std::vector<Sample> elementwise_samples(DType dtype, int arity, double low, double high);
+/// The same and, for integers, one sample over all their values: signs and widths matter there alone.
+std::vector<Sample> wide_samples(DType dtype, int arity, double low, double high);
 
 }  // namespace quern

@@ -139,7 +139,7 @@ template <int low, int high>
 std::vector<Sample> float_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, low, high) : std::vector<Sample>{}; }
 std::vector<Sample> positive_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, 0.25, 4) : std::vector<Sample>{}; }
 std::vector<Sample> any_unary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 1, -3, 3); }
-std::vector<Sample> any_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 2, -3, 3); }
+std::vector<Sample> any_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : wide_samples(d, 2, -3, 3); }
 std::vector<Sample> positive_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 2, 0.5, 3); }
 
 }  // namespace

@@ -94,10 +94,13 @@ Sample sample(Type x, Type index, int64_t axis, bool update) {
 template <bool update>
 std::vector<Sample> take_samples(DType d) {
   if (update && d == DType::boolean) return {};
+  Sample outside = sample({d, {3, 5}, {}}, {DType::i32, {40}, {}}, 1, update);   // into the rows beside
+  outside.low = -3;
+  outside.high = 9;
   return {sample({d, {5, 3}, {}}, {DType::i32, {4}, {}}, 0, update), sample({d, {2, 5}, {}}, {DType::i64, {2, 3}, {}}, 1, update),
           sample({d, {4}, {}}, {DType::u8, {}, {}}, 0, update), sample({d, {3, 2}, {}}, {DType::i32, {0}, {}}, 0, update),
           sample({d, {4, 70}, {}}, {DType::i64, {9}, {}}, 0, update), sample({d, {0, 3}, {}}, {DType::i32, {2}, {}}, 0, update),
-          sample({d, {3, 0}, {}}, {DType::i32, {2}, {}}, 0, update), sample({d, {1}, {}}, {DType::u32, {1}, {}}, 0, update)};
+          sample({d, {3, 0}, {}}, {DType::i32, {2}, {}}, 0, update), sample({d, {1}, {}}, {DType::u32, {1}, {}}, 0, update), outside};
 }
 
 }  // namespace

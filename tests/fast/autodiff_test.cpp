@@ -52,6 +52,13 @@ TEST(Autodiff, EveryOpAgainstCentralDifferences) {
   EXPECT_GT(checked, 120);
 }
 
+TEST(Autodiff, UsesAddUp) {
+  GraphBuilder b;
+  const NodeId x = b.input("x", {DType::f64, {4}, {}});
+  b.output("y", b.add(Op::add, {b.add(Op::mul, {x, x}), b.add(Op::tanh, {x})}));
+  check_gradient(b.finish(), {HostTensor::from(DType::f64, {4}, {1, -0.3, 0.5, 2})});
+}
+
 TEST(Autodiff, TiesShareEvenly) {
   GraphBuilder b;
   const NodeId x = b.input("x", {DType::f64, {4}, {}});

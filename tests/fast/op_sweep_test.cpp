@@ -1,5 +1,5 @@
-// Every op × dtype × sample: the type rule agrees with the evaluation, the text round-trips, and the lowered kernels,
-// with tiles of 1 and with ragged tiles, give what the graph interpreter gives.
+// Every op × dtype × sample, one test per op: the type rule agrees with the evaluation, the text round-trips, the
+// lowered kernels, with tiles of 1 and with ragged tiles, give what the graph interpreter gives, and so does vmap.
 #include <gtest/gtest.h>
 
 #include "ir/text.h"
@@ -7,17 +7,21 @@
 
 namespace quern {
 
-TEST(OpSweep, InterpreterTextAndTiles) {
-  const std::vector<test::Case> cases = test::all_cases();
-  ASSERT_GT(cases.size(), 2000u);
-  for (const test::Case& c : cases) {
+class OpSweep : public testing::TestWithParam<Op> {};
+
+TEST(OpSweep, IsWide) {
+  EXPECT_GT(test::all_cases().size(), 2000u);
+  EXPECT_GT(test::swept_ops().size(), 35u);
+}
+
+TEST_P(OpSweep, InterpreterTextAndTiles) {
+  for (const test::Case& c : test::cases_of(GetParam())) {
     SCOPED_TRACE(c.name);
     const std::vector<HostTensor> want = interpret(c.graph, c.inputs);
     const Type& type = c.graph.type(c.graph.outputs[0].node);
     ASSERT_EQ(want[0].dtype, type.dtype);
     ASSERT_EQ(want[0].shape, type.shape);
     ASSERT_TRUE(parse_graph(to_string(c.graph)) == c.graph) << to_string(c.graph);
-    const double bound = tolerance_of(c.graph).bound();
     for (int64_t tile : {1, 3}) {
       const auto got = test::run_tiles(c.graph, c.inputs, [&](tile::Kernel k) {
         for (tile::Axis& a : k.axes) a.tile = tile;
@@ -25,7 +29,7 @@ TEST(OpSweep, InterpreterTextAndTiles) {
         return k;
       });
       const Difference d = compare(got[0], want[0]);
-      ASSERT_LE(d.error, bound) << "tile " << tile << " element " << d.at << ": got " << d.got << ", want " << d.want;
+      ASSERT_LE(d.error, test::bound_of(c)) << "tile " << tile << " element " << d.at << ": got " << d.got << ", want " << d.want;
     }
   }
 }
@@ -55,5 +59,50 @@ TEST(OpSweep, HundredThousandRowsThroughTiles) {
     }
   }
 }
+
+// Three lanes at once, each against the op on that lane's arguments.
+TEST_P(OpSweep, Vmap) {
+  constexpr int64_t lanes = 3;
+  const Op op = GetParam();
+  const bool no_form = means<Take>(op) || means<PutAdd>(op) || means<Source>(op) || op == Op::pad;   // of batched indices, of a batched fill
+  std::mt19937_64 random(1);
+  for (const test::Case& c : test::cases_of(op)) {
+    if (c.inputs.empty() || c.graph.type(c.graph.inputs[0]).dtype != c.graph.type(c.graph.inputs.back()).dtype) continue;
+    if (c.graph.type(c.graph.inputs[0]).dtype != DType::f64) continue;   // axes do not depend on the dtype
+    SCOPED_TRACE(c.name);
+    GraphBuilder b;
+    Attrs call, which;
+    call.transform = Transform::vmap;
+    call.body = std::make_shared<const Graph>(c.graph);
+    which.index = {0};
+    std::vector<NodeId> args;
+    std::vector<HostTensor> inputs;
+    for (NodeId i : c.graph.inputs) {
+      Type wide = c.graph.type(i);
+      wide.shape.insert(wide.shape.begin(), lanes);
+      args.push_back(b.input("", wide));
+      inputs.push_back(test::random_tensor(wide, 0.5, 2, random));
+    }
+    b.output("y", b.add(Op::result, {b.add(Op::call, args, call)}, which));
+    PassContext context;
+    if (no_form) {
+      EXPECT_THROW(expand(b.finish(), context), Error);
+      continue;
+    }
+    const HostTensor got = interpret(expand(b.finish(), context), inputs)[0];
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      std::vector<HostTensor> slices;
+      for (size_t a = 0; a < inputs.size(); ++a) {
+        HostTensor& slice = slices.emplace_back(inputs[a].dtype, c.inputs[a].shape);
+        for (int64_t i = 0; i < slice.size(); ++i) slice.set(i, inputs[a].get(lane * slice.size() + i));
+      }
+      const HostTensor want = interpret(c.graph, slices)[0];
+      ASSERT_EQ(got.size(), lanes * want.size());
+      for (int64_t i = 0; i < want.size(); ++i) ASSERT_DOUBLE_EQ(got.at(lane * want.size() + i), want.at(i)) << "lane " << lane << " element " << i;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, OpSweep, testing::ValuesIn(test::swept_ops()), [](const auto& info) { return std::string(name_of(info.param)); });
 
 }  // namespace quern

@@ -43,21 +43,45 @@ inline Graph graph_of(Op op, const Sample& s) {
   return b.finish();
 }
 
-/// Every op × dtype × sample as a graph of that one op.
+/// An op's dtypes × samples, each as a graph of that one op.
+inline std::vector<Case> cases_of(Op op) {
+  std::vector<Case> out;
+  std::mt19937_64 random(static_cast<uint64_t>(op) + 1);
+  const OpDef& def = def_of(op);
+  for (int d = 0; d < kDTypeCount; ++d) {
+    const std::vector<Sample> samples = def.samples(static_cast<DType>(d));
+    for (size_t n = 0; n < samples.size(); ++n) {
+      Case c{fmt::format("{}.{}.{}", def.name, name_of(static_cast<DType>(d)), n), graph_of(op, samples[n]), {}, op, static_cast<DType>(d), n};
+      for (const Type& type : samples[n].args) c.inputs.push_back(random_tensor(type, samples[n].low, samples[n].high, random));
+      out.push_back(std::move(c));
+    }
+  }
+  return out;
+}
 inline std::vector<Case> all_cases() {
   std::vector<Case> out;
-  std::mt19937_64 random(1);
   for (int o = 0; o < kOpCount; ++o)
-    for (int d = 0; d < kDTypeCount; ++d) {
-      const OpDef& def = def_of(static_cast<Op>(o));
-      const std::vector<Sample> samples = def.samples(static_cast<DType>(d));
-      for (size_t n = 0; n < samples.size(); ++n) {
-        Case c{fmt::format("{}.{}.{}", def.name, name_of(static_cast<DType>(d)), n), graph_of(def.op, samples[n]), {}, def.op, static_cast<DType>(d), n};
-        for (const Type& t : samples[n].args) c.inputs.push_back(random_tensor(t, samples[n].low, samples[n].high, random));
-        out.push_back(std::move(c));
-      }
-    }
+    for (Case& c : cases_of(static_cast<Op>(o))) out.push_back(std::move(c));
   return out;
+}
+/// The ops that have samples: the parameters of a sweep with one test per op.
+inline std::vector<Op> swept_ops() {
+  std::vector<Op> out;
+  for (int o = 0; o < kOpCount; ++o)
+    if (!cases_of(static_cast<Op>(o)).empty()) out.push_back(static_cast<Op>(o));
+  return out;
+}
+/// Does every target give the same bits for a graph of this one op? Those that round once and are not approximated.
+inline bool is_exact(Op op) {
+  switch (op) {
+    case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::sqrt: case Op::add: case Op::sub: case Op::mul: case Op::div:
+    case Op::mod: case Op::max: case Op::min: case Op::select: case Op::cast: case Op::reduce_max: case Op::reduce_min: return true;
+    default: return means<View>(op) || means<Take>(op) || means<Source>(op);
+  }
+}
+/// The bound of a sweep case.
+inline double bound_of(const Case& c) {
+  return is_exact(c.op) ? 0 : tolerance_of(c.graph).bound();
 }
 
 /// Whether the op sums: then the order of terms shows where they cancel or overflow, and in the sign of a zero.
