@@ -1,4 +1,5 @@
 // quern fuzz graphs: random graphs on a target against the interpreter.
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -19,7 +20,7 @@ struct Arguments {
   int64_t count = 100;
   uint64_t seed = 1;
   std::string target = "cpu", out;
-  bool grad = false;
+  bool grad = false, stop = false;
   JsonArgument json;
 };
 
@@ -62,16 +63,54 @@ Graph with_gradient(const Graph& graph) {
   return b.finish();
 }
 
+// Some inputs become states: their new value is a value of their type that the graph computes, or the old value of
+// another state. Some outputs show an old value, or what another output shows, too.
+void add_states(Graph& graph, std::mt19937_64& random) {
+  std::vector<NodeId> values;
+  for (const NamedOutput& o : graph.outputs) values.push_back(o.node);
+  values.insert(values.end(), graph.inputs.begin(), graph.inputs.end());
+  for (NodeId i : graph.inputs) {
+    std::vector<NodeId> fitting;
+    for (NodeId v : values)
+      if (v != i && graph.type(v) == graph.type(i)) fitting.push_back(v);
+    if (!fitting.empty() && random() % 2) graph.states.push_back({fmt::format("s{}", graph.states.size()), i, fitting[random() % fitting.size()]});
+  }
+  graph.outputs.push_back({"again", values[random() % values.size()]});
+}
+
+// Runs one step; the outputs, then the new states.
+std::vector<HostTensor> run_step(Executable& executable, const Graph& graph, const std::vector<HostTensor>& inputs) {
+  std::vector<HostTensor> plain;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const auto state = std::find_if(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
+    if (state == graph.states.end()) plain.push_back(inputs[i]);
+    else executable.set_state(state->name, inputs[i]);
+  }
+  std::vector<HostTensor> out = executable.run(plain);
+  for (const State& s : graph.states) out.push_back(executable.state(s.name));
+  return out;
+}
+
+// What one output or new state depends on: an error bound of its own, not that of the least precise output.
+Graph computation_of(const Graph& graph, size_t root) {
+  Graph one = graph;
+  one.outputs = {{"", graph.roots()[root]}};
+  one.states.clear();
+  return dead_code(one);
+}
+
 void fuzz(const Arguments& a) {
   const Target target = parse_target(a.target);
   const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
   if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("fuzz runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
   std::mt19937_64 random(a.seed);
   Coverage coverage;
-  int64_t ops = 0, mismatches = 0, kernels = 0, unstable = 0;
-  for (int64_t k = 0; k < a.count; ++k) {
+  int64_t graphs = 0, ops = 0, mismatches = 0, kernels = 0, unstable = 0;
+  for (int64_t k = 0; k < a.count && !(a.stop && mismatches); ++k) {
+    ++graphs;
     Graph graph = random_graph(random, coverage);
     if (a.grad) graph = with_gradient(graph);
+    add_states(graph, random);
     const std::vector<HostTensor> inputs = random_inputs(graph, random);
     PassContext context;
     const Graph reference = expand(graph, context);
@@ -82,27 +121,27 @@ void fuzz(const Arguments& a) {
     CompileReport report;
     const auto executable = jit(*device, graph, options, &report);
     kernels += static_cast<int64_t>(report.lowered.size());
-    const std::vector<HostTensor> got = executable->run(inputs);
-    const double bound = tolerance_of(reference).bound();
+    const std::vector<HostTensor> got = run_step(*executable, graph, inputs);
     for (size_t o = 0; o < got.size(); ++o) {
       // Where the reference itself is not finite (an overflow of a short float), only its absence is compared.
       const std::vector<double> values = want[o].to_doubles();
       const bool finite = std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
       unstable += !finite;
       const Difference d = compare(got[o], want[o]);
+      const double bound = tolerance_of(computation_of(reference, o)).bound();
       if (d.error <= bound || !finite) continue;
       ++mismatches;
       const std::string file = fmt::format("{}fuzz-{}-{}.qir", a.out.empty() ? "" : a.out + "/", a.seed, k);
-      fmt::print(stderr, "graph {}: output {} differs by {:.2e} (bound {:.2e}) at element {}: got {}, want {}\n", k, graph.outputs[o].name, d.error, bound, d.at, d.got, d.want);
+      fmt::print(stderr, "graph {}: output {} differs by {:.2e} (bound {:.2e}) at element {}: got {}, want {}\n", k, o < graph.outputs.size() ? graph.outputs[o].name : graph.states[o - graph.outputs.size()].name, d.error, bound, d.at, d.got, d.want);
       if (!a.out.empty()) write_text(file, to_string(graph));
       break;
     }
   }
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   const double rejected = coverage.drawn ? 100.0 * static_cast<double>(coverage.rejected) / static_cast<double>(coverage.drawn) : 0;
-  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite\n", a.count, ops, kernels, to_string(target),
+  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite\n", graphs, ops, kernels, to_string(target),
              mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, unstable);
-  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"graphs", a.count}, {"ops", ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}});
+  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"graphs", graphs}, {"ops", ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}});
   if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help(a.out.empty() ? "--out DIR writes them" : fmt::format("quern check {}/FILE.qir", a.out));
 }
 
@@ -117,6 +156,7 @@ void register_fuzz(CLI::App& root) {
   g->add_option("--seed", a->seed, "of the graphs and their inputs")->capture_default_str();
   g->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
   g->add_flag("--grad", a->grad, "with the gradient of all outputs");
+  g->add_flag("--stop", a->stop, "at the first graph that differs");
   g->add_option("--out", a->out, "a folder for graphs that differ")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
   a->json.add_to(*g);
   g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");

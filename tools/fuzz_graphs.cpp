@@ -1,6 +1,7 @@
 // Drawing random graphs; see fuzz_graphs.h. An op is drawn among the least hit op×dtype pairs together with one of its
 // samples (shapes and attributes that its type rule accepts); each argument is an earlier value of that type, or such
-// a value made to fit by reshaping, slicing or padding, or a new input.
+// a value made to fit by reshaping, slicing or padding, or a new input. In between, values are dressed up in chains of
+// views and of arithmetic with constants, which is what the rewriting passes look for.
 #include "tools/fuzz_graphs.h"
 
 #include <algorithm>
@@ -29,7 +30,10 @@ class Drawer {
 
   Graph run() {
     const int wanted = 2 + static_cast<int>(below(39));
-    for (int made = 0; made < wanted; ++made) draw_op();
+    for (int made = 0; made < wanted; ++made) {
+      draw_op();
+      if (below(3) == 0 && !pool_.empty()) dress(pool_[below(pool_.size())]);
+    }
     name_outputs();
     return dead_code(builder_.finish());
   }
@@ -171,6 +175,44 @@ class Drawer {
     }
   }
   std::vector<NodeId> outputs_;
+
+  // One to four more ops on a value, none of which leaves its range; often on an input of their own, where the error bound
+  // is as tight as the dtype allows.
+  void dress(Made m) {
+    const Type type = builder_.type(m.id);
+    if (below(3) == 0) {
+      new_input(type, m.low, m.high);
+      m = pool_.back();
+    }
+    const bool floating = is_float(type.dtype);
+    for (uint64_t left = 1 + below(4); left > 0; --left) {
+      const Type now = builder_.type(m.id);
+      Attrs axes;
+      for (int64_t d = 0; d < now.rank(); ++d) axes.axes.push_back(d);
+      switch (below(floating ? 5 : 2)) {
+        case 0:
+          if (!axes.axes.empty()) axes.axes = {axes.axes[below(axes.axes.size())]};
+          m.id = builder_.add(Op::reverse, {m.id}, axes);
+          break;
+        case 1:
+          std::shuffle(axes.axes.begin(), axes.axes.end(), random_);
+          m.id = builder_.add(Op::transpose, {m.id}, axes);
+          break;
+        case 2:
+          m.id = builder_.add(Op::neg, {builder_.add(Op::neg, {m.id})});
+          break;
+        case 3:
+          m.id = builder_.add(below(2) ? Op::mul : Op::div, {m.id, builder_.full(now, 1)});
+          break;
+        case 4:   // a product of constants that no short dtype holds: 1 up to its rounding
+          m.id = builder_.add(Op::mul, {m.id, builder_.add(Op::mul, {builder_.full(now, 3), builder_.full(now, 0.333)})});
+          m.exact = false;
+          break;
+      }
+    }
+    outputs_.push_back(m.id);
+    pool_.push_back(m);
+  }
 
   // Everything that nothing reads is an output, and some of what is read, too.
   void name_outputs() {
