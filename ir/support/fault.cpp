@@ -14,6 +14,8 @@
 
 namespace quern {
 
+#ifdef QN_FAULTS
+
 const std::vector<FaultInfo>& all_faults() {
   static const std::vector<FaultInfo> faults = {
 #define QN_FAULT(name, description) {#name, description},
@@ -22,8 +24,6 @@ const std::vector<FaultInfo>& all_faults() {
   };
   return faults;
 }
-
-#ifdef QN_FAULTS
 
 namespace {
 
@@ -66,6 +66,10 @@ int planted_write_error() {
 
 #else
 
+const std::vector<FaultInfo>& all_faults() {
+  static const std::vector<FaultInfo> none;
+  return none;
+}
 bool planted(Fault) { return false; }
 bool any_planted() { return false; }
 int planted_write_error() { return 0; }

@@ -15,9 +15,9 @@ enum class Fault : uint8_t {
 };
 
 struct FaultInfo { std::string_view name, description; };
-const std::vector<FaultInfo>& all_faults();
+const std::vector<FaultInfo>& all_faults();   // empty in a build without tests
 
-/// Is this fault active in this process? Throws Error(usage) where QUERN_FAULT names none.
+/// Is this fault active in this process? Throws Error(bad_variable) where QUERN_FAULT names none.
 bool planted(Fault fault);
 /// Is any fault of the list? Such a process must leave the kernel cache alone.
 bool any_planted();

@@ -45,7 +45,8 @@ Graph fold(const Graph& graph, PassContext& context) {
       std::vector<Scalar> values;
       for (NodeId a : args) values.push_back(repeated(a)->get(0));
       HostTensor one(n.type.dtype, {});
-      one.set(0, apply_scalar(n.op, planted(Fault::folded_in_bf16) && n.type.dtype == DType::f32 ? DType::bf16 : n.type.dtype, values));
+      one.set(0, apply_scalar(n.op, n.type.dtype, values));
+      if (planted(Fault::folded_in_bf16) && n.type.dtype == DType::f32) one.set(0, Scalar::of(DType::f32, round_to(DType::bf16, one.at(0))));
       map[i] = b.constant(std::move(one), where);
       Attrs spread;
       spread.shape = n.type.shape;
