@@ -122,14 +122,10 @@ void Model::state(const std::string& name, const Tensor& input, const Tensor& ne
   builder_->state(name, input.id(), next.id());
 }
 
-Tensor operator+(const Operand& a, const Tensor& b) { return binary(Op::add, "+", a, b, a.where); }
-Tensor operator+(const Tensor& a, const Operand& b) { return binary(Op::add, "+", a, b, b.where); }
-Tensor operator-(const Operand& a, const Tensor& b) { return binary(Op::sub, "-", a, b, a.where); }
-Tensor operator-(const Tensor& a, const Operand& b) { return binary(Op::sub, "-", a, b, b.where); }
-Tensor operator*(const Operand& a, const Tensor& b) { return binary(Op::mul, "*", a, b, a.where); }
-Tensor operator*(const Tensor& a, const Operand& b) { return binary(Op::mul, "*", a, b, b.where); }
-Tensor operator/(const Operand& a, const Tensor& b) { return binary(Op::div, "/", a, b, a.where); }
-Tensor operator/(const Tensor& a, const Operand& b) { return binary(Op::div, "/", a, b, b.where); }
+Tensor operator+(const Operand& a, const Operand& b) { return binary(Op::add, "+", a, b, b.where); }
+Tensor operator-(const Operand& a, const Operand& b) { return binary(Op::sub, "-", a, b, b.where); }
+Tensor operator*(const Operand& a, const Operand& b) { return binary(Op::mul, "*", a, b, b.where); }
+Tensor operator/(const Operand& a, const Operand& b) { return binary(Op::div, "/", a, b, b.where); }
 Tensor operator-(const Located& a) { return add_node("-", Op::neg, {a.tensor}, {}, a.where); }
 
 #define QN_UNARY(name) \

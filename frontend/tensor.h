@@ -74,18 +74,10 @@ class Model {
 };
 
 // --- elementwise, with broadcasting ---
-Tensor operator+(const Operand& a, const Tensor& b);
-Tensor operator+(const Tensor& a, const Operand& b);
-Tensor operator-(const Operand& a, const Tensor& b);
-Tensor operator-(const Tensor& a, const Operand& b);
-Tensor operator*(const Operand& a, const Tensor& b);
-Tensor operator*(const Tensor& a, const Operand& b);
-Tensor operator/(const Operand& a, const Tensor& b);
-Tensor operator/(const Tensor& a, const Operand& b);
-inline Tensor operator+(const Tensor& a, const Tensor& b) { return a + Operand(b); }
-inline Tensor operator-(const Tensor& a, const Tensor& b) { return a - Operand(b); }
-inline Tensor operator*(const Tensor& a, const Tensor& b) { return a * Operand(b); }
-inline Tensor operator/(const Tensor& a, const Tensor& b) { return a / Operand(b); }
+Tensor operator+(const Operand& a, const Operand& b);   // of a tensor and a tensor or a number
+Tensor operator-(const Operand& a, const Operand& b);
+Tensor operator*(const Operand& a, const Operand& b);
+Tensor operator/(const Operand& a, const Operand& b);
 Tensor operator-(const Located& a);
 
 #define QN_UNARY(name) Tensor name(const Tensor& x, Where where = Where::current());

@@ -224,11 +224,12 @@ Graph read_graph(Reader& r) {
       if (p.name < limit && !ids.count(p.name)) ids[p.name] = b.input(p.label, p.type, p.where);
   };
   const auto reference = [&] {
+    const size_t at = r.position();
     r.expect("%");
     const int64_t name = r.integer();
     if (!ids.count(name)) add_inputs(name == INT64_MAX ? name : name + 1);
     const auto it = ids.find(name);
-    if (it == ids.end()) r.fail(Code::undefined_value, fmt::format("%{} is a value that is not defined before", name), "define it in the head or on an earlier line");
+    if (it == ids.end()) r.fail_at(at, Code::undefined_value, fmt::format("%{} is a value that is not defined before", name), "define it in the head or on an earlier line");
     return it->second;
   };
   size_t statement = 0;   // where the current line or input begins
@@ -291,6 +292,7 @@ Graph read_graph(Reader& r) {
       Attrs attrs;
       if (r.accept("{")) {
         do {
+          const size_t at = r.position();
           const std::string key = r.word();
           r.expect("=");
           AttrReader reader{r, key};
@@ -298,7 +300,7 @@ Graph read_graph(Reader& r) {
             attrs.fields(reader);
             return 0;
           });
-          if (!reader.found) r.fail(Code::unknown_word, fmt::format("`{}` is no attribute", key), suggestion(key, reader.names, "`quern dump mlp` shows ops with theirs"));
+          if (!reader.found) r.fail_at(at, Code::unknown_word, fmt::format("`{}` is no attribute", key), suggestion(key, reader.names, "`quern dump mlp` shows ops with theirs"));
         } while (r.accept(","));
         r.expect("}");
       }

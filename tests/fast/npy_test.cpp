@@ -19,8 +19,8 @@ std::vector<uint8_t> file(std::string head, const std::vector<uint8_t>& data, in
   const size_t start = version == 1 ? 10 : 12;
   while ((start + head.size() + 1) % 64) head += ' ';
   head += '\n';
-  std::vector<uint8_t> out = {0x93, 'N', 'U', 'M', 'P', 'Y', static_cast<uint8_t>(version), 0, static_cast<uint8_t>(head.size()), static_cast<uint8_t>(head.size() >> 8)};
-  if (version == 2) out.resize(12);
+  std::vector<uint8_t> out = {0x93, 'N', 'U', 'M', 'P', 'Y', static_cast<uint8_t>(version), 0, static_cast<uint8_t>(head.size()), static_cast<uint8_t>(head.size() >> 8), 0, 0};
+  out.resize(start);
   out.insert(out.end(), head.begin(), head.end());
   out.insert(out.end(), data.begin(), data.end());
   return out;

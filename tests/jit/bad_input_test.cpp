@@ -70,7 +70,8 @@ std::string gzipped(const std::string& bytes) {
 // y = tanh(x w): the smallest model with a product.
 Graph small_graph() {
   Model m;
-  m.output("y", tanh(matmul(m.input("x", DType::f32, {3, 5}), m.input("w", DType::f32, {5, 4}))));
+  const Tensor x = m.input("x", DType::f32, {3, 5}), w = m.input("w", DType::f32, {5, 4});
+  m.output("y", tanh(matmul(x, w)));
   return m.finish();
 }
 Program small_program() {
