@@ -19,7 +19,7 @@ static void visit(const Graph& graph, Tolerance& t, bool top) {
     for (NodeId a : n.args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)]);
     if (!means<View>(n.op) && !means<Source>(n.op)) ++depth[i];
     if (n.attrs.body) visit(*n.attrs.body, t, false);
-    if (n.type.results.empty()) t.epsilon = std::max(t.epsilon, epsilon_of(n.type.dtype));
+    if (n.op != Op::input && n.type.results.empty()) t.epsilon = std::max(t.epsilon, epsilon_of(n.type.dtype));
     int64_t summed = 1;
     if (means<Reduce>(n.op))
       for (int64_t a : n.attrs.axes) summed = checked_mul(summed, graph.type(n.args[0]).shape[static_cast<size_t>(a)]);

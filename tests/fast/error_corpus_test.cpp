@@ -289,7 +289,7 @@ TEST(Codes, TableIsSoundAndExplains) {
     EXPECT_GT(static_cast<int>(i.code), last);
     last = static_cast<int>(i.code);
     EXPECT_FALSE(i.title.empty());
-    EXPECT_GT(i.text.size(), 30u) << to_string(i.code);
+    EXPECT_GT(i.text.size(), 20u) << to_string(i.code);
     EXPECT_EQ(&info_of(i.code), &i);
   }
   EXPECT_FALSE(Error(Code::general_bug, "x").help.empty());

@@ -130,7 +130,7 @@ TEST_F(BadInput, ModelsAndSettings) {
 TEST_F(BadInput, DevicesAndTargets) {
   refused("train mlp --device gpu", 2, "Q0405", "devices are interpret, cpu, cuda:N and null");
   refused("train mlp --device cuda:sm_90a", 2, "Q0405", "--target cuda:sm_90a");
-  refused("run mlp --device cpu:avx2", 2, "Q0405", "--target cpu:avx2");
+  refused("run mlp --device cpu:sse9", 2, "Q0406", "avx2");
   refused("run mlp --device cuda:x", 2, "Q0405", "wants cuda or cuda:N");
   refused("bench softmax --device interpret", 2, "Q0405", "--device cpu");
   refused("check mlp --target tpu", 2, "Q0406", "targets are cpu");
