@@ -110,7 +110,7 @@ void JsonArgument::write(const Json& value) const {
 void PassArguments::add_to(CLI::App& command) {
   command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
-  command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass");
+  command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
 }
@@ -122,7 +122,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
   o.use_cache = !no_cache;
-  if (print_all) o.passes.after = [](const std::string& pass, const Graph& g) { std::cout << "after " << pass << ":\n" << to_string(g); };
+  if (print_all) o.passes.after = [](const std::string& pass, const Graph& g) { std::cerr << "after " << pass << ":\n" << to_string(g); };
   return o;
 }
 
