@@ -13,31 +13,41 @@
 namespace quern {
 namespace {
 
-// Does a nested block read the buffer?
-bool reads_inside(const tile::Block& block, tile::BufferId buffer, bool nested) {
+// Does a nested block touch the buffer, or store anything?
+bool nested_use(const tile::Block& block, tile::BufferId buffer, bool nested) {
   return std::any_of(block.begin(), block.end(), [&](const tile::Stmt& s) {
     if (const auto* load = std::get_if<tile::Load>(&s.node)) return nested && load->buffer == buffer;
-    if (const auto* seq = std::get_if<tile::Seq>(&s.node)) return reads_inside(seq->body, buffer, true);
-    if (const auto* each = std::get_if<tile::Each>(&s.node)) return reads_inside(each->body, buffer, true);
-    return false;
+    if (const auto* seq = std::get_if<tile::Seq>(&s.node)) return nested_use(seq->body, buffer, true);
+    if (const auto* each = std::get_if<tile::Each>(&s.node)) return nested_use(each->body, buffer, true);
+    return nested && std::holds_alternative<tile::Store>(s.node);
   });
 }
 
-// May output `out` of the kernel share memory with input `in`? Only when every instance reads of it exactly the
-// elements that it stores, at the top of its block.
+// May output `out` of the kernel share memory with input `in`? Only when every instance reads of it exactly the elements
+// that it stores, before it does, at the top of its block; and when all outputs have the same axes: then the thread
+// that stores an element is the one whose reads of it count, also where a GPU's other threads hold copies.
 bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out) {
   if (k.phases.size() != 1 || k.buffers[static_cast<size_t>(in)].shape != k.buffers[static_cast<size_t>(out)].shape) return false;
   const tile::Block& block = k.phases[0].body;
-  if (reads_inside(block, in, false)) return false;
-  const std::vector<Index>* stored = nullptr;
+  if (nested_use(block, in, false)) return false;
+  const tile::Store* stored = nullptr;
+  std::vector<const tile::Store*> stores;
   for (const tile::Stmt& s : block)
-    if (const auto* store = std::get_if<tile::Store>(&s.node); store && store->buffer == out) stored = &store->index;
+    if (const auto* store = std::get_if<tile::Store>(&s.node)) {
+      stores.push_back(store);
+      if (store->buffer == out) stored = store;
+    }
   if (!stored) return false;
+  const auto axes = [&](const tile::Store* s) { return k.values[static_cast<size_t>(s->value)].axes; };
+  if (std::any_of(stores.begin(), stores.end(), [&](const tile::Store* s) { return axes(s) != axes(stored); })) return false;
+  bool written = false;
   for (const tile::Stmt& s : block) {
+    written = written || std::get_if<tile::Store>(&s.node) == stored;
     const auto* load = std::get_if<tile::Load>(&s.node);
     if (!load || load->buffer != in) continue;
-    for (size_t d = 0; d < stored->size(); ++d)
-      if (load->index[d].gather >= 0 || !(load->index[d].index == (*stored)[d])) return false;
+    if (written) return false;
+    for (size_t d = 0; d < stored->index.size(); ++d)
+      if (load->index[d].gather >= 0 || !(load->index[d].index == stored->index[d])) return false;
   }
   return true;
 }

@@ -17,7 +17,7 @@ namespace quern {
 namespace {
 
 struct Arguments {
-  int64_t count = 100;
+  int64_t count = 100, only = -1;
   uint64_t seed = 1;
   std::string target = "cpu", out;
   bool grad = false, stop = false;
@@ -107,11 +107,14 @@ void fuzz(const Arguments& a) {
   Coverage coverage;
   int64_t graphs = 0, ops = 0, mismatches = 0, kernels = 0, unstable = 0;
   for (int64_t k = 0; k < a.count && !(a.stop && mismatches); ++k) {
-    ++graphs;
     Graph graph = random_graph(random, coverage);
     if (a.grad) graph = with_gradient(graph);
     add_states(graph, random);
     const std::vector<HostTensor> inputs = random_inputs(graph, random);
+    const std::string file = fmt::format("{}fuzz-{}-{}.qir", a.out.empty() ? "" : a.out + "/", a.seed, k);
+    if (a.only >= 0 && k != a.only) continue;
+    if (a.only >= 0 && !a.out.empty()) write_text(file, to_string(graph));
+    ++graphs;
     PassContext context;
     const Graph reference = expand(graph, context);
     ops += static_cast<int64_t>(reference.nodes.size());
@@ -131,7 +134,6 @@ void fuzz(const Arguments& a) {
       const double bound = tolerance_of(computation_of(reference, o)).bound();
       if (d.error <= bound || !finite) continue;
       ++mismatches;
-      const std::string file = fmt::format("{}fuzz-{}-{}.qir", a.out.empty() ? "" : a.out + "/", a.seed, k);
       fmt::print(stderr, "graph {}: output {} differs by {:.2e} (bound {:.2e}) at element {}: got {}, want {}\n", k, o < graph.outputs.size() ? graph.outputs[o].name : graph.states[o - graph.outputs.size()].name, d.error, bound, d.at, d.got, d.want);
       if (!a.out.empty()) write_text(file, to_string(graph));
       break;
@@ -157,6 +159,7 @@ void register_fuzz(CLI::App& root) {
   g->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
   g->add_flag("--grad", a->grad, "with the gradient of all outputs");
   g->add_flag("--stop", a->stop, "at the first graph that differs");
+  g->add_option("--only", a->only, "of all N graphs run this one, counted from 0, and write it to --out")->check(CLI::Range(0, 999999999));
   g->add_option("--out", a->out, "a folder for graphs that differ")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
   a->json.add_to(*g);
   g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");

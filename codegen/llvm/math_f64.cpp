@@ -131,8 +131,8 @@ V pow(V x, V y) {   // e^(y log |x|)
   // The largest |y| that matters, as |log x| is at least 2^-53 where it is not 0.
   const V times = at_least(at_most(y, 0x1p70), -0x1p70);
   const Pair p = two_product(l.hi, times);
-  const V hi = bounded(p.hi), lo = fma(l.lo, times, p.lo);
-  const Exponential e = exponential(hi, select(hi == p.hi, lo, lo.like(0)));   // out of bounds, the rest of hi may be large
+  const V whole = bounded(p.hi), low = fma(l.lo, times, p.lo);
+  const Exponential e = exponential(whole, select(whole == p.hi, low, low.like(0)));   // past the bounds, low may be large
   V size = scaled(e.less_one + 1, e.n);
   const V infinite = a == kInfinity;
   size = select(infinite | (a == 0), select(infinite ^ (y < 0), size.like(kInfinity), size.like(0)), size);

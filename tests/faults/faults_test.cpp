@@ -38,7 +38,7 @@ Outcome run(const std::string& environment, const std::string& command) {
 }
 
 const std::string no_cache = "QUERN_CACHE_DIR= ";
-const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 60 --seed 1 --grad --target cpu --stop";
+const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 40 --seed 1 --grad --target cpu --stop";
 std::string sweep(const std::string& program, const std::string& filter) {
   const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
