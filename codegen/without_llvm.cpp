@@ -6,7 +6,7 @@
 namespace quern::cpu {
 
 [[noreturn]] static void fail() {
-  throw Error(ErrorKind::compile, "this build has no CPU target (QN_LLVM=OFF)").with_help("configure with -DQN_LLVM=ON, or use --device interpret or cuda");
+  throw Error(Code::no_cpu_target, "this build has no CPU target (QN_LLVM=OFF)").with_help("configure with -DQN_LLVM=ON, or use --device interpret or cuda");
 }
 
 std::vector<KernelImage> compile(const std::vector<tile::Kernel>&, const std::string&, bool) { fail(); }

@@ -165,6 +165,7 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
 const std::map<Code, const char*> kNotHere = {
     {Code::unsupported_machine, "wants a CPU that is not x86-64, or a GPU older than 7.5"},
     {Code::cuda_failed, "wants a GPU that fails in the middle of a call"},
+    {Code::no_cpu_target, "wants a build without LLVM; cpu_target_test has it there"},
 };
 
 std::string golden_path(const std::string& name) { return std::string(QN_SOURCE_DIR) + "/tests/cases/errors/" + name + ".txt"; }
