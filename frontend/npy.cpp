@@ -122,7 +122,7 @@ HostTensor parse_npy(const std::vector<uint8_t>& bytes, const std::string& file)
   const int64_t have = static_cast<int64_t>(bytes.size() - start - length);
   if (have != size) fail(fmt::format("{} bytes of data, the head promises {}", have, size));
   HostTensor out(known->first, head.shape);
-  std::memcpy(out.bytes.data(), bytes.data() + start + length, static_cast<size_t>(size));
+  if (size > 0) std::memcpy(out.bytes.data(), bytes.data() + start + length, static_cast<size_t>(size));   // memcpy wants no null
   if (out.dtype == DType::boolean)
     for (std::byte b : out.bytes)
       if (b > std::byte{1}) fail("a bool that is neither 0 nor 1");
