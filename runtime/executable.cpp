@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -112,12 +114,14 @@ void Executable::run() {
   if (!unset_states_.empty())
     throw Error(Code::unset_state, fmt::format("state \"{}\" has no value yet", program_.slots[static_cast<size_t>(*unset_states_.begin())].name)).with_help("call set_state before the first run");
   device_.begin_run(static_cast<int>(set_));
+  std::set<size_t> read;
   for (size_t i = 0; i < holder_.size(); ++i) {
     if (holder_[i] == set_) continue;
     const int64_t slot = program_.inputs[i];
     device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].bytes());
-    holder_[i] = set_;
+    read.insert(std::exchange(holder_[i], set_));
   }
+  for (size_t set : read) device_.end_run(static_cast<int>(set));   // what is staged there next waits for these copies
   if (!replay_[set_])
     replay_[set_] = device_.record([this, set = set_] {
       for (const Step& s : program_.steps) run_step(s, set);
