@@ -1,5 +1,6 @@
 // Greedy: among the calls whose operands are ready, the one that adds least to the live bytes; ties keep the graph's
-// order. The graph's own order is taken where it has the lower peak.
+// order. A state's new value takes its slot only after the last other reader of the old one: made earlier, it is live
+// until the end and then copied, which counts as kCopy bytes more. The graph's own order is taken where it costs less.
 #include "passes/plan/order.h"
 
 #include <algorithm>
@@ -7,6 +8,8 @@
 
 namespace quern {
 namespace {
+
+constexpr int64_t kCopy = 1 << 20;   // about what a GPU moves in the time of a launch
 
 class Orderer {
  public:
@@ -23,18 +26,24 @@ class Orderer {
     }
     for (NodeId c : calls_)
       for (NodeId a : temporaries(c)) ++readers_[a];
+    for (const State& s : graph_.states)
+      if (const Node& made = graph_.at(s.output); made.op == Op::result)
+        for (NodeId c : calls_)
+          if (c != made.args[0] && reads(c, s.input)) other_readers_[s.output].push_back(c);
   }
   std::vector<NodeId> run() {
     const std::vector<NodeId> greedy = schedule();
-    return peak(greedy) < peak(calls_) ? greedy : calls_;
+    return cost(greedy) < cost(calls_) ? greedy : calls_;
   }
 
  private:
+  using Done = std::map<NodeId, bool>;
   const Graph& graph_;
   std::vector<NodeId> calls_;
   std::map<NodeId, std::vector<NodeId>> results_;
   std::map<NodeId, bool> rooted_;
   std::map<NodeId, int> readers_;
+  std::map<NodeId, std::vector<NodeId>> other_readers_;   // new values of states → the calls that read the old ones elsewhere
 
   // The results of other calls that `call` reads, each once; through the views between calls.
   std::vector<NodeId> temporaries(NodeId call) const {
@@ -49,6 +58,19 @@ class Orderer {
     } else if (n.op != Op::input) {
       for (NodeId a : n.args) collect(a, out);
     }
+  }
+  bool reads(NodeId value, NodeId leaf) const {
+    const Node& n = graph_.at(value);
+    return value == leaf || (n.op != Op::input && n.op != Op::result && std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return reads(a, leaf); }));
+  }
+  // What states cost whose new values the call makes while their old ones are still wanted.
+  int64_t early(NodeId call, const Done& done) const {
+    int64_t bytes = 0;
+    if (const auto it = results_.find(call); it != results_.end())
+      for (NodeId r : it->second)
+        if (const auto others = other_readers_.find(r); others != other_readers_.end())
+          if (!std::all_of(others->second.begin(), others->second.end(), [&](NodeId c) { return done.count(c) > 0; })) bytes += graph_.type(r).bytes() + kCopy;
+    return bytes;
   }
   // Bytes that become live and bytes that die with a call.
   int64_t made(NodeId call) const {
@@ -67,14 +89,14 @@ class Orderer {
   std::vector<NodeId> schedule() const {
     std::vector<NodeId> out, waiting = calls_;
     std::map<NodeId, int> left = readers_;
-    std::map<NodeId, bool> done;
+    Done done;
     while (!waiting.empty()) {
       size_t best = waiting.size();
       int64_t least = INT64_MAX;
       for (size_t i = 0; i < waiting.size(); ++i) {
         const std::vector<NodeId> needs = temporaries(waiting[i]);
         if (!std::all_of(needs.begin(), needs.end(), [&](NodeId a) { return done.count(graph_.at(a).args[0]) > 0; })) continue;
-        const int64_t growth = made(waiting[i]) - freed(waiting[i], left);
+        const int64_t growth = made(waiting[i]) + early(waiting[i], done) - freed(waiting[i], left);
         if (growth < least) least = growth, best = i;
       }
       const NodeId call = waiting[best];
@@ -85,14 +107,17 @@ class Orderer {
     }
     return out;
   }
-  int64_t peak(const std::vector<NodeId>& order) const {
+  // The highest live bytes, states made early included.
+  int64_t cost(const std::vector<NodeId>& order) const {
     std::map<NodeId, int> left = readers_;
+    Done done;
     int64_t live = 0, highest = 0;
     for (NodeId call : order) {
-      live += made(call);
+      live += made(call) + early(call, done);
       highest = std::max(highest, live);
       live -= freed(call, left);
       for (NodeId a : temporaries(call)) --left[a];
+      done[call] = true;
     }
     return highest;
   }

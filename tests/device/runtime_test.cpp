@@ -36,6 +36,25 @@ TEST_F(Runtime, NoAllocationPerStepAndThePlannedMemory) {
   EXPECT_EQ(device->staging_statistics().high_water, device->input_sets() > 1 ? batch * device->input_sets() : 0);
   EXPECT_LE(static_cast<double>(e->program().arena_bytes), 1.10 * static_cast<double>(e->program().lower_bound));
   EXPECT_LT(last, 0.8 * first);   // the states move
+  for (const Step& s : e->program().steps) EXPECT_TRUE(std::holds_alternative<Launch>(s));   // all of them in place
+}
+
+// Inputs that are given at different times: what a run takes over from an earlier set is not overwritten meanwhile.
+TEST_F(Runtime, InputsKeepTheirValuesUntilTheyAreSet) {
+  constexpr int64_t kMany = 1 << 20;
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {kMany}), y = m.input("y", DType::f32, {kMany}), sum = m.input("sum", DType::f32, {kMany});
+  m.state("sum", sum, sum + x * y);
+  const auto e = compiled(m.finish());
+  e->set_state("sum", HostTensor::full(DType::f32, {kMany}, 0));
+  double want = 0, a = 0, b = 0;
+  for (int k = 0; k < 60; ++k) {
+    if (k % 3 == 0) e->set_input(0, HostTensor::full(DType::f32, {kMany}, a = k + 1));
+    if (k % 4 != 1) e->set_input(1, HostTensor::full(DType::f32, {kMany}, b = k % 7));
+    e->run();
+    want += a * b;
+  }
+  EXPECT_EQ(e->state("sum"), HostTensor::full(DType::f32, {kMany}, want));
 }
 
 // A concat of products and slices of it move nothing; states that read each other's old values keep them.
