@@ -321,8 +321,10 @@ class Partitioner {
       const NodeId id = members[0];
       if (!means<View>(at(id).op) || placement_of(graph_, id).kind != Placement::Kind::around) continue;
       const std::vector<NodeId>& args = at(id).args;
-      const auto placeable = [&](NodeId a) { return of_kernel(a) && !root_[static_cast<size_t>(a)] && held.insert(a).second; };
-      if (std::all_of(args.begin(), args.end(), placeable) && context_.allow()) places_.insert(id);
+      const auto placeable = [&](NodeId a) { return of_kernel(a) && !root_[static_cast<size_t>(a)] && !held.count(a) && std::count(args.begin(), args.end(), a) == 1; };
+      if (!std::all_of(args.begin(), args.end(), placeable) || !context_.allow()) continue;
+      places_.insert(id);
+      held.insert(args.begin(), args.end());
     }
   }
   // What no kernel took in and lies inside an input or a kernel's result. (Constants' views are folded.)

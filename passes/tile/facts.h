@@ -9,9 +9,6 @@
 
 namespace quern::tile {
 
-using namespace tile;
-
-/// What the planner asks of a kernel.
 struct Facts {
   std::vector<const Mma*> products;
   std::vector<const ReduceTile*> reductions;
