@@ -5,8 +5,11 @@
 #include <algorithm>
 #include <set>
 
+#include <fmt/format.h>
+
 #include "ir/op.h"
 #include "ir/support/fault.h"
+#include "ir/symbol.h"
 #include "passes/plan/memory.h"
 #include "passes/plan/place.h"
 
@@ -54,9 +57,10 @@ bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out)
 
 class Assembler {
  public:
-  Assembler(const Graph& kernels, const std::vector<NodeId>& calls, Program& program) : graph_(kernels), program_(program), calls_(calls), places_(places_of(kernels)) {}
+  Assembler(const Graph& kernels, const Graph& at_bound, const std::vector<NodeId>& calls, Program& program)
+      : symbolic_(kernels), graph_(at_bound), program_(program), calls_(calls), places_(places_of(kernels)) {}
 
-  void run(const std::map<NodeId, int64_t>& image, const std::map<NodeId, const tile::Kernel*>& lowered) {
+  void run(const std::map<NodeId, std::vector<int64_t>>& images, const std::map<NodeId, const tile::Kernel*>& lowered) {
     for (size_t i = 0; i < calls_.size(); ++i) step_of_[calls_[i]] = static_cast<int>(i);
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const NodeId id = static_cast<NodeId>(i);
@@ -75,14 +79,14 @@ class Assembler {
     give_outputs();
     give_arena();
     std::vector<Step> launches;
-    for (NodeId call : calls_) launches.push_back(Launch{image.at(call), operands(call)});
+    for (NodeId call : calls_) launches.push_back(Launch{images.at(call), operands(call)});
     for (const std::vector<Step>* part : {&before_, &launches, &after_}) program_.steps.insert(program_.steps.end(), part->begin(), part->end());
   }
 
  private:
   struct Steps { int first, last; };
 
-  const Graph& graph_;
+  const Graph &symbolic_, &graph_;
   Program& program_;
   const std::vector<NodeId>& calls_;
   std::vector<Place> places_;
@@ -100,11 +104,16 @@ class Assembler {
   // Is the value all of what owns its memory?
   bool fills(NodeId id) const { return graph_.type(id).bytes() == graph_.type(whole(id)).bytes(); }
 
-  int64_t new_slot(SlotKind kind, const Type& type, std::string name) {
+  int64_t new_slot(SlotKind kind, NodeId value, std::string name) {
+    const Type& type = graph_.type(value);
     Slot s;
     s.kind = kind;
     s.dtype = type.dtype;
     s.shape = type.shape;
+    const Shape& symbolic = symbolic_.type(value).shape;
+    for (size_t d = 1; d < symbolic.size(); ++d)
+      if (is_symbolic(symbolic[d])) throw Error(Code::symbol_place, fmt::format("{} has the symbolic size in dim {}", to_string(symbolic_.type(value)), d), symbolic_.where(value)).with_help("in memory it must be dim 0: transpose the tensor");
+    if (!symbolic.empty()) s.symbol = symbol_factor(symbolic[0]);
     s.name = std::move(name);
     program_.slots.push_back(std::move(s));
     return static_cast<int64_t>(program_.slots.size() - 1);
@@ -116,7 +125,7 @@ class Assembler {
     if (fills(id)) return base;
     const auto [it, fresh] = parts_.emplace(std::pair{whole(id), id}, -1);
     if (fresh) {
-      it->second = new_slot(program_.slots[static_cast<size_t>(base)].kind, graph_.type(id), "");
+      it->second = new_slot(program_.slots[static_cast<size_t>(base)].kind, id, "");
       Slot& part = program_.slots.back();
       part.offset = places_[static_cast<size_t>(id)].offset;
       if (part.kind == SlotKind::arena) part.offset += program_.slots[static_cast<size_t>(base)].offset;
@@ -130,13 +139,13 @@ class Assembler {
     for (const State& s : graph_.states) states[s.input] = s.name;
     for (NodeId id : graph_.inputs) {
       const bool state = states.count(id) > 0;
-      slot_of_[id] = new_slot(state ? SlotKind::state : SlotKind::input, graph_.type(id), state ? states[id] : graph_.at(id).attrs.name);
+      slot_of_[id] = new_slot(state ? SlotKind::state : SlotKind::input, id, state ? states[id] : graph_.at(id).attrs.name);
       if (!state) program_.inputs.push_back(slot_of_[id]);
     }
     for (const State& s : graph_.states) program_.states.push_back(slot_of_.at(s.input));
     for (size_t i = 0; i < graph_.nodes.size(); ++i)
       if (graph_.nodes[i].op == Op::constant) {
-        slot_of_[static_cast<NodeId>(i)] = new_slot(SlotKind::constant, graph_.nodes[i].type, "");
+        slot_of_[static_cast<NodeId>(i)] = new_slot(SlotKind::constant, static_cast<NodeId>(i), "");
         program_.slots.back().value = *graph_.nodes[i].attrs.value;
       }
   }
@@ -169,7 +178,7 @@ class Assembler {
 
   void give_outputs() {
     for (const NamedOutput& o : graph_.outputs) {
-      const int64_t to = new_slot(SlotKind::output, graph_.type(o.node), o.name);
+      const int64_t to = new_slot(SlotKind::output, o.node, o.name);
       program_.outputs.push_back(to);
       const NodeId w = whole(o.node);
       if (is_leaf(w)) before_.push_back(Copy{slot(o.node), to});
@@ -200,7 +209,7 @@ class Assembler {
     program_.arena_bytes = plan.total;
     program_.lower_bound = plan.lower_bound;
     for (size_t i = 0; i < values.size(); ++i) {
-      const int64_t place = new_slot(SlotKind::arena, graph_.type(values[i]), "");
+      const int64_t place = new_slot(SlotKind::arena, values[i], "");
       program_.slots.back().offset = plan.offsets[i];
       if (!is_leaf(whole(values[i]))) {
         slot_of_[values[i]] = place;
@@ -229,9 +238,9 @@ class Assembler {
 
 }  // namespace
 
-void assemble(const Graph& kernels, const std::vector<NodeId>& calls, const std::map<NodeId, int64_t>& image, const std::map<NodeId, const tile::Kernel*>& lowered,
+void assemble(const Graph& kernels, const Graph& at_bound, const std::vector<NodeId>& calls, const std::map<NodeId, std::vector<int64_t>>& images, const std::map<NodeId, const tile::Kernel*>& lowered,
               Program& program) {
-  Assembler(kernels, calls, program).run(image, lowered);
+  Assembler(kernels, at_bound, calls, program).run(images, lowered);
 }
 
 }  // namespace quern

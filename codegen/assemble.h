@@ -9,8 +9,8 @@
 
 namespace quern {
 
-/// Fills `program`'s slots, lists and steps. `calls` in step order; `image` and `lowered` by call.
-void assemble(const Graph& kernels, const std::vector<NodeId>& calls, const std::map<NodeId, int64_t>& image, const std::map<NodeId, const tile::Kernel*>& lowered,
+/// Fills `program`'s slots, lists and steps. `at_bound` is `kernels` at the symbol's bound; `calls` in step order; `images` and `lowered` by call.
+void assemble(const Graph& kernels, const Graph& at_bound, const std::vector<NodeId>& calls, const std::map<NodeId, std::vector<int64_t>>& images, const std::map<NodeId, const tile::Kernel*>& lowered,
               Program& program);
 
 }  // namespace quern

@@ -15,6 +15,7 @@
 #include "ir/op.h"
 #include "ir/support/fault.h"
 #include "ir/support/hash.h"
+#include "ir/symbol.h"
 #include "ir/text.h"
 #include "passes/plan/order.h"
 #include "passes/tile/lower.h"
@@ -22,6 +23,9 @@
 
 namespace quern {
 namespace {
+
+// What a symbol's kernels are made for beside its bound: single rows and few of them want other plans than many.
+constexpr int64_t kSmallSizes[] = {1, 8};
 
 using Clock = std::chrono::steady_clock;
 double milliseconds_since(Clock::time_point start) {
@@ -32,7 +36,7 @@ double milliseconds_since(Clock::time_point start) {
 
 std::string cache_key(const tile::Kernel& planned, const Target& target, bool want_source) {
   const std::string version = target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
-  return fmt::format("quern image 1\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
+  return fmt::format("quern image 2\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
 }
 
 std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, CompileReport& report) {
@@ -123,45 +127,64 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     start = Clock::now();
   };
 
+  for (const State& s : graph.states)
+    if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
+  const int64_t bound = graph.symbol ? graph.symbol->high : 0;
   r.kernels = run_pipeline(graph, options.passes);
   r.verdicts = options.passes.verdicts;
   for (const auto& t : options.passes.times) r.times.push_back(t);
   start = Clock::now();
 
-  // One image per distinct kernel.
-  const std::vector<NodeId> calls = order_calls(r.kernels);
+  // One image per distinct kernel; kernels with the symbol are planned for several bounds.
+  const Graph at_bound = bound ? at_size(r.kernels, bound) : r.kernels, at_one = bound ? at_size(r.kernels, 1) : r.kernels;
+  const std::vector<NodeId> calls = order_calls(at_bound);
+  Program program;
+  if (graph.symbol) {
+    program.size_low = graph.symbol->low, program.size_high = bound;
+    for (int64_t b : kSmallSizes)
+      if (program.size_low <= b && b < bound) program.bounds.push_back(b);
+    program.bounds.push_back(bound);
+  }
   std::map<std::string, int64_t> by_structure;
-  std::map<NodeId, int64_t> image;
+  std::vector<int64_t> bound_of;   // of each distinct kernel; 0: it has no symbol
+  std::map<NodeId, std::vector<int64_t>> images;
   r.lowered.clear();
   r.planned.clear();
   for (NodeId call : calls) {
     const Node& n = r.kernels.at(call);
-    tile::Kernel lowered = lower(*n.attrs.body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name));
-    const auto [it, fresh] = by_structure.emplace(planted(Fault::kernel_key) ? n.attrs.name : tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
-    image[call] = it->second;
-    if (!fresh) {
-      auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;
-      for (const SourceLoc& s : lowered.sources)
-        if (std::find(sources.begin(), sources.end(), s) == sources.end()) sources.push_back(s);
-      continue;
+    const bool symbolic = bound && !(*at_bound.at(call).attrs.body == *n.attrs.body);
+    for (int64_t b : symbolic ? program.bounds : std::vector<int64_t>{0}) {
+      const Graph& body = b == 1 ? *at_one.at(call).attrs.body : *n.attrs.body;   // 1 is no variable
+      tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), b);
+      const auto [it, fresh] = by_structure.emplace(planted(Fault::kernel_key) ? n.attrs.name : tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
+      images[call].push_back(it->second);
+      if (!fresh) {
+        auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;
+        for (const SourceLoc& s : lowered.sources)
+          if (std::find(sources.begin(), sources.end(), s) == sources.end()) sources.push_back(s);
+        continue;
+      }
+      tile::verify(lowered);
+      r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products));
+      tile::verify(r.planned.back());
+      r.lowered.push_back(std::move(lowered));
+      bound_of.push_back(b);
     }
-    tile::verify(lowered);
-    r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products));
-    tile::verify(r.planned.back());
-    r.lowered.push_back(std::move(lowered));
   }
   lap("lower and plan");
 
-  Program program;
   program.target = options.target;
   program.graph_text = to_string(graph);
   program.images = compile_all(r.planned, options, r);
-  for (size_t i = 0; i < program.images.size(); ++i) describe(program.images[i], r.planned[i], r.lowered[i]);
+  for (size_t i = 0; i < program.images.size(); ++i) {
+    describe(program.images[i], r.planned[i], r.lowered[i]);
+    program.images[i].bound = bound_of[i];
+  }
   lap("images");
 
   std::map<NodeId, const tile::Kernel*> lowered_of;
-  for (const auto& [call, i] : image) lowered_of[call] = &r.lowered[static_cast<size_t>(i)];
-  assemble(r.kernels, calls, image, lowered_of, program);
+  for (const auto& [call, of_bounds] : images) lowered_of[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
+  assemble(r.kernels, at_bound, calls, images, lowered_of, program);
   lap("memory plan");
   return program;
 }

@@ -13,7 +13,6 @@ struct CompileOptions {
   PassContext passes;
   bool use_cache = true;
   bool want_source = false;      // keep CUDA text / LLVM IR in the images
-  int jobs = 2;
 };
 
 struct CompileReport {

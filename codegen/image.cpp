@@ -49,6 +49,10 @@ void fields(Image& image, Stream& s) {
   s.bytes(image.code);
   s.number(image.entry);
   s.number(image.grid);
+  s.number(image.symbol);
+  s.number(image.tile);
+  s.number(image.others);
+  s.number(image.bound);
   s.number(image.threads);
   s.number(image.shared_bytes);
   s.number(image.operands);

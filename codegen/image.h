@@ -12,6 +12,17 @@ namespace quern {
 std::vector<uint8_t> save_image(const KernelImage& image);
 std::optional<KernelImage> load_image(const std::vector<uint8_t>& bytes);
 
+/// Fills the grid from the kernel's axes.
+inline void set_grid(KernelImage& image, const tile::Kernel& kernel) {
+  for (tile::AxisId a : kernel.phases.at(0).grid) {
+    const tile::Axis& axis = kernel.axes[static_cast<size_t>(a)];
+    const int64_t tiles = ceil_div(axis.extent, axis.tile);
+    image.grid = checked_mul(image.grid, tiles);
+    if (axis.symbol) image.symbol = axis.symbol, image.tile = axis.tile;
+    else image.others = checked_mul(image.others, tiles);
+  }
+}
+
 namespace cpu {
 /// Compiles planned kernels (passes/tile/plan_cpu) for arch "avx512", "avx2" or "v128"; one image each.
 /// `want_source` keeps the LLVM IR text in the image.

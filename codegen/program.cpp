@@ -37,6 +37,12 @@ Target parse_target(const std::string& text) {
   throw Error(Code::unknown_target, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text)).with_help(suggestion(kind, {"cpu", "cuda"}, "--target cpu"));
 }
 
+Shape Slot::shape_at(int64_t size) const {
+  Shape out = shape;
+  if (symbol) out[0] = checked_mul(symbol, size);
+  return out;
+}
+
 int64_t planned_bytes(const Program& program, int threads, int input_sets) {
   int64_t total = round_up(program.arena_bytes, 64), scratch = 0;
   for (const Slot& s : program.slots)
@@ -51,8 +57,16 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 2;
+constexpr uint64_t kVersion = 3;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
+
+// The grid of a symbolic image at the bound is the greatest it may have.
+bool grid_is_sound(const KernelImage& i) {
+  if (i.symbol == 0) return true;
+  if (i.symbol < 0 || i.symbol > kMaxExtent || i.tile < 1 || i.tile > kMaxExtent || i.others < 0) return false;
+  int64_t most, grid;
+  return !__builtin_mul_overflow(i.symbol, i.bound, &most) && most <= kMaxExtent && !__builtin_mul_overflow(ceil_div(most, i.tile), i.others, &grid) && grid == i.grid;
+}
 
 enum StepKind : uint8_t { kLaunch, kCopy, kFill };
 
@@ -71,20 +85,21 @@ std::vector<uint8_t> save_program(const Program& p) {
     const auto shape = b.CreateVector(s.shape);
     const auto name = b.CreateString(s.name);
     const auto value = b.CreateVector(reinterpret_cast<const uint8_t*>(s.value.bytes.data()), s.kind == SlotKind::constant ? s.value.bytes.size() : 0);
-    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.parent, value));
+    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.symbol, s.parent, value));
   }
   std::vector<flatbuffers::Offset<fbs::Step>> steps;
   for (const Step& s : p.steps) {
-    if (const auto* l = std::get_if<Launch>(&s)) steps.push_back(fbs::CreateStep(b, kLaunch, l->image, 0, b.CreateVector(l->slots)));
-    else if (const auto* c = std::get_if<Copy>(&s)) steps.push_back(fbs::CreateStep(b, kCopy, c->from, c->to, b.CreateVector(std::vector<int64_t>{})));
-    else steps.push_back(fbs::CreateStep(b, kFill, std::get<Fill>(s).slot, std::get<Fill>(s).byte, b.CreateVector(std::vector<int64_t>{})));
+    if (const auto* l = std::get_if<Launch>(&s)) steps.push_back(fbs::CreateStep(b, kLaunch, 0, 0, b.CreateVector(l->images), b.CreateVector(l->slots)));
+    else if (const auto* c = std::get_if<Copy>(&s)) steps.push_back(fbs::CreateStep(b, kCopy, c->from, c->to));
+    else steps.push_back(fbs::CreateStep(b, kFill, std::get<Fill>(s).slot, std::get<Fill>(s).byte));
   }
   const auto arch = b.CreateString(p.target.arch), graph = b.CreateString(p.graph_text);
   const auto image_list = b.CreateVector(images);
   const auto slot_list = b.CreateVector(slots);
   const auto inputs = b.CreateVector(p.inputs), outputs = b.CreateVector(p.outputs), states = b.CreateVector(p.states);
   const auto step_list = b.CreateVector(steps);
-  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, step_list, p.arena_bytes, p.lower_bound));
+  const auto bounds = b.CreateVector(p.bounds);
+  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, step_list, p.size_low, p.size_high, bounds, p.arena_bytes, p.lower_bound));
   std::vector<uint8_t> out(kHead + b.GetSize());
   std::memcpy(out.data() + kHead, b.GetBufferPointer(), b.GetSize());
   const uint64_t checksum = hash64({reinterpret_cast<const char*>(out.data() + kHead), b.GetSize()});
@@ -119,11 +134,15 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   p.graph_text = in.graph()->str();
   p.arena_bytes = in.arena_bytes();
   p.lower_bound = in.lower_bound();
+  p.size_low = in.size_low(), p.size_high = in.size_high();
+  if (in.bounds()) p.bounds.assign(in.bounds()->begin(), in.bounds()->end());
+  want(std::is_sorted(p.bounds.begin(), p.bounds.end()) && (p.bounds.empty() || (p.bounds.front() >= 1 && p.bounds.back() == p.size_high)), "damaged: the kernels' bounds");
+  want(1 <= p.size_low && p.size_low <= p.size_high && p.size_high <= kMaxSize, "damaged: the symbol's bounds");
   want(p.arena_bytes >= 0 && p.arena_bytes <= (int64_t{1} << 46), "damaged: the arena's size");
   for (const fbs::Image* i : *in.images()) {
     want(i && i->bytes() && i->lines(), "damaged: an image is missing");
     auto image = load_image({i->bytes()->begin(), i->bytes()->end()});
-    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0 && image->shared_bytes <= (1 << 20) && image->outputs >= 0 && image->outputs <= image->operands, "damaged: an image");
+    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && grid_is_sound(*image) && image->bound >= 0 && image->bound <= p.size_high && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0 && image->shared_bytes <= (1 << 20) && image->outputs >= 0 && image->outputs <= image->operands, "damaged: an image");
     image->flops = i->flops();
     image->bytes = i->traffic();
     image->lines = i->lines()->str();
@@ -143,6 +162,9 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
     } catch (const Error&) {
       want(false, "damaged: a slot's size");
     }
+    slot.symbol = s->symbol();
+    want(slot.symbol >= 0 && slot.symbol <= kMaxExtent && (slot.symbol == 0 || (!slot.shape.empty() && static_cast<__int128>(slot.symbol) * p.size_high == slot.shape[0])), "damaged: a slot's symbol");
+    want(slot.symbol == 0 || slot.kind != SlotKind::state, "damaged: a symbolic state");
     slot.name = s->name()->str();
     slot.offset = s->offset();
     slot.parent = s->parent();
@@ -192,15 +214,20 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const fbs::Step* s : *in.steps()) {
     want(s && s->kind() <= kFill, "damaged: a step");
     if (s->kind() == kLaunch) {
-      Launch l{s->first(), {}};
-      want(l.image >= 0 && l.image < static_cast<int64_t>(p.images.size()), "damaged: a launch");
+      Launch l;
+      ids(s->images(), l.images, static_cast<int64_t>(p.images.size()));
       ids(s->slots(), l.slots, slot_count);
-      want(static_cast<int64_t>(l.slots.size()) == p.images[static_cast<size_t>(l.image)].operands, "damaged: a launch's operands");
+      want(l.images.size() == 1 || (!l.images.empty() && l.images.size() == p.bounds.size()), "damaged: a launch's kernels");
+      for (size_t i = 0; i < l.images.size(); ++i) {
+        const KernelImage& image = p.images[static_cast<size_t>(l.images[i])];
+        want(static_cast<int64_t>(l.slots.size()) == image.operands, "damaged: a launch's operands");
+        want(image.bound == 0 || image.bound >= (l.images.size() == 1 ? p.size_high : p.bounds[i]), "damaged: a kernel's bound");
+      }
       p.steps.push_back(std::move(l));
     } else {
       want(s->first() >= 0 && s->first() < slot_count, "damaged: a step's slot");
       if (s->kind() == kCopy) {
-        want(s->second() >= 0 && s->second() < slot_count && p.slots[static_cast<size_t>(s->first())].bytes() == p.slots[static_cast<size_t>(s->second())].bytes(), "damaged: a copy");
+        want(s->second() >= 0 && s->second() < slot_count && p.slots[static_cast<size_t>(s->first())].bytes() == p.slots[static_cast<size_t>(s->second())].bytes() && p.slots[static_cast<size_t>(s->first())].symbol == p.slots[static_cast<size_t>(s->second())].symbol, "damaged: a copy");
         p.steps.push_back(Copy{s->first(), s->second()});
       } else {
         p.steps.push_back(Fill{s->first(), static_cast<uint8_t>(s->second())});

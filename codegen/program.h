@@ -23,13 +23,17 @@ std::string to_string(const Target& target);       // "cpu:avx512", "cuda:sm_90a
 Target parse_target(const std::string& text);
 
 /// One compiled kernel. CPU: position-independent machine code, entry at `entry`, called as
-/// void(void* const* buffers, void* scratch, int64_t begin, int64_t end) for grid instances [begin, end).
-/// CUDA: a cubin holding the function `name`, launched with `blocks` blocks of `threads` threads, one pointer per operand.
+/// void(void* const* buffers, void* scratch, int64_t begin, int64_t end, int64_t size) for grid instances [begin, end);
+/// `size` is the symbol's value. CUDA: a cubin holding the function `name`, launched with grid_at(size) blocks of `threads`
+/// threads, one pointer per operand and the size.
 struct KernelImage {
   std::string name;
   std::vector<uint8_t> code;
   int64_t entry = 0;
-  int64_t grid = 1;              // instances (CPU) or blocks (CUDA)
+  int64_t grid = 1;              // instances (CPU) or blocks (CUDA), at the symbol's bound
+  int64_t symbol = 0, tile = 1, others = 1;   // symbol > 0: the grid is others * ceil(symbol * size / tile)
+  int64_t bound = 0;             // the greatest size it was made for; 0: any
+  int64_t grid_at(int64_t size) const { return symbol ? others * ceil_div(symbol * size, tile) : grid; }
   int64_t threads = 1;           // CUDA: threads per block
   int64_t shared_bytes = 0;      // CUDA: dynamic shared memory
   int64_t operands = 0, outputs = 0;   // of a launch; the last `outputs` of the operands are written
@@ -46,12 +50,16 @@ struct Slot {
   Shape shape;
   std::string name;              // inputs, outputs, states
   int64_t offset = 0;            // arena: bytes from its start, 64-byte aligned
+  int64_t symbol = 0;            // > 0: the first extent is so many times the symbol, and the one in `shape` its bound
   int64_t parent = -1;           // >= 0: this slot is the sub-range at `offset` bytes of that slot
   HostTensor value;              // constant
   int64_t bytes() const { return checked_mul(count(shape), size_of(dtype)); }
+  Shape shape_at(int64_t size) const;
+  int64_t bytes_at(int64_t size) const { return checked_mul(count(shape_at(size)), size_of(dtype)); }
 };
 
-struct Launch { int64_t image; std::vector<int64_t> slots; };
+/// Kernels with the symbol are made for several bounds (`Program::bounds`), as many images as there are; others have one.
+struct Launch { std::vector<int64_t> images, slots; };
 struct Copy { int64_t from, to; };                 // whole slots of equal size
 struct Fill { int64_t slot; uint8_t byte; };
 using Step = std::variant<Launch, Copy, Fill>;
@@ -63,6 +71,8 @@ struct Program {
   std::vector<Slot> slots;
   std::vector<int64_t> inputs, outputs, states;   // slots, in the graph's order; a state's slot is read and written
   std::vector<Step> steps;
+  int64_t size_low = 1, size_high = 1;   // the symbol's bounds; of a program without one, 1
+  std::vector<int64_t> bounds;   // rising up to size_high: a run uses the kernels of the first that its size does not exceed
   int64_t arena_bytes = 0;       // planned size of the arena
   int64_t lower_bound = 0;       // largest set of temporaries live at once, bytes
 };

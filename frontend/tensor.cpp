@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "ir/symbol.h"
+
 namespace quern {
 
 SourceLoc source_of(const Where& where) {
@@ -55,7 +57,7 @@ Shape common_shape(const char* name, const Tensor& a, const Tensor& b, const Whe
     const auto extent = [&](const Tensor& t) { return d + t.shape().size() < rank ? 1 : t.shape()[d + t.shape().size() - rank]; };
     const int64_t x = extent(a), y = extent(b);
     if (x != y && x != 1 && y != 1)
-      throw error_at(Code::shapes_differ, fmt::format("{}: shapes do not broadcast: {} (lhs) vs {} (rhs): {} vs {} at dim {} from the end", name, to_string(a.type()), to_string(b.type()), x, y, rank - d), where,
+      throw error_at(Code::shapes_differ, fmt::format("{}: shapes do not broadcast: {} (lhs) vs {} (rhs): {} vs {} at dim {} from the end", name, to_string(a.type()), to_string(b.type()), extent_text(x), extent_text(y), rank - d), where,
                      {{"lhs", a}, {"rhs", b}}).with_note("shapes are aligned at their last axes").with_help("sizes must be equal or 1; reshape one of them");
     out[d] = x == 1 ? y : x;
   }
@@ -101,7 +103,18 @@ Tensor Model::input(const std::string& name, DType dtype, Shape shape, Where whe
   for (NodeId i : builder_->graph().inputs)
     if (builder_->graph().at(i).attrs.name == name)
       throw error_at(Code::duplicate_name, fmt::format("an input \"{}\" exists already", name), where, {{"the first", {builder_.get(), i}}}).with_help("use another name");
+  if (is_symbolic(shape) && !builder_->graph().symbol)
+    throw error_at(Code::symbol_shape, fmt::format("input \"{}\": {} holds a symbol that this model does not have", name, to_string(Type{dtype, shape, {}})), where).with_help("declare it first: int64_t n = model.symbol(\"batch\", 1, 4096)");
   return {builder_.get(), builder_->input(name, {dtype, std::move(shape), {}}, source_of(where))};
+}
+int64_t Model::symbol(const std::string& name, int64_t low, int64_t high, Where where) {
+  try {
+    builder_->symbol(Symbol{name, low, high});
+  } catch (Error& e) {
+    e.move_to(source_of(where));
+    throw;
+  }
+  return kSymbol;
 }
 Tensor Model::constant(HostTensor value, Where where) { return {builder_.get(), builder_->constant(std::move(value), source_of(where))}; }
 void Model::output(const std::string& name, const Tensor& value, Where where) {
@@ -164,8 +177,14 @@ Tensor min(const Tensor& x, Shape axes, Where where) { return reduce(Op::reduce_
 Tensor prod(const Tensor& x, Shape axes, Where where) { return reduce(Op::reduce_prod, "prod", x, std::move(axes), where); }
 Tensor mean(const Tensor& x, Shape axes, Where where) {
   const Tensor total = sum(x, std::move(axes), where);
-  const double n = total.type().size() ? static_cast<double>(x.type().size()) / static_cast<double>(total.type().size()) : 0;
-  return binary(Op::mul, "mean", total, Operand(1 / n, where), where);
+  const int64_t n = total.type().size() ? x.type().size() / total.type().size() : 0;
+  if (is_symbolic(n)) {
+    Attrs attrs;
+    attrs.shape = {n};
+    const Tensor size = cast({&x.graph(), x.graph().add(Op::extent, {}, std::move(attrs), source_of(where))}, x.dtype(), where);
+    return binary(Op::div, "mean", total, Operand(size, where), where);
+  }
+  return binary(Op::mul, "mean", total, Operand(1 / static_cast<double>(n), where), where);
 }
 Tensor argmax(const Tensor& x, int64_t axis, Where where) { return reduce(Op::argmax, "argmax", x, {axis}, where); }
 
@@ -183,7 +202,7 @@ Tensor matmul(const Tensor& a, const Tensor& b, Where where) {
     throw fail(Code::bad_rank, fmt::format("matmul: wants [..., m, k] by [k, n] or [..., k, n], got {} by {}", to_string(a.type()), to_string(b.type()))).with_help(ra < 2 ? "expand_dims(lhs, 0) makes a vector one row" : rb < 2 ? "expand_dims(rhs, -1) makes a vector one column" : "give both the same leading axes");
   const int64_t ka = a.shape().back(), kb = b.shape()[static_cast<size_t>(rb - 2)];
   if (ka != kb)
-    throw fail(Code::inner_dims, fmt::format("matmul: inner dimensions differ: {} (lhs dim {}) vs {} (rhs dim {})", ka, ra - 1, kb, rb - 2))
+    throw fail(Code::inner_dims, fmt::format("matmul: inner dimensions differ: {} (lhs dim {}) vs {} (rhs dim {})", extent_text(ka), ra - 1, extent_text(kb), rb - 2))
         .with_note("matmul contracts the last axis of lhs with the second-to-last of rhs")
         .with_help(rb == 2 && b.shape()[1] == ka ? "did you mean transpose(rhs, {1, 0})?" : fmt::format("did you mean the shape {{{}{}, {}}} for {}?", rb > 2 ? "..., " : "", ka, b.shape().back(), b.graph().graph().at(b.id()).op == Op::input ? b.graph().describe(b.id()) : "rhs"));
   std::string batch;

@@ -2,10 +2,10 @@
 #include "ir/graph.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "ir/op.h"
 #include "ir/support/hash.h"
+#include "ir/symbol.h"
 
 namespace quern {
 
@@ -15,7 +15,7 @@ std::string to_string(const Type& type) {
     for (const Type& t : type.results) out += (out.empty() ? "{" : ", ") + to_string(t);
     return out + "}";
   }
-  return fmt::format("{}[{}]", name_of(type.dtype), fmt::join(type.shape, ","));
+  return fmt::format("{}[{}]", name_of(type.dtype), shape_text(type.shape));
 }
 
 bool Attrs::operator==(const Attrs& other) const {
@@ -88,12 +88,12 @@ uint64_t Graph::hash() const {
   for (NodeId i : inputs) h = mix(h, static_cast<uint64_t>(i));
   for (NodeId r : roots()) h = mix(h, static_cast<uint64_t>(r));
   for (const State& s : states) h = mix(h, static_cast<uint64_t>(s.input));
-  return h;
+  return symbol ? mix(mix(h, static_cast<uint64_t>(symbol->low)), static_cast<uint64_t>(symbol->high)) : h;
 }
 
 bool Graph::operator==(const Graph& other) const {
   if (nodes.size() != other.nodes.size() || inputs != other.inputs || outputs.size() != other.outputs.size() ||
-      states.size() != other.states.size())
+      states.size() != other.states.size() || symbol != other.symbol)
     return false;
   for (size_t i = 0; i < nodes.size(); ++i) {
     const Node &a = nodes[i], &b = other.nodes[i];
@@ -106,6 +106,14 @@ bool Graph::operator==(const Graph& other) const {
         states[i].output != other.states[i].output)
       return false;
   return true;
+}
+
+void GraphBuilder::symbol(const std::optional<Symbol>& symbol) {
+  if (symbol && (symbol->low < 1 || symbol->high < symbol->low || symbol->high > kMaxSize))
+    throw Error(Code::symbol_shape, fmt::format("the symbol \"{}\" from {} to {}: wants 1 <= low <= high <= {}", symbol->name, symbol->low, symbol->high, kMaxSize)).with_help("give it bounds like 1 and 4096");
+  if (symbol && graph_.symbol && symbol != graph_.symbol)
+    throw Error(Code::symbol_shape, fmt::format("a graph has one symbol: \"{}\" is there before \"{}\"", graph_.symbol->name, symbol->name)).with_help("make the other size a constant");
+  graph_.symbol = symbol;
 }
 
 SourceId GraphBuilder::intern(const SourceLoc& where) {
@@ -143,6 +151,10 @@ NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc
   if (op != Op::result)
     for (const Type& t : types) QN_CHECK(t.results.empty(), "only `result` may use a value with several results");
   Node node{op, infer(op, args, types, attrs, where), std::move(args), std::move(attrs), 0};
+  if (graph_.symbol)
+    for (int64_t d : node.type.shape)
+      if (d >= kSymbol && !is_symbolic(d))
+        throw Error(Code::symbol_shape, fmt::format("{}: a dim is a constant below 2^31-1 or a constant times the symbol \"{}\", not n{:+}", name_of(op), graph_.symbol->name, d % kSymbol > kSymbol / 2 ? d % kSymbol - kSymbol : d % kSymbol), where).with_help("make it a multiple of the symbol");
   const uint64_t h = hash_of(node);
   if (op != Op::input) {
     const auto [begin, end] = table_.equal_range(h);
@@ -214,6 +226,7 @@ Graph dead_code(const Graph& graph) {
       for (NodeId a : graph.nodes[i].args) live[static_cast<size_t>(a)] = 1;
   Graph out;
   out.sources = graph.sources;
+  out.symbol = graph.symbol;
   std::vector<NodeId> map(graph.nodes.size(), -1);
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     if (!live[i]) continue;

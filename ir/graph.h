@@ -12,6 +12,7 @@
 // updated in place by a run. Every argument's id is smaller than the node's own.
 #pragma once
 #include <memory>
+#include <optional>
 #include <source_location>
 #include <string>
 #include <unordered_map>
@@ -35,6 +36,14 @@ constexpr int kOpCount = 0
 using NodeId = int32_t;
 using SourceId = int32_t;  // index into Graph::sources; 0 is "unknown"
 
+/// A size that is given when the graph runs, low <= n <= high; dims that are c times it are c * kSymbol. See ir/symbol.h.
+struct Symbol {
+  std::string name;
+  int64_t low = 1, high = 1;
+  bool operator==(const Symbol&) const = default;
+};
+constexpr int64_t kSymbol = 2147483647;   // 2^31 - 1
+
 /// A tensor's type, or, for the body ops, the types of several results.
 struct Type {
   DType dtype = DType::f32;
@@ -45,7 +54,7 @@ struct Type {
   int64_t bytes() const { return checked_mul(size(), size_of(dtype)); }
   bool operator==(const Type&) const = default;
 };
-std::string to_string(const Type& type);   // "f32[2,3]"
+std::string to_string(const Type& type);   // "f32[2,3]", "f32[n,3]"
 
 class Graph;
 enum class Transform : uint8_t { none, vjp, vmap, kernel };
@@ -98,6 +107,7 @@ class Graph {
   std::vector<NamedOutput> outputs;      // in result order; states' new values are not among them
   std::vector<State> states;
   std::vector<SourceLoc> sources{{}};
+  std::optional<Symbol> symbol;
 
   const Node& at(NodeId id) const { return nodes[static_cast<size_t>(id)]; }
   const Type& type(NodeId id) const { return at(id).type; }
@@ -113,6 +123,8 @@ class Graph {
 /// Builds a Graph: infers types, merges equal nodes (hash-consing), records the user's line.
 class GraphBuilder {
  public:
+  /// The graph's symbol, and with it the right to use kSymbol in shapes. Throws Error(compile) for bounds that are none.
+  void symbol(const std::optional<Symbol>& symbol);
   /// Adds a node or returns the equal one that exists. Throws Error(compile) where the type rule is broken.
   NodeId add(Op op, std::vector<NodeId> args, Attrs attrs = {}, SourceLoc where = {});
   NodeId input(std::string name, Type type, SourceLoc where = {});

@@ -4,12 +4,18 @@
 #include <fmt/format.h>
 
 #include "ir/op.h"
+#include "ir/symbol.h"
 
 namespace quern {
 
 std::vector<HostTensor> interpret(const Graph& graph, const std::vector<HostTensor>& inputs) {
   if (inputs.size() != graph.inputs.size())
     throw Error(Code::tensor_mismatch, fmt::format("the graph takes {} inputs, got {}", graph.inputs.size(), inputs.size())).with_help("give one tensor for every input, states included, in order");
+  if (graph.symbol) {
+    std::vector<Shape> shapes;
+    for (const HostTensor& t : inputs) shapes.push_back(t.shape);
+    return interpret(at_size(graph, size_for(graph, shapes)), inputs);
+  }
   std::vector<std::vector<HostTensor>> values(graph.nodes.size());   // one, or several of a call
   std::vector<int> uses = graph.use_counts();
   for (size_t i = 0; i < inputs.size(); ++i) {

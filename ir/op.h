@@ -15,7 +15,7 @@
 // slice: start, limit, stride > 0. pad: low, high >= 0, value is a scalar argument. reverse: flips axes. concat: axes=[d].
 // take(x, i, axes=[d]): out[…, i…, …] = x[…, i, …], the dims of i in place of dim d; an index outside reads 0.
 // put_add(x, i, u, axes=[d]): x plus u at rows i (adjoint of take); an index outside is ignored; equal indices add up.
-// iota: the coordinate along axes[0] as dtype. random(key: u32[]): 32 random bits per element, see philox(); stream
+// iota: the coordinate along axes[0] as dtype. extent: how many elements the shape has (i64; it may hold the symbol). random(key: u32[]): 32 random bits per element, see philox(); stream
 // in `index`. stop_gradient: the value; derivative zero.
 // call: a closed graph applied to the arguments, after its transform: none, vjp (the derivatives of the scalar
 // output 0 with respect to arguments `index`; results: the outputs, then the derivatives), vmap (every argument and

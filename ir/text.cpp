@@ -11,6 +11,7 @@
 #include "ir/op.h"
 #include "ir/support/reader.h"
 #include "ir/support/suggest.h"
+#include "ir/symbol.h"
 
 namespace quern {
 namespace {
@@ -32,7 +33,7 @@ struct AttrPrinter {
   void operator()(const char* key, const Shape& v) {
     if (v.empty()) return;
     name(key);
-    out += fmt::format("[{}]", fmt::join(v, ","));
+    out += "[" + shape_text(v) + "]";
   }
   void operator()(const char* key, const std::string& v) {
     if (v.empty()) return;
@@ -80,6 +81,7 @@ void print_graph(const Graph& graph, const std::string& indent, std::string& out
     if (where.line) out += " @ " + quote(to_string(where));
   }
   out += ") {\n";
+  if (graph.symbol) out += fmt::format("{}  symbol {} {} {}\n", indent, quote(graph.symbol->name), graph.symbol->low, graph.symbol->high);
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];
     if (n.op == Op::input) continue;
@@ -110,10 +112,10 @@ Type read_type(Reader& r) {
     return t;
   }
   t.dtype = r.dtype();
-  t.shape = r.integers();
+  t.shape = r.integers(kSymbol);
   if (t.rank() > kMaxRank) r.fail(Code::text_limits, "rank above 8", "reshape to join axes");
   for (int64_t d : t.shape)
-    if (d < 0 || d > kMaxExtent) r.fail(Code::text_limits, "an extent outside [0, 2^40]", "use a smaller shape");
+    if (d < 0 || (d > kMaxExtent && !is_symbolic(d))) r.fail(Code::text_limits, "an extent outside [0, 2^40]", "use a smaller shape");
   t.bytes();   // throws where it overflows
   return t;
 }
@@ -139,7 +141,7 @@ struct AttrReader {
     return found = true;
   }
   void operator()(const char* name, Shape& v) {
-    if (mine(name)) v = r.integers();
+    if (mine(name)) v = r.integers(kSymbol);
   }
   void operator()(const char* name, std::string& v) {
     if (mine(name)) v = r.quoted();
@@ -207,6 +209,13 @@ void want_distinct(const Graph& g, Reader& r) {
   check("state", g.states, [](const State& s) -> const std::string& { return s.name; });
 }
 
+// Bodies take their symbol from the graph around them.
+void want_symbol(const Graph& g, Reader& r) {
+  if (g.symbol || r.depth() > 1) return;
+  for (const Node& n : g.nodes)
+    if (is_symbolic(n.type.shape)) r.fail(Code::symbol_shape, fmt::format("{} needs a symbol", to_string(n.type)), "declare it on the first line of the graph: symbol \"batch\" 1 4096");
+}
+
 Graph read_graph(Reader& r) {
   Reader::Level level(r);
   GraphBuilder b;
@@ -268,7 +277,12 @@ Graph read_graph(Reader& r) {
   r.expect("{");
   while (!r.accept("}")) {
     statement = r.position();
-    if (r.accept("output")) {
+    if (r.accept("symbol")) {
+      Symbol symbol{r.quoted(), 0, 0};
+      symbol.low = r.integer();
+      symbol.high = r.integer();
+      guarded([&] { return b.symbol(symbol), 0; });
+    } else if (r.accept("output")) {
       const std::string name = r.quoted();
       b.output(name, reference());
       if (!b.type(b.graph().outputs.back().node).results.empty()) r.fail_at(statement, Code::written_type, "an output is one tensor", "take one with `result`");
@@ -319,6 +333,7 @@ Graph read_graph(Reader& r) {
   }
   add_inputs(INT64_MAX);
   Graph out = b.finish();
+  want_symbol(out, r);
   out.inputs.clear();
   for (int64_t name : order) out.inputs.push_back(ids.at(name));
   return out;

@@ -11,6 +11,14 @@ struct MlpConfig {
   double dropout = 0;
 };
 
+/// A batch size, or bounds of one: one program then serves every size between them.
+struct Batch {
+  int64_t low, high;
+  Batch(int64_t size) : low(size), high(size) {}   // NOLINT: implicit
+  Batch(int64_t low, int64_t high) : low(low), high(high) {}
+  int64_t dim(Model& model) const { return low == high ? low : model.symbol("batch", low, high); }
+};
+
 /// x f32[batch, inputs] → logits f32[batch, classes]. `key` (u32[]) seeds dropout; without one nothing is dropped.
 inline Tensor mlp(Params& params, const MlpConfig& config, Tensor x, const Tensor& key = {}) {
   int64_t width = config.inputs;
@@ -32,9 +40,10 @@ struct TrainingStep {
 };
 
 /// Inputs "x" f32[batch, inputs] and "label" i32[batch]; output "loss" f32[]; forward, backward and update in one.
-inline TrainingStep mlp_step(const MlpConfig& config, int64_t batch, const Optimizer& optimizer, uint32_t seed) {
+inline TrainingStep mlp_step(const MlpConfig& config, Batch sizes, const Optimizer& optimizer, uint32_t seed) {
   Model model;
   Params params(model, seed);
+  const int64_t batch = sizes.dim(model);
   const Tensor x = model.input("x", DType::f32, {batch, config.inputs});
   const Tensor label = model.input("label", DType::i32, {batch});
   const Tensor key = config.dropout > 0 ? model.input("dropout_key", DType::u32, {}) : Tensor();
@@ -51,10 +60,10 @@ inline TrainingStep mlp_step(const MlpConfig& config, int64_t batch, const Optim
 }
 
 /// Inputs "x" and the parameters; output "class" i64[batch].
-inline Graph mlp_predict(const MlpConfig& config, int64_t batch) {
+inline Graph mlp_predict(const MlpConfig& config, Batch sizes) {
   Model model;
   Params params(model, 0);
-  const Tensor x = model.input("x", DType::f32, {batch, config.inputs});
+  const Tensor x = model.input("x", DType::f32, {sizes.dim(model), config.inputs});
   const Tensor logits = mlp(params, config, x);
   for (const Param& p : params.all()) model.state(p.name, p.tensor, p.tensor);
   model.output("class", argmax(logits, 1));

@@ -84,7 +84,7 @@ TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o
   const auto stepper = make_stepper(device, step.graph, o.compile, &report);
   for (const auto& [name, value] : step.initial) stepper->set_state(name, value);
   const int64_t test_batch = std::min<int64_t>(data.test_size(), 500);
-  const auto predictor = make_stepper(device, mlp_predict(o.model, test_batch), o.compile, &report);
+  const auto predictor = make_stepper(device, mlp_predict(o.model, {1, test_batch}), o.compile, &report);
   out.notes = report.notes;
   out.compile_seconds = seconds_since(start);
 
@@ -114,9 +114,9 @@ TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o
       if (name.size() < 2 || name[name.size() - 2] != '.') predictor->set_state(name, value);
 
   int64_t right = 0;
-  HostTensor tx(DType::f32, {test_batch, f});
   for (int64_t at = 0; at < data.test_size(); at += test_batch) {
-    const int64_t n = std::min(test_batch, data.test_size() - at);   // the rest of the last batch is ignored
+    const int64_t n = std::min(test_batch, data.test_size() - at);
+    HostTensor tx(DType::f32, {n, f});
     std::memcpy(tx.data<float>(), data.test_x.data() + at * f, static_cast<size_t>(n * f) * sizeof(float));
     predictor->set_inputs({tx});
     predictor->start();

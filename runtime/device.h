@@ -43,11 +43,11 @@ class Device {
   virtual void copy(DevicePtr to, DevicePtr from, int64_t bytes) = 0;
   virtual void fill(DevicePtr at, uint8_t byte, int64_t bytes) = 0;
   virtual std::unique_ptr<LoadedImage> load(const KernelImage& image) = 0;
-  virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands) = 0;
+  virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) = 0;   // `size`: the symbol's
   /// Inputs have this many places, so that the next run's are uploaded while one runs. Between `begin_run(set)` and
-  /// `end_run(set)` stands the work that reads set `set`; `stage` uploads into a set without waiting for other work.
+  /// `end_run(set)` stands the work that reads set `set`; `stage` uploads into a set without waiting for other work; `capacity`: the most bytes that `to` ever gets.
   virtual int input_sets() const { return 1; }
-  virtual void stage(DevicePtr to, const void* from, int64_t bytes, int set) { (void)set, upload(to, from, bytes); }
+  virtual void stage(DevicePtr to, int64_t capacity, const void* from, int64_t bytes, int set) { (void)capacity, (void)set, upload(to, from, bytes); }
   virtual void begin_run(int set) { (void)set; }
   virtual void end_run(int set) { (void)set; }
   /// Records the launches, copies and fills of `body` and returns a function that replays them; those that touch no

@@ -21,10 +21,12 @@ static std::string type_text(DType dtype, const Shape& shape) {
   return out + "]";
 }
 
+// Recorded runs that are kept: one per value of the symbol, until there are so many.
+static constexpr size_t kReplays = 64;
 static constexpr const char* kFit = "give a tensor of that dtype and shape, or compile the model for this one";
 
 Executable::Executable(Device& device, Program program)
-    : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()) {
+    : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()), sizes_(program_.inputs.size()), size_(program_.size_high) {
   if (!device_.runs(program_.target))
     throw Error(Code::other_target, fmt::format("this program was compiled for {}, the device {} wants {}", to_string(program_.target), device_.name(), to_string(device_.target()))).with_help("compile it again with --target " + to_string(device_.target()));
   for (const KernelImage& image : program_.images) images_.push_back(device_.load(image));
@@ -86,47 +88,74 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
     throw Error(Code::unknown_tensor, fmt::format("the program takes {} inputs, there is no input {}", program_.inputs.size(), position)).with_help("inputs are numbered from 0, without the states");
   const int64_t id = program_.inputs[static_cast<size_t>(position)];
   const Slot& s = program_.slots[static_cast<size_t>(id)];
-  if (s.dtype != value.dtype || s.shape != value.shape)
+  const bool symbolic = s.symbol > 0 && value.shape.size() == s.shape.size() && value.shape[0] % s.symbol == 0;
+  const int64_t size = symbolic ? value.shape[0] / s.symbol : 0;
+  if (symbolic && (size < program_.size_low || size > program_.size_high))
+    throw Error(Code::symbol_size, fmt::format("input \"{}\" is {}: the program was compiled for {} to {}", s.name, type_text(value.dtype, value.shape), program_.size_low, program_.size_high)).with_help("split the input, or compile the model with wider bounds");
+  if (s.dtype != value.dtype || (symbolic ? s.shape_at(size) : s.shape) != value.shape)
     throw Error(Code::tensor_mismatch, fmt::format("input \"{}\" is {}, got {}", s.name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape))).with_help(kFit);
   if (ran_) {   // a run may still read the set at hand
     set_ = (set_ + 1) % slots_.size();
     ran_ = false;
   }
-  device_.stage(at(id, set_), value.bytes.data(), s.bytes(), static_cast<int>(set_));
+  device_.stage(at(id, set_), s.bytes(), value.bytes.data(), s.bytes_at(size), static_cast<int>(set_));
+  sizes_[static_cast<size_t>(position)] = size;
   holder_[static_cast<size_t>(position)] = set_;
 }
 
 void Executable::run_step(const Step& step, size_t set) {
   const auto bytes = [&](int64_t slot) { return program_.slots[static_cast<size_t>(slot)].bytes(); };
+  const auto bytes_now = [&](int64_t slot) { return program_.slots[static_cast<size_t>(slot)].bytes_at(size_); };
   std::visit(Overloaded{[&](const Launch& l) {
-                          const KernelImage& image = program_.images[static_cast<size_t>(l.image)];
-                          if (image.grid == 0) return;
+                          const size_t i = static_cast<size_t>(l.images[l.images.size() == 1 ? 0 : kernels_]);
+                          const KernelImage& image = program_.images[i];
+                          if (image.grid_at(size_) == 0) return;
                           std::vector<MemoryRange> operands;
                           for (int64_t s : l.slots) operands.push_back({at(s, set), bytes(s), static_cast<int64_t>(operands.size()) >= image.operands - image.outputs});
-                          device_.launch(*images_[static_cast<size_t>(l.image)], image, operands);
+                          device_.launch(*images_[i], image, operands, size_);
                         },
-                        [&](const Copy& c) { device_.copy(at(c.to, set), at(c.from, set), bytes(c.to)); },
-                        [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes(f.slot)); }},
+                        [&](const Copy& c) { device_.copy(at(c.to, set), at(c.from, set), bytes_now(c.to)); },
+                        [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes_now(f.slot)); }},
              step);
+}
+
+// The inputs' common value of the symbol; the bound where none depends on it.
+void Executable::choose_size() {
+  int64_t size = 0;
+  for (size_t i = 0; i < sizes_.size(); ++i) {
+    if (sizes_[i] == 0) continue;
+    if (size != 0 && size != sizes_[i])
+      throw Error(Code::symbol_size, fmt::format("the inputs disagree: input \"{}\" is of size {}, another of size {}", program_.slots[static_cast<size_t>(program_.inputs[i])].name, sizes_[i], size)).with_help("give all inputs the same size");
+    size = sizes_[i];
+  }
+  size_ = size ? size : program_.size_high;
+  kernels_ = static_cast<size_t>(std::lower_bound(program_.bounds.begin(), program_.bounds.end(), size_) - program_.bounds.begin());
 }
 
 void Executable::run() {
   if (!unset_states_.empty())
     throw Error(Code::unset_state, fmt::format("state \"{}\" has no value yet", program_.slots[static_cast<size_t>(*unset_states_.begin())].name)).with_help("call set_state before the first run");
+  choose_size();
   device_.begin_run(static_cast<int>(set_));
   std::set<size_t> read;
   for (size_t i = 0; i < holder_.size(); ++i) {
     if (holder_[i] == set_) continue;
     const int64_t slot = program_.inputs[i];
-    device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].bytes());
+    device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].bytes_at(size_));
     read.insert(std::exchange(holder_[i], set_));
   }
   for (size_t set : read) device_.end_run(static_cast<int>(set));   // what is staged there next waits for these copies
-  if (!replay_[set_])
-    replay_[set_] = device_.record([this, set = set_] {
+  auto& replays = replay_[set_];
+  if (replays.size() >= kReplays && !replays.count(size_)) {
+    device_.synchronize();
+    replays.clear();
+  }
+  std::function<void()>& replay = replays[size_];
+  if (!replay)
+    replay = device_.record([this, set = set_] {
       for (const Step& s : program_.steps) run_step(s, set);
     });
-  replay_[set_]();
+  replay();
   device_.end_run(static_cast<int>(set_));
   ran_ = true;
 }
@@ -134,8 +163,8 @@ void Executable::run() {
 HostTensor Executable::output(int64_t position) {
   const int64_t id = program_.outputs.at(static_cast<size_t>(position));
   const Slot& s = program_.slots[static_cast<size_t>(id)];
-  HostTensor out(s.dtype, s.shape);
-  device_.download(out.bytes.data(), at(id, 0), s.bytes());
+  HostTensor out(s.dtype, s.shape_at(size_));
+  device_.download(out.bytes.data(), at(id, 0), s.bytes_at(size_));
   return out;
 }
 

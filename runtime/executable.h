@@ -1,6 +1,7 @@
 // Executable: a Program on a Device. Loads the images once, allocates every slot once, uploads constants; a run copies
 // the inputs in, replays the steps and leaves the outputs in their slots: no allocation after construction.
 #pragma once
+#include <map>
 #include <set>
 
 #include "runtime/device.h"
@@ -17,7 +18,8 @@ class Executable {
   /// States must be set once before the first run. Throws Error(usage) for an unknown name, another shape or dtype.
   void set_state(const std::string& name, const HostTensor& value);
   HostTensor state(const std::string& name);
-  /// For the next run; an input that is not set again keeps its value. Overlaps with a run that is under way.
+  /// For the next run; an input that is not set again keeps its value. Overlaps with a run that is under way. Of a program
+  /// with a symbol, the inputs' leading dims say its value; all must agree when it runs.
   void set_input(int64_t position, const HostTensor& value);
   /// One step on the inputs set before; asynchronous on a GPU until an output is read.
   void run();
@@ -34,12 +36,16 @@ class Executable {
   std::vector<std::vector<DevicePtr>> slots_;      // by input set; all but inputs are the same
   std::vector<DevicePtr> owned_;
   std::set<int64_t> unset_states_;
-  std::vector<std::function<void()>> replay_;      // by input set
+  std::vector<std::map<int64_t, std::function<void()>>> replay_;   // by input set, by the symbol's value
   size_t set_ = 0;                                 // the set of the next run
   bool ran_ = false;                               // it has been read by a run
   std::vector<size_t> holder_;                     // of each input: the set with its latest value
+  std::vector<int64_t> sizes_;                     // of each input: the symbol's value in its latest shape; 0: any
+  int64_t size_;                                   // the symbol's value in the latest run
+  size_t kernels_ = 0;                             // which of the program's bounds its kernels have
   DevicePtr at(int64_t slot, size_t set) const { return slots_[set][static_cast<size_t>(slot)]; }
   void run_step(const Step& step, size_t set);
+  void choose_size();
 };
 
 }  // namespace quern

@@ -5,6 +5,7 @@
 
 #include "ir/compare.h"
 #include "ir/interpret.h"
+#include "ir/symbol.h"
 #include "runtime/jit.h"
 #include "tools/commands.h"
 #include "tools/fuzz_graphs.h"
@@ -33,6 +34,7 @@ Graph comparable(const Graph& graph, bool grad) {
   const Type& first = open.type(open.outputs[0].node);
   if (first.rank() != 0 || !is_float(first.dtype)) throw Error(Code::bad_value, fmt::format("--grad wants a model whose first output is a scalar float; \"{}\" is {}", open.outputs[0].name, to_string(first))).with_help("make the loss the first output, or leave --grad out");
   GraphBuilder b;
+  b.symbol(open.symbol);
   std::vector<NodeId> args;
   Attrs attrs;
   for (size_t i = 0; i < open.inputs.size(); ++i) {
@@ -67,11 +69,14 @@ void check(const Arguments& a) {
   print_notes(report);
   PassContext context;
   const Graph reference = expand(graph, context);
-  const Tolerance tolerance = tolerance_of(reference, options.f32_products == F32Products::tf32);
+  const Symbol symbol = graph.symbol.value_or(Symbol{});
+  const Tolerance tolerance = tolerance_of(at_size(reference, symbol.high), options.f32_products == F32Products::tf32);
   std::mt19937_64 random(a.seed);
   std::vector<Difference> worst(graph.outputs.size());
   for (int64_t s = 0; s < a.samples; ++s) {
-    std::vector<HostTensor> inputs = random_inputs(graph, random);
+    // The bounds of the symbol, then sizes between them.
+    const int64_t size = s == 0 ? symbol.high : s == 1 ? symbol.low : std::uniform_int_distribution<int64_t>(symbol.low, symbol.high)(random);
+    std::vector<HostTensor> inputs = random_inputs(at_size(graph, size), random);
     // Parameters and inputs around zero, small: products of hundreds of terms stay moderate.
     for (HostTensor& t : inputs)
       if (t.dtype == DType::f32 && t.shape.size() >= 2)

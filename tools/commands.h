@@ -19,6 +19,7 @@ struct Setting {
   Setting(const std::string& text, const std::vector<std::string>& known);
   std::vector<int64_t> numbers() const;   // each 1 to 1000000
   int64_t number() const;
+  std::pair<int64_t, int64_t> range() const;   // "64", or "1..4096"
   double rate() const;                    // in [0, 1)
 };
 

@@ -127,7 +127,7 @@ void dump(const DumpArguments& a) {
       text += fmt::format("slot {} {} {} {}\n", s, kKinds[static_cast<int>(slot.kind)], to_string(Type{slot.dtype, slot.shape, {}}), slot.kind == SlotKind::arena ? fmt::format("at {}", slot.offset) : slot.name);
     }
     for (const Step& s : p.steps) {
-      if (const auto* l = std::get_if<Launch>(&s)) text += fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l->image)].name, fmt::join(l->slots, ", "));
+      if (const auto* l = std::get_if<Launch>(&s)) text += fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l->images.back())].name, fmt::join(l->slots, ", "));
       else if (const auto* c = std::get_if<Copy>(&s)) text += fmt::format("copy {} -> {}\n", c->from, c->to);
       else text += fmt::format("fill {} with byte {}\n", std::get<Fill>(s).slot, std::get<Fill>(s).byte);
     }

@@ -26,7 +26,7 @@ namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
   command.add_option("model", name, "a registered model (mlp) or a .qir file")->required();
-  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, batch, dropout")->allow_extra_args(false);
+  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes)")->allow_extra_args(false);
 }
 
 [[noreturn]] static void bad_setting(const Setting& s, const std::string& wants) {
@@ -60,6 +60,15 @@ int64_t Setting::number() const {
   if (all.size() != 1) bad_setting(*this, "one number from 1 to 1000000");
   return all[0];
 }
+std::pair<int64_t, int64_t> Setting::range() const {
+  const size_t dots = value.find("..");
+  if (dots == std::string::npos) return {number(), number()};
+  Setting low = *this, high = *this;
+  low.value = value.substr(0, dots);
+  high.value = value.substr(dots + 2);
+  if (low.number() > high.number()) bad_setting(*this, "a size, or bounds like 1..4096");
+  return {low.number(), high.number()};
+}
 double Setting::rate() const {
   char* end = nullptr;
   const double v = std::strtod(value.c_str(), &end);
@@ -77,16 +86,16 @@ void want_affordable(const MlpConfig& config, int64_t batch) {
 Graph ModelArgument::load() const {
   if (name == "mlp") {
     MlpConfig config{784, 10, {256}, 0};
-    int64_t batch = 64;
+    Batch batch = 64;
     for (const std::string& text : settings) {
       const Setting s(text, {"inputs", "classes", "hidden", "batch", "dropout"});
       if (s.key == "hidden") config.hidden = s.numbers();
       else if (s.key == "inputs") config.inputs = s.number();
       else if (s.key == "classes") config.classes = s.number();
-      else if (s.key == "batch") batch = s.number();
+      else if (s.key == "batch") batch = {s.range().first, s.range().second};
       else config.dropout = s.rate();
     }
-    want_affordable(config, batch);
+    want_affordable(config, batch.high);
     return mlp_step(config, batch, {}, 1).graph;
   }
   if (!settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for files").with_help("change the file, or name a registered model: mlp");

@@ -9,6 +9,7 @@
 #include "frontend/checkpoint.h"
 #include "frontend/npy.h"
 #include "ir/interpret.h"
+#include "ir/symbol.h"
 #include "ir/support/file.h"
 #include "ir/support/suggest.h"
 #include "ir/text.h"
@@ -105,7 +106,7 @@ Graph graph_of(const Program& program, const std::string& file) {
   for (NodeId id : graph.inputs) {
     if (states.count(id) || !agree || next == program.inputs.size()) continue;
     const Slot& slot = program.slots[static_cast<size_t>(program.inputs[next++])];
-    agree = agree && slot.dtype == graph.type(id).dtype && slot.shape == graph.type(id).shape;
+    agree = agree && slot.dtype == graph.type(id).dtype && slot.shape == at_size(graph.type(id).shape, program.size_high);
   }
   if (!agree || next != program.inputs.size()) throw Error(Code::damaged_package, fmt::format("{}: its graph and its program disagree", file)).with_help("compile it again");
   return graph;
@@ -142,11 +143,17 @@ void run(const Arguments& a) {
   const Files input_files = split("--input", a.inputs, names), output_files = split("--output", a.outputs, output_names);
   for (const auto& [name, file] : output_files) want_writable(file);
   std::mt19937_64 random(a.seed);
-  std::vector<HostTensor> all = random_inputs(graph, random), inputs;
+  // Files say the symbol's value where they can.
+  std::map<std::string, HostTensor> files;
+  std::vector<Shape> shapes;
+  for (const auto& [name, file] : input_files) files.emplace(name, load_npy(file));
+  for (NodeId id : graph.inputs) shapes.push_back(files.count(graph.at(id).attrs.name) ? files.at(graph.at(id).attrs.name).shape : Shape{});
+  const Graph sized = at_size(graph, size_for(graph, shapes));
+  std::vector<HostTensor> all = random_inputs(sized, random), inputs;
   for (HostTensor& t : all) fill(t, a.fill);
   const auto give = [&](const std::string& name, HostTensor value, const std::string& what) {
     const size_t i = position.at(name);
-    all[i] = fitted(std::move(value), graph.type(graph.inputs[i]), what, name);
+    all[i] = fitted(std::move(value), sized.type(graph.inputs[i]), what, name);
   };
   if (!a.weights.empty()) {
     std::set<std::string> given;
@@ -162,7 +169,7 @@ void run(const Arguments& a) {
     for (const State& s : graph.states)
       if (!given.count(graph.at(s.input).attrs.name)) fmt::print(stderr, "quern: {} has no \"{}\"; it is filled ({})\n", a.weights, s.name, a.fill);
   }
-  for (const auto& [name, file] : input_files) give(name, load_npy(file), file);
+  for (const auto& [name, file] : input_files) give(name, std::move(files.at(name)), file);
 
   for (size_t i = 0; i < all.size(); ++i) {
     const State* state = nullptr;

@@ -57,16 +57,13 @@ Emitter::Emitter(const Kernel& kernel, int arch) : k_(kernel), arch_(arch) {
     p.threads = s.threads;
     p.vector = s.vector;
     p.registers = axis.tile / (s.threads * s.warps);
-    p.masked = axis.extent % axis.tile != 0;
+    // Past a symbolic axis of the grid lies memory up to the bound, which nobody reads: only loops heed the size.
+    p.symbolic = axis.symbol > 0 && !std::count(k_.phases[0].grid.begin(), k_.phases[0].grid.end(), static_cast<AxisId>(a));
+    p.masked = axis.extent % axis.tile != 0 || (p.symbolic && axis.tile > 1);
+    p.limit = p.symbolic ? fmt::format("{} * n", axis.symbol) : fmt::format("{}", axis.extent);
     threads_ = std::max(threads_, 32 * (s.warps << s.warps_at));
     places_.push_back(std::move(p));
   }
-}
-
-int64_t Emitter::blocks() const {
-  int64_t n = 1;
-  for (AxisId a : k_.phases.at(0).grid) n = checked_mul(n, ceil_div(place(a).extent, place(a).tile));
-  return n;
 }
 
 std::string Emitter::run(const std::string& name) {
@@ -77,6 +74,8 @@ std::string Emitter::run(const std::string& name) {
     // Inputs and outputs may share memory (states in place): no __restrict__.
     params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
   }
+  params += ", const i64 size";
+  if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; })) line("const ix n = (ix)size;");
   std::string rest = "blockIdx.x";
   const std::vector<AxisId>& grid = k_.phases[0].grid;
   for (size_t d = grid.size(); d-- > 0;) {
@@ -206,7 +205,7 @@ void Emitter::over(const std::vector<AxisId>& axes, const Places& places, AxisId
 std::string Emitter::inside(const std::vector<AxisId>& axes, const Registers& r, const Places& places) const {
   std::string out;
   for (AxisId a : axes)
-    if (places[static_cast<size_t>(a)].masked) out += fmt::format("{}{} < {}", out.empty() ? "" : " && ", coordinate(a, r, places), places[static_cast<size_t>(a)].extent);
+    if (places[static_cast<size_t>(a)].masked) out += fmt::format("{}{} < {}", out.empty() ? "" : " && ", coordinate(a, r, places), places[static_cast<size_t>(a)].limit);
   return out;
 }
 
@@ -250,7 +249,7 @@ AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const 
   const Shape strides = row_major(buffer(b).shape);
   for (AxisId a : axes) {
     const Place& p = places[static_cast<size_t>(a)];
-    if (p.vector == 1 || p.extent % p.vector != 0) continue;
+    if (p.vector == 1 || p.symbolic || p.extent % p.vector != 0) continue;
     int64_t step = 0, common = 0;
     bool legal = true;
     for (size_t d = 0; d < box.size() && legal; ++d) {
@@ -367,6 +366,7 @@ void Emitter::map(const MapTile& m, const Places& places, const std::string& pre
       switch (n.kind) {
         case ScalarNode::Kind::constant: names.push_back(constant(n.constant)); continue;
         case ScalarNode::Kind::operand: names.push_back(at(m.args[static_cast<size_t>(n.operand)], r, places)); continue;
+        case ScalarNode::Kind::symbol: text = fmt::format("(i64)({} * size)", n.constant.i); break;
         case ScalarNode::Kind::coord: text = fmt::format("(i64)({})", index(n.coord, r, places)); break;
         case ScalarNode::Kind::random: text = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord, r, places)); break;
         case ScalarNode::Kind::op: text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args); break;
@@ -550,7 +550,7 @@ std::map<size_t, Op> Emitter::deferred(const Seq& q) const {
 }
 
 void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
-  for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).extent, place(a).tile));
+  for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
   body();
   for (size_t i = 0; i < axes.size(); ++i) close();
 }
@@ -588,7 +588,7 @@ KernelImage emit(const Kernel& kernel, const std::string& arch) {
   KernelImage image;
   image.name = "k_" + hash_hex(structure(kernel)).substr(0, 16);
   image.source = std::string(kPrelude) + emitter.run(image.name);
-  image.grid = emitter.blocks();
+  set_grid(image, kernel);
   image.threads = emitter.threads();
   image.shared_bytes = emitter.shared_bytes();
   return image;

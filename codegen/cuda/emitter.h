@@ -5,6 +5,8 @@
 #include <functional>
 #include <map>
 
+#include <fmt/format.h>
+
 #include "ir/tile/kernel.h"
 
 namespace quern::cuda {
@@ -14,7 +16,12 @@ struct Place {
   std::string start;             // "i0"; empty: 0
   std::string base;              // "t0"; empty: 0
   int64_t extent = 1, tile = 1, threads = 1, vector = 1, registers = 1;
-  bool masked = false;           // some tile reaches past the extent
+  bool masked = false;           // some tile reaches past the limit
+  bool symbolic = false;         // a loop over a symbolic extent
+  std::string limit;             // the extent, then in terms of the symbol `n`
+  std::string tiles() const {    // how many the limit has
+    return symbolic ? fmt::format("(({} + {}) / {})", limit, tile - 1, tile) : fmt::format("{}", ceil_div(extent, tile));
+  }
 };
 
 class Emitter {
@@ -24,7 +31,6 @@ class Emitter {
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
   int64_t shared_bytes() const { return shared_bytes_; }
-  int64_t blocks() const;
 
  private:
   using Places = std::vector<Place>;

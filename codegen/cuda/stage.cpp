@@ -96,7 +96,7 @@ Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) cons
         }
     }
   int64_t vector = std::min<int64_t>({16 / std::max<int64_t>(size, 2), 8, place(along).tile});
-  while (vector > 1 && place(along).extent % vector != 0) vector /= 2;
+  while (vector > 1 && (place(along).extent % vector != 0 || place(along).symbolic)) vector /= 2;
   const int64_t along_threads = std::min(threads_, place(along).tile / vector), across_threads = std::min(threads_ / along_threads, place(across).tile);
   o.places = places_;
   const auto lay = [&](AxisId a, int64_t threads, int64_t v, std::string base) {
@@ -207,9 +207,8 @@ void Emitter::starts_of(const Seq& q, const std::string& step) {
   std::string rest = step;
   for (size_t d = q.axes.size(); d-- > 0;) {
     const Place& p = place(q.axes[d]);
-    const int64_t tiles = ceil_div(p.extent, p.tile);
-    line(fmt::format("const ix {} = {} * {};", p.start, d == 0 ? rest : fmt::format("{} % {}", rest, tiles), p.tile));
-    rest = fmt::format("({} / {})", rest, tiles);
+    line(fmt::format("const ix {} = {} * {};", p.start, d == 0 ? rest : fmt::format("{} % {}", rest, p.tiles()), p.tile));
+    rest = fmt::format("({} / {})", rest, p.tiles());
   }
 }
 
@@ -228,8 +227,8 @@ void Emitter::staged(const Seq& q) {
   line(fmt::format("{} {}[{}];", register_type(value(m.out).dtype), sum, sums));
   line("#pragma unroll");
   line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {};", sums, sum, constant(q.carries[0].init)));
-  int64_t steps = 1;
-  for (AxisId x : q.axes) steps *= ceil_div(place(x).extent, place(x).tile);
+  std::string steps;
+  for (AxisId x : q.axes) steps += (steps.empty() ? "" : " * ") + place(x).tiles();
 
   for (const Operand* o : {&a, &b}) {
     const Place &low = o->places[static_cast<size_t>(o->along)], &high = o->places[static_cast<size_t>(o->across)];

@@ -1,7 +1,6 @@
 // Tile IR → LLVM IR. Tiles live in registers: a tile over axes A is an array of values indexed by the unrolled
-// coordinates of its axes, where the axis marked `lanes` counts in vectors. Everything is static: a loop's remainder
-// is a second instance of its body with the clipped extent; a partial last vector is masked. Relies on plan_cpu
-// having kept tiles small; decides nothing.
+// coordinates of its axes, where the axis marked `lanes` counts in vectors. Everything but a symbolic loop is static: the
+// remainder is a second instance of the body, clipped; a partial last vector is masked. Relies on plan_cpu; decides nothing.
 #include "codegen/llvm/emit.h"
 
 #include <algorithm>
@@ -148,21 +147,27 @@ class Emitter {
                               const std::function<std::vector<LlvmValue>(std::vector<LlvmValue>)>& body) {
     if (d == axes.size()) return body(std::move(state));
     const Axis& a = axis(axes[d]);
-    At& at = at_[static_cast<size_t>(axes[d])];
-    const int64_t full = a.extent / a.tile, rest = a.extent % a.tile;
-    if (full == 1) {
-      at = {i64(0), a.tile};
-      state = walk(axes, d + 1, std::move(state), body);
-    } else if (full > 1) {
-      state = counted(i64(0), i64(full), std::move(state), [&](LlvmValue i, std::vector<LlvmValue> inner) {
-        at = {b_.CreateMul(i, i64(a.tile), "", true, true), a.tile};
+    auto& at = at_[static_cast<size_t>(axes[d])];
+    const auto blocks = [&](int64_t tile, LlvmValue first, LlvmValue n) {
+      state = counted(i64(0), n, std::move(state), [&](LlvmValue i, std::vector<LlvmValue> inner) {
+        at = {b_.CreateAdd(first, b_.CreateMul(i, i64(tile), "", true, true), "", true, true), tile};
         return walk(axes, d + 1, std::move(inner), body);
       });
+    };
+    if (a.symbol) {   // then one at a time
+      const LlvmValue extent = b_.CreateMul(f_->getArg(4), i64(a.symbol)), full = b_.CreateUDiv(extent, i64(a.tile));
+      blocks(a.tile, i64(0), full);
+      if (a.tile > 1) blocks(1, b_.CreateMul(full, i64(a.tile)), b_.CreateURem(extent, i64(a.tile)));
+      return state;
     }
-    if (rest > 0 && !planted(Fault::remainder_dropped)) {
-      at = {i64(full * a.tile), rest};
+    const int64_t full = a.extent / a.tile, rest = a.extent % a.tile;
+    const auto once = [&](int64_t start, int64_t n) {
+      at = {i64(start), n};
       state = walk(axes, d + 1, std::move(state), body);
-    }
+    };
+    if (full == 1) once(0, a.tile);
+    if (full > 1) blocks(a.tile, i64(0), i64(full));
+    if (rest > 0 && !planted(Fault::remainder_dropped)) once(full * a.tile, rest);
     return state;
   }
 
@@ -355,6 +360,7 @@ class Emitter {
       switch (n.kind) {
         case ScalarNode::Kind::constant: v[i] = s_.constant(n.constant); break;
         case ScalarNode::Kind::operand: v[i] = reg(m.args[static_cast<size_t>(n.operand)], c); break;
+        case ScalarNode::Kind::symbol: v[i] = b_.CreateMul(f_->getArg(4), i64(n.constant.i)); break;
         case ScalarNode::Kind::coord: v[i] = evaluate(n.coord, c, true); break;
         case ScalarNode::Kind::random: v[i] = s_.philox(v[static_cast<size_t>(n.args[0])], static_cast<uint32_t>(n.operand), evaluate(n.coord, c, true)); break;
         case ScalarNode::Kind::op: {
@@ -582,7 +588,7 @@ void emit(const Kernel& kernel, const std::string& name, const CpuArch& arch, ll
   llvm::LLVMContext& context = module.getContext();
   llvm::Type* pointer = llvm::PointerType::getUnqual(context);
   llvm::Type* word = llvm::Type::getInt64Ty(context);
-  auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(context), {pointer, pointer, word, word}, false);
+  auto* type = llvm::FunctionType::get(llvm::Type::getVoidTy(context), {pointer, pointer, word, word, word}, false);
   auto* function = llvm::Function::Create(type, llvm::Function::ExternalLinkage, name, module);
   function->addFnAttr("prefer-vector-width", "512");
   function->addFnAttr("min-legal-vector-width", arch.lanes == 16 ? "512" : "0");

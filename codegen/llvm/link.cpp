@@ -158,8 +158,7 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
   passes.run(module);
   image.entry = Linker(llvm::StringRef(object.data(), object.size())).link("kernel", image.code);
   image.scratch_bytes = scratch_bytes(kernel);
-  for (tile::AxisId a : kernel.phases[0].grid)
-    image.grid = checked_mul(image.grid, ceil_div(kernel.axes[static_cast<size_t>(a)].extent, kernel.axes[static_cast<size_t>(a)].tile));
+  set_grid(image, kernel);
   return image;
 }
 
@@ -196,6 +195,6 @@ std::string host_arch() {
   return all({"avx2", "fma"}) ? "avx2" : "v128";
 }
 
-std::string compiler_version() { return "llvm " LLVM_VERSION_STRING " emitter 2"; }
+std::string compiler_version() { return "llvm " LLVM_VERSION_STRING " emitter 3"; }
 
 }  // namespace quern::cpu

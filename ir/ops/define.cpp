@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "ir/symbol.h"
+
 namespace quern {
 
 static std::vector<OpDef> build_table() {
@@ -96,10 +98,15 @@ void want_axes(const InferContext& c, const Shape& axes, int64_t rank) {
 Type checked(const InferContext& c, Type type) {
   c.want(type.rank() <= kMaxRank, Code::too_large, fmt::format("rank {} is above the limit of {}", type.rank(), kMaxRank), "reshape to join axes");
   for (int64_t d : type.shape)
-    c.want(d >= 0 && d <= kMaxExtent, Code::too_large, fmt::format("extent {} is outside [0, 2^40]", d), "use a smaller shape; extents are not negative");
+    c.want(d >= 0 && (d <= kMaxExtent || is_symbolic(d)), Code::too_large, fmt::format("extent {} is outside [0, 2^40]", d), "use a smaller shape; extents are not negative");
+  const bool symbolic = is_symbolic(type.shape);
   int64_t n = size_of(type.dtype);
-  for (int64_t d : type.shape)
-    c.want(!__builtin_mul_overflow(n, d, &n) && n <= (int64_t{1} << 46), Code::too_large, "the result is too large: more than 2^46 bytes", "use a smaller shape");
+  for (int64_t d : type.shape) {
+    const int64_t factor = is_symbolic(d) ? symbol_factor(d) : d;
+    c.want(!symbolic || factor < kSymbol, Code::symbol_shape, fmt::format("{} is neither a constant below 2^31-1 nor a constant times the symbol", extent_text(d)), "a shape may hold the symbol once, times a constant");
+    c.want(!__builtin_mul_overflow(n, factor, &n) && n <= (symbolic ? kSymbol : kMaxBytes), Code::too_large, symbolic ? "a row of the symbol is too large: more than 2^31 bytes" : "the result is too large: more than 2^46 bytes", "use a smaller shape");
+  }
+  c.want(std::count_if(type.shape.begin(), type.shape.end(), [](int64_t d) { return is_symbolic(d); }) <= 1, Code::symbol_shape, fmt::format("{} holds the symbol twice", to_string(type)), "a shape may hold the symbol once, times a constant");
   return type;
 }
 

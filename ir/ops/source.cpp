@@ -29,6 +29,12 @@ Type infer_random(const InferContext& c) {
   return checked(c, {DType::u32, c.attrs.shape, {}});
 }
 
+Type infer_extent(const InferContext& c) {
+  want_args(c, 0);
+  checked(c, {DType::u8, c.attrs.shape, {}});
+  return {DType::i64, {}, {}};
+}
+
 HostTensor eval_input(const Node&, std::span<const HostTensor* const>) {
   throw Error(Code::general_bug, "this is a bug in Quern: an input has no value of its own");
 }
@@ -46,6 +52,12 @@ HostTensor eval_random(const Node& node, std::span<const HostTensor* const> args
   return out;
 }
 
+HostTensor eval_extent(const Node& node, std::span<const HostTensor* const>) {
+  HostTensor out(DType::i64, {});
+  out.set(0, Scalar::of_int(DType::i64, count(node.attrs.shape)));
+  return out;
+}
+
 std::vector<Sample> no_samples(DType) { return {}; }
 std::vector<Sample> iota_samples(DType d) {
   if (d == DType::boolean) return {};
@@ -56,6 +68,15 @@ std::vector<Sample> iota_samples(DType d) {
     s.attrs.shape = shape;
     s.attrs.dtype = {d};
     out.push_back(s);
+  }
+  return out;
+}
+std::vector<Sample> extent_samples(DType d) {
+  if (d != DType::i64) return {};
+  std::vector<Sample> out;
+  for (const Shape& shape : {Shape{}, Shape{9}, Shape{3, 70}, Shape{0, 2}}) {
+    out.emplace_back();
+    out.back().attrs.shape = shape;
   }
   return out;
 }
@@ -78,6 +99,7 @@ std::vector<OpDef> source_ops() {
       define(Op::input, "input", "a named argument of the graph", infer_input, eval_input, no_gradient, Source{}, no_samples),
       define(Op::constant, "constant", "a value known now", infer_constant, eval_constant, no_gradient, Source{}, no_samples),
       define(Op::iota, "iota", "the coordinate along axes[0]", infer_iota, eval_iota, no_gradient, Source{}, iota_samples),
+      define(Op::extent, "extent", "the number of elements of a shape, i64[]", infer_extent, eval_extent, no_gradient, Source{}, extent_samples),
       define(Op::random, "random", "32 random bits per element from (key, stream)", infer_random, eval_random, no_gradient, Source{}, random_samples),
   };
 }

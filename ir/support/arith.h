@@ -13,6 +13,8 @@ using Shape = std::vector<int64_t>;
 /// Largest extent of a dimension and largest number of elements of a tensor.
 constexpr int64_t kMaxExtent = int64_t{1} << 40;
 constexpr int kMaxRank = 8;
+constexpr int64_t kMaxBytes = int64_t{1} << 46;   // of one tensor
+constexpr int64_t kMaxSize = int64_t{1} << 30;    // of a symbol
 
 /// a*b; throws Error(memory) when it does not fit.
 inline int64_t checked_mul(int64_t a, int64_t b) {

@@ -98,17 +98,19 @@ class Reader {
     if (!d) fail(Code::unknown_word, fmt::format("`{}` is no dtype", name), "dtypes are f64, f32, bf16, f16, i64, i32, u32, u8 and bool");
     return *d;
   }
-  /// "[" number,* "]"
-  Shape integers() {
+  /// "[" number,* "]"; where the symbol is a number, `n` and `2n` stand for it and its multiples.
+  Shape integers(int64_t symbol = 0) {
     Shape out;
     expect("[");
     while (!accept("]")) {
       if (!out.empty()) expect(",");
-      out.push_back(integer());
+      out.push_back(symbol && peek("n") ? 1 : integer());
+      if (symbol && accept("n") && __builtin_mul_overflow(out.back(), symbol, &out.back())) fail(Code::text_limits, "a size overflows 64 bits", "use a smaller multiple");
       if (out.size() > 64) fail(Code::text_limits, "a list of more than 64 numbers", "attributes are lists of at most 8");
     }
     return out;
   }
+  int depth() const { return depth_; }
   size_t position() const { return pos_; }   // of the next token
   SourceLoc place(size_t position) const {
     SourceLoc at{file_, 1, 1};

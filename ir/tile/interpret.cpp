@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
 #include <map>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -129,6 +131,7 @@ class Interpreter {
         switch (n.kind) {
           case ScalarNode::Kind::constant: values[i] = n.constant; break;
           case ScalarNode::Kind::operand: values[i] = element(m.args[static_cast<size_t>(n.operand)]); break;
+          case ScalarNode::Kind::symbol: QN_CHECK(false, "a kernel is interpreted at one size"); break;
           case ScalarNode::Kind::coord: values[i] = Scalar::of_int(DType::i64, evaluate(n.coord)); break;
           case ScalarNode::Kind::random:
             values[i] = Scalar::of_int(DType::u32, philox(static_cast<uint32_t>(values[static_cast<size_t>(n.args[0])].i), static_cast<uint32_t>(n.operand), static_cast<uint64_t>(evaluate(n.coord))));
@@ -208,6 +211,27 @@ class Interpreter {
 };
 
 }  // namespace
+
+Kernel at_size(Kernel k, int64_t n) {
+  for (Axis& a : k.axes)
+    if (a.symbol) a.extent = checked_mul(std::exchange(a.symbol, 0), n);
+  for (Buffer& b : k.buffers)
+    if (b.symbol) b.shape[0] = checked_mul(std::exchange(b.symbol, 0), n);
+  const std::function<void(Block&)> visit = [&](Block& block) {
+    for (Stmt& s : block) {
+      if (auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);
+      if (auto* each = std::get_if<Each>(&s.node)) visit(each->body);
+      if (auto* map = std::get_if<MapTile>(&s.node))
+        for (ScalarNode& node : map->expr)
+          if (node.kind == ScalarNode::Kind::symbol) {
+            node.kind = ScalarNode::Kind::constant;
+            node.constant = Scalar::of_int(DType::i64, checked_mul(node.constant.i, n));
+          }
+    }
+  };
+  for (Phase& p : k.phases) visit(p.body);
+  return k;
+}
 
 void interpret(const Kernel& kernel, std::vector<HostTensor*> buffers) {
   verify(kernel);

@@ -1,7 +1,8 @@
 // TILE IR: GRAMMAR AND SEMANTICS. One kernel as a small sequential program over tiles (blocks of values).
 //
 //   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
-//   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"
+//   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     the first extent may be symbolic
+//   extent   ::= number | [number] "n" "<=" number                               a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -16,6 +17,8 @@
 // Coordinates past the extent do not exist: nothing is loaded, summed or stored there. How an emitter achieves that
 // (remainder code, masks) is its own affair; tile sizes are therefore part of the plan, and meaning depends on them
 // only through the order of sums.
+// Symbol. A symbolic extent is given per run, up to its bound: a kernel is planned for the bound, buffers have the bound's
+// memory, and only elements within the run's extents are defined. `symbol<c>` in a map is c times the symbol, as i64.
 //
 // Sequence. Phases run in order, each sees all effects of those before it. Instances of a grid run in any order;
 // no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
@@ -24,8 +27,8 @@
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing. A gathered index outside reads 0.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
 // a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), bf16, f16 (exact products, accumulated in f32).
-// A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, and
-// random bits; each op rounds to its dtype as in ir/op.h.
+// A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, the
+// symbol, and random bits; each op rounds to its dtype as in ir/op.h.
 //
 // Planned forms. `scratch` buffers belong to one grid instance. CPU: `lanes` marks the axis whose elements lie across a
 // vector's lanes. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
@@ -51,7 +54,8 @@ struct Buffer {
   std::string name;    // generated: p0, p1, …, s0
   BufferKind kind;
   DType dtype;
-  Shape shape;
+  Shape shape;         // at the symbol's bound
+  int64_t symbol = 0;  // > 0: the first extent is so many times the symbol
 };
 
 /// Where the elements of an axis lie within a block of threads (CUDA); counts are powers of two.
@@ -68,6 +72,7 @@ struct Axis {
   int64_t tile = 1;
   bool lanes = false;
   Spread spread;
+  int64_t symbol = 0;  // > 0: the extent is so many times the symbol, and `extent` its bound
 };
 
 /// A tile: its element type and the names of its dimensions, in increasing axis id.
@@ -78,11 +83,11 @@ struct Value {
 
 /// A scalar expression in SSA form; the last node is the result.
 struct ScalarNode {
-  enum class Kind { op, constant, operand, coord, random } kind;
+  enum class Kind { op, constant, operand, coord, symbol, random } kind;
   DType dtype;
   Op op = Op::add;                 // kind op
   std::vector<int> args;           // op: earlier nodes; random: {key node (u32)}
-  Scalar constant{};               // kind constant
+  Scalar constant{};               // kind constant; symbol: its factor
   int operand = 0;                 // kind operand: which argument; random: the stream
   Index coord;                     // kind coord: an i64 in axis names; random: the element index
 };
@@ -139,7 +144,9 @@ std::string to_string(const Kernel& kernel);
 std::string to_string(const ScalarExpr& expr, const Kernel& kernel);
 Kernel parse_kernel(const std::string& text);                 // throws Error(bad_file)
 void verify(const Kernel& kernel);                            // throws Error(internal) naming the statement
-/// Runs the kernel on the host; `buffers` are the parameters in order, outputs written in place.
+/// The kernel for one value of the symbol.
+Kernel at_size(Kernel kernel, int64_t n);
+/// Runs the kernel (one without a symbol) on the host; `buffers` are the parameters in order, outputs written in place.
 void interpret(const Kernel& kernel, std::vector<HostTensor*> buffers);
 /// Of everything but names and sources: equal kernels compile once.
 std::string structure(const Kernel& kernel);

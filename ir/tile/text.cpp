@@ -26,10 +26,10 @@ class Printer {
     std::string out = "kernel " + k_.name + "(";
     for (size_t b = 0; b < k_.buffers.size(); ++b) {
       const Buffer& buffer = k_.buffers[b];
-      out += fmt::format("{}%{}: {} {}", b ? ", " : "", buffer.name, kBufferKinds[static_cast<int>(buffer.kind)], to_string(Type{buffer.dtype, buffer.shape, {}}));
+      out += fmt::format("{}%{}: {} {}", b ? ", " : "", buffer.name, kBufferKinds[static_cast<int>(buffer.kind)], type_text(buffer));
     }
     out += ") {\n";
-    for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}{}\n", a.name, a.extent, a.tile, a.lanes ? " lanes" : "", spread(a.spread));
+    for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}{}\n", a.name, extent_text(a.extent, a.symbol), a.tile, a.lanes ? " lanes" : "", spread(a.spread));
     for (const Phase& p : k_.phases) out += fmt::format("  grid ({}) {}\n", names(p.grid), block(p.body, "  ", nullptr));
     return out + "}\n";
   }
@@ -59,6 +59,14 @@ class Printer {
   const Kernel& k_;
   mutable std::map<ValueId, size_t> numbers_;   // tiles are numbered in the order of the text
 
+  static std::string extent_text(int64_t extent, int64_t symbol) {
+    return symbol == 0 ? fmt::format("{}", extent) : fmt::format("{}n<={}", symbol == 1 ? "" : fmt::format("{}", symbol), extent);
+  }
+  static std::string type_text(const Buffer& b) {
+    std::string out;
+    for (size_t d = 0; d < b.shape.size(); ++d) out += (d ? "," : "") + extent_text(b.shape[d], d ? 0 : b.symbol);
+    return fmt::format("{}[{}]", name_of(b.dtype), out);
+  }
   static std::string spread(const Spread& s) {
     std::string out;
     if (s.threads > 1) out += fmt::format(" threads {}@{}", s.threads, s.threads_at);
@@ -86,6 +94,7 @@ class Printer {
       case ScalarNode::Kind::constant: return fmt::format("{}:{}", number_text(n.constant), name_of(n.dtype));
       case ScalarNode::Kind::operand: return fmt::format("a{}", n.operand);
       case ScalarNode::Kind::coord: return fmt::format("coord({})", index(n.coord));
+      case ScalarNode::Kind::symbol: return fmt::format("symbol<{}>", n.constant.i);
       default: break;
     }
     std::vector<std::string> args;
@@ -169,12 +178,12 @@ class Parser {
       Axis a;
       a.name = r_.word();
       r_.expect("<");
-      a.extent = r_.integer();
+      a.extent = extent(a.symbol);
       r_.expect("by");
       a.tile = r_.integer();
       a.lanes = r_.accept("lanes");
       a.spread = spread();
-      if (a.extent < 0 || a.extent > kMaxExtent || a.tile < 1) r_.fail("an axis needs an extent >= 0 and a tile >= 1");
+      if (a.tile < 1) r_.fail("an axis needs a tile >= 1");
       if (!axes_.emplace(a.name, static_cast<AxisId>(k_.axes.size())).second) r_.fail("an axis is named twice");
       k_.axes.push_back(std::move(a));
     }
@@ -204,11 +213,28 @@ class Parser {
     b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : BufferKind::scratch;
     if (b.kind == BufferKind::scratch) r_.expect("scratch");
     b.dtype = r_.dtype();
-    b.shape = r_.integers();
-    for (int64_t d : b.shape)
-      if (d < 0 || d > kMaxExtent) r_.fail("an extent outside [0, 2^40]");
+    r_.expect("[");
+    while (!r_.accept("]")) {
+      if (!b.shape.empty()) r_.expect(",");
+      int64_t symbol = 0;
+      b.shape.push_back(extent(symbol));
+      if (b.shape.size() == 1) b.symbol = symbol;
+      else if (symbol) r_.fail("only the first extent may be symbolic");
+      if (b.shape.size() > 64) r_.fail("a buffer of rank above 64");
+    }
     if (!buffers_.emplace(b.name, static_cast<BufferId>(k_.buffers.size())).second) r_.fail("a buffer is named twice");
     k_.buffers.push_back(std::move(b));
+  }
+  int64_t extent(int64_t& symbol) {
+    int64_t value = r_.peek("n") ? 1 : r_.integer();
+    if (r_.accept("n")) {
+      symbol = value;
+      r_.expect("<=");
+      value = r_.integer();
+      if (symbol < 1 || value % symbol != 0) r_.fail("a symbolic extent is a positive multiple of the symbol, and its bound too");
+    }
+    if (value < 0 || value > kMaxExtent) r_.fail("an extent outside [0, 2^40]");
+    return value;
   }
   AxisId axis() {
     const auto it = axes_.find(r_.word());
@@ -322,6 +348,12 @@ class Parser {
       r_.expect("(");
       n.coord = index();
       r_.expect(")");
+    } else if (r_.accept("symbol")) {
+      n.kind = ScalarNode::Kind::symbol;
+      n.dtype = DType::i64;
+      r_.expect("<");
+      n.constant = Scalar::of_int(DType::i64, r_.integer());
+      r_.expect(">");
     } else if (r_.accept("random")) {
       n.kind = ScalarNode::Kind::random;
       n.dtype = DType::u32;

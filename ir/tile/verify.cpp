@@ -121,6 +121,7 @@ class Verifier {
         index(n.coord);
         n.coord.collect_axes(axes);
       }
+      if (n.kind == ScalarNode::Kind::symbol) check(n.dtype == DType::i64 && n.constant.i >= 1, "the symbol is an i64, times a positive factor");
       if (n.kind == ScalarNode::Kind::constant) check(n.constant.dtype == n.dtype, "a constant has its dtype");
       if (n.kind == ScalarNode::Kind::random)
         check(n.args.size() == 1 && m.expr[static_cast<size_t>(n.args[0])].dtype == DType::u32, "random takes a u32 key");

@@ -34,6 +34,7 @@ std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::ve
 
 Graph expand_graph(const Graph& graph) {
   GraphBuilder b;
+  b.symbol(graph.symbol);
   std::vector<std::vector<NodeId>> map(graph.nodes.size());
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];

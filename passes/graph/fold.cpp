@@ -14,6 +14,7 @@ constexpr int64_t kMaxFolded = 4096;   // elements
 
 Graph fold(const Graph& graph, PassContext& context) {
   GraphBuilder b;
+  b.symbol(graph.symbol);
   std::vector<NodeId> map(graph.nodes.size(), -1);
   // The scalar constant that a node repeats everywhere, or null.
   const auto repeated = [&](NodeId id) -> const HostTensor* {

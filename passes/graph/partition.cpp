@@ -373,6 +373,7 @@ class Partitioner {
 
   Graph build() const {
     GraphBuilder b;
+    b.symbol(graph_.symbol);
     std::map<NodeId, NodeId> map;
     for (NodeId id : graph_.inputs) map[id] = b.input(at(id).attrs.name, at(id).type, graph_.where(id));
     // Groups in an order in which every operand comes first.

@@ -8,6 +8,7 @@ namespace quern {
 
 Graph simplify(const Graph& graph, PassContext& context) {
   GraphBuilder b;
+  b.symbol(graph.symbol);
   std::vector<NodeId> map(graph.nodes.size(), -1);
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];

@@ -10,6 +10,8 @@
 
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
+#include "ir/symbol.h"
+#include "passes/tile/bind.h"
 
 namespace quern {
 
@@ -36,6 +38,7 @@ class Lowering {
 
   Kernel run() {
     flat_ = is_flat();
+    symbolic_ = std::any_of(graph_.nodes.begin(), graph_.nodes.end(), [](const Node& n) { return is_symbolic(n.type.shape); });
     for (NodeId i : graph_.inputs) add_buffer(BufferKind::in, graph_.type(i), i);
     for (const NamedOutput& o : graph_.outputs) add_buffer(BufferKind::out, graph_.type(o.node), -1);
     scopes_.emplace_back();
@@ -53,6 +56,7 @@ class Lowering {
   const Graph& graph_;
   Kernel kernel_;
   bool flat_ = false;                    // all tensors are seen as rank 1 (or single elements)
+  bool symbolic_ = false;                // some shape holds the symbol
   std::map<NodeId, BufferId> buffer_of_;
   std::vector<Element> elements_;
   std::vector<Scope> scopes_;            // the open ones, outermost first
@@ -64,7 +68,7 @@ class Lowering {
     const Shape* shape = nullptr;
     for (const Node& n : graph_.nodes) {
       const bool spread = means<View>(n.op) && n.args.size() == 1 && graph_.type(n.args[0]).size() == 1;
-      const bool leaf = n.op == Op::input || n.op == Op::constant || n.op == Op::random;
+      const bool leaf = n.op == Op::input || n.op == Op::constant || n.op == Op::random || n.op == Op::extent;
       if (!means<Map>(n.op) && !spread && !leaf) return false;
       if (n.type.size() == 1) continue;
       if (!shape) shape = &n.type.shape;
@@ -159,6 +163,10 @@ class Lowering {
     ScalarNode n{ScalarNode::Kind::constant, value.dtype};
     n.constant = value;
     return add_element(std::move(n), {});
+  }
+  int limit(int64_t value) {   // of a guard
+    if (symbolic_) want_constant(value);
+    return constant(Scalar::of_int(DType::i64, value));
   }
   int coord(const Index& index) {
     if (index.is_constant()) return constant(Scalar::of_int(DType::i64, index.value()));
@@ -264,8 +272,8 @@ class Lowering {
       int inside = -1;
       const auto require = [&](int condition) { inside = inside < 0 ? condition : apply(Op::logical_and, DType::boolean, {inside, condition}); };
       for (const Guard& g : pieces[p].guards) {
-        if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {constant(Scalar::of_int(DType::i64, g.low)), coord(g.expr)}));
-        if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), constant(Scalar::of_int(DType::i64, g.high))}));
+        if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {limit(g.low), coord(g.expr)}));
+        if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), limit(g.high)}));
       }
       const int taken = piece_element(pieces[p]);
       out = inside < 0 ? taken : apply(Op::select, n.type.dtype, {inside, taken, out});
@@ -294,6 +302,13 @@ class Lowering {
     if (n.op == Op::constant) {
       QN_CHECK(n.type.size() == 1, "partition passes constants of several elements as operands");
       return constant(n.attrs.value->get(0));
+    }
+    if (n.op == Op::extent) {
+      const int64_t size = count(n.attrs.shape);
+      if (!is_symbolic(size)) return constant(Scalar::of_int(DType::i64, size));
+      ScalarNode s{ScalarNode::Kind::symbol, DType::i64};
+      s.constant = Scalar::of_int(DType::i64, symbol_factor(size));
+      return add_element(std::move(s), {});
     }
     if (n.op == Op::iota) return convert(coord(index[static_cast<size_t>(n.attrs.axes[0])]), n.type.dtype);
     ScalarNode r{ScalarNode::Kind::random, DType::u32};
@@ -479,6 +494,6 @@ class Lowering {
 
 }  // namespace
 
-tile::Kernel lower(const Graph& region, const std::string& name) { return Lowering(region, name).run(); }
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound) { return bind_symbol(Lowering(region, name).run(), bound); }
 
 }  // namespace quern

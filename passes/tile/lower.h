@@ -9,7 +9,9 @@
 
 namespace quern {
 
-/// Buffers: the region's inputs, then its outputs. Tiles are 1: the planner chooses them.
-tile::Kernel lower(const Graph& region, const std::string& name);
+/// Buffers: the region's inputs, then its outputs. Tiles are 1: the planner chooses them. `bound` is the greatest value
+/// of the symbol, where the region's shapes hold it. Throws Error(compile) where the symbol stands elsewhere than
+/// in the first dim of what is in memory, or a view works along it.
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound = 0);
 
 }  // namespace quern

@@ -24,8 +24,11 @@ bool lanes_are_legal(const Kernel& k) {
     return std::count_if(v.axes.begin(), v.axes.end(), [&](AxisId a) { return k.axes[static_cast<size_t>(a)].lanes; }) <= 1;
   });
 }
-// Puts an axis on the lanes where no tile would then have two such axes.
+// Puts an axis on the lanes where no tile would then have two such axes. A symbolic one only in the grid, where what
+// lies past its extent is never seen: a loop over it has no masks.
 bool try_lanes(Kernel& k, AxisId a) {
+  const std::vector<AxisId>& grid = k.phases[0].grid;
+  if (k.axes[static_cast<size_t>(a)].symbol && !std::count(grid.begin(), grid.end(), a)) return false;
   k.axes[static_cast<size_t>(a)].lanes = true;
   if (lanes_are_legal(k)) return true;
   k.axes[static_cast<size_t>(a)].lanes = false;

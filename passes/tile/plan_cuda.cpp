@@ -74,6 +74,7 @@ class Planner {
   }
   // Elements of a 16-byte access along the axis, where its extent allows them.
   int64_t vector_of(AxisId a, int64_t most = 8) {
+    if (axis(a).symbol && !in_grid(a)) return 1;   // its extent is known when it runs
     int64_t least = 8;
     for (const Load* l : facts_.loads)
       if (has(l->out, a) && step_of(k_, l->buffer, l->index, a) == 1) least = std::min(least, size_of(k_.buffers[static_cast<size_t>(l->buffer)].dtype));
@@ -183,7 +184,7 @@ class Planner {
       if (!shared.empty() && vector > 1 && contiguous_bytes(a) == 0 && axis(a).extent != axis(inner[0]).extent) continue;
       lane_bit_ = lanes, warp_bit_ = warps;
       int64_t v = vector;
-      while (v > 1 && axis(a).extent % v != 0) v /= 2;
+      while (v > 1 && (axis(a).extent % v != 0 || (axis(a).symbol && !in_grid(a)))) v /= 2;
       give(a, threads, v, std::clamp<int64_t>(ceil_div(axis(a).extent, threads * v), 1, groups));
       shared.insert(a);
       next_lane = std::max(next_lane, lane_bit_), next_warp = std::max(next_warp, warp_bit_);

@@ -16,7 +16,7 @@
 namespace quern {
 namespace {
 
-using Entry = void (*)(void* const* buffers, void* scratch, int64_t begin, int64_t end);
+using Entry = void (*)(void* const* buffers, void* scratch, int64_t begin, int64_t end, int64_t size);
 
 class CpuImage : public LoadedImage {
  public:
@@ -71,16 +71,17 @@ class CpuDevice : public Device {
     return std::make_unique<CpuImage>(image);
   }
 
-  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands) override {
+  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
     pointers_.clear();
     for (const MemoryRange& o : operands) pointers_.push_back(o.ptr);
     const Entry entry = static_cast<const CpuImage&>(image).entry;
-    const int64_t workers = std::min<int64_t>(threads_.count(), kernel.grid);
+    const int64_t grid = kernel.grid_at(size), workers = std::min<int64_t>(threads_.count(), grid);
+    const double work = (kernel.flops + kernel.bytes) * static_cast<double>(grid) / static_cast<double>(std::max<int64_t>(kernel.grid, 1));
     const auto scratch = [&](int64_t worker) { return static_cast<char*>(scratch_) + worker * scratch_each_; };
-    if (workers <= 1 || kernel.flops + kernel.bytes < kWorthForking) return entry(pointers_.data(), scratch(0), 0, kernel.grid);
+    if (workers <= 1 || work < kWorthForking) return entry(pointers_.data(), scratch(0), 0, grid, size);
     threads_.run([&](int worker) {
-      const int64_t begin = kernel.grid * worker / workers, end = kernel.grid * (worker + 1) / workers;
-      if (worker < workers) entry(pointers_.data(), scratch(worker), begin, end);
+      const int64_t begin = grid * worker / workers, end = grid * (worker + 1) / workers;
+      if (worker < workers) entry(pointers_.data(), scratch(worker), begin, end, size);
     });
   }
   void synchronize() override {}

@@ -261,11 +261,11 @@ class CudaDevice : public Device {
     wait();   // the caller may change `from` at once
   }
   int input_sets() const override { return kSets; }
-  void stage(DevicePtr to, const void* from, int64_t bytes, int set) override {
+  void stage(DevicePtr to, int64_t capacity, const void* from, int64_t bytes, int set) override {
     if (!bytes) return;
     Staging& s = staging_[to];
     if (!s.host) {
-      s.host = pinned_.alloc(bytes);
+      s.host = pinned_.alloc(capacity);
       want(driver().event_create(&s.copied, kNoTiming), "cuEventCreate");
     } else {
       want(driver().event_synchronize(s.copied), "cuEventSynchronize");
@@ -307,13 +307,14 @@ class CudaDevice : public Device {
     });
   }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override { return std::make_unique<CudaImage>(image); }
-  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands) override {
+  void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
     const Handle function = static_cast<const CudaImage&>(image).function;
-    const unsigned blocks = static_cast<unsigned>(kernel.grid), threads = static_cast<unsigned>(kernel.threads), shared = static_cast<unsigned>(kernel.shared_bytes);
+    const unsigned blocks = static_cast<unsigned>(kernel.grid_at(size)), threads = static_cast<unsigned>(kernel.threads), shared = static_cast<unsigned>(kernel.shared_bytes);
     std::vector<DevicePtr> values;
     std::vector<void*> params;
     for (const MemoryRange& o : operands) values.push_back(o.ptr);
     for (DevicePtr& p : values) params.push_back(&p);
+    params.push_back(&size);   // of kernels with a symbol
     if (!recording_) return want(driver().launch(function, blocks, 1, 1, threads, 1, 1, shared, stream_, params.data(), nullptr), "cuLaunchKernel");
     const KernelNode node{function, {blocks, 1, 1}, {threads, 1, 1}, shared, params.data(), nullptr, nullptr, nullptr};
     recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {

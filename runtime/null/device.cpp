@@ -44,8 +44,8 @@ class NullDevice : public Device {
     say(fmt::format("load {} {} bytes", image.name, image.code.size()));
     return std::make_unique<NullImage>();
   }
-  void launch(const LoadedImage&, const KernelImage& kernel, const std::vector<MemoryRange>& operands) override {
-    std::string line = fmt::format("launch {} grid {}", kernel.name, kernel.grid);
+  void launch(const LoadedImage&, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
+    std::string line = fmt::format("launch {} grid {}", kernel.name, kernel.grid_at(size));
     for (const MemoryRange& o : operands) line += " " + spell(o.ptr);
     say(line);
   }

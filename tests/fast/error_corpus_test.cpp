@@ -13,6 +13,7 @@
 
 #include "frontend/nn.h"
 #include "frontend/params.h"
+#include "codegen/compile.h"
 #include "ir/interpret.h"
 #include "ir/text.h"
 #include "passes/pass.h"
@@ -98,6 +99,11 @@ std::vector<Fixture> dsl() {
       WRONG(rank_nine, too_large, {"rank 9"}, [](Model& m) { m.input("x", f32, {1, 1, 1, 1, 1, 1, 1, 1, 1}); }),
       WRONG(extent_negative, too_large, {"extent -1"}, [](Model& m) { m.input("x", f32, {-1}); }),
       WRONG(bytes_too_many, too_large, {"2^46"}, [](Model& m) { m.input("x", f32, {int64_t{1} << 30, int64_t{1} << 30}); }),
+      WRONG(symbol_bounds, symbol_shape, {"from 0 to 4"}, [](Model& m) { m.symbol("batch", 0, 4); }),
+      WRONG(symbol_missing, symbol_shape, {"f32[n,3]"}, [](Model& m) { m.input("x", f32, {kSymbol, 3}); }),
+      WRONG(symbol_plus_one, symbol_shape, {"n+1"}, [](Model& m) { m.input("x", f32, {m.symbol("batch", 1, 4) + 1}); }),
+      WRONG(symbol_twice, symbol_shape, {"f32[n,n]"}, [](Model& m) { const int64_t n = m.symbol("batch", 1, 4); m.input("x", f32, {n, n}); }),
+      WRONG(symbol_and_constant, shapes_differ, {"f32[n,3]", "f32[4,3]"}, [](Model& m) { in(m, "x", {m.symbol("batch", 1, 4), 3}) + in(m, "y", {4, 3}); }),
   };
 }
 
@@ -124,6 +130,7 @@ std::vector<TextFixture> texts() {
       {"text_cut", Code::syntax, "wrong.qir:2:", "graph (%0: f32[2] \"x\") {\n  %1 = exp"},
       {"text_attribute", Code::attribute_missing, "wrong.qir:2:3", "graph (%0: f32[2] \"x\") {\n  %1 = cast %0 : f64[2]\n}\n"},
       {"text_put_add", Code::update_shape, "wrong.qir:2:3", "graph (%0: f32[4] \"x\", %1: i32[2] \"i\", %2: f32[3] \"u\") {\n  %3 = put_add %0, %1, %2 {axes=[0]} : f32[4]\n}\n"},
+      {"text_symbol", Code::symbol_shape, "wrong.qir:3", "graph (%0: f32[n,2] \"x\") {\n  output \"y\" %0\n}\n"},
   };
 }
 
@@ -147,6 +154,16 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
   return {
       {Code::bad_body, [=] { call(Op::exp, Transform::none, {2, 4}); }},
       {Code::bad_body, [=] { call(Op::exp, Transform::vmap, {}); }},
+      {Code::symbol_size, [] {
+         Model m;
+         m.output("y", exp(m.input("x", f32, {m.symbol("batch", 2, 4), 3})));
+         interpret(m.finish(), {HostTensor(f32, {5, 3})});
+       }},
+      {Code::symbol_place, [=] {
+         Model m;
+         m.output("y", reverse(m.input("x", f32, {m.symbol("batch", 1, 4), 3}), {0}));
+         compile(m.finish(), {.target = {TargetKind::cpu, "avx2"}, .use_cache = false});
+       }},
       {Code::no_batched_form, [=] {
          PassContext context;
          expand(call(Op::take, Transform::vmap, {5, 2, 3}), context);

@@ -45,7 +45,7 @@ Program sample() {
   p.inputs = {0};
   p.states = {1};
   p.outputs = {5};
-  p.steps = {Fill{4, 255}, Launch{0, {0, 2, 3}}, Copy{1, 1}, Launch{0, {3, 4, 6}}};
+  p.steps = {Fill{4, 255}, Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}};
   p.arena_bytes = 128;
   p.lower_bound = 69;
   return p;

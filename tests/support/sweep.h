@@ -10,6 +10,7 @@
 #include "ir/compare.h"
 #include "ir/interpret.h"
 #include "ir/op.h"
+#include "ir/symbol.h"
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 
@@ -208,7 +209,10 @@ inline std::vector<Case> many_rows(int64_t rows) {
 template <class Plan>
 std::vector<HostTensor> run_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, Plan&& plan) {
   PassContext context;
-  const Graph kernels = run_pipeline(graph, context);
+  std::vector<Shape> shapes;
+  for (const HostTensor& t : inputs) shapes.push_back(t.shape);
+  const int64_t size = size_for(graph, shapes), bound = graph.symbol ? graph.symbol->high : 0;
+  const Graph symbolic = run_pipeline(graph, context), kernels = bound ? at_size(symbolic, size) : symbolic;
   std::vector<std::vector<HostTensor>> values(kernels.nodes.size());
   for (size_t i = 0; i < inputs.size(); ++i) values[static_cast<size_t>(kernels.inputs[i])] = {inputs[i]};
   for (size_t i = 0; i < kernels.nodes.size(); ++i) {
@@ -221,8 +225,9 @@ std::vector<HostTensor> run_tiles(const Graph& graph, const std::vector<HostTens
       values[i] = {def_of(n.op).eval(n, args)};
     }
     if (n.op != Op::call) continue;
-    const tile::Kernel kernel = plan(lower(*n.attrs.body, "k"));
-    tile::verify(kernel);
+    const tile::Kernel planned = plan(lower(*symbolic.at(static_cast<NodeId>(i)).attrs.body, "k", bound));
+    tile::verify(planned);
+    const tile::Kernel kernel = tile::at_size(planned, size);
     std::vector<HostTensor*> buffers;
     for (NodeId a : n.args) buffers.push_back(&values[static_cast<size_t>(a)][0]);
     for (const Type& t : n.type.results) values[i].emplace_back(t.dtype, t.shape);

@@ -1,0 +1,98 @@
+// See bind.h.
+#include "passes/tile/bind.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "ir/support/overloaded.h"
+#include "ir/symbol.h"
+
+namespace quern {
+
+using namespace tile;
+
+// A row of a symbolic tensor has less than 2^31 bytes, so no stride of one reaches this far; n - 1 and the like do.
+constexpr int64_t kFar = kSymbol / 2;
+
+static Error not_yet(const std::string& what) {
+  return Error(Code::symbol_place, what).with_help("keep the symbolic size in the first dim, or make it a constant: at_size(graph, n)");
+}
+
+void want_constant(int64_t value) {
+  if (value >= kFar || value <= -kFar) throw not_yet("a slice, pad, concat, reverse or reshape works along the symbolic size, which is not compiled yet");
+}
+
+namespace {
+
+class Binder {
+ public:
+  Binder(Kernel kernel, int64_t bound) : k_(std::move(kernel)), bound_(bound) {}
+
+  Kernel run() {
+    bool any = false;
+    for (Axis& a : k_.axes) any |= bind(a.extent, a.symbol);
+    for (Buffer& b : k_.buffers) {
+      for (size_t d = 1; d < b.shape.size(); ++d)
+        if (is_symbolic(b.shape[d])) throw not_yet(fmt::format("a tensor {}[{}] has the symbolic size in dim {}; in memory it must be dim 0", name_of(b.dtype), shape_text(b.shape), d));
+      if (!b.shape.empty()) any |= bind(b.shape[0], b.symbol);
+    }
+    if (!any) return std::move(k_);
+    for (Phase& p : k_.phases) {
+      std::stable_partition(p.grid.begin(), p.grid.end(), [&](AxisId a) { return symbol(a) > 0; });
+      QN_CHECK(p.grid.size() < 2 || symbol(p.grid[1]) == 0, "one axis of a grid is symbolic");
+      block(p.body);
+    }
+    return std::move(k_);
+  }
+
+ private:
+  Kernel k_;
+  int64_t bound_;
+
+  int64_t symbol(AxisId a) const { return k_.axes[static_cast<size_t>(a)].symbol; }
+  bool bind(int64_t& extent, int64_t& factor) const {
+    if (!is_symbolic(extent)) return false;
+    QN_CHECK(bound_ > 0, "a symbolic region has a bound");
+    factor = symbol_factor(extent);
+    extent = checked_mul(factor, bound_);
+    return true;
+  }
+  static void want_plain(const Index& e) {
+    switch (e.kind()) {
+      case Index::Kind::axis: return;
+      case Index::Kind::constant: return want_constant(e.value());
+      case Index::Kind::add: want_plain(e.left()); return want_plain(e.right());
+      default: want_constant(e.value()); return want_plain(e.left());
+    }
+  }
+  // The same index, with the axes' ranges up to the bound.
+  Index bound(const Index& e) const {
+    want_plain(e);
+    return e.substitute([&](int a, int64_t) { return k_.coordinate(a); });
+  }
+  void block(Block& stmts) {
+    for (Stmt& s : stmts)
+      std::visit(Overloaded{[&](Load& l) {
+                              for (BoxIndex& i : l.index)
+                                if (i.gather < 0) i.index = bound(i.index);
+                            },
+                            [&](MapTile& m) {
+                              for (ScalarNode& n : m.expr)
+                                if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) n.coord = bound(n.coord);
+                            },
+                            [&](Seq& q) { block(q.body); },
+                            [&](Each& e) { block(e.body); },
+                            [&](Store& t) {
+                              for (Index& i : t.index) i = bound(i);
+                            },
+                            [](ReduceTile&) {}, [](Mma&) {}},
+                 s.node);
+  }
+};
+
+}  // namespace
+
+Kernel bind_symbol(Kernel kernel, int64_t bound) { return Binder(std::move(kernel), bound).run(); }
+
+}  // namespace quern

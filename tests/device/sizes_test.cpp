@@ -1,0 +1,140 @@
+// One program for every batch size: results at each size against the interpreter, sizes that are refused, packages.
+#include "models/mlp.h"
+#include "tests/support/device.h"
+
+namespace quern {
+namespace {
+
+class Symbols : public test::OnDevice {
+ protected:
+  std::mt19937_64 random{11};
+  std::vector<HostTensor> random_inputs(const Graph& graph, int64_t n) {
+    const Graph sized = at_size(graph, n);
+    std::vector<HostTensor> out;
+    for (NodeId i : sized.inputs) {
+      const bool counts = !is_float(sized.type(i).dtype), moment = sized.at(i).attrs.name.ends_with(".v");
+      out.push_back(test::random_tensor(sized.type(i), counts || moment ? 0 : -0.4, counts ? 5 : 0.4, random));
+    }
+    return out;
+  }
+  void expect_like_interpreter(const Graph& graph, const std::vector<int64_t>& sizes) {
+    CompileReport report;
+    const auto e = compiled(graph, &report);
+    PassContext context;
+    const Graph reference = expand(graph, context);
+    const int64_t kernels = report.compiled;
+    for (int64_t n : sizes) {
+      SCOPED_TRACE(fmt::format("n = {}", n));
+      const std::vector<HostTensor> inputs = random_inputs(graph, n), want = interpret(reference, inputs), got = e->run(inputs);
+      for (size_t o = 0; o < want.size(); ++o) {
+        const Difference d = compare(got[o], want[o]);
+        EXPECT_EQ(got[o].shape, want[o].shape);
+        EXPECT_LE(d.error, tolerance_of(at_size(reference, n)).bound()) << graph.outputs[o].name << " element " << d.at << ": got " << d.got << ", want " << d.want;
+      }
+    }
+    EXPECT_EQ(report.compiled, kernels);
+  }
+};
+
+TEST_F(Symbols, EveryKindOfKernel) {
+  Model m;
+  const int64_t n = m.symbol("batch", 1, 700);
+  const Tensor x = m.input("x", DType::f32, {n, 33}), y = m.input("y", DType::f32, {n, 33}), w = m.input("w", DType::f32, {33, 20});
+  const Tensor v = m.input("v", DType::f32, {n}), i = m.input("i", DType::i32, {n}), table = m.input("table", DType::f32, {6, 16});
+  const Tensor h = m.input("h", DType::bf16, {2 * n, 8});
+  m.output("elementwise", x * y + 0.5);
+  m.output("flat with a row", tanh(x) * exp(y));
+  m.output("softmax", softmax(x));
+  m.output("row sum", sum(x, {1}));
+  m.output("column sum", sum(x, {0}));
+  m.output("column max", max(x, {0}));
+  m.output("all", mean(x * y));
+  m.output("mean of a vector", mean(v));
+  m.output("product", relu(matmul(x, w)));
+  m.output("weight gradient", contract("na,nb->ab", x, y));
+  m.output("vector by matrix", contract("n,na->a", v, x));
+  m.output("per row", contract("na,na->n", x, y));
+  m.output("take", take(table, i));
+  m.output("arg", argmax(x, 1));
+  m.output("pad", pad(x, {0, 1}, {0, 2}));
+  m.output("reshape", reshape(x, {n, 3, 11}));
+  m.output("join", reshape(reshape(x, {n, 3, 11}) + 1.0, {3 * n, 11}));
+  m.output("transposed in the kernel", sum(transpose(x, {1, 0}), {1}));
+  m.output("iota", cast(iota(x.graph(), DType::i32, {n, 4}, 0), DType::f32) + 1.0);
+  m.output("bf16", h * h + 1.0);
+  m.output("bf16 product", contract("na,nb->ab", h, h));
+  expect_like_interpreter(m.finish(), {700, 1, 7, 128, 699, 64, 2, 700});
+}
+
+TEST_F(Symbols, TrainingStepForEveryBatch) {
+  for (const MlpConfig& config : {MlpConfig{64, 10, {32}, 0}, {17, 5, {9, 6}, 0.25}}) {
+    Graph open = mlp_step(config, {1, 300}, {}, 1).graph;
+    for (const State& s : open.states) open.outputs.push_back({"next " + s.name, s.output});
+    open.states.clear();
+    expect_like_interpreter(open, {1, 7, 128, 300, 12, 1});
+  }
+}
+
+TEST_F(Symbols, TwoSizesInTurnsKeepTheirStates) {
+  const TrainingStep any = mlp_step({12, 4, {8}, 0}, {1, 64}, {}, 1), ten = mlp_step({12, 4, {8}, 0}, 10, {}, 1), three = mlp_step({12, 4, {8}, 0}, 3, {}, 1);
+  const auto e = compiled(any.graph), at_ten = compiled(ten.graph), at_three = compiled(three.graph);
+  for (const auto& [name, value] : any.initial) {
+    e->set_state(name, value);
+    at_ten->set_state(name, value);
+  }
+  for (int k = 0; k < 6; ++k) {
+    const bool small = k % 2;
+    const std::vector<HostTensor> inputs = {test::random_tensor({DType::f32, {small ? 3 : 10, 12}, {}}, 0, 1, random), test::random_tensor({DType::i32, {small ? 3 : 10}, {}}, 0, 4, random)};
+    Executable &fixed = small ? *at_three : *at_ten, &other = small ? *at_ten : *at_three;
+    const HostTensor loss = e->run(inputs)[0], want = fixed.run(inputs)[0];
+    EXPECT_NEAR(loss.at(0), want.at(0), 1e-5) << k;
+    for (const auto& [name, value] : any.initial) other.set_state(name, fixed.state(name));
+  }
+}
+
+TEST_F(Symbols, PackagesKeepTheSymbol) {
+  const Graph graph = mlp_predict({12, 4, {8}, 0}, {2, 40});
+  CompileOptions options;
+  options.target = device->target();
+  options.use_cache = false;
+  Executable e(*device, load_program(save_program(compile(graph, options)), "p.qpk"));
+  const Graph sized = at_size(graph, 9);
+  std::vector<HostTensor> inputs;
+  for (NodeId i : sized.inputs) inputs.push_back(test::random_tensor(sized.type(i), -1, 1, random));
+  for (size_t s = 0; s < graph.states.size(); ++s)
+    for (size_t i = 0; i < graph.inputs.size(); ++i)
+      if (graph.states[s].input == graph.inputs[i]) e.set_state(graph.states[s].name, inputs[i]);
+  PassContext context;
+  EXPECT_EQ(e.run({inputs[0]})[0], interpret(expand(graph, context), inputs)[0]);
+}
+
+TEST_F(Symbols, SizesThatAreRefused) {
+  const TrainingStep step = mlp_step({12, 4, {8}, 0}, {2, 40}, {}, 1);
+  const auto e = compiled(step.graph);
+  for (const auto& [name, value] : step.initial) e->set_state(name, value);
+  const auto code = [](const auto& f) {
+    try {
+      f();
+    } catch (const Error& error) {
+      return error.code;
+    }
+    return Code::general_bug;
+  };
+  EXPECT_EQ(code([&] { e->set_input(0, HostTensor(DType::f32, {1, 12})); }), Code::symbol_size);
+  EXPECT_EQ(code([&] { e->set_input(0, HostTensor(DType::f32, {41, 12})); }), Code::symbol_size);
+  EXPECT_EQ(code([&] { e->set_input(0, HostTensor(DType::f32, {8, 11})); }), Code::tensor_mismatch);
+  e->set_input(0, HostTensor(DType::f32, {8, 12}));
+  e->set_input(1, HostTensor(DType::i32, {9}));
+  EXPECT_EQ(code([&] { e->run(); }), Code::symbol_size);
+  e->set_input(1, HostTensor(DType::i32, {8}));
+  e->run();
+  EXPECT_EQ(e->output(0).shape, Shape{});
+  EXPECT_EQ(code([&] {
+    Model m;
+    m.output("y", exp(m.input("x", DType::f32, {4, m.symbol("n", 1, 8)})));
+    compiled(m.finish());
+  }), Code::symbol_place);
+}
+
+}  // namespace
+}  // namespace quern
