@@ -16,15 +16,23 @@ struct Verdict {             // of one edge producer → consumer of the partiti
   int64_t bytes;             // memory traffic that a missed fusion costs
 };
 
+struct KeptWide {            // the ledger of the relaxed policy
+  NodeId call;
+  std::string kernel;
+  int64_t roundings;         // to a short float, that this kernel does without
+};
+
 struct PassContext {
   std::vector<std::string> disabled;            // pass names
   int64_t bisect_limit = -1;                    // < 0: no limit
   int64_t rewrites = 0;                         // asked so far
+  bool relaxed = false;                         // short floats stay in f32 within a kernel
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
   std::vector<std::pair<std::string, double>> times;                        // pass, milliseconds
   std::vector<Verdict> verdicts;
+  std::vector<KeptWide> ledger;
 
   /// Counts one rewrite and says whether it may happen.
   bool allow() { ++rewrites; return bisect_limit < 0 || rewrites <= bisect_limit; }
@@ -39,6 +47,7 @@ Graph expand(const Graph& graph, PassContext& context);      // transforms and E
 Graph simplify(const Graph& graph, PassContext& context);    // the rule table, to a fixed point, with hash-consing
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
+Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy
 // Each one's text before and after: tests/cases/passes, partition and tile, run by tests/fast/golden_test.cpp.
 
 /// The ordered list; READ passes/pipeline.cpp FIRST.

@@ -1,8 +1,11 @@
 // READ FIRST. What happens to a graph before it is lowered: this list, in this order, with the verifier in between.
+// Equal nodes merge wherever a graph is built (GraphBuilder::add), and every pass ends without dead code (dead_code):
+// so there is no pass for common subexpressions, and none for dead code.
 #include <algorithm>
 #include <chrono>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "ir/support/suggest.h"
 #include "passes/pass.h"
@@ -15,15 +18,17 @@ const std::vector<Pass>& pipeline() {
       {"simplify", simplify},    // rule table; equal nodes merge, dead ones go
       {"fold", fold},            // constants
       {"partition", partition},  // groups of nodes → kernel calls
+      {"precision", precision},  // where short floats are rounded
   };
   return passes;
 }
 
 Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const std::string& name : context.disabled) {
-    const bool known = std::any_of(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
-    if (!known) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: expand, simplify, fold, partition", name)).with_help(suggestion(name, {"expand", "simplify", "fold", "partition"}, "simplify and fold may be disabled"));
-    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify and fold can");
+    std::vector<std::string> names;
+    for (const Pass& p : pipeline()) names.emplace_back(p.name);
+    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold and precision may be disabled"));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold and precision can");
   }
   if (context.verify) verify(graph);
   Graph current = graph;

@@ -47,11 +47,11 @@ struct JsonArgument {
   void write(const Json& value) const;
 };
 
-/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --no-cache: what every compiling command takes.
+/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --relaxed, --no-cache: what every compiling command takes.
 struct PassArguments {
   std::vector<std::string> disabled;
   int64_t bisect_limit = -1;
-  bool print_all = false, tf32 = false, no_cache = false;
+  bool print_all = false, tf32 = false, relaxed = false, no_cache = false;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;
 };

@@ -84,7 +84,7 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "partition"}, "passes are expand, simplify, fold and partition"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "partition", "precision"}, "passes are expand, simplify, fold, partition and precision"));
     }
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
@@ -102,7 +102,12 @@ void dump(const DumpArguments& a) {
                           v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
       edges.push_back({{"producer", v.producer}, {"consumer", v.consumer}, {"fused", v.fused}, {"reason", v.reason}, {"bytes", v.bytes}});
     }
-    return emit(a, text, {{"edges", edges}});
+    Json ledger = Json::array();
+    for (const KeptWide& k : options.passes.ledger) {
+      text += fmt::format("kernel {}: {} uses of short floats that were not rounded (--relaxed)\n", k.kernel, k.roundings);
+      ledger.push_back({{"kernel", k.kernel}, {"roundings", k.roundings}});
+    }
+    return emit(a, text, {{"edges", edges}, {"ledger", ledger}});
   }
   options.target = parse_target(a.target);   // the graph's own forms above need none
   CompileReport report;

@@ -1,6 +1,7 @@
 // quern fuzz graphs: random graphs on a target against the interpreter.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <memory>
 
 #include <fmt/format.h>
@@ -19,7 +20,7 @@ namespace {
 struct Arguments {
   int64_t count = 100, only = -1;
   uint64_t seed = 1;
-  std::string target = "cpu", out;
+  std::string target = "cpu", out, part;
   bool grad = false, stop = false;
   JsonArgument json;
 };
@@ -99,7 +100,17 @@ Graph computation_of(const Graph& graph, size_t root) {
   return dead_code(one);
 }
 
+// "I/N": which of the graphs are this process's.
+std::pair<int64_t, int64_t> parse_part(const std::string& text) {
+  int64_t part = 0, parts = 0;
+  int end = 0;
+  if (std::sscanf(text.c_str(), "%ld/%ld%n", &part, &parts, &end) != 2 || static_cast<size_t>(end) != text.size() || parts < 1 || parts > 4096 || part < 1 || part > parts)
+    throw Error(Code::bad_value, fmt::format("--part {}: wants I/N, from 1/N to N/N", text)).with_help("--part 1/8 to --part 8/8 are eight processes' shares of one campaign");
+  return {part - 1, parts};
+}
+
 void fuzz(const Arguments& a) {
+  const auto [part, parts] = a.part.empty() ? std::pair<int64_t, int64_t>{0, 1} : parse_part(a.part);
   const Target target = parse_target(a.target);
   const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
   if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("fuzz runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
@@ -112,7 +123,7 @@ void fuzz(const Arguments& a) {
     add_states(graph, random);
     const std::vector<HostTensor> inputs = random_inputs(graph, random);
     const std::string file = fmt::format("{}fuzz-{}-{}.qir", a.out.empty() ? "" : a.out + "/", a.seed, k);
-    if (a.only >= 0 && k != a.only) continue;
+    if ((a.only >= 0 && k != a.only) || k % parts != part) continue;
     if (a.only >= 0 && !a.out.empty()) write_text(file, to_string(graph));
     ++graphs;
     PassContext context;
@@ -160,6 +171,7 @@ void register_fuzz(CLI::App& root) {
   g->add_flag("--grad", a->grad, "with the gradient of all outputs");
   g->add_flag("--stop", a->stop, "at the first graph that differs");
   g->add_option("--only", a->only, "of all N graphs run this one, counted from 0, and write it to --out")->check(CLI::Range(0, 999999999));
+  g->add_option("--part", a->part, "I/N: of all graphs run every N-th from the I-th, as one of N processes");
   g->add_option("--out", a->out, "a folder for graphs that differ")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
   a->json.add_to(*g);
   g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");

@@ -120,6 +120,7 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
+  command.add_flag("--relaxed", relaxed, "values of bf16 and f16 stay in f32 between the ops of a kernel; without it every op rounds");
   command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
 }
@@ -127,6 +128,7 @@ void PassArguments::add_to(CLI::App& command) {
 CompileOptions PassArguments::options(const Target& target) const {
   CompileOptions o;
   o.target = target;
+  o.passes.relaxed = relaxed;
   if (tf32) o.f32_products = F32Products::tf32;
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;

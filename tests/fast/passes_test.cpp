@@ -59,6 +59,36 @@ TEST(Rules, BitEqualOnRandomGraphs) {
   EXPECT_GT(rewrites, 100);
 }
 
+// A chain of short floats: fewer roundings, so nearer to what f64 says; each counted.
+TEST(Precision, RelaxedIsNearerToTheTruth) {
+  const auto chain = [](DType dtype) {
+    Model m;
+    Tensor x = m.input("x", dtype, {40, 25});
+    for (int k = 0; k < 8; ++k) x = tanh(x * 1.5 + 0.25);
+    m.output("y", x);
+    m.output("rows", sum(x, {1}));
+    return m.finish();
+  };
+  std::mt19937_64 random(4);
+  const HostTensor exact = test::random_tensor({DType::f64, {40, 25}, {}}, -1, 1, random);
+  HostTensor rounded(DType::bf16, exact.shape), same(DType::f64, exact.shape);
+  for (int64_t i = 0; i < exact.size(); ++i) rounded.set(i, Scalar::of(DType::bf16, exact.at(i))), same.set(i, Scalar::of(DType::f64, rounded.at(i)));
+  const std::vector<HostTensor> truth = interpret(chain(DType::f64), {same});
+  const auto distance = [&](bool relaxed, size_t output) {
+    PassContext context;
+    context.relaxed = relaxed;
+    const Graph kernels = run_pipeline(chain(DType::bf16), context);
+    EXPECT_EQ(context.ledger.empty(), !relaxed);
+    if (relaxed) EXPECT_EQ(context.ledger[0].roundings, 24);   // of 24 values, the last one used by the sum
+    const HostTensor got = interpret(kernels, {rounded})[output];
+    double sum = 0;
+    for (int64_t i = 0; i < got.size(); ++i) sum += std::abs(got.at(i) - truth[output].at(i));
+    return sum;
+  };
+  EXPECT_LT(distance(true, 0), 0.7 * distance(false, 0));
+  EXPECT_LT(distance(true, 1), 0.9 * distance(false, 1));
+}
+
 // Kernels after partition, on the tile interpreter, with ragged tiles.
 TEST(Partition, RandomGraphsThroughTiles) {
   std::mt19937_64 random(6);

@@ -101,6 +101,7 @@ TEST_F(BadInput, WordsOfTheCommandLine) {
   refused("train mlp --schedule cosin", 2, "Q0403", "did you mean \"cosine\"");
   refused("dump mlp --what fusoin", 2, "Q0403", "did you mean \"fusion\"");
   refused("dump mlp --what fusion --after fold", 2, "Q0403", "--after goes with");
+  refused("fuzz graphs --part 9/8", 2, "Q0403", "wants I/N");
   refused("run mlp --fill ones", 2, "Q0403", "wants random, zeros or iota");
   refused("run mlp --print all", 2, "Q0403", "stats or values");
   refused("bench softmax --peer oneblas", 2, "Q0403", "did you mean \"openblas\"");
@@ -110,7 +111,7 @@ TEST_F(BadInput, WordsOfTheCommandLine) {
   refused("ops addd", 2, "Q0410", "did you mean \"add\"");
   refused("explain Q9999", 2, "Q0412", "`quern explain` lists them");
   refused("dump mlp --after folding", 2, "Q0407", "fold");
-  refused("compile mlp -o /dev/null --disable-pass partition", 2, "Q0407", "simplify and fold can");
+  refused("compile mlp -o /dev/null --disable-pass partition", 2, "Q0407", "simplify, fold and precision can");
   refused("compile mlp -o /dev/null --disable-pass simplfy", 2, "Q0407", "simplify");
 }
 
