@@ -262,10 +262,11 @@ class Emitter {
       }
       default: break;
     }
-    LlvmValue x = evaluate(e.left(), c, vary);
-    const bool remainder = e.kind() == Index::Kind::mod;
-    if (e.left().low() >= 0) return remainder ? b_.CreateURem(x, constant_like(x, e.value())) : b_.CreateUDiv(x, constant_like(x, e.value()));
-    return s_.apply(remainder ? Op::mod : Op::div, DType::i64, DType::i64, {x, constant_like(x, e.value())});
+    // Made positive by a multiple of the divisor: (x + m*d) // d - m and (x + m*d) % d are those of x.
+    const LlvmValue x = evaluate(e.left(), c, vary);
+    const int64_t d = e.value(), m = e.left().low() < 0 ? ceil_div(-e.left().low(), d) : 0;
+    const LlvmValue above = b_.CreateAdd(x, constant_like(x, m * d)), divisor = constant_like(x, d);
+    return e.kind() == Index::Kind::mod ? b_.CreateURem(above, divisor) : b_.CreateSub(b_.CreateUDiv(above, divisor), constant_like(x, m));
   }
 
   // The condition that a position in a dim exists, or null where it always does.

@@ -1,7 +1,10 @@
-// See nest.h. A panel pays when it is read by many row tiles and the operand is large or not contiguous along the lanes.
+// See nest.h. A panel pays when it is read by many row tiles and the operand is large or is masked where it is
+// outside, and when it is read twice and would be gathered or computed each time.
 #include "passes/tile/nest.h"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 
 #include "ir/support/fault.h"
 
@@ -9,7 +12,13 @@ namespace quern {
 
 using namespace tile;
 
-constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kLargestPanel = 4 << 20;   // tiles, bytes, bytes
+constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kLargestPanel = 4 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
+
+static ValueId out_of(const Stmt& s) {
+  if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
+  if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
+  return -1;
+}
 
 Kernel nest(const Kernel& kernel) {
   Kernel k = kernel;
@@ -41,23 +50,43 @@ Kernel nest(const Kernel& kernel) {
     if (a != lanes && !std::count(axes_of(operand).begin(), axes_of(operand).end(), a) && k.axes[static_cast<size_t>(a)].tile > 1) rows = a;
   if (rows < 0 || !std::count(phase.grid.begin(), phase.grid.end(), lanes)) return kernel;
   const Axis &row_axis = k.axes[static_cast<size_t>(rows)], &lane_axis = k.axes[static_cast<size_t>(lanes)];
-  if (ceil_div(row_axis.extent, row_axis.tile) < kManyRowTiles) return kernel;
+  const int64_t readers = ceil_div(row_axis.extent, row_axis.tile);
+  if (readers < 2) return kernel;
 
-  Load* load = nullptr;
-  for (Stmt& s : seq->body)
-    if (auto* l = std::get_if<Load>(&s.node); l && l->out == operand) load = l;
+  // What makes the operand within the loop: one load, perhaps with maps of it (a window with holes reads 0 there).
+  std::vector<const Stmt*> makers;
+  const std::function<bool(ValueId)> collect = [&](ValueId v) {
+    if (std::any_of(makers.begin(), makers.end(), [&](const Stmt* s) { return out_of(*s) == v; })) return true;
+    const auto made = std::find_if(seq->body.begin(), seq->body.end(), [&](const Stmt& s) { return out_of(s) == v; });
+    if (made == seq->body.end()) return false;
+    const auto* map = std::get_if<MapTile>(&made->node);
+    if (map && !std::all_of(map->args.begin(), map->args.end(), collect)) return false;
+    makers.push_back(&*made);
+    return true;
+  };
+  if (!collect(operand)) return kernel;
+  const Load* load = nullptr;
+  for (const Stmt* s : makers)
+    if (const auto* l = std::get_if<Load>(&s->node)) {
+      if (load) return kernel;
+      load = l;
+    }
   if (!load) return kernel;
   const Buffer& source = k.buffers[static_cast<size_t>(load->buffer)];
   const Shape strides = row_major(source.shape);
   int64_t along = 0;
+  bool as_it_lies = makers.size() == 1;   // a vector is one plain access
   for (size_t d = 0; d < load->index.size(); ++d) {
     if (load->index[d].gather >= 0) return kernel;
-    const auto s = load->index[d].index.stride(lanes);
-    if (!s) return kernel;
-    along += *s * strides[d];
+    const Index& e = load->index[d].index;
+    const auto s = e.stride(lanes);
+    as_it_lies = as_it_lies && s && e.low() >= 0 && e.high() < source.shape[d];
+    along += s.value_or(0) * strides[d];
   }
+  as_it_lies = as_it_lies && along == 1;
+  if (along == 1 && makers.size() == 1 && readers < kManyRowTiles) return kernel;
   // The panel: the summed axes, then the lanes of one tile. Batch axes are fixed within an instance.
-  Buffer panel{"s0", BufferKind::scratch, source.dtype, {}};
+  Buffer panel{"s0", BufferKind::scratch, k.values[static_cast<size_t>(operand)].dtype, {}};
   std::vector<Index> place;
   std::vector<AxisId> summed;
   for (AxisId a : axes_of(operand)) {
@@ -66,29 +95,45 @@ Kernel nest(const Kernel& kernel) {
       summed.push_back(a);
       panel.shape.push_back(k.axes[static_cast<size_t>(a)].extent - planted(Fault::panel_tail));
       place.push_back(k.coordinate(a));
+    } else if (k.axes[static_cast<size_t>(a)].tile != 1) {
+      return kernel;
     }
   }
   panel.shape.push_back(lane_axis.tile);
   place.push_back(lane_axis.extent > lane_axis.tile && !planted(Fault::panel_without_mod) ? floor_mod(k.coordinate(lanes), lane_axis.tile) : k.coordinate(lanes));
   const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype));
-  if (checked_mul(count(panel.shape), size_of(panel.dtype)) > kLargestPanel) return kernel;
+  if (checked_mul(count(panel.shape), size_of(panel.dtype)) > (along == 1 ? kLargestPanel : kLargestGathered)) return kernel;
   const bool several_panels = ceil_div(lane_axis.extent, lane_axis.tile) > 1;
-  if (along == 1 && (bytes < kLargeOperand || !several_panels)) return kernel;
+  if (as_it_lies && (bytes < kLargeOperand || !several_panels)) return kernel;
 
   const BufferId scratch = static_cast<BufferId>(k.buffers.size());
   k.buffers.push_back(std::move(panel));
   // Fill it.
   Each fill;
   fill.axes = summed;
-  Load copy = *load;
-  k.values.push_back(k.values[static_cast<size_t>(operand)]);
-  copy.out = static_cast<ValueId>(k.values.size() - 1);
-  fill.body.push_back({copy});
-  fill.body.push_back({Store{scratch, place, copy.out}});
+  std::map<ValueId, ValueId> copies;
+  for (const Stmt* made : makers) {
+    Stmt copy = *made;
+    const ValueId old = out_of(copy), fresh = copies[old] = static_cast<ValueId>(k.values.size());
+    k.values.push_back(Value(k.values[static_cast<size_t>(old)]));
+    if (auto* l = std::get_if<Load>(&copy.node)) l->out = fresh;
+    if (auto* m = std::get_if<MapTile>(&copy.node)) {
+      m->out = fresh;
+      for (ValueId& a : m->args) a = copies.at(a);
+    }
+    fill.body.push_back(std::move(copy));
+  }
+  fill.body.push_back({Store{scratch, place, copies.at(operand)}});
   // Read it.
-  load->buffer = scratch;
-  load->index.clear();
-  for (const Index& e : place) load->index.push_back({e, -1});
+  Load read{operand, scratch, {}};
+  for (const Index& e : place) read.index.push_back({e, -1});
+  Block body;
+  for (Stmt& s : seq->body) {
+    const bool made = std::any_of(makers.begin(), makers.end(), [&](const Stmt* m) { return m == &s; });
+    if (!made) body.push_back(std::move(s));
+    else if (out_of(s) == operand) body.push_back({read});
+  }
+  seq->body = std::move(body);
   Each each;
   each.axes = {rows};
   each.body = std::move(phase.body);

@@ -1,6 +1,7 @@
 // The CPU plan; see plan.h. Chosen by structure alone: which axis is contiguous where tiles are stored and loaded,
 // which axes a product keeps and sums. Tile sizes come from the register file.
 #include <algorithm>
+#include <tuple>
 
 #include "passes/tile/facts.h"
 #include "passes/tile/nest.h"
@@ -51,10 +52,39 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
     if (contiguous_in_stores(k, f, a) && has(m.a, a) != has(m.b, a)) lanes = a;
   for (AxisId a : kept)
     if (lanes < 0 && has(m.a, a) != has(m.b, a)) lanes = a;
+  // The other side's longest axis fills the registers with accumulators.
+  const auto rows_for = [&](AxisId across) {
+    AxisId rows = -1;
+    for (AxisId a : kept)
+      if (a != across && has(m.a, a) != has(m.b, a) && has(m.a, a) != has(m.a, across) &&
+          (rows < 0 || k.axes[static_cast<size_t>(a)].extent > k.axes[static_cast<size_t>(rows)].extent))
+        rows = a;
+    return rows;
+  };
+  const auto rows_tile = [&](AxisId rows, int64_t vectors) {
+    const int64_t budget = arch.registers == 32 ? 24 : 12;
+    return std::clamp<int64_t>(budget / vectors, 1, std::min<int64_t>(12, std::max<int64_t>(1, k.axes[static_cast<size_t>(rows)].extent)));
+  };
+  const int64_t most = arch.registers == 32 ? 4 : 2;   // vectors
+  // Where memory's order would leave most lanes empty (the places of a kernel in a weight gradient), another axis takes
+  // them: one that is contiguous in a load, or else the longest, if a panel of it would be read more than twice.
+  const auto emptier = [&](AxisId a) { return 2 * k.axes[static_cast<size_t>(a)].extent <= arch.lanes; };
+  if (lanes >= 0 && emptier(lanes)) {
+    const auto rank = [&](AxisId a) {
+      const Axis& axis = k.axes[static_cast<size_t>(a)];
+      const bool contiguous = contiguous_in_loads(k, f, a);
+      const AxisId rows = rows_for(a);
+      const bool packed = rows >= 0 && k.axes[static_cast<size_t>(rows)].extent > 2 * rows_tile(rows, vectors_tile(axis, arch.lanes, most) / arch.lanes);
+      return std::tuple(!emptier(a) && (contiguous || packed), contiguous, axis.extent);
+    };
+    for (AxisId a : kept)
+      if (has(m.a, a) != has(m.b, a) && std::get<0>(rank(a)) && rank(a) > rank(lanes)) lanes = a;
+    if (emptier(lanes) && rows_for(lanes) < 0) lanes = -1;   // sums side by side: the summed axis fills more
+  }
   int64_t vectors = 0;
   if (lanes >= 0 && try_lanes(k, lanes)) {
     Axis& axis = k.axes[static_cast<size_t>(lanes)];
-    axis.tile = vectors_tile(axis, arch.lanes, arch.registers == 32 ? 4 : 2);
+    axis.tile = vectors_tile(axis, arch.lanes, most);
     vectors = axis.tile / arch.lanes;
   }
   if (vectors == 0) {   // an inner product, or batch axes alone
@@ -65,17 +95,7 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
       }
     return;
   }
-  // The other side's longest axis fills the registers with accumulators.
-  const bool lanes_in_a = has(m.a, lanes);
-  AxisId rows = -1;
-  for (AxisId a : kept)
-    if (a != lanes && has(lanes_in_a ? m.b : m.a, a) && !has(lanes_in_a ? m.a : m.b, a) &&
-        (rows < 0 || k.axes[static_cast<size_t>(a)].extent > k.axes[static_cast<size_t>(rows)].extent))
-      rows = a;
-  if (rows >= 0) {
-    const int64_t budget = arch.registers == 32 ? 24 : 12;
-    k.axes[static_cast<size_t>(rows)].tile = std::clamp<int64_t>(budget / vectors, 1, std::min<int64_t>(12, std::max<int64_t>(1, k.axes[static_cast<size_t>(rows)].extent)));
-  }
+  if (const AxisId rows = rows_for(lanes); rows >= 0) k.axes[static_cast<size_t>(rows)].tile = rows_tile(rows, vectors);
   k.axes[static_cast<size_t>(m.axes.back())].tile = std::clamp<int64_t>(k.axes[static_cast<size_t>(m.axes.back())].extent, 1, 2);
 }
 
