@@ -46,7 +46,21 @@ HostTensor eval_reshape(const Node& node, std::span<const HostTensor* const> arg
   return out;
 }
 Pieces reshape_pieces(const Node& node, Types args, Out out) {
-  return {{0, unflatten(flatten(out, node.type.shape), args[0].shape), {}}};
+  // Runs of dims with equally many elements are reshaped on their own: what stays a dim keeps its index, in range or not.
+  const Shape &to = node.type.shape, &from = args[0].shape;
+  if (count(to) == 0) return {{0, unflatten(flatten(out, to), from), {}}};
+  Piece p{0, {}, {}};
+  for (size_t i = 0, j = 0; i < to.size() || j < from.size();) {
+    const size_t i0 = i, j0 = j;
+    int64_t here = 1, there = 1;
+    do {
+      if (j == from.size() || (i < to.size() && here <= there)) here *= to[i++];
+      else there *= from[j++];
+    } while (here != there);
+    const Index place = flatten(out.subspan(i0, i - i0), std::span(to).subspan(i0, i - i0));
+    for (Index& e : unflatten(place, std::span(from).subspan(j0, j - j0))) p.index.push_back(std::move(e));
+  }
+  return {p};
 }
 std::vector<NodeId> vjp_reshape(GraphBuilder& b, NodeId n, NodeId g) {
   return {b.add(Op::reshape, {g}, with(&Attrs::shape, b.type(b.graph().at(n).args[0]).shape))};

@@ -32,7 +32,7 @@ Placement placement_of(const Graph& graph, NodeId id) {
     covered += types[arg].size();
   }
   const bool tiles = pieces.size() == n.args.size() && covered == n.type.size();   // disjoint and all of it: pieces do not overlap
-  if (place.kind == Placement::Kind::around && !tiles) return {};
+  if (place.kind == Placement::Kind::around ? !tiles : n.args.size() != 1) return {};
   return place;
 }
 

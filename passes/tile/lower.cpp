@@ -60,6 +60,7 @@ class Lowering {
   std::map<NodeId, BufferId> buffer_of_;
   std::vector<Element> elements_;
   std::vector<Scope> scopes_;            // the open ones, outermost first
+  std::map<ValueId, std::pair<BufferId, std::vector<BoxIndex>>> loads_;
   std::vector<int> axis_depth_;
 
   // --- shapes ---
@@ -269,16 +270,31 @@ class Lowering {
     const auto piece_element = [&](const Piece& p) { return element(n.args[static_cast<size_t>(p.arg)], p.index); };
     int out = piece_element(pieces.back());
     for (size_t p = pieces.size() - 1; p-- > 0;) {
+      const int taken = piece_element(pieces[p]);
       int inside = -1;
       const auto require = [&](int condition) { inside = inside < 0 ? condition : apply(Op::logical_and, DType::boolean, {inside, condition}); };
       for (const Guard& g : pieces[p].guards) {
+        if (symbolic_ && g.expr.high() >= g.high) want_constant(g.high);   // at run time no buffer ends there
+        if (load_guards(taken, g, out)) continue;
         if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {limit(g.low), coord(g.expr)}));
         if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), limit(g.high)}));
       }
-      const int taken = piece_element(pieces[p]);
       out = inside < 0 ? taken : apply(Op::select, n.type.dtype, {inside, taken, out});
     }
     return out;
+  }
+
+  // A load outside its buffer reads 0: is that what the guard is for?
+  bool load_guards(int taken, const Guard& g, int otherwise) const {
+    const auto& [node, axes, depth, tile] = elements_[static_cast<size_t>(taken)];
+    const ScalarNode& fill = elements_[static_cast<size_t>(otherwise)].node;
+    const auto it = loads_.find(tile);
+    if (it == loads_.end() || fill.kind != ScalarNode::Kind::constant || !(fill.constant == Scalar::of(fill.dtype, 0))) return false;
+    const auto& [buffer, index] = it->second;
+    const Shape& shape = kernel_.buffers[static_cast<size_t>(buffer)].shape;
+    for (size_t d = 0; d < index.size(); ++d)
+      if (index[d].gather < 0 && index[d].index == g.expr && g.low == 0 && g.high == shape[d]) return true;
+    return false;
   }
 
   int load(BufferId buffer, std::vector<BoxIndex> index) {
@@ -289,6 +305,7 @@ class Lowering {
     }
     const std::vector<AxisId> sorted(axes.begin(), axes.end());
     const ValueId out = new_value(kernel_.buffers[static_cast<size_t>(buffer)].dtype, sorted);
+    loads_[out] = {buffer, index};
     block_at(depth_of(sorted)).push_back({Load{out, buffer, std::move(index)}});
     return operand(out);
   }
