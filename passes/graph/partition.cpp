@@ -8,7 +8,8 @@
 //   - no path leaves the union and comes back;
 //   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile);
 //   - walked by demand with symbolic indices, as lowering will do, a reduction or product is asked for at exactly the
-//     row axes (otherwise it would be recomputed per element), and a product's operands are views or casts of memory.
+//     row axes (otherwise it would be recomputed per element), and a product's operands are views (not padded ones: their
+//     masks would be computed in every step of the sum) or casts of memory.
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
 // between the calls.
 // Relies on expand (no composed ops, no transforms). Every merge asks the bisect counter.
@@ -46,6 +47,10 @@ class Partitioner {
     for (size_t i = 0; i < n; ++i) classify(static_cast<NodeId>(i));
     for (const Node& node : graph.nodes)   // what `take` reads by computed rows must be in memory
       if (means<Take>(node.op) && free_[static_cast<size_t>(node.args[0])]) own_group(node.args[0]);
+    for (const Node& node : graph.nodes)   // a padded operand is written out once rather than masked in every step of a sum
+      if (means<Contract>(node.op))
+        for (NodeId a : node.args)
+          if (free_[static_cast<size_t>(a)] && is_padded(a)) own_group(a);
     for (size_t i = 0; i < n; ++i)
       for (NodeId a : graph.nodes[i].args) users_[static_cast<size_t>(a)].push_back(static_cast<NodeId>(i));
   }
@@ -83,6 +88,10 @@ class Partitioner {
     if (n.op == Op::random) free_[i] = of_free;
     if (root_[i]) free_[i] = 0;
     if (!free_[i]) own_group(id);
+  }
+  bool is_padded(NodeId id) const {
+    const Node& n = at(id);
+    return n.op == Op::pad || ((n.op == Op::reshape || n.op == Op::transpose) && is_padded(n.args[0]));
   }
   void own_group(NodeId id) {
     free_[static_cast<size_t>(id)] = 0;
@@ -190,6 +199,10 @@ class Partitioner {
           for (NodeId a : n.args) walk(w, a, index, operand);
         },
         [&](const View& view) {
+          if (operand && is_padded(id)) {
+            w.problem = "a product's padded operand must be in memory";
+            return;
+          }
           std::vector<Type> types;
           for (NodeId a : n.args) types.push_back(graph_.type(a));
           for (const Piece& p : view.pieces(n, types, index)) walk(w, n.args[static_cast<size_t>(p.arg)], p.index, operand);
