@@ -87,7 +87,7 @@ class Head {
       if (error != std::errc() || extent < 0 || extent > kMaxExtent) fail("its shape has an extent outside [0, 2^40]");
       at_ = static_cast<size_t>(end - text_.data());
       shape.push_back(extent);
-      if (shape.size() > kMaxRank) fail("its shape has more than 8 dims");
+      if (shape.size() > kMaxRank) fail("its shape has more than 10 dims");
       if (!accept(',') && !peek(')')) fail("its head is not the dict that NumPy writes");
     }
   }

@@ -28,6 +28,12 @@ static void visit(const Graph& graph, Tolerance& t, bool top) {
       for (size_t d = 0; d < spec.lhs.size(); ++d)
         if (spec.out.find(spec.lhs[d]) == std::string::npos) summed = checked_mul(summed, graph.type(n.args[0]).shape[d]);
     }
+    if (n.op == Op::convolve) {   // all of the kernel but what the output has
+      const ContractSpec spec = parse_contract(n.attrs.spec);
+      const Shape& kernel = graph.type(n.args[1]).shape;
+      for (size_t d = 0; d < kernel.size(); ++d)
+        if (d >= spec.rhs.size() || spec.out.find(spec.rhs[d]) == std::string::npos) summed = checked_mul(summed, kernel[d]);
+    }
     if (means<PutAdd>(n.op)) summed = std::max<int64_t>(1, graph.type(n.args[1]).size());
     const bool of_inputs = top && std::all_of(n.args.begin(), n.args.end(), [&](NodeId a) { return depth[static_cast<size_t>(a)] == 0; });
     if (!of_inputs) t.reduction = std::max(t.reduction, summed);

@@ -63,10 +63,11 @@ enum class Transform : uint8_t { none, vjp, vmap, kernel };
 /// printing, parsing, hashing and comparing.
 struct Attrs {
   Shape axes;                      // reduce, argmax, transpose (permutation), broadcast, reverse, concat, iota, take, vmap
-  Shape shape;                     // reshape, broadcast, iota, random
-  Shape start, limit, stride;      // slice
+  Shape shape;                     // reshape, broadcast, iota, random, window
+  Shape start, limit, stride;      // slice; window, convolve: no limit
+  Shape dilation, base;            // window, convolve
   Shape low, high;                 // pad
-  std::string spec;                // contract: "bmk,bkn->bmn"
+  std::string spec;                // contract: "bmk,bkn->bmn"; convolve
   std::string name;                // input; call
   std::vector<DType> dtype;        // cast, iota, input: one element
   Shape index;                     // result: which; random: stream; call vjp: arguments to differentiate
@@ -77,6 +78,7 @@ struct Attrs {
   template <class Visitor>
   void fields(Visitor&& visit) {
     visit("axes", axes); visit("shape", shape); visit("start", start); visit("limit", limit); visit("stride", stride);
+    visit("dilation", dilation); visit("base", base);
     visit("low", low); visit("high", high); visit("spec", spec); visit("name", name); visit("dtype", dtype);
     visit("index", index); visit("transform", transform); visit("value", value); visit("body", body);
   }

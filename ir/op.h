@@ -13,6 +13,11 @@
 // contract "mk,kn->mn": letters name axes; a letter of both operands that the output lacks is summed, one that the
 // output has is a batch axis; a letter of one operand must be in the output. No letter repeats within an operand.
 // slice: start, limit, stride > 0. pad: low, high >= 0, value is a scalar argument. reverse: flips axes. concat: axes=[d].
+// window(x, v): out[…, o…, k…] = x[…, (o*stride + k*dilation + start)/base…, k…] where that is an element of x, elsewhere
+// the scalar v; attributes have one entry for every windowed dim, shape the extents of o; x ends with the dims of k.
+// convolve(x, r, "nc,oc->no"): contract(window(x), r), where x is the same for all k and 0 outside: the letters name what
+// comes before the windowed dims; the kernel's dims end r and are summed, the positions end the output. Beside
+// infinities and NaN, what lies between two elements of x (base > 1) may count as 0 or not at all.
 // take(x, i, axes=[d]): out[…, i…, …] = x[…, i, …], the dims of i in place of dim d; an index outside reads 0.
 // put_add(x, i, u, axes=[d]): x plus u at rows i (adjoint of take); an index outside is ignored; equal indices add up.
 // iota: the coordinate along axes[0] as dtype. extent: how many elements the shape has (i64; it may hold the symbol). random(key: u32[]): 32 random bits per element, see philox(); stream

@@ -113,7 +113,7 @@ Type read_type(Reader& r) {
   }
   t.dtype = r.dtype();
   t.shape = r.integers(kSymbol);
-  if (t.rank() > kMaxRank) r.fail(Code::text_limits, "rank above 8", "reshape to join axes");
+  if (t.rank() > kMaxRank) r.fail(Code::text_limits, "rank above 10", "reshape to join axes");
   for (int64_t d : t.shape)
     if (d < 0 || (d > kMaxExtent && !is_symbolic(d))) r.fail(Code::text_limits, "an extent outside [0, 2^40]", "use a smaller shape");
   t.bytes();   // throws where it overflows

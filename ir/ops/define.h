@@ -17,6 +17,7 @@ std::vector<OpDef> cast_ops();
 std::vector<OpDef> reduce_ops();
 std::vector<OpDef> contract_ops();
 std::vector<OpDef> view_ops();
+std::vector<OpDef> window_ops();
 std::vector<OpDef> take_ops();
 std::vector<OpDef> source_ops();
 std::vector<OpDef> body_ops();

@@ -12,7 +12,7 @@ using Shape = std::vector<int64_t>;
 
 /// Largest extent of a dimension and largest number of elements of a tensor.
 constexpr int64_t kMaxExtent = int64_t{1} << 40;
-constexpr int kMaxRank = 8;
+constexpr int kMaxRank = 10;   // a convolution in three dims with groups and a batch has windows of rank 9
 constexpr int64_t kMaxBytes = int64_t{1} << 46;   // of one tensor
 constexpr int64_t kMaxSize = int64_t{1} << 30;    // of a symbol
 

@@ -13,11 +13,13 @@
 namespace quern {
 namespace {
 
-Graph expand_graph(const Graph& graph);
+// `composed`: ops that stand for simpler ones are replaced, too. Within a derivative they are not yet: their own rules
+// may be better than those of what they stand for.
+Graph expand_graph(const Graph& graph, bool composed);
 
 // The results of a call in `b`: the outputs, then, for vjp, the derivatives.
-std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args) {
-  const Graph body = expand_graph(*node.attrs.body);
+std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, bool composed) {
+  const Graph body = expand_graph(*node.attrs.body, composed && node.attrs.transform != Transform::vjp);
   if (node.attrs.transform == Transform::vmap) return vmap_inline(b, body, args);
   if (node.attrs.transform == Transform::none) return b.inline_body(body, args);
   // Two arguments may be one node: differentiate a private copy, whose inputs are distinct, then put it in.
@@ -29,10 +31,10 @@ std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::ve
   for (int64_t i : node.attrs.index) wanted.push_back(inputs[static_cast<size_t>(i)]);
   for (NodeId o : outputs) own.output("", o);
   for (NodeId g : gradients(own, outputs[0], wanted)) own.output("", g);
-  return b.inline_body(own.finish(), args);
+  return b.inline_body(composed ? expand_graph(own.finish(), true) : own.finish(), args);
 }
 
-Graph expand_graph(const Graph& graph) {
+Graph expand_graph(const Graph& graph, bool composed) {
   GraphBuilder b;
   b.symbol(graph.symbol);
   std::vector<std::vector<NodeId>> map(graph.nodes.size());
@@ -44,11 +46,11 @@ Graph expand_graph(const Graph& graph) {
     if (n.op == Op::input) {
       map[i] = {b.input(n.attrs.name, n.type, where)};
     } else if (n.op == Op::call && n.attrs.transform != Transform::kernel) {
-      map[i] = expand_call(b, n, args);
+      map[i] = expand_call(b, n, args, composed);
     } else if (n.op == Op::result && graph.at(n.args[0]).attrs.transform != Transform::kernel) {
       map[i] = {map[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
-    } else if (const Expand* composed = std::get_if<Expand>(&def_of(n.op).meaning)) {
-      map[i] = {composed->build(b, n, args)};
+    } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && composed) {
+      map[i] = {stands_for->build(b, n, args)};
     } else {
       map[i] = {b.add(n.op, std::move(args), n.attrs, where)};
     }
@@ -60,6 +62,6 @@ Graph expand_graph(const Graph& graph) {
 
 }  // namespace
 
-Graph expand(const Graph& graph, PassContext&) { return expand_graph(graph); }
+Graph expand(const Graph& graph, PassContext&) { return expand_graph(graph, true); }
 
 }  // namespace quern

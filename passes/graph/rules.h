@@ -41,6 +41,14 @@ inline Attrs attrs_with(Shape Attrs::*field, Shape value) {
   return a;
 }
 
+/// A window whose kernel has one place, which reads what lies at its position.
+inline bool single_places(const Match& m) {
+  const size_t n = m.attrs.shape.size();
+  for (size_t d = 0; d < n; ++d)
+    if (m.attrs.start[d] != 0 || m.attrs.stride[d] != m.attrs.base[d] || m.type.shape[m.type.shape.size() - n + d] != 1) return false;
+  return true;
+}
+
 /// Calls `rule(name, holds, make)` for each rule in turn until one returns true.
 template <class Rule>
 bool add_rules(const Match& m, Rule&& rule) {
@@ -87,6 +95,7 @@ bool add_rules(const Match& m, Rule&& rule) {
          rule("reverse(reverse x)", m.op == Op::reverse && m.is(0, Op::reverse) && m.attrs.axes == m.arg(0).attrs.axes, [&] { return m.arg(0).args[0]; }) ||
          rule("slice of everything", m.op == Op::slice && same_type(0), keep(0)) ||
          rule("pad by nothing", m.op == Op::pad && same_type(0), keep(0)) ||
+         rule("window of single places", m.op == Op::window && same_type(0) && single_places(m), keep(0)) ||
          rule("concat of one", m.op == Op::concat && m.args.size() == 1, keep(0)) ||
          rule("reduce over no axis", means<Reduce>(m.op) && m.attrs.axes.empty(), keep(0));
 }

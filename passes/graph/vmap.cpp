@@ -66,7 +66,7 @@ class Batcher {
     } else if (means<Reduce>(n.op) || n.op == Op::argmax) {
       args = {batched(n.args[0])};
       if (!planted(Fault::vmap_axis)) shift(attrs.axes);
-    } else if (means<Contract>(n.op)) {
+    } else if (means<Contract>(n.op) || n.op == Op::convolve) {
       ContractSpec s = parse_contract(attrs.spec);
       char fresh = 'a';
       while ((s.lhs + s.rhs).find(fresh) != std::string::npos) ++fresh;
@@ -75,9 +75,10 @@ class Batcher {
       if (at(n.args[1]).batched) s.rhs = fresh + s.rhs;
       attrs.spec = fmt::format("{},{}->{}{}", s.lhs, s.rhs, fresh, s.out);
     } else if (means<View>(n.op)) {
-      // A view keeps the new axis as it is. What `pad` fills in must not vary along it.
-      if (n.op == Op::pad && at(n.args[1]).batched) unsupported(n, id);
-      for (size_t a = 0; a < n.args.size(); ++a) args.push_back(n.op == Op::pad && a == 1 ? at(n.args[1]).id : batched(n.args[a]));
+      // A view keeps the new axis as it is. What `pad` and `window` fill in must not vary along it.
+      const bool fills = n.op == Op::pad || n.op == Op::window;
+      if (fills && at(n.args[1]).batched) unsupported(n, id);
+      for (size_t a = 0; a < n.args.size(); ++a) args.push_back(fills && a == 1 ? at(n.args[1]).id : batched(n.args[a]));
       if (n.op == Op::transpose || n.op == Op::broadcast) {
         shift(attrs.axes);
         prepend(attrs.axes, 0);

@@ -11,6 +11,8 @@
 #include <gtest/gtest.h>
 
 #include "codegen/image.h"
+#include "frontend/conv.h"
+#include "frontend/norm.h"
 #include "models/mlp.h"
 #include "tests/support/golden.h"
 
@@ -136,6 +138,18 @@ Graph dense_gradient(DType dtype, int64_t batch, int64_t inputs, int64_t outputs
   return m.finish();
 }
 
+/// A small network with its gradients: convolutions with and without groups and strides, both pools, a norm.
+Graph convolution_gradient(DType dtype) {
+  Model m;
+  const Tensor x = m.input("x", dtype, {4, 16, 28, 28}), w = m.input("w", dtype, {32, 16, 3, 3}), b = m.input("b", dtype, {32}), d = m.input("d", dtype, {32, 1, 3, 3}), t = m.input("t", dtype, {32, 8, 2, 2});
+  const Tensor h = max_pool(relu(conv(x, w, b, {.low = {1}})), {3}, {.stride = {2}, .low = {1}});
+  const Tensor y = avg_pool(conv_transpose(batch_norm(conv(h, d, {}, {.stride = {2}, .low = {1}, .groups = 32}), b, b).y, t, {}, {.stride = {2}}), {2});
+  const Tensor wide = cast(y, DType::f32);
+  const std::vector<Tensor> g = grad(sum(wide * wide), {x, w, b, d, t});
+  for (size_t i = 0; i < g.size(); ++i) m.output(std::to_string(i), g[i]);
+  return m.finish();
+}
+
 TEST(CudaCompile, WithoutSpills) {
   try {
     std::printf("%s\n", cuda::compiler_version().c_str());
@@ -151,6 +165,7 @@ TEST(CudaCompile, WithoutSpills) {
     for (int64_t batch : {1, 32, 64}) all.add(fmt::format("mlp batch {}", batch), mlp_step(config, batch, {}, 1).graph, every);
   for (DType d : {DType::f64, DType::f32, DType::bf16, DType::f16})
     for (const Shape& s : {Shape{64, 784, 256}, Shape{33, 130, 70}}) all.add(fmt::format("dense {} {}", name_of(d), s[0]), dense_gradient(d, s[0], s[1], s[2]), every);
+  for (DType d : {DType::f32, DType::bf16}) all.add(fmt::format("convolution {}", name_of(d)), convolution_gradient(d), every);
   const int64_t models = all.kernels - golden;
   size_t turn = 0;
   for (const test::Case& c : test::all_cases()) all.add(c.name, c.graph, {kArches[turn++ % 3]});

@@ -11,7 +11,9 @@
 
 #include <gtest/gtest.h>
 
+#include "frontend/conv.h"
 #include "frontend/nn.h"
+#include "frontend/norm.h"
 #include "frontend/params.h"
 #include "codegen/compile.h"
 #include "ir/interpret.h"
@@ -96,7 +98,27 @@ std::vector<Fixture> dsl() {
       WRONG(param_twice, duplicate_name, {"f32[2]"}, [](Model& m) { Params p(m, 1); p.add("w", {2}, Init::zeros), p.add("w", {2}, Init::zeros); }),
       WRONG(state_type, bad_state, {"f32[2]", "f32[]"}, [](Model& m) { const Tensor x = in(m, "x", {2}); m.state("x", x, sum(x)); }),
       WRONG(state_no_input, bad_state, {"f32[2]"}, [](Model& m) { const Tensor x = exp(in(m, "x", {2})); m.state("x", x, x); }),
-      WRONG(rank_nine, too_large, {"rank 9"}, [](Model& m) { m.input("x", f32, {1, 1, 1, 1, 1, 1, 1, 1, 1}); }),
+      WRONG(conv_rank, bad_rank, {"f32[2,3]", "f32[4,3]"}, [](Model& m) { conv(in(m, "x", {2, 3}), in(m, "w", {4, 3})); }),
+      WRONG(conv_kernel_rank, bad_rank, {"f32[2,3,8,8]", "f32[4,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 8, 8}), in(m, "w", {4, 3, 3})); }),
+      WRONG(conv_channels, inner_dims, {"f32[2,3,8,8]", "f32[4,5,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 8, 8}), in(m, "w", {4, 5, 3, 3})); }),
+      WRONG(conv_group_channels, inner_dims, {"f32[2,6,8]", "f32[4,6,3]"}, [](Model& m) { conv(in(m, "x", {2, 6, 8}), in(m, "w", {4, 6, 3}), {}, {.groups = 2}); }),
+      WRONG(conv_groups, channel_groups, {"f32[2,6,8]", "f32[5,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 6, 8}), in(m, "w", {5, 3, 3}), {}, {.groups = 2}); }),
+      WRONG(conv_no_group, channel_groups, {"f32[2,6,8]", "f32[4,6,3]"}, [](Model& m) { conv(in(m, "x", {2, 6, 8}), in(m, "w", {4, 6, 3}), {}, {.groups = 0}); }),
+      WRONG(conv_too_big, window_extent, {"f32[2,3,4,9]", "f32[4,3,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 4, 9}), in(m, "w", {4, 3, 3, 3}), {}, {.dilation = {3}, .low = {1}}); }),
+      WRONG(conv_empty_kernel, window_extent, {"f32[2,3,4]", "f32[4,3,0]"}, [](Model& m) { conv(in(m, "x", {2, 3, 4}), in(m, "w", {4, 3, 0})); }),
+      WRONG(conv_stride, window_step, {"f32[2,3,8,8]", "f32[4,3,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 8, 8}), in(m, "w", {4, 3, 3, 3}), {}, {.stride = {2, 0}}); }),
+      WRONG(conv_entries, window_step, {"f32[2,3,8,8]", "f32[4,3,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 8, 8}), in(m, "w", {4, 3, 3, 3}), {}, {.low = {1, 1, 1}}); }),
+      WRONG(conv_bias, shapes_differ, {"f32[2,3,8]", "f32[4,3,3]", "f32[3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 8}), in(m, "w", {4, 3, 3}), in(m, "b", {3})); }),
+      WRONG(conv_dtypes, dtypes_differ, {"f32[2,3,8]", "f64[4,3,3]"}, [](Model& m) { conv(in(m, "x", {2, 3, 8}), in(m, "w", {4, 3, 3}, f64)); }),
+      WRONG(conv_transpose_output, window_step, {"f32[2,3,8]", "f32[3,4,3]"}, [](Model& m) { conv_transpose(in(m, "x", {2, 3, 8}), in(m, "w", {3, 4, 3}), {}, {.stride = {2}, .output_padding = {2}}); }),
+      WRONG(conv_transpose_cropped, window_extent, {"f32[2,3,1]", "f32[3,4,3]"}, [](Model& m) { conv_transpose(in(m, "x", {2, 3, 1}), in(m, "w", {3, 4, 3}), {}, {.low = {2}}); }),
+      WRONG(pool_size, window_step, {"f32[2,3,8,8]"}, [](Model& m) { max_pool(in(m, "x", {2, 3, 8, 8}), {2, 2, 2}); }),
+      WRONG(pool_in_padding, window_extent, {"f32[2,3,8]"}, [](Model& m) { max_pool(in(m, "x", {2, 3, 8}), {2}, {.low = {2}}); }),
+      WRONG(pool_integer, dtype_unsupported, {"i32[2,3,8]"}, [](Model& m) { avg_pool(in(m, "x", {2, 3, 8}, i32), {2}); }),
+      WRONG(pool_nothing, empty_axis, {"f32[2,3,0]"}, [](Model& m) { global_avg_pool(in(m, "x", {2, 3, 0})); }),
+      WRONG(group_norm_groups, channel_groups, {"f32[2,6,8]"}, [](Model& m) { group_norm(in(m, "x", {2, 6, 8}), 4, in(m, "g", {6}), in(m, "b", {6})); }),
+      WRONG(batch_norm_scale, shapes_differ, {"f32[2,6,8]", "f32[8]"}, [](Model& m) { batch_norm(in(m, "x", {2, 6, 8}), in(m, "g", {8}), in(m, "b", {6})); }),
+      WRONG(rank_eleven, too_large, {"rank 11"}, [](Model& m) { m.input("x", f32, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}); }),
       WRONG(extent_negative, too_large, {"extent -1"}, [](Model& m) { m.input("x", f32, {-1}); }),
       WRONG(bytes_too_many, too_large, {"2^46"}, [](Model& m) { m.input("x", f32, {int64_t{1} << 30, int64_t{1} << 30}); }),
       WRONG(symbol_bounds, symbol_shape, {"from 0 to 4"}, [](Model& m) { m.symbol("batch", 0, 4); }),
@@ -129,6 +151,7 @@ std::vector<TextFixture> texts() {
       {"text_huge_product", Code::size_overflow, "wrong.qir:1:", "graph (%0: f32[1099511627776,1099511627776] \"x\") {\n}\n"},
       {"text_cut", Code::syntax, "wrong.qir:2:", "graph (%0: f32[2] \"x\") {\n  %1 = exp"},
       {"text_attribute", Code::attribute_missing, "wrong.qir:2:3", "graph (%0: f32[2] \"x\") {\n  %1 = cast %0 : f64[2]\n}\n"},
+      {"text_window", Code::window_step, "wrong.qir:2:3", "graph (%0: f32[4,3] \"x\", %1: f32[] \"v\") {\n  %2 = window %0, %1 {shape=[4], start=[0], stride=[1], dilation=[1], base=[0]} : f32[4,3]\n}\n"},
       {"text_put_add", Code::update_shape, "wrong.qir:2:3", "graph (%0: f32[4] \"x\", %1: i32[2] \"i\", %2: f32[3] \"u\") {\n  %3 = put_add %0, %1, %2 {axes=[0]} : f32[4]\n}\n"},
       {"text_symbol", Code::symbol_shape, "wrong.qir:3", "graph (%0: f32[n,2] \"x\") {\n  output \"y\" %0\n}\n"},
   };

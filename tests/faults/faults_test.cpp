@@ -51,6 +51,7 @@ std::string first_guess(Fault fault) {
     case Fault::fanout_overwritten: return sweep("autodiff", "*UsesAddUp");
     case Fault::vmap_axis: return sweep("op", "*Vmap/reduce_sum");
     case Fault::guard_dropped: return sweep("cpu", "*/pad");
+    case Fault::window_residue: return sweep("cpu", "*/window");
     case Fault::concat_split: return sweep("cpu", "*/concat");
     case Fault::reverse_extent: return sweep("cpu", "*/reverse");
     case Fault::reduce_identity: return sweep("cpu", "*/reduce_max");

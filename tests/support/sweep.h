@@ -86,7 +86,7 @@ inline double bound_of(const Case& c) {
 }
 
 /// Whether the op sums: then the order of terms shows where they cancel or overflow, and in the sign of a zero.
-inline bool sums(Op op) { return means<Contract>(op) || means<PutAdd>(op) || op == Op::reduce_sum || op == Op::reduce_prod; }
+inline bool sums(Op op) { return means<Contract>(op) || op == Op::convolve || means<PutAdd>(op) || op == Op::reduce_sum || op == Op::reduce_prod; }
 
 /// The sweep's smaller cases on NaN, infinities, signed zeros and the ends of each dtype's range (which sums leave out).
 inline std::vector<Case> special_cases() {
