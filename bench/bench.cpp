@@ -13,7 +13,7 @@
 namespace quern {
 namespace bench {
 
-static const std::vector<const Family*> kTimed = {&matmul_family, &elementwise_family, &softmax_family, &layer_norm_family, &mlp_step_family};
+static const std::vector<const Family*> kTimed = {&matmul_family, &convolution_family, &elementwise_family, &softmax_family, &layer_norm_family, &mlp_step_family};
 
 std::vector<Case> timed_cases() {
   std::vector<Case> out;
@@ -77,7 +77,7 @@ static void run(const Arguments& a) {
   // Names of other families are part of these names: a filter must begin with compile_time to mean them.
   for (const Case& c : compile_time_family.cases())
     if (c.name.rfind(a.filter, 0) == 0) compile_time_family.run(h, c);
-  if (h.rows.empty()) throw Error(Code::unknown_case, fmt::format("no case has \"{}\" in its name", a.filter)).with_help("families are matmul, elementwise, softmax, layer_norm, mlp step and compile_time");
+  if (h.rows.empty()) throw Error(Code::unknown_case, fmt::format("no case has \"{}\" in its name", a.filter)).with_help("families are matmul, conv, elementwise, softmax, layer_norm, mlp step and compile_time");
   head["rows"] = h.rows;
   a.json.write(head);
 }

@@ -48,7 +48,7 @@ struct Family {
   std::vector<Case> (*cases)();
   void (*run)(Harness& harness, const Case& c);
 };
-extern const Family matmul_family, elementwise_family, softmax_family, layer_norm_family, mlp_step_family, compile_time_family;
+extern const Family matmul_family, convolution_family, elementwise_family, softmax_family, layer_norm_family, mlp_step_family, compile_time_family;
 /// All but compile_time.
 std::vector<Case> timed_cases();
 
