@@ -5,7 +5,12 @@
 // integers. max/min propagate NaN; max(-0, 0) is 0. Integer div and mod are floor division and its remainder, both 0
 // for divisor 0. Float div is IEEE; float mod is a - floor(a/b)*b. pow(x, 0) is 1; abs of the least integer is itself.
 // Comparisons with NaN are false, but `ne` is true. cast float→integer truncates, saturates, and takes NaN to 0;
-// to bool it is x != 0. sign(NaN) is NaN, sign(±0) is ±0.
+// to bool it is x != 0. sign(NaN) is NaN, sign(±0) is ±0. round takes ties to even. rem is exact, x - trunc(x/y)*y with
+// the sign of x (C's fmod; NaN for y = 0 or infinite x); of integers 0 for divisor 0. atan2(y, x), signed zeros and
+// infinities included, is C's. Outside its domain (asin, acos, atanh, erf_inv beyond ±1, acosh below 1, log1p below -1)
+// a function is NaN, at a pole infinite. lgamma is log|gamma|: inf at 0, -1, -2, …; digamma is ∓inf at ±0 and NaN at
+// -1, -2, …. A shift's count is read as unsigned; where it is not below the width, shift_left and shift_right_logical
+// give 0, shift_right_arithmetic gives -1 for negative x, else 0.
 // Elementwise ops want equal shapes; broadcasting is the op `broadcast`: argument dim d becomes output dim axes[d].
 // Reductions over zero elements give the identity: 0, 1, and for max/min the least/greatest value (∓inf for floats).
 // Sums, products of f16/bf16 accumulate in f32 or better and round once. argmax (i64) takes the lowest index among
@@ -26,7 +31,8 @@
 // output 0 with respect to arguments `index`; results: the outputs, then the derivatives), vmap (every argument and
 // result gets a leading axis), kernel (none, and one kernel computes it). result i: the i-th result of a call.
 //
-// Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod have derivative 0 at their kinks.
+// Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod, round, rem have derivative 0 at their kinks.
+// An op that is expanded (`Expand`) is differentiated as what it stands for.
 #pragma once
 #include <functional>
 #include <optional>

@@ -24,6 +24,8 @@ double Coverage::fraction() const {
 
 namespace {
 
+constexpr double kInputLow = 0.8, kInputHigh = 1.35;   // of floats
+
 class Drawer {
  public:
   Drawer(std::mt19937_64& random, Coverage& coverage) : random_(random), coverage_(coverage) {}
@@ -66,25 +68,29 @@ class Drawer {
 
   static bool discontinuous(Op op, DType dtype) {
     if (!is_float(dtype)) return false;
-    return op == Op::floor || op == Op::sign || op == Op::mod || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::argmax;
+    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::argmax;
   }
   static bool exact_op(const Node& n) {
     if (!is_float(n.type.dtype)) return true;
     if (means<View>(n.op) || means<Take>(n.op) || means<Source>(n.op)) return true;
     switch (n.op) {
-      case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::add: case Op::sub: case Op::mul: case Op::max:
+      case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::round: case Op::rem: case Op::add: case Op::sub: case Op::mul: case Op::max:
       case Op::min: case Op::select: case Op::cast: case Op::reduce_max: case Op::reduce_min: return true;
       default: return false;
     }
   }
 
+  // Inputs are drawn from [0.8, 1.35] (random_inputs); an op that wants others gets them moved into its range.
   NodeId new_input(const Type& type, double low, double high) {
-    const NodeId id = builder_.input("x" + std::to_string(builder_.graph().inputs.size()), type);
-    ranges_.push_back({low, high});
-    pool_.push_back({id, true, low, high});
+    NodeId id = builder_.input("x" + std::to_string(builder_.graph().inputs.size()), type);
+    const bool moved = is_float(type.dtype) && (low > kInputLow || high < kInputHigh);
+    if (moved) {
+      const double scale = 0.9 * (high - low) / (kInputHigh - kInputLow), shift = (low + high) / 2 - scale * (kInputLow + kInputHigh) / 2;
+      id = builder_.add(Op::add, {builder_.add(Op::mul, {id, builder_.full(type, scale)}), builder_.full(type, shift)});
+    }
+    pool_.push_back({id, !moved, low, high});
     return id;
   }
-  std::vector<std::pair<double, double>> ranges_;
 
   // An earlier value of the type whose range fits, made to fit if need be.
   NodeId argument(const Type& type, double low, double high, bool need_exact) {
@@ -239,7 +245,7 @@ std::vector<HostTensor> random_inputs(const Graph& graph, std::mt19937_64& rando
     HostTensor t(type.dtype, type.shape);
     for (int64_t i = 0; i < t.size(); ++i) {
       const double u = static_cast<double>(random() >> 11) * 0x1p-53;
-      t.set(i, is_float(type.dtype) ? Scalar::of(type.dtype, 0.8 + 0.55 * u) : Scalar::of_int(type.dtype, static_cast<int64_t>(random() % (type.dtype == DType::boolean ? 2 : 4))));
+      t.set(i, is_float(type.dtype) ? Scalar::of(type.dtype, kInputLow + (kInputHigh - kInputLow) * u) : Scalar::of_int(type.dtype, static_cast<int64_t>(random() % (type.dtype == DType::boolean ? 2 : 4))));
     }
     out.push_back(std::move(t));
   }

@@ -44,6 +44,24 @@ __device__ inline float qn_min(float a, float b) { return qn_fmin(a, b); }
 __device__ inline double qn_min(double a, double b) { return qn_fmin(a, b); }
 #define QN_MATH(name) __device__ inline float qn_##name(float x) { return name##f(x); } __device__ inline double qn_##name(double x) { return name(x); }
 QN_MATH(exp) QN_MATH(log) QN_MATH(tanh) QN_MATH(erf) QN_MATH(sqrt) QN_MATH(sin) QN_MATH(cos)
+QN_MATH(expm1) QN_MATH(log1p) QN_MATH(tan) QN_MATH(asin) QN_MATH(acos) QN_MATH(sinh) QN_MATH(cosh) QN_MATH(asinh) QN_MATH(acosh)
+QN_MATH(atanh) QN_MATH(erfc) QN_MATH(lgamma)
+__device__ inline float qn_round(float x) { return rintf(x); }
+__device__ inline double qn_round(double x) { return rint(x); }
+__device__ inline float qn_erf_inv(float x) { return erfinvf(x); }
+__device__ inline double qn_erf_inv(double x) { return erfinv(x); }
+__device__ inline float qn_atan2(float y, float x) { return atan2f(y, x); }
+__device__ inline double qn_atan2(double y, double x) { return atan2(y, x); }
+template <class T> __device__ inline T qn_rem(T a, T b) { return b == (T)0 || ((T)-1 < (T)0 && b == (T)-1) ? (T)0 : (T)(a % b); }
+__device__ inline float qn_rem(float a, float b) { return fmodf(a, b); }
+__device__ inline double qn_rem(double a, double b) { return fmod(a, b); }
+template <class T> __device__ inline T qn_bit_and(T a, T b) { return (T)(a & b); }
+template <class T> __device__ inline T qn_bit_or(T a, T b) { return (T)(a | b); }
+template <class T> __device__ inline T qn_bit_xor(T a, T b) { return (T)(a ^ b); }
+template <class T> __device__ inline bool qn_inside(T by) { return (typename Wide<T>::raw)by < 8 * sizeof(T); }
+template <class T> __device__ inline T qn_shift_left(T a, T by) { return qn_inside(by) ? (T)((typename Wide<T>::raw)a << by) : (T)0; }
+template <class T> __device__ inline T qn_shift_right_logical(T a, T by) { return qn_inside(by) ? (T)((typename Wide<T>::raw)a >> by) : (T)0; }
+template <class T> __device__ inline T qn_shift_right_arithmetic(T a, T by) { return qn_inside(by) ? (T)(a >> by) : a < (T)0 ? (T)-1 : (T)0; }
 __device__ inline float qn_rsqrt(float x) { return 1.0f / sqrtf(x); }
 __device__ inline double qn_rsqrt(double x) { return 1.0 / sqrt(x); }
 template <class T> __device__ inline T qn_pow(T a, T b) { if (b < (T)0) return 0; u64 e = (u64)b, base = (u64)a, r = 1; for (; e; e >>= 1, base *= base) if (e & 1) r *= base; return (T)r; }

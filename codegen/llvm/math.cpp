@@ -1,6 +1,8 @@
 // What the transcendental functions share: their choice by type, exact sums and products, powers of two, and the
 // reduction of huge angles (Payne and Hanek, "Radian reduction for trigonometric functions", 1983).
-// Error bounds, which tests/jit/math_test.cpp measures: every function within 2 ULP on every arch, f32 and f64.
+// Error bounds, which tests/jit/math_test.cpp measures: every function within 2 ULP on every arch, f32 and f64;
+// near the zeros of lgamma, 2 ULP of 1 or of the terms that cancel. digamma is made of ops: 4 ULP of the larger of 4 and
+// those terms in f64, the nearest number in the other dtypes, which compute it in f64.
 #include "codegen/llvm/math.h"
 
 #include <limits>
@@ -176,9 +178,70 @@ QuarterTurns quarter_turns_if_large(V x, QuarterTurns fast) {
   return {hi, lo, quarter};
 }
 
+namespace {
+
+// double remainder(double x, double y), one per module: x and y as integers times powers of 2, the first reduced by the
+// second 11 bits at a time.
+llvm::Function* exact_remainder(const Scalars& caller) {
+  llvm::Module& module = *caller.b.GetInsertBlock()->getModule();
+  const char* name = "remainder";
+  if (llvm::Function* known = module.getFunction(name)) return known;
+  llvm::LLVMContext& context = module.getContext();
+  llvm::Type* real = llvm::Type::getDoubleTy(context);
+  auto* f = llvm::Function::Create(llvm::FunctionType::get(real, {real, real}, false), llvm::Function::InternalLinkage, name, module);
+  f->setDoesNotThrow();
+  f->addFnAttr(llvm::Attribute::NoInline);
+  llvm::BasicBlock *entry = llvm::BasicBlock::Create(context, "entry", f), *loop = llvm::BasicBlock::Create(context, "loop", f), *body = llvm::BasicBlock::Create(context, "body", f),
+                   *done = llvm::BasicBlock::Create(context, "done", f);
+  Builder b(entry);
+  const Scalars s(b, 1, caller.fused);
+  const V x(s, f->getArg(0)), y(s, f->getArg(1));
+  const V size = magnitude(x).bits(), divisor = magnitude(y).bits();
+  const auto exponent = [](V bits) { const V e = bits.shr(52); return select(e == 0, 1, e); };
+  const auto digits = [](V bits) { return select(bits.shr(52) == 0, bits, (bits & 0xfffffffffffff) | bits.like(int64_t{1} << 52)); };
+  const V m = select(divisor == 0, 1, digits(divisor)), e = exponent(divisor);
+  const auto reduced = [&](V v) { return v.with(b.CreateURem(v, m)); };
+  const V first = reduced(digits(size)), steps = exponent(size) - e;
+  b.CreateBr(loop);
+  b.SetInsertPoint(loop);
+  llvm::PHINode *rest_phi = b.CreatePHI(b.getInt64Ty(), 2), *left_phi = b.CreatePHI(b.getInt64Ty(), 2);
+  rest_phi->addIncoming(first, entry), left_phi->addIncoming(steps, entry);
+  const V rest(s, rest_phi), left(s, left_phi);
+  b.CreateCondBr(left > 0, body, done);
+  b.SetInsertPoint(body);
+  const V by = select(left < 11, left, left.like(11));
+  rest_phi->addIncoming(reduced(x.with(b.CreateShl(rest, by))), body), left_phi->addIncoming(left - by, body);
+  b.CreateBr(loop);
+  b.SetInsertPoint(done);
+  const V found = copysign(scaled(rest.to(real, llvm::Instruction::SIToFP), e - 1075), x);
+  const V valid = (magnitude(x) < kInfinity) & (y == y) & !(y == 0);
+  b.CreateRet(select(valid, select(size < divisor, x, found), x.like(std::numeric_limits<double>::quiet_NaN())));
+  return f;
+}
+
+}  // namespace
+
+V f64::remainder(V x, V y) {
+  Builder& b = x.b();
+  llvm::Function* exact = exact_remainder(*x.s);
+  if (!x.type()->isVectorTy()) return x.with(b.CreateCall(exact, {x, y}));
+  LlvmValue out = llvm::PoisonValue::get(x.type());
+  for (int i = 0; i < x.s->lanes; ++i) {
+    const LlvmValue lane = b.getInt64(static_cast<uint64_t>(i));
+    out = b.CreateInsertElement(out, b.CreateCall(exact, {b.CreateExtractElement(x, lane), b.CreateExtractElement(y, lane)}), lane);
+  }
+  return x.with(out);
+}
+
 LlvmValue Scalars::transcendental(Op op, const std::vector<LlvmValue>& args) const {
   const V x(*this, args[0]);
   const bool single = x.type()->getScalarType()->isFloatTy();
+  const auto wide = [&](LlvmValue v) { return single ? V(*this, v).to(b.getDoubleTy(), llvm::Instruction::FPExt) : V(*this, v); };
+  const auto in_f64 = [&](auto f) -> LlvmValue {
+    const V out = args.size() == 1 ? f(wide(x), wide(x)) : f(wide(x), wide(args[1]));
+    return single ? out.to(b.getFloatTy(), llvm::Instruction::FPTrunc) : out;
+  };
+#define QN_IN_F64(name) case Op::name: return in_f64([](V v, V) { return f64::name(v); })
   switch (op) {
     case Op::exp: return single ? f32::exp(x) : f64::exp(x);
     case Op::log: return single ? f32::log(x) : f64::log(x);
@@ -187,8 +250,13 @@ LlvmValue Scalars::transcendental(Op op, const std::vector<LlvmValue>& args) con
     case Op::sin: return single ? f32::sine(x, 0) : f64::sine(x, 0);
     case Op::cos: return single ? f32::sine(x, 1) : f64::sine(x, 1);
     case Op::pow: return single ? f32::pow(x, {*this, args[1]}) : f64::pow(x, {*this, args[1]});
+    QN_IN_F64(expm1); QN_IN_F64(log1p); QN_IN_F64(tan); QN_IN_F64(asin); QN_IN_F64(acos); QN_IN_F64(sinh); QN_IN_F64(cosh);
+    QN_IN_F64(asinh); QN_IN_F64(acosh); QN_IN_F64(atanh); QN_IN_F64(erfc); QN_IN_F64(erf_inv); QN_IN_F64(lgamma);
+    case Op::atan2: return in_f64(f64::atan2);
+    case Op::rem: return in_f64(f64::remainder);
     default: QN_CHECK(false, "every float op has its spelling"); return nullptr;
   }
+#undef QN_IN_F64
 }
 
 }  // namespace quern::cpu

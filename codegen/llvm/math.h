@@ -120,6 +120,22 @@ V tanh(V x);
 V erf(V x);
 V sine(V x, int quarter);
 V pow(V x, V y);
+// f32 takes these, too.
+V expm1(V x);
+V log1p(V x);
+V tan(V x);
+V asin(V x);
+V acos(V x);
+V atan2(V y, V x);
+V sinh(V x);
+V cosh(V x);
+V asinh(V x);
+V acosh(V x);
+V atanh(V x);
+V erfc(V x);
+V erf_inv(V x);
+V lgamma(V x);   // near its zeros within 2^-52 of the largest term
+V remainder(V x, V y);   // exact, in math.cpp
 }  // namespace f64
 
 }  // namespace quern::cpu

@@ -111,6 +111,24 @@ LlvmValue Scalars::cast(DType to, DType from, LlvmValue x) const {
   return b.CreateIntCast(x, type, !unsigned_source);
 }
 
+LlvmValue Scalars::shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) const {
+  llvm::Type* t = x->getType();
+  const int64_t bits = t->getScalarSizeInBits();
+  const LlvmValue inside = b.CreateICmpULT(by, integer(t, bits));
+  if (op == Op::shift_right_arithmetic && !is_unsigned) return b.CreateAShr(x, b.CreateSelect(inside, by, integer(t, bits - 1)));
+  const LlvmValue safe = b.CreateSelect(inside, by, integer(t, 0));
+  return b.CreateSelect(inside, op == Op::shift_left ? b.CreateShl(x, safe) : b.CreateLShr(x, safe), integer(t, 0));
+}
+
+LlvmValue Scalars::truncated_remainder(bool is_unsigned, LlvmValue x, LlvmValue y) const {
+  llvm::Type* t = x->getType();
+  const LlvmValue zero = integer(t, 0);
+  LlvmValue none = b.CreateICmpEQ(y, zero);
+  if (!is_unsigned) none = b.CreateOr(none, b.CreateICmpEQ(y, integer(t, -1)));
+  const LlvmValue safe = b.CreateSelect(none, integer(t, 1), y);
+  return b.CreateSelect(none, zero, is_unsigned ? b.CreateURem(x, safe) : b.CreateSRem(x, safe));
+}
+
 LlvmValue Scalars::divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const {
   llvm::Type* t = x->getType();
   const LlvmValue zero = integer(t, 0), by_zero = b.CreateICmpEQ(y, zero);
@@ -156,6 +174,7 @@ LlvmValue Scalars::float_op(Op op, const std::vector<LlvmValue>& a) const {
       return b.CreateSelect(b.CreateFCmpOGT(x, zero), number(t, 1), b.CreateSelect(b.CreateFCmpOLT(x, zero), number(t, -1), x));
     }
     case Op::floor: return call(llvm::Intrinsic::floor, {x});
+    case Op::round: return call(llvm::Intrinsic::roundeven, {x});
     case Op::sqrt: return call(llvm::Intrinsic::sqrt, {x});
     case Op::rsqrt: return b.CreateFDiv(number(t, 1), call(llvm::Intrinsic::sqrt, {x}));
     case Op::add: return b.CreateFAdd(x, a[1]);
@@ -206,6 +225,11 @@ LlvmValue Scalars::apply(Op op, DType out, DType arg, std::vector<LlvmValue> a) 
     case Op::mul: return b.CreateMul(a[0], a[1]);
     case Op::div: return divide(arg, a[0], a[1], false);
     case Op::mod: return divide(arg, a[0], a[1], true);
+    case Op::rem: return truncated_remainder(is_unsigned, a[0], a[1]);
+    case Op::bit_and: return b.CreateAnd(a[0], a[1]);
+    case Op::bit_or: return b.CreateOr(a[0], a[1]);
+    case Op::bit_xor: return b.CreateXor(a[0], a[1]);
+    case Op::shift_left: case Op::shift_right_logical: case Op::shift_right_arithmetic: return shift(op, is_unsigned, a[0], a[1]);
     case Op::pow: return integer_power(arg, a[0], a[1]);
     case Op::max: return b.CreateSelect(is_unsigned ? b.CreateICmpUGE(a[0], a[1]) : b.CreateICmpSGE(a[0], a[1]), a[0], a[1]);
     case Op::min: return b.CreateSelect(is_unsigned ? b.CreateICmpULE(a[0], a[1]) : b.CreateICmpSLE(a[0], a[1]), a[0], a[1]);

@@ -33,7 +33,7 @@ class Scalars {
   LlvmValue combine(Op op, DType dtype, LlvmValue x, LlvmValue y) const { return apply(op, dtype, dtype, {x, y}); }
   LlvmValue philox(LlvmValue key, uint32_t stream, LlvmValue index) const;
 
-  /// exp, log, tanh, erf, sin, cos, pow on f32 or f64 within 2 ULP; in math.cpp.
+  /// What is not arithmetic, on f32 or f64, within 2 ULP; in math.cpp.
   LlvmValue transcendental(Op op, const std::vector<LlvmValue>& args) const;
 
   LlvmValue call(llvm::Intrinsic::ID id, std::vector<LlvmValue> args) const;
@@ -42,6 +42,8 @@ class Scalars {
  private:
   LlvmValue cast(DType to, DType from, LlvmValue x) const;
   LlvmValue divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const;
+  LlvmValue truncated_remainder(bool is_unsigned, LlvmValue x, LlvmValue y) const;
+  LlvmValue shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) const;
   LlvmValue integer_power(DType dtype, LlvmValue x, LlvmValue y) const;
   LlvmValue float_op(Op op, const std::vector<LlvmValue>& args) const;
 };

@@ -14,7 +14,7 @@ namespace quern {
 static std::vector<OpDef> build_table() {
   std::vector<OpDef> table(kOpCount);
   std::vector<char> seen(kOpCount);
-  for (auto family : {elementwise_ops, compare_select_ops, cast_ops, reduce_ops, contract_ops, view_ops, window_ops,
+  for (auto family : {elementwise_ops, special_ops, compare_select_ops, cast_ops, reduce_ops, contract_ops, view_ops, window_ops,
                       take_ops, source_ops, body_ops})
     for (OpDef& d : family()) {
       QN_CHECK(!seen[static_cast<size_t>(d.op)], "an op is defined once");
@@ -160,6 +160,11 @@ NodeId reduce_to(GraphBuilder& b, Op op, NodeId x, const Shape& axes) {
   Attrs attrs;
   attrs.axes = axes;
   return b.add(op, {x}, std::move(attrs));
+}
+
+std::vector<NodeId> vjp_of_expansion(GraphBuilder& b, NodeId node, NodeId) {
+  QN_CHECK(false, fmt::format("`{}` is expanded before derivatives are taken", name_of(b.graph().at(node).op)));
+  return {};
 }
 
 std::vector<Shape> sample_shapes() { return {{}, {1}, {7}, {0, 3}, {3, 5}, {2, 3, 33}, {130}}; }

@@ -19,14 +19,19 @@ Type infer_any(const InferContext& c, size_t arity, bool integers) {
          Code::dtype_unsupported, std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)), "cast to f32 first");
   return c.args[0];
 }
-Type infer_unary_float(const InferContext& c) { return infer_any(c, 1, false); }
 Type infer_unary(const InferContext& c) { return infer_any(c, 1, true); }
 Type infer_binary(const InferContext& c) { return infer_any(c, 2, true); }
+Type infer_binary_float(const InferContext& c) { return infer_any(c, 2, false); }
+Type infer_binary_integer(const InferContext& c) {
+  want_args(c, 2);
+  want_same_dtype(c);
+  want_same_shape(c);
+  c.want(is_integer(c.args[0].dtype), Code::dtype_unsupported, std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)),
+         c.args[0].dtype == DType::boolean ? "bools take logical_and, logical_or and not_equal" : "cast to an integer first");
+  return c.args[0];
+}
 
 // --- scalar functions ---
-template <double (*F)(double)>
-Scalar unary(DType d, Args a) { return Scalar::of(d, F(a[0].f)); }
-
 double rsqrt_of(double x) { return 1.0 / std::sqrt(x); }
 double sign_of(double x) { return x > 0 ? 1 : x < 0 ? -1 : x; }
 
@@ -71,16 +76,23 @@ Scalar min_(DType d, Args a) {
   return a[0].f < a[1].f ? a[0] : a[1];
 }
 
+Scalar rem(DType d, Args a) {
+  if (is_float(d)) return Scalar::of(d, std::fmod(a[0].f, a[1].f));
+  return Scalar::of_int(d, a[1].i == 0 || a[1].i == -1 ? 0 : a[0].i % a[1].i);
+}
+Scalar atan2_(DType d, Args a) { return Scalar::of(d, std::atan2(a[0].f, a[1].f)); }
+Scalar bit_and_(DType d, Args a) { return Scalar::of_int(d, a[0].i & a[1].i); }
+Scalar bit_or_(DType d, Args a) { return Scalar::of_int(d, a[0].i | a[1].i); }
+Scalar bit_xor_(DType d, Args a) { return Scalar::of_int(d, a[0].i ^ a[1].i); }
+bool shifts_out(DType d, int64_t by) { return by < 0 || by >= 8 * size_of(d); }
+Scalar shift_left(DType d, Args a) { return Scalar::of_int(d, shifts_out(d, a[1].i) ? 0 : static_cast<int64_t>(static_cast<uint64_t>(a[0].i) << a[1].i)); }
+Scalar shift_right_logical(DType d, Args a) {
+  const uint64_t bits = static_cast<uint64_t>(a[0].i) & (~uint64_t{0} >> (64 - 8 * size_of(d)));
+  return Scalar::of_int(d, shifts_out(d, a[1].i) ? 0 : static_cast<int64_t>(bits >> a[1].i));
+}
+Scalar shift_right_arithmetic(DType d, Args a) { return Scalar::of_int(d, a[0].i >> (shifts_out(d, a[1].i) ? 63 : a[1].i)); }
+
 // --- derivatives: x, y the arguments, r the result, g the cotangent ---
-struct Vjp {
-  GraphBuilder& b;
-  NodeId node, g;
-  NodeId arg(size_t i) const { return b.graph().at(node).args[i]; }
-  NodeId number(double v) const { return b.full(b.type(node), v); }
-  NodeId op(Op o, NodeId x) const { return b.add(o, {x}); }
-  NodeId op(Op o, NodeId x, NodeId y) const { return b.add(o, {x, y}); }
-  NodeId times(NodeId x, NodeId y) const { return op(Op::mul, x, y); }
-};
 using Nodes = std::vector<NodeId>;
 Nodes vjp_neg(GraphBuilder& b, NodeId, NodeId g) { return {b.add(Op::neg, {g})}; }
 Nodes vjp_abs(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::sign, v.arg(0)))}; }
@@ -135,29 +147,79 @@ Nodes vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
   return {share(x), share(y)};
 }
 
-template <int low, int high>
-std::vector<Sample> float_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, low, high) : std::vector<Sample>{}; }
-std::vector<Sample> positive_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, 0.25, 4) : std::vector<Sample>{}; }
+// The derivatives 1 + x^2, (1-x)(1+x) … of the inverse functions, each to the power -1 or -1/2.
+NodeId one_less_square(const Vjp& v) { return v.times(v.op(Op::sub, v.number(1), v.arg(0)), v.op(Op::add, v.number(1), v.arg(0))); }
+Nodes vjp_expm1(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::add, n, v.number(1)))}; }
+Nodes vjp_log1p(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.op(Op::div, g, v.op(Op::add, v.arg(0), v.number(1)))}; }
+Nodes vjp_tan(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::add, v.times(n, n), v.number(1)))}; }
+Nodes vjp_asin(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::rsqrt, one_less_square(v)))}; }
+Nodes vjp_acos(GraphBuilder& b, NodeId n, NodeId g) { return {b.add(Op::neg, vjp_asin(b, n, g))}; }
+Nodes vjp_sinh(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::cosh, v.arg(0)))}; }
+Nodes vjp_cosh(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.times(g, v.op(Op::sinh, v.arg(0)))}; }
+Nodes vjp_asinh(GraphBuilder& b, NodeId n, NodeId g) {
+  Vjp v{b, n, g};
+  return {v.times(g, v.op(Op::rsqrt, v.op(Op::add, v.times(v.arg(0), v.arg(0)), v.number(1))))};
+}
+Nodes vjp_acosh(GraphBuilder& b, NodeId n, NodeId g) {
+  Vjp v{b, n, g};
+  return {v.times(g, v.op(Op::rsqrt, v.times(v.op(Op::sub, v.arg(0), v.number(1)), v.op(Op::add, v.arg(0), v.number(1)))))};
+}
+Nodes vjp_atanh(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v.op(Op::div, g, one_less_square(v))}; }
+Nodes vjp_atan2(GraphBuilder& b, NodeId n, NodeId g) {   // of y, x: (x, -y)/(x^2 + y^2)
+  Vjp v{b, n, g};
+  const NodeId y = v.arg(0), x = v.arg(1), share = v.op(Op::div, g, v.op(Op::add, v.times(x, x), v.times(y, y)));
+  return {v.times(share, x), v.op(Op::neg, v.times(share, y))};
+}
+Nodes vjp_rem(GraphBuilder& b, NodeId n, NodeId g) {   // x - trunc(x/y) y
+  Vjp v{b, n, g};
+  const NodeId q = v.op(Op::div, v.arg(0), v.arg(1)), whole = v.times(v.op(Op::sign, q), v.op(Op::floor, v.op(Op::abs, q)));
+  return {g, v.op(Op::neg, v.times(g, whole))};
+}
+
 std::vector<Sample> any_unary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 1, -3, 3); }
 std::vector<Sample> any_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : wide_samples(d, 2, -3, 3); }
 std::vector<Sample> positive_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 2, 0.5, 3); }
 
+std::vector<Sample> unit_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, -0.9, 0.9) : std::vector<Sample>{}; }   // asin' is infinite at 1
+std::vector<Sample> rem_samples(DType d) { return d == DType::boolean ? std::vector<Sample>{} : wide_samples(d, 2, is_float(d) ? 0.5 : -4, 4); }
+std::vector<Sample> atan2_samples(DType d) { return is_float(d) ? elementwise_samples(d, 2, 0.25, 3) : std::vector<Sample>{}; }   // away from the origin
+std::vector<Sample> integer_binary(DType d) { return is_integer(d) ? wide_samples(d, 2, -3, 3) : std::vector<Sample>{}; }
+std::vector<Sample> shift_samples(DType d) {   // every count from below 0 to past the width, then any
+  if (!is_integer(d)) return {};
+  std::vector<Sample> out = elementwise_samples(d, 2, -3, 70);
+  out.push_back(wide_samples(d, 2, 0, 0).back());
+  return out;
+}
+
 }  // namespace
+
+Type infer_unary_float(const InferContext& c) { return infer_any(c, 1, false); }
 
 std::vector<OpDef> elementwise_ops() {
   return {
       define(Op::neg, "neg", "-x", infer_unary, eval_map, vjp_neg, Map{neg}, any_unary),
       define(Op::abs, "abs", "|x|", infer_unary, eval_map, vjp_abs, Map{abs_}, any_unary),
       define(Op::sign, "sign", "-1, 0 or 1; keeps ±0 and NaN", infer_unary, eval_map, no_gradient, Map{sign}, any_unary),
-      define(Op::floor, "floor", "greatest integer <= x", infer_unary_float, eval_map, no_gradient, Map{unary<std::floor>}, float_unary<-3, 3>),
-      define(Op::exp, "exp", "e^x", infer_unary_float, eval_map, vjp_exp, Map{unary<std::exp>}, float_unary<-3, 3>),
-      define(Op::log, "log", "natural logarithm", infer_unary_float, eval_map, vjp_log, Map{unary<std::log>}, positive_unary),
-      define(Op::tanh, "tanh", "hyperbolic tangent", infer_unary_float, eval_map, vjp_tanh, Map{unary<std::tanh>}, float_unary<-3, 3>),
-      define(Op::erf, "erf", "error function", infer_unary_float, eval_map, vjp_erf, Map{unary<std::erf>}, float_unary<-3, 3>),
-      define(Op::sqrt, "sqrt", "square root", infer_unary_float, eval_map, vjp_sqrt, Map{unary<std::sqrt>}, positive_unary),
-      define(Op::rsqrt, "rsqrt", "1/sqrt(x)", infer_unary_float, eval_map, vjp_rsqrt, Map{unary<rsqrt_of>}, positive_unary),
-      define(Op::sin, "sin", "sine, x in radians", infer_unary_float, eval_map, vjp_sin, Map{unary<std::sin>}, float_unary<-3, 3>),
-      define(Op::cos, "cos", "cosine, x in radians", infer_unary_float, eval_map, vjp_cos, Map{unary<std::cos>}, float_unary<-3, 3>),
+      define(Op::floor, "floor", "greatest integer <= x", infer_unary_float, eval_map, no_gradient, Map{unary<std::floor>}, float_samples<-12, 12>),
+      define(Op::exp, "exp", "e^x", infer_unary_float, eval_map, vjp_exp, Map{unary<std::exp>}, float_samples<-12, 12>),
+      define(Op::log, "log", "natural logarithm", infer_unary_float, eval_map, vjp_log, Map{unary<std::log>}, float_samples<1, 16>),
+      define(Op::tanh, "tanh", "hyperbolic tangent", infer_unary_float, eval_map, vjp_tanh, Map{unary<std::tanh>}, float_samples<-12, 12>),
+      define(Op::erf, "erf", "error function", infer_unary_float, eval_map, vjp_erf, Map{unary<std::erf>}, float_samples<-12, 12>),
+      define(Op::sqrt, "sqrt", "square root", infer_unary_float, eval_map, vjp_sqrt, Map{unary<std::sqrt>}, float_samples<1, 16>),
+      define(Op::rsqrt, "rsqrt", "1/sqrt(x)", infer_unary_float, eval_map, vjp_rsqrt, Map{unary<rsqrt_of>}, float_samples<1, 16>),
+      define(Op::sin, "sin", "sine, x in radians", infer_unary_float, eval_map, vjp_sin, Map{unary<std::sin>}, float_samples<-12, 12>),
+      define(Op::cos, "cos", "cosine, x in radians", infer_unary_float, eval_map, vjp_cos, Map{unary<std::cos>}, float_samples<-12, 12>),
+      define(Op::expm1, "expm1", "e^x - 1", infer_unary_float, eval_map, vjp_expm1, Map{unary<std::expm1>}, float_samples<-12, 12>),
+      define(Op::log1p, "log1p", "log(1 + x)", infer_unary_float, eval_map, vjp_log1p, Map{unary<std::log1p>}, float_samples<-3, 16>),
+      define(Op::tan, "tan", "tangent, x in radians", infer_unary_float, eval_map, vjp_tan, Map{unary<std::tan>}, float_samples<-5, 5>),
+      define(Op::asin, "asin", "arc sine, in [-pi/2, pi/2]", infer_unary_float, eval_map, vjp_asin, Map{unary<std::asin>}, unit_unary),
+      define(Op::acos, "acos", "arc cosine, in [0, pi]", infer_unary_float, eval_map, vjp_acos, Map{unary<std::acos>}, unit_unary),
+      define(Op::sinh, "sinh", "hyperbolic sine", infer_unary_float, eval_map, vjp_sinh, Map{unary<std::sinh>}, float_samples<-12, 12>),
+      define(Op::cosh, "cosh", "hyperbolic cosine", infer_unary_float, eval_map, vjp_cosh, Map{unary<std::cosh>}, float_samples<-12, 12>),
+      define(Op::asinh, "asinh", "inverse of sinh", infer_unary_float, eval_map, vjp_asinh, Map{unary<std::asinh>}, float_samples<-12, 12>),
+      define(Op::acosh, "acosh", "inverse of cosh, x >= 1", infer_unary_float, eval_map, vjp_acosh, Map{unary<std::acosh>}, float_samples<5, 16>),
+      define(Op::atanh, "atanh", "inverse of tanh, |x| <= 1", infer_unary_float, eval_map, vjp_atanh, Map{unary<std::atanh>}, unit_unary),
+      define(Op::round, "round", "nearest integer, ties to even", infer_unary_float, eval_map, no_gradient, Map{unary<std::nearbyint>}, float_samples<-14, 14>),
       define(Op::add, "add", "x + y", infer_binary, eval_map, vjp_add, Map{add}, any_binary),
       define(Op::sub, "sub", "x - y", infer_binary, eval_map, vjp_sub, Map{sub}, any_binary),
       define(Op::mul, "mul", "x * y", infer_binary, eval_map, vjp_mul, Map{mul}, any_binary),
@@ -166,6 +228,14 @@ std::vector<OpDef> elementwise_ops() {
       define(Op::pow, "pow", "x^y", infer_binary, eval_map, vjp_pow, Map{pow_}, positive_binary),
       define(Op::max, "max", "greater of x and y; NaN if either is", infer_binary, eval_map, vjp_extreme, Map{max_}, any_binary),
       define(Op::min, "min", "lesser of x and y; NaN if either is", infer_binary, eval_map, vjp_extreme, Map{min_}, any_binary),
+      define(Op::rem, "rem", "x - trunc(x/y)*y", infer_binary, eval_map, vjp_rem, Map{rem}, rem_samples),
+      define(Op::atan2, "atan2", "angle of the point whose height is the first argument, in [-pi, pi]", infer_binary_float, eval_map, vjp_atan2, Map{atan2_}, atan2_samples),
+      define(Op::bit_and, "bit_and", "x & y, bit by bit", infer_binary_integer, eval_map, no_gradient, Map{bit_and_}, integer_binary),
+      define(Op::bit_or, "bit_or", "x | y, bit by bit", infer_binary_integer, eval_map, no_gradient, Map{bit_or_}, integer_binary),
+      define(Op::bit_xor, "bit_xor", "x ^ y, bit by bit", infer_binary_integer, eval_map, no_gradient, Map{bit_xor_}, integer_binary),
+      define(Op::shift_left, "shift_left", "x << y; 0 where y < 0 or y >= width", infer_binary_integer, eval_map, no_gradient, Map{shift_left}, shift_samples),
+      define(Op::shift_right_logical, "shift_right_logical", "x >> y, zeros from the left; 0 where y < 0 or y >= width", infer_binary_integer, eval_map, no_gradient, Map{shift_right_logical}, shift_samples),
+      define(Op::shift_right_arithmetic, "shift_right_arithmetic", "x >> y, the sign from the left; only that where y < 0 or y >= width", infer_binary_integer, eval_map, no_gradient, Map{shift_right_arithmetic}, shift_samples),
   };
 }
 

@@ -29,12 +29,12 @@ struct Unit {
   std::vector<bool> local;            // local memory is allowed
 };
 
-/// sin and cos reduce large arguments through a table that their library code indexes in local memory.
+/// sin, cos and tan reduce large arguments through a table that their library code indexes in local memory.
 bool may_use_local(const tile::Block& block) {
   for (const tile::Stmt& s : block) {
     if (const auto* m = std::get_if<tile::MapTile>(&s.node))
       for (const tile::ScalarNode& n : m->expr)
-        if (n.kind == tile::ScalarNode::Kind::op && (n.op == Op::sin || n.op == Op::cos)) return true;
+        if (n.kind == tile::ScalarNode::Kind::op && (n.op == Op::sin || n.op == Op::cos || n.op == Op::tan)) return true;
     if (const auto* q = std::get_if<tile::Seq>(&s.node); q && may_use_local(q->body)) return true;
     if (const auto* e = std::get_if<tile::Each>(&s.node); e && may_use_local(e->body)) return true;
   }
@@ -182,7 +182,7 @@ TEST(CudaCompile, WithoutSpills) {
   work();
   other.join();
   for (const std::string& f : findings.take()) ADD_FAILURE() << f;
-  std::printf("%ld kernels (golden cases %ld, models %ld, op sweep %ld) in %zu programs; %ld use local memory (sin and cos alone may)\n", static_cast<long>(findings.checked.load()), static_cast<long>(golden),
+  std::printf("%ld kernels (golden cases %ld, models %ld, op sweep %ld) in %zu programs; %ld use local memory (sin, cos and tan alone may)\n", static_cast<long>(findings.checked.load()), static_cast<long>(golden),
               static_cast<long>(models), static_cast<long>(all.kernels - golden - models), units.size(), static_cast<long>(findings.with_local.load()));
   EXPECT_EQ(findings.checked.load(), all.kernels);
   EXPECT_GT(all.kernels, 500);

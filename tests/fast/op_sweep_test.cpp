@@ -70,6 +70,7 @@ TEST_P(OpSweep, Vmap) {
     if (c.inputs.empty() || c.graph.type(c.graph.inputs[0]).dtype != c.graph.type(c.graph.inputs.back()).dtype) continue;
     if (c.graph.type(c.graph.inputs[0]).dtype != DType::f64) continue;   // axes do not depend on the dtype
     SCOPED_TRACE(c.name);
+    const Sample sample = def_of(op).samples(c.dtype)[c.sample];
     GraphBuilder b;
     Attrs call, which;
     call.transform = Transform::vmap;
@@ -81,7 +82,7 @@ TEST_P(OpSweep, Vmap) {
       Type wide = c.graph.type(i);
       wide.shape.insert(wide.shape.begin(), lanes);
       args.push_back(b.input("", wide));
-      inputs.push_back(test::random_tensor(wide, 0.5, 2, random));
+      inputs.push_back(test::random_tensor(wide, sample.low, sample.high, random));
     }
     b.output("y", b.add(Op::result, {b.add(Op::call, args, call)}, which));
     PassContext context;
@@ -96,7 +97,7 @@ TEST_P(OpSweep, Vmap) {
         HostTensor& slice = slices.emplace_back(inputs[a].dtype, c.inputs[a].shape);
         for (int64_t i = 0; i < slice.size(); ++i) slice.set(i, inputs[a].get(lane * slice.size() + i));
       }
-      const HostTensor want = interpret(c.graph, slices)[0];
+      const HostTensor want = interpret(expand(c.graph, context), slices)[0];
       ASSERT_EQ(got.size(), lanes * want.size());
       for (int64_t i = 0; i < want.size(); ++i) ASSERT_DOUBLE_EQ(got.at(lane * want.size() + i), want.at(i)) << "lane " << lane << " element " << i;
     }

@@ -76,7 +76,7 @@ inline std::vector<Op> swept_ops() {
 inline bool is_exact(Op op) {
   switch (op) {
     case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::sqrt: case Op::add: case Op::sub: case Op::mul: case Op::div:
-    case Op::mod: case Op::max: case Op::min: case Op::select: case Op::cast: case Op::reduce_max: case Op::reduce_min: return true;
+    case Op::mod: case Op::rem: case Op::round: case Op::max: case Op::min: case Op::select: case Op::cast: case Op::reduce_max: case Op::reduce_min: return true;
     default: return means<View>(op) || means<Take>(op) || means<Source>(op);
   }
 }
