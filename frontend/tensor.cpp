@@ -2,6 +2,8 @@
 #include "frontend/tensor.h"
 
 #include <algorithm>
+#include <limits>
+#include <numbers>
 #include <numeric>
 
 #include <fmt/format.h>
@@ -145,12 +147,66 @@ Tensor operator-(const Located& a) { return add_node("-", Op::neg, {a.tensor}, {
   Tensor name(const Tensor& x, Where where) { return add_node(#name, Op::name, {x}, {}, where); }
 QN_UNARY(exp) QN_UNARY(log) QN_UNARY(tanh) QN_UNARY(erf) QN_UNARY(sqrt) QN_UNARY(rsqrt) QN_UNARY(sin) QN_UNARY(cos)
 QN_UNARY(abs) QN_UNARY(sign) QN_UNARY(floor) QN_UNARY(stop_gradient) QN_UNARY(logical_not)
+QN_UNARY(expm1) QN_UNARY(log1p) QN_UNARY(tan) QN_UNARY(asin) QN_UNARY(acos) QN_UNARY(sinh) QN_UNARY(cosh) QN_UNARY(asinh)
+QN_UNARY(acosh) QN_UNARY(atanh) QN_UNARY(round) QN_UNARY(erfc) QN_UNARY(erf_inv) QN_UNARY(lgamma) QN_UNARY(digamma)
 #undef QN_UNARY
 #define QN_BINARY(name, op) \
   Tensor name(const Operand& a, const Operand& b, Where where) { return binary(Op::op, #name, a, b, where); }
 QN_BINARY(pow, pow) QN_BINARY(mod, mod) QN_BINARY(maximum, max) QN_BINARY(minimum, min) QN_BINARY(equal, eq) QN_BINARY(not_equal, ne)
 QN_BINARY(less, lt) QN_BINARY(less_equal, le) QN_BINARY(logical_and, logical_and) QN_BINARY(logical_or, logical_or)
+QN_BINARY(rem, rem) QN_BINARY(atan2, atan2) QN_BINARY(bit_and, bit_and) QN_BINARY(bit_or, bit_or) QN_BINARY(bit_xor, bit_xor)
+QN_BINARY(shift_left, shift_left) QN_BINARY(shift_right_logical, shift_right_logical) QN_BINARY(shift_right_arithmetic, shift_right_arithmetic)
 #undef QN_BINARY
+
+static void want_dtype(bool good, const char* name, const char* wanted, const Tensor& x, const Where& where) {
+  if (!good) throw error_at(Code::dtype_unsupported, fmt::format("{}: wants {}, got {}", name, wanted, to_string(x.type())), where, {{"operand", x}}).with_help("cast or compare it first");
+}
+static Tensor with_number(Op op, const char* name, const Tensor& x, double number, const Where& where) { return binary(op, name, Operand(x, where), Operand(number, where), where); }
+
+Tensor atan(const Tensor& x, Where where) { return with_number(Op::atan2, "atan", x, 1, where); }
+Tensor ceil(const Tensor& x, Where where) { return -Located(floor(-Located(x, where), where), where); }
+Tensor trunc(const Tensor& x, Where where) { return sign(x, where) * Operand(floor(abs(x, where), where), where); }
+Tensor log2(const Tensor& x, Where where) { return with_number(Op::mul, "log2", log(x, where), std::numbers::log2e, where); }
+Tensor log10(const Tensor& x, Where where) { return with_number(Op::mul, "log10", log(x, where), std::numbers::log10e, where); }
+Tensor exp2(const Tensor& x, Where where) { return binary(Op::pow, "exp2", Operand(2, where), Operand(x, where), where); }
+Tensor square(const Tensor& x, Where where) { return binary(Op::mul, "square", Operand(x, where), Operand(x, where), where); }
+Tensor reciprocal(const Tensor& x, Where where) { return binary(Op::div, "reciprocal", Operand(1, where), Operand(x, where), where); }
+Tensor bit_not(const Tensor& x, Where where) {   // numbers saturate: all ones is the greatest of unsigned dtypes
+  want_tensors("bit_not", {x}, where);
+  return with_number(Op::bit_xor, "bit_not", x, x.dtype() == DType::u32 || x.dtype() == DType::u8 ? 0x1p32 : -1, where);
+}
+Tensor is_nan(const Tensor& x, Where where) { return binary(Op::ne, "is_nan", Operand(x, where), Operand(x, where), where); }
+Tensor is_inf(const Tensor& x, Where where) {
+  want_tensors("is_inf", {x}, where);
+  want_dtype(is_float(x.dtype()), "is_inf", "floats", x, where);
+  return with_number(Op::eq, "is_inf", abs(x, where), std::numeric_limits<double>::infinity(), where);
+}
+Tensor is_finite(const Tensor& x, Where where) {
+  want_tensors("is_finite", {x}, where);
+  want_dtype(is_float(x.dtype()), "is_finite", "floats", x, where);
+  return with_number(Op::lt, "is_finite", abs(x, where), std::numeric_limits<double>::infinity(), where);
+}
+
+Tensor greater(const Operand& a, const Operand& b, Where where) { return binary(Op::lt, "greater", b, a, where); }
+Tensor greater_equal(const Operand& a, const Operand& b, Where where) { return binary(Op::le, "greater_equal", b, a, where); }
+Tensor logical_xor(const Operand& a, const Operand& b, Where where) {
+  for (const Operand* o : {&a, &b})
+    if (o->tensor) want_dtype(o->tensor.dtype() == DType::boolean, "logical_xor", "bools", o->tensor, where);
+  return binary(Op::ne, "logical_xor", a, b, where);
+}
+Tensor floor_divide(const Operand& a, const Operand& b, Where where) {
+  const Tensor q = binary(Op::div, "floor_divide", a, b, where);
+  return is_float(q.dtype()) ? floor(q, where) : q;
+}
+// max + log(1 + e^-|a-b|); the difference of equal infinities is 0.
+Tensor logaddexp(const Operand& a, const Operand& b, Where at) {
+  const Tensor top = binary(Op::max, "logaddexp", a, b, at), difference = binary(Op::sub, "logaddexp", a, b, at);
+  const Tensor apart = abs(where(equal(a, b, at), Operand(0, at), difference, at), at);
+  return top + Operand(log1p(exp(-Located(apart, at), at), at), at);
+}
+Tensor clip(const Tensor& x, const Operand& low, const Operand& high, Where where) {
+  return binary(Op::min, "clip", Operand(binary(Op::max, "clip", Operand(x, where), low, where), where), high, where);
+}
 
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b, Where at) {
   if (!a.tensor && !b.tensor) throw error_at(Code::empty_tensor, "where: one arm must be a tensor", at).with_help("make one of the numbers a model.constant");

@@ -86,11 +86,23 @@ Tensor operator-(const Located& a);
 #define QN_UNARY(name) Tensor name(const Tensor& x, Where where = Where::current());
 QN_UNARY(exp) QN_UNARY(log) QN_UNARY(tanh) QN_UNARY(erf) QN_UNARY(sqrt) QN_UNARY(rsqrt) QN_UNARY(sin) QN_UNARY(cos)
 QN_UNARY(abs) QN_UNARY(sign) QN_UNARY(floor) QN_UNARY(stop_gradient) QN_UNARY(logical_not)
+QN_UNARY(expm1) QN_UNARY(log1p) QN_UNARY(tan) QN_UNARY(asin) QN_UNARY(acos) QN_UNARY(sinh) QN_UNARY(cosh) QN_UNARY(asinh)
+QN_UNARY(acosh) QN_UNARY(atanh) QN_UNARY(round) QN_UNARY(erfc) QN_UNARY(erf_inv) QN_UNARY(lgamma) QN_UNARY(digamma)
+// Of others:
+QN_UNARY(atan) QN_UNARY(ceil) QN_UNARY(trunc) QN_UNARY(log2) QN_UNARY(log10) QN_UNARY(exp2) QN_UNARY(square) QN_UNARY(reciprocal)
+QN_UNARY(bit_not) QN_UNARY(is_nan) QN_UNARY(is_inf) QN_UNARY(is_finite)
 #undef QN_UNARY
 #define QN_BINARY(name) Tensor name(const Operand& a, const Operand& b, Where where = Where::current());
 QN_BINARY(pow) QN_BINARY(mod) QN_BINARY(maximum) QN_BINARY(minimum) QN_BINARY(equal) QN_BINARY(not_equal)
 QN_BINARY(less) QN_BINARY(less_equal) QN_BINARY(logical_and) QN_BINARY(logical_or)
+QN_BINARY(rem) QN_BINARY(atan2) QN_BINARY(bit_and) QN_BINARY(bit_or) QN_BINARY(bit_xor)
+QN_BINARY(shift_left) QN_BINARY(shift_right_logical) QN_BINARY(shift_right_arithmetic)
+// Of others:
+QN_BINARY(greater) QN_BINARY(greater_equal) QN_BINARY(logical_xor) QN_BINARY(floor_divide)
+QN_BINARY(logaddexp)   // log(e^a + e^b)
 #undef QN_BINARY
+/// Between low and high; NaN stays.
+Tensor clip(const Tensor& x, const Operand& low, const Operand& high, Where where = Where::current());
 /// condition ? a : b, all broadcast together.
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b, Where at = Where::current());
 Tensor cast(const Tensor& x, DType dtype, Where where = Where::current());

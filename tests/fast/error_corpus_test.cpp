@@ -126,6 +126,10 @@ std::vector<Fixture> dsl() {
       WRONG(symbol_plus_one, symbol_shape, {"n+1"}, [](Model& m) { m.input("x", f32, {m.symbol("batch", 1, 4) + 1}); }),
       WRONG(symbol_twice, symbol_shape, {"f32[n,n]"}, [](Model& m) { const int64_t n = m.symbol("batch", 1, 4); m.input("x", f32, {n, n}); }),
       WRONG(symbol_and_constant, shapes_differ, {"f32[n,3]", "f32[4,3]"}, [](Model& m) { in(m, "x", {m.symbol("batch", 1, 4), 3}) + in(m, "y", {4, 3}); }),
+      WRONG(bit_and_float, dtype_unsupported, {"f32[3]"}, [](Model& m) { bit_and(in(m, "x", {3}), 1); }),
+      WRONG(shift_bool, dtype_unsupported, {"bool[3]"}, [](Model& m) { shift_left(in(m, "x", {3}, boolean), in(m, "y", {3}, boolean)); }),
+      WRONG(is_inf_integer, dtype_unsupported, {"i32[3]"}, [](Model& m) { is_inf(in(m, "x", {3}, i32)); }),
+      WRONG(logical_xor_integer, dtype_unsupported, {"i32[3]"}, [](Model& m) { logical_xor(in(m, "x", {3}, i32), in(m, "y", {3}, i32)); }),
   };
 }
 
