@@ -7,12 +7,15 @@
 #include <filesystem>
 
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "ir/support/check.h"
+#include "ir/support/memory.h"
 
 namespace quern {
 namespace {
@@ -65,6 +68,33 @@ std::vector<uint8_t> read_bytes(const std::string& path, int64_t limit) {
     if (at == out.size()) out.resize(2 * at);
   }
   out.resize(at);
+  return out;
+}
+
+std::vector<uint8_t> read_beneath(const std::string& folder, const std::string& name, int64_t offset, int64_t length) {
+  const auto fail = [&](const std::string& why, const std::string& help) { throw Error(Code::onnx_external, fmt::format("external data \"{}\": {}", name, why)).with_help(help); };
+  if (name.empty() || name.size() > 4095 || name.find('\0') != std::string::npos) fail("is no file name", "export the model again");
+  const Descriptor root{::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC)};
+  if (root.fd < 0) fail(fmt::format("{}: {}", folder, std::strerror(errno)), "check the model's folder");
+  open_how how{};
+  how.flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+  const Descriptor file{static_cast<int>(::syscall(SYS_openat2, root.fd, name.c_str(), &how, sizeof how))};
+  if (file.fd < 0 && (errno == EXDEV || errno == ELOOP)) fail("leads out of the model's folder", "put the file beside the model and name it without folders");
+  if (file.fd < 0) fail(std::strerror(errno), "put the file where the model says, beside it");
+  struct stat info {};
+  if (::fstat(file.fd, &info) != 0) fail(std::strerror(errno), "check the file");
+  if (!S_ISREG(info.st_mode)) fail("is not a regular file", "put the file where the model says, beside it");
+  if (info.st_nlink > 1) fail("has several names (hard links), so it may lie elsewhere, too", "copy it: cp f g && mv g f");
+  if (offset < 0 || length < 0 || length > info.st_size || offset > info.st_size - length) fail(fmt::format("{} bytes at {} of a file of {}", length, offset, info.st_size), "is the file whole?");
+  want_memory("external data", static_cast<double>(length));
+  std::vector<uint8_t> out(static_cast<size_t>(length));
+  for (size_t at = 0; at < out.size();) {
+    const ssize_t n = ::pread(file.fd, out.data() + at, out.size() - at, offset + static_cast<int64_t>(at));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail(n < 0 ? std::strerror(errno) : "ends early", "is the file whole?");
+    at += static_cast<size_t>(n);
+  }
   return out;
 }
 
