@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "codegen/compile.h"
+#include "frontend/onnx/import.h"
 
 namespace quern {
 
@@ -23,13 +24,22 @@ struct Setting {
   double rate() const;                    // in [0, 1)
 };
 
+/// --dim, --input-shape, --bind: what an ONNX model leaves open.
+struct OnnxArguments {
+  std::vector<std::string> dims, shapes, bound;   // N=32, x=2,3, y=y.npy
+  void add_to(CLI::App& command);
+  onnx::ImportOptions options() const;
+};
+
 /// A MODEL argument with its --set values.
 struct ModelArgument {
   std::string name;
   std::vector<std::string> settings;   // "hidden=512,256"
+  OnnxArguments onnx;
   void add_to(CLI::App& command);
-  /// A registered model's training step, or the graph of a .qir file. Throws Error(usage) or Error(bad_file).
-  Graph load() const;
+  /// A registered model's training step, or the graph of a .qir or .onnx file, whose weights are inputs with values in
+  /// `weights`. Throws Error(usage) or Error(bad_file).
+  Graph load(NamedTensors* weights = nullptr) const;
 };
 
 struct MlpConfig;
@@ -65,6 +75,8 @@ void register_fuzz(CLI::App& root);
 void register_dump(CLI::App& root);
 void register_compile(CLI::App& root);
 void register_run(CLI::App& root);
+void register_import(CLI::App& root);
+void register_conformance(CLI::App& root);
 void register_bench(CLI::App& root);
 void register_ops(CLI::App& root);
 void register_doctor(CLI::App& root);

@@ -25,8 +25,9 @@
 namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
-  command.add_option("model", name, "a registered model (mlp) or a .qir file")->required();
+  command.add_option("model", name, "a registered model (mlp), a .qir or an .onnx file")->required();
   command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes)")->allow_extra_args(false);
+  onnx.add_to(command);
 }
 
 [[noreturn]] static void bad_setting(const Setting& s, const std::string& wants) {
@@ -83,7 +84,7 @@ void want_affordable(const MlpConfig& config, int64_t batch) {
   want_memory("a model", 4 * (3 * parameters + static_cast<double>(batch) * rows));   // with two moments
 }
 
-Graph ModelArgument::load() const {
+Graph ModelArgument::load(NamedTensors* weights) const {
   if (name == "mlp") {
     MlpConfig config{784, 10, {256}, 0};
     Batch batch = 64;
@@ -99,8 +100,13 @@ Graph ModelArgument::load() const {
     return mlp_step(config, batch, {}, 1).graph;
   }
   if (!settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for files").with_help("change the file, or name a registered model: mlp");
+  if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") {
+    onnx::Imported imported = onnx::import_file(name, onnx.options());
+    if (weights) *weights = std::move(imported.weights);
+    return std::move(imported.graph);
+  }
   if (name.size() < 4 || name.substr(name.size() - 4) != ".qir")
-    throw Error(Code::unknown_model, fmt::format("there is no model \"{}\"; registered models: mlp; a file must end in .qir", name)).with_help(suggestion(name, {"mlp"}, "`quern dump mlp -o model.qir` writes a file to start from"));
+    throw Error(Code::unknown_model, fmt::format("there is no model \"{}\"; registered models: mlp; a file must end in .qir or .onnx", name)).with_help(suggestion(name, {"mlp"}, "`quern dump mlp -o model.qir` writes a file to start from"));
   const std::vector<uint8_t> bytes = read_file(name, int64_t{1} << 30);
   return parse_graph(std::string(bytes.begin(), bytes.end()), name);
 }
@@ -204,6 +210,8 @@ static int run(std::vector<std::string> words) {
   register_dump(root);
   register_compile(root);
   register_run(root);
+  register_import(root);
+  register_conformance(root);
   register_bench(root);
   register_ops(root);
   register_doctor(root);

@@ -118,6 +118,7 @@ void run(const Arguments& a) {
   if (a.fill != "random" && a.fill != "zeros" && a.fill != "iota") throw Error(Code::bad_value, fmt::format("--fill {}: wants random, zeros or iota", a.fill)).with_help(suggestion(a.fill, {"random", "zeros", "iota"}, "random is the default"));
   std::unique_ptr<Device> device = a.device == "interpret" ? nullptr : open_device(a.device);
   Graph graph;
+  NamedTensors model_weights;   // that the model's file holds
   std::unique_ptr<Executable> executable;
   if (m.size() > 4 && m.substr(m.size() - 4) == ".qpk") {
     if (!device) throw Error(Code::unknown_device, "a package runs on a device").with_help("to interpret, give the .qir");
@@ -126,7 +127,7 @@ void run(const Arguments& a) {
     graph = graph_of(program, m);
     executable = std::make_unique<Executable>(*device, program);
   } else {
-    graph = a.model.load();
+    graph = a.model.load(&model_weights);
     CompileReport report;
     if (device) executable = jit(*device, graph, a.passes.options(device->target()), &report);
     print_notes(report);
@@ -155,6 +156,7 @@ void run(const Arguments& a) {
     const size_t i = position.at(name);
     all[i] = fitted(std::move(value), sized.type(graph.inputs[i]), what, name);
   };
+  for (auto& [name, value] : model_weights) give(name, std::move(value), m);
   if (!a.weights.empty()) {
     std::set<std::string> given;
     for (auto& [name, value] : load_safetensors(a.weights)) {
@@ -198,9 +200,9 @@ void run(const Arguments& a) {
 
 void register_run(CLI::App& root) {
   auto a = std::make_shared<Arguments>();
-  CLI::App* c = root.add_subcommand("run", "execute a package (.qpk), a model or a .qir once");
+  CLI::App* c = root.add_subcommand("run", "execute a package (.qpk), a model, a .qir or an .onnx file once");
   a->model.add_to(*c);
-  c->get_option("model")->description("a package (.qpk), a registered model (mlp) or a .qir file");
+  c->get_option("model")->description("a package (.qpk), a registered model (mlp), a .qir or an .onnx file");
   c->add_option("--device", a->device, "interpret, cpu[:ARCH], cuda[:N] or null")->capture_default_str();
   c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file; repeat for several")->allow_extra_args(false);
   c->add_option("--output", a->outputs, "NAME=FILE.npy: write an output to a file; repeat for several")->allow_extra_args(false);

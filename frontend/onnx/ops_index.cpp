@@ -1,0 +1,325 @@
+// ONNX ops that read and write at indices: gather, scatter, one-hot, resampling by index. All are take and put_add of
+// rows at computed positions.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "frontend/onnx/call.h"
+
+namespace quern::onnx {
+namespace {
+
+void import_gather(Call& c) {
+  const Tensor x = c.in(0);
+  const int64_t axis = c.axis(c.integer("axis", 0), x.rank());
+  c.out(take(x, wrap_index(c.in(1), x.shape().at(static_cast<size_t>(axis))), axis));
+}
+
+// Row-major positions in `shape` of the coordinates of `index`'s own dims, with `index` itself in place of dim `axis`.
+Tensor element_positions(const Call& c, const Tensor& index, Shape shape, int64_t axis) {
+  const Shape strides = row_major(shape);
+  Tensor at = wrap_index(cast(index, DType::i64), shape[static_cast<size_t>(axis)]) * static_cast<double>(strides[static_cast<size_t>(axis)]);
+  for (int64_t d = 0; d < index.rank(); ++d)
+    if (d != axis) at = at + c.coordinates(DType::i64, index.shape(), d) * static_cast<double>(strides[static_cast<size_t>(d)]);
+  return at;
+}
+void import_gather_elements(Call& c) {
+  const Tensor x = c.in(0), index = c.in(1);
+  c.want(x.rank() == index.rank() && x.rank() > 0, "data and indices of one rank");
+  c.out(take(flat(x), element_positions(c, index, x.shape(), c.axis(c.integer("axis", 0), x.rank()))));
+}
+
+// index[..., k] as positions of rows of x's first k dims behind `batch` shared ones.
+Tensor row_positions(const Call& c, const Tensor& index, Shape shape, int64_t batch) {
+  const int64_t k = index.shape().back(), last = index.rank() - 1;
+  const Shape rows(shape.begin(), shape.begin() + batch + k), strides = row_major(rows);
+  Shape out(index.shape().begin(), index.shape().end() - 1);
+  Tensor at = c.filled(DType::i64, out, 0);
+  for (int64_t d = 0; d < batch; ++d) at = at + c.coordinates(DType::i64, out, d) * static_cast<double>(strides[static_cast<size_t>(d)]);
+  for (int64_t j = 0; j < k; ++j) {
+    const size_t d = static_cast<size_t>(batch + j);
+    at = at + wrap_index(reshape(slice(cast(index, DType::i64), last, j, j + 1), out), rows[d]) * static_cast<double>(strides[d]);
+  }
+  return at;
+}
+// x with its first k dims joined.
+Tensor joined_rows(const Tensor& x, int64_t k) {
+  const std::span<const int64_t> all(x.shape());
+  Shape shape = {count(all.first(static_cast<size_t>(k)))};
+  shape.insert(shape.end(), x.shape().begin() + k, x.shape().end());
+  return reshape(x, shape);
+}
+void import_gather_nd(Call& c) {
+  const Tensor x = c.in(0), index = c.in(1);
+  const int64_t batch = c.integer("batch_dims", 0);
+  c.want(index.rank() > 0 && batch >= 0 && batch < index.rank() && batch + index.shape().back() <= x.rank(), "indices address more dims than there are");
+  c.out(take(joined_rows(x, batch + index.shape().back()), row_positions(c, index, x.shape(), batch)));
+}
+
+// `rows` [R, …] with `updates` [U, …] at the positions [U], combined as `how` says. Equal positions without a reduction
+// are undefined in ONNX.
+Tensor scattered(const Call& c, const Tensor& rows, const Tensor& at, const Tensor& updates, const std::string& how) {
+  const auto put = [&](const Tensor& x, const Tensor& u) {
+    Attrs attrs;
+    attrs.axes = {0};
+    return Tensor(&x.graph(), x.graph().add(Op::put_add, {x.id(), at.id(), u.id()}, attrs));
+  };
+  if (how == "add" && rows.dtype() != DType::boolean) return put(rows, updates);
+  const int64_t r = rows.shape().at(0), u = at.shape().at(0);
+  if (how == "none") {
+    const Tensor hit = not_equal(put(c.filled(DType::i32, {r}, 0), c.filled(DType::i32, {u}, 1)), 0);
+    const DType wide = rows.dtype() == DType::boolean ? DType::u8 : rows.dtype();
+    const Tensor fresh = cast(put(c.filled(wide, rows.shape(), 0), cast(updates, wide)), rows.dtype());
+    Shape column(rows.shape().size(), 1);
+    column[0] = r;
+    return where(reshape(hit, column), fresh, rows);
+  }
+  // Every row looks at every update: quadratic, so for small ones.
+  if (checked_mul(r, updates.type().size()) > (int64_t{1} << 26)) c.unsupported(fmt::format("reduction={} of {} rows by {} updates needs an op of its own", how, r, u));
+  Shape all = updates.shape(), mask(all.size() + 1, 1);
+  all.insert(all.begin(), r);
+  mask[0] = r;
+  mask[1] = u;
+  const Tensor hit = reshape(equal(c.coordinates(DType::i64, {r, u}, 0), at), mask);
+  const Tensor wide = broadcast_to(reshape(updates, [&] { Shape s = updates.shape(); s.insert(s.begin(), 1); return s; }()), all);
+  const Scalar none = identity_of(how == "mul" ? Op::mul : how == "max" ? Op::max : Op::min, rows.dtype());
+  HostTensor identity(rows.dtype(), {});
+  identity.set(0, none);
+  const Tensor chosen = where(broadcast_to(hit, all), wide, broadcast_to(c.constant(identity), all));
+  if (how == "mul") return rows * prod(chosen, {1});
+  if (how == "max") return maximum(rows, max(chosen, {1}));
+  if (how == "min") return minimum(rows, min(chosen, {1}));
+  c.wrong("reduction=" + how);
+}
+void import_scatter_elements(Call& c) {
+  const Tensor x = c.in(0), index = c.in(1), updates = c.in(2);
+  c.want(x.rank() == index.rank() && x.rank() > 0 && updates.shape() == index.shape(), "data, indices and updates of one rank");
+  const Tensor at = flat(element_positions(c, index, x.shape(), c.axis(c.integer("axis", 0), x.rank())));
+  c.out(reshape(scattered(c, flat(x), at, flat(updates), c.text("reduction", "none")), x.shape()));
+}
+void import_scatter_nd(Call& c) {
+  const Tensor x = c.in(0), index = c.in(1), updates = c.in(2);
+  c.want(index.rank() > 0 && index.shape().back() <= x.rank(), "indices address more dims than there are");
+  const Tensor rows = joined_rows(x, index.shape().back()), at = flat(row_positions(c, index, x.shape(), 0));
+  Shape shape = rows.shape();
+  shape[0] = at.shape().at(0);
+  c.out(reshape(scattered(c, rows, at, reshape(updates, shape), c.text("reduction", "none")), x.shape()));
+}
+
+// A cache [batch, …, length, …] with new entries of each batch row from its index on.
+void import_tensor_scatter(Call& c) {
+  const Tensor cache = c.in(0), update = c.in(1);
+  const int64_t axis = c.axis(c.integer("axis", -2), cache.rank()), length = cache.shape().at(static_cast<size_t>(axis));
+  c.want(axis > 0 && update.rank() == cache.rank(), "axis behind the batch");
+  Tensor at = c.coordinates(DType::i64, update.shape(), axis);
+  if (c.has(2)) {
+    Shape column(cache.shape().size(), 1);
+    column[0] = cache.shape().at(0);
+    at = at + reshape(cast(c.in(2), DType::i64), column);
+  }
+  if (c.text("mode", "linear") == "circular") at = mod(at, static_cast<double>(length));
+  c.out(reshape(scattered(c, flat(cache), flat(element_positions(c, at, cache.shape(), axis)), flat(update), "none"), cache.shape()));
+}
+
+void import_one_hot(Call& c) {
+  const Tensor values = c.in(2);
+  const double wanted = c.known_number(c.in(1), "the depth");
+  c.want(wanted > 0 && wanted <= static_cast<double>(kMaxExtent) && values.type().size() == 2, "a positive depth and two values");
+  const int64_t depth = static_cast<int64_t>(wanted);
+  Tensor index = cast(c.in(0), DType::i64);
+  const int64_t axis = c.axis(c.integer("axis", -1), index.rank() + 1);
+  Shape shape = index.shape();
+  shape.insert(shape.begin() + axis, depth);
+  index = expand_dims(wrap_index(index, depth), axis);
+  const Tensor hot = equal(index, c.coordinates(DType::i64, shape, axis));
+  const Tensor v = flat(values);
+  c.out(where(hot, reshape(slice(v, 0, 1, 2), {}), broadcast_to(reshape(slice(v, 0, 0, 1), {}), shape)));
+}
+
+void import_compress(Call& c) {
+  Tensor x = c.in(0);
+  const HostTensor condition = c.known(c.in(1), "the condition (the result's shape depends on it)");
+  const int64_t axis = c.find("axis") ? c.axis(c.integer("axis", 0), x.rank()) : 0;
+  if (!c.find("axis")) x = flat(x);
+  Shape index;
+  for (int64_t i = 0; i < condition.size() && i < x.shape().at(static_cast<size_t>(axis)); ++i)
+    if (condition.at(i) != 0) index.push_back(i);
+  c.out(take(x, c.integers_tensor(index), axis));
+}
+
+void import_reverse_sequence(Call& c) {
+  const Tensor x = c.in(0);
+  const int64_t time = c.axis(c.integer("time_axis", 0), x.rank()), batch = c.axis(c.integer("batch_axis", 1), x.rank());
+  c.want(time != batch, "two axes");
+  Shape column(x.shape().size(), 1);
+  column[static_cast<size_t>(batch)] = x.shape().at(static_cast<size_t>(batch));
+  const Tensor length = reshape(cast(c.in(1), DType::i64), column), t = c.coordinates(DType::i64, x.shape(), time);
+  c.out(take(flat(x), element_positions(c, where(less(t, length), length - 1 - t, t), x.shape(), time)));
+}
+
+void import_feature_extractor(Call& c) {
+  const Tensor x = c.in(0), index = flat(c.in(1));
+  const Tensor y = take(x, index, -1);
+  c.out(x.rank() == 1 ? expand_dims(y, 0) : y);
+}
+
+// --- Resize: along every axis a matrix of weights, known at import ---
+struct Sampling {
+  std::string mode, coordinates, nearest;
+  double cubic = -0.75;
+  bool exclude_outside = false, antialias = false;
+};
+double source_of_pixel(const Call& c, const Sampling& s, double out, double scale, int64_t in_size, int64_t to, double start, double end) {
+  const double n = static_cast<double>(in_size), out_size = scale * n;   // before it was rounded to `to`
+  if (s.coordinates == "half_pixel") return (out + 0.5) / scale - 0.5;
+  if (s.coordinates == "half_pixel_symmetric") {   // half_pixel around the middle of what the scaled extent was cut to
+    const double adjustment = static_cast<double>(to) / out_size;
+    return n / 2 * (1 - adjustment) + (out + 0.5) / scale - 0.5;
+  }
+  if (s.coordinates == "pytorch_half_pixel") return out_size > 1 ? (out + 0.5) / scale - 0.5 : 0;
+  if (s.coordinates == "align_corners") return out_size > 1 ? out * (n - 1) / (out_size - 1) : 0;
+  if (s.coordinates == "asymmetric") return out / scale;
+  if (s.coordinates == "tf_half_pixel_for_nn") return (out + 0.5) / scale;
+  if (s.coordinates == "tf_crop_and_resize") return out_size > 1 ? start * (n - 1) + out * (end - start) * (n - 1) / (out_size - 1) : 0.5 * (start + end) * (n - 1);
+  c.wrong("coordinate_transformation_mode=" + s.coordinates);
+}
+double kernel(const Sampling& s, double x) {
+  x = std::fabs(x);
+  if (s.mode == "linear") return std::max(0.0, 1 - x);
+  const double a = s.cubic;
+  return x < 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : x < 2 ? ((x - 5) * x + 8) * x * a - 4 * a : 0;
+}
+int64_t nearest_of(const Call& c, const Sampling& s, double x) {
+  if (s.nearest == "round_prefer_floor") return static_cast<int64_t>(std::ceil(x - 0.5));
+  if (s.nearest == "round_prefer_ceil") return static_cast<int64_t>(std::floor(x + 0.5));
+  if (s.nearest == "floor") return static_cast<int64_t>(std::floor(x));
+  if (s.nearest == "ceil") return static_cast<int64_t>(std::ceil(x));
+  c.wrong("nearest_mode=" + s.nearest);
+}
+Tensor resized(const Call& c, const Tensor& x, int64_t axis, int64_t to, double scale, const Sampling& s, double start, double end, double outside) {
+  const int64_t n = x.shape().at(static_cast<size_t>(axis));
+  const bool crop = s.coordinates == "tf_crop_and_resize";
+  c.want(n > 0 && to >= 0, "an empty axis");
+  if (checked_mul(n, to) > (int64_t{1} << 24)) c.unsupported(fmt::format("an axis from {} to {}: its weights would take more than 2^24 elements", n, to));
+  Shape index;
+  HostTensor weights(x.dtype(), {to, n}), inside(DType::boolean, {to});
+  for (int64_t o = 0; o < to; ++o) {
+    const double at = source_of_pixel(c, s, static_cast<double>(o), scale, n, to, start, end);
+    inside.set(o, Scalar::of_int(DType::boolean, at >= 0 && at <= static_cast<double>(n - 1)));
+    if (s.mode == "nearest") {
+      index.push_back(std::clamp<int64_t>(nearest_of(c, s, at), 0, n - 1));
+      continue;
+    }
+    const double stretch = s.antialias && scale < 1 ? scale : 1, reach = (s.mode == "linear" ? 1 : 2) / stretch;
+    std::vector<double> row(static_cast<size_t>(n));
+    double total = 0;
+    for (int64_t k = static_cast<int64_t>(std::floor(at - reach)); k <= static_cast<int64_t>(std::ceil(at + reach)); ++k) {
+      const bool beyond = k < 0 || k >= n;
+      const double w = beyond && s.exclude_outside ? 0 : kernel(s, (static_cast<double>(k) - at) * stretch);
+      total += w;
+      row[static_cast<size_t>(std::clamp<int64_t>(k, 0, n - 1))] += w;
+    }
+    for (int64_t k = 0; k < n; ++k) weights.set(o * n + k, Scalar::of(x.dtype(), total != 0 ? row[static_cast<size_t>(k)] / total : 0));
+  }
+  Tensor y;
+  if (s.mode == "nearest") {
+    y = take(x, c.integers_tensor(index), axis);
+  } else {
+    if (!is_float(x.dtype())) c.unsupported(fmt::format("mode={} of {}", s.mode, name_of(x.dtype())));
+    std::string in;
+    for (int64_t d = 0; d < x.rank(); ++d) in += static_cast<char>('a' + d);
+    std::string out = in;
+    out[static_cast<size_t>(axis)] = 'z';
+    y = contract(fmt::format("{},z{}->{}", in, in[static_cast<size_t>(axis)], out), x, c.constant(weights));
+  }
+  if (!crop) return y;
+  Shape column(x.shape().size(), 1);
+  column[static_cast<size_t>(axis)] = to;
+  return where(reshape(c.constant(inside), column), y, outside);
+}
+void import_resize(Call& c) {
+  Tensor x = c.in(0);
+  const bool old = c.opset < 11;   // Resize-10 and Upsample: nearest or linear, asymmetric
+  Sampling s{c.text("mode", "nearest"), c.text("coordinate_transformation_mode", old ? "asymmetric" : "half_pixel"), c.text("nearest_mode", old ? "floor" : "round_prefer_floor"), c.real("cubic_coeff_a", -0.75),
+             c.flag("exclude_outside"), c.flag("antialias")};
+  c.want(s.mode == "nearest" || s.mode == "linear" || s.mode == "cubic", "mode=" + s.mode);
+  const size_t scales_at = old ? 1 : 2;
+  Shape axes = c.integers("axes");
+  if (!c.find("axes"))
+    for (int64_t d = 0; d < x.rank(); ++d) axes.push_back(d);
+  for (int64_t& a : axes) a = c.axis(a, x.rank());
+  std::vector<double> scales, roi;
+  Shape sizes;
+  if (c.opset < 9 && c.node.op == "Upsample") {
+    if (const Attribute* a = c.find("scales")) scales = a->floats;
+  } else if (c.has(scales_at)) {
+    scales = c.known(c.in(scales_at), "the scales").to_doubles();
+  }
+  if (scales.empty() && c.has(3)) sizes = c.known_integers(3, "the sizes");
+  for (int64_t n : sizes) c.want(n >= 0 && n <= kMaxExtent, "a size");
+  if (!old && c.has(1)) roi = c.known(c.in(1), "the region").to_doubles();
+  c.want((scales.size() == axes.size()) != (sizes.size() == axes.size()), "a scale or a size for every axis");
+  if (s.coordinates == "tf_crop_and_resize") c.want(roi.size() == 2 * axes.size(), "a region of two numbers for every axis");
+  const std::string policy = c.text("keep_aspect_ratio_policy", "stretch");
+  std::vector<double> ratio;
+  for (size_t k = 0; k < axes.size(); ++k) {
+    const double n = static_cast<double>(x.shape().at(static_cast<size_t>(axes[k])));
+    ratio.push_back(sizes.empty() ? scales[k] : static_cast<double>(sizes[k]) / n);
+  }
+  if (!sizes.empty() && policy != "stretch") {
+    double common = ratio[0];
+    for (double r : ratio) common = policy == "not_larger" ? std::min(common, r) : std::max(common, r);
+    for (size_t k = 0; k < axes.size(); ++k) {
+      ratio[k] = common;
+      sizes[k] = static_cast<int64_t>(std::floor(common * static_cast<double>(x.shape().at(static_cast<size_t>(axes[k]))) + 0.5));
+    }
+  }
+  for (size_t k = 0; k < axes.size(); ++k) {
+    const int64_t n = x.shape().at(static_cast<size_t>(axes[k]));
+    c.want(std::isfinite(ratio[k]) && ratio[k] > 0 && ratio[k] < 1e6, "a positive scale");
+    const int64_t to = sizes.empty() ? static_cast<int64_t>(std::floor(ratio[k] * static_cast<double>(n))) : sizes[k];
+    const bool crop = s.coordinates == "tf_crop_and_resize";
+    if (to == n && ratio[k] == 1 && !crop) continue;
+    x = resized(c, x, axes[k], to, ratio[k], s, crop ? roi[k] : 0, crop ? roi[k + axes.size()] : 1, c.real("extrapolation_value", 0));
+  }
+  c.out(x);
+}
+
+// A grid of points under theta [N, d, d+1]: coordinates from -1 to 1, last axis first.
+void import_affine_grid(Call& c) {
+  const Tensor theta = c.in(0);
+  const Shape size = c.known_integers(1, "the size");
+  const size_t dims = size.size() - 2;
+  c.want((size.size() == 4 || size.size() == 5) && theta.shape() == Shape({size[0], static_cast<int64_t>(dims), static_cast<int64_t>(dims) + 1}), "theta [N, d, d+1] and a size [N, C, …]");
+  Shape shape(size.begin() + 2, size.end());
+  const int64_t points = count(shape);
+  shape.push_back(1);
+  std::vector<Tensor> columns;
+  for (size_t d = dims; d-- > 0;) {
+    const double n = static_cast<double>(shape[d]);
+    const Tensor k = c.coordinates(theta.dtype(), shape, static_cast<int64_t>(d));
+    columns.push_back(c.flag("align_corners") ? (n > 1 ? k * (2 / (n - 1)) - 1 : k * 0.0) : (k * 2 + 1) / n - 1);
+  }
+  columns.push_back(c.filled(theta.dtype(), shape, 1));
+  const Tensor base = reshape(concat(columns, static_cast<int64_t>(dims)), {points, static_cast<int64_t>(dims) + 1});
+  Shape out = {size[0]};
+  out.insert(out.end(), size.begin() + 2, size.end());
+  out.push_back(static_cast<int64_t>(dims));
+  c.out(reshape(contract("pk,njk->npj", base, theta), out));
+}
+
+}  // namespace
+
+std::vector<OpEntry> index_ops() {
+  return {
+      {"AffineGrid", import_affine_grid}, {"Compress", import_compress}, {"Gather", import_gather}, {"GatherElements", import_gather_elements}, {"GatherND", import_gather_nd},
+      {"OneHot", import_one_hot}, {"Resize", import_resize}, {"ReverseSequence", import_reverse_sequence}, {"Scatter", import_scatter_elements},
+      {"ScatterElements", import_scatter_elements}, {"ScatterND", import_scatter_nd}, {"TensorScatter", import_tensor_scatter}, {"Upsample", import_resize},
+      {"ai.onnx.ml.ArrayFeatureExtractor", import_feature_extractor},
+      {"ai.onnx.ml.Binarizer", [](Call& c) { c.out(cast(less(c.real("threshold", 0), c.in(0)), c.in(0).dtype())); }},
+  };
+}
+
+}  // namespace quern::onnx

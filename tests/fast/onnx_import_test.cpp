@@ -1,0 +1,253 @@
+// The ONNX importer on models written here: values, weights, names, what is static, what is refused and how it is told.
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include "frontend/onnx/import.h"
+#include "ir/interpret.h"
+#include "ir/text.h"
+#include "tests/support/onnx_writer.h"
+
+namespace quern::onnx {
+namespace {
+
+using namespace onnx_writer;
+constexpr int64_t kF32 = 1, kI64 = 7;
+
+struct Loaded {
+  ModelProto model;
+  Imported imported;
+};
+Loaded load(const Pb& pb, const ImportOptions& options = {}) {
+  Loaded out{parse_model(pb.file(), "dir/m.onnx"), {}};
+  out.imported = import_model(out.model, options);
+  return out;
+}
+std::vector<HostTensor> run(const Imported& m, const std::vector<HostTensor>& inputs) {
+  std::vector<HostTensor> all;
+  size_t next = 0;
+  for (NodeId i : m.graph.inputs) {
+    const std::string& name = m.graph.at(i).attrs.name;
+    const HostTensor* weight = nullptr;
+    for (const auto& [n, v] : m.weights)
+      if (n == name) weight = &v;
+    all.push_back(weight ? *weight : inputs.at(next++));
+  }
+  return interpret(m.graph, all);
+}
+std::string reasons(const Imported& m) {
+  std::string out;
+  for (const Missing& x : m.missing) out += x.op + " \"" + x.node + "\": " + x.reason + "\n";
+  return out;
+}
+HostTensor f32(Shape s, const std::vector<double>& v) { return HostTensor::from(DType::f32, std::move(s), v); }
+HostTensor i64(const std::vector<double>& v) { return HostTensor::from(DType::i64, {static_cast<int64_t>(v.size())}, v); }
+template <class F>
+void throws(Code code, const std::string& part, F&& f) {
+  try {
+    f();
+    ADD_FAILURE() << "accepted; wanted " << part;
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code, code) << e.what();
+    EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+    EXPECT_FALSE(e.help.empty());
+  }
+}
+
+TEST(OnnxImport, WeightsAreInputsAndSmallInitializersConstants) {
+  GraphParts g;
+  std::vector<double> w(100);
+  for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<double>(i % 7);
+  g.nodes = {node("MatMul", {"x", "w"}, {"h"}), node("Add", {"h", "b"}, {"y"}), node("Reshape", {"y", "shape"}, {"z"})};
+  g.inputs = {value("x", kF32, {std::string("batch"), int64_t{10}})};
+  g.outputs = {value("z", kF32, {})};
+  g.initializers = {tensor("w", f32({10, 10}, w)), tensor("b", f32({10}, std::vector<double>(10, 0.5))), tensor("shape", i64({-1, 2, 5})), tensor("unused", f32({100}, w))};
+  ImportOptions options;
+  options.dims["batch"] = 3;
+  const Loaded m = load(model(g), options);
+  ASSERT_EQ(reasons(m.imported), "");
+  ASSERT_EQ(m.imported.weights.size(), 1u);   // "unused" is not asked for
+  EXPECT_EQ(m.imported.weights[0].first, "w");
+  const HostTensor x = f32({3, 10}, std::vector<double>(30, 1));
+  const HostTensor z = run(m.imported, {x})[0];
+  EXPECT_EQ(z.shape, (Shape{3, 2, 5}));
+  double column = 0.5;
+  for (size_t i = 0; i < 10; ++i) column += w[10 * i];
+  EXPECT_EQ(z.at(0), column);
+  // Prints, reads back, and names the ONNX node by number.
+  const std::string text = to_string(m.imported.graph);
+  EXPECT_EQ(parse_graph(text), m.imported.graph);
+  EXPECT_NE(text.find("m.onnx:1\""), std::string::npos) << text;
+}
+
+TEST(OnnxImport, ExtentsThatAreNotKnownAreAskedFor) {
+  GraphParts g;
+  g.nodes = {node("Neg", {"x"}, {"y"})};
+  g.inputs = {value("x", kF32, {std::string("N"), int64_t{2}})};
+  g.outputs = {value("y", kF32, {})};
+  throws(Code::unknown_extent, "--dim N=8", [&] { load(model(g)); });
+  ImportOptions by_shape;
+  by_shape.shapes["x"] = {{4, 2}};
+  EXPECT_EQ(load(model(g), by_shape).imported.graph.type(0).shape, (Shape{4, 2}));
+}
+
+TEST(OnnxImport, ShapesComputedFromShapesAreFolded) {
+  GraphParts g;   // flatten all but the first axis by hand
+  g.nodes = {node("Shape", {"x"}, {"s"}), node("Gather", {"s", "zero"}, {"n"}, {attribute("axis", int64_t{0})}), node("Unsqueeze", {"n", "axes"}, {"n1"}), node("Concat", {"n1", "rest"}, {"to"}, {attribute("axis", int64_t{0})}),
+             node("Reshape", {"x", "to"}, {"y"})};
+  g.inputs = {value("x", kF32, {2, 3, 4})};
+  g.outputs = {value("y", kF32, {})};
+  g.initializers = {tensor("zero", HostTensor::full(DType::i64, {}, 0)), tensor("axes", i64({0})), tensor("rest", i64({-1}))};
+  const Loaded m = load(model(g));
+  ASSERT_EQ(reasons(m.imported), "");
+  EXPECT_EQ(m.imported.graph.type(m.imported.graph.outputs[0].node).shape, (Shape{2, 12}));
+  EXPECT_EQ(m.imported.graph.nodes.size(), 2u) << to_string(m.imported.graph);   // the computed shape leaves nothing
+}
+
+TEST(OnnxImport, EverythingMissingIsListed) {
+  GraphParts g;
+  g.nodes = {node("NonMaxSuppression", {"x", "x"}, {"a"}), node("Neg", {"a"}, {"b"}), node("Magic", {"b"}, {"c"}, {}, "mine"), node("Reshape", {"x", "s"}, {"d"}), node("Cast", {"x"}, {"e"}, {attribute("to", int64_t{23})}),
+             node("Exp", {"x"}, {"f"})};
+  g.inputs = {value("x", kF32, {2, 3}), value("s", kI64, {1}), value("q", 17, {4})};
+  g.outputs = {value("c", kF32, {}), value("f", kF32, {})};
+  const Loaded m = load(model(g));
+  ASSERT_EQ(m.imported.missing.size(), 5u) << reasons(m.imported);
+  const std::string text = missing_error("m.onnx", m.imported.missing).what();
+  for (const char* part : {"NonMaxSuppression \"node_a\"", "mine.Magic \"node_c\": no such op", "Reshape \"node_d\": the shape must be known", "Cast \"node_e\": dtype f4e2m1", "input \"q\": dtype f8e4m3fn", "--bind"})
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  for (const Missing& x : m.imported.missing) EXPECT_FALSE(x.wrong) << x.reason;
+}
+
+TEST(OnnxImport, BoundInputsAreConstants) {
+  GraphParts g;
+  g.nodes = {node("Reshape", {"x", "s"}, {"y"})};
+  g.inputs = {value("x", kF32, {2, 3}), value("s", kI64, {1})};
+  g.outputs = {value("y", kF32, {})};
+  ImportOptions bound, offered;
+  bound.bound["s"] = i64({6});
+  const Loaded a = load(model(g), bound);
+  EXPECT_EQ(a.imported.graph.inputs.size(), 1u);
+  EXPECT_EQ(run(a.imported, {f32({2, 3}, {1, 2, 3, 4, 5, 6})})[0], f32({6}, {1, 2, 3, 4, 5, 6}));
+  offered.offered["s"] = i64({6});
+  const Loaded b = load(model(g), offered);
+  EXPECT_EQ(b.imported.graph.inputs.size(), 2u);
+  EXPECT_EQ(b.imported.used, std::set<std::string>{"s"});
+}
+
+TEST(OnnxImport, FunctionsAreInlinedWithTheirAttributes) {
+  Pb leaky = node("LeakyRelu", {"t"}, {"out"});
+  leaky.message(5, Pb().bytes(1, "alpha").number(20, 1).bytes(21, "slope"));   // stands for the call's slope
+  const Pb f = Pb().bytes(1, "Twice").bytes(4, "in").bytes(5, "out").bytes(6, "slope").message(7, node("Add", {"in", "in"}, {"t"})).message(7, leaky).message(9, opset("", 17)).bytes(10, "mine");
+  GraphParts g;
+  g.nodes = {node("Twice", {"x"}, {"y"}, {attribute("slope", 0.25f)}, "mine"), node("Twice", {"y"}, {"z"}, {attribute("slope", 0.5f)}, "mine")};
+  g.inputs = {value("x", kF32, {2})};
+  g.outputs = {value("z", kF32, {})};
+  const Loaded m = load(model(g, 17, {f}));
+  ASSERT_EQ(reasons(m.imported), "");
+  EXPECT_EQ(run(m.imported, {f32({2}, {1, -1})})[0], f32({2}, {4, -0.5}));
+}
+
+TEST(OnnxImport, FunctionsThatCallThemselvesEnd) {
+  const auto calls = [](const std::string& name, const std::string& callee, int times) {
+    Pb f = Pb().bytes(1, name).bytes(4, "a").bytes(5, "b").bytes(10, "mine").message(9, opset("", 17)).message(9, opset("mine", 1));
+    std::string from = "a";
+    for (int i = 0; i < times; ++i) {
+      const std::string to = i + 1 == times ? "b" : "t" + std::to_string(i);
+      f.message(7, node(callee, {from}, {to}, {}, callee == "Neg" ? "" : "mine"));
+      from = to;
+    }
+    return f;
+  };
+  GraphParts g;
+  g.nodes = {node("F0", {"x"}, {"y"}, {}, "mine")};
+  g.inputs = {value("x", kF32, {2})};
+  g.outputs = {value("y", kF32, {})};
+  throws(Code::bad_onnx, "call each other", [&] { load(model(g, 17, {calls("F0", "F0", 1)})); });
+  std::vector<Pb> doubling;   // 10^7 nodes
+  for (int i = 0; i < 7; ++i) doubling.push_back(calls("F" + std::to_string(i), i == 6 ? "Neg" : "F" + std::to_string(i + 1), 10));
+  throws(Code::onnx_unsupported, "more than 200000 nodes", [&] { load(model(g, 17, doubling)); });
+}
+
+TEST(OnnxImport, BranchesAndLoops) {
+  GraphParts yes, no, body, g;
+  yes.nodes = {node("Neg", {"x"}, {"r"})};
+  yes.outputs = {value("r", kF32, {2})};
+  no.nodes = {node("Add", {"x", "x"}, {"r"})};
+  no.outputs = {value("r", kF32, {2})};
+  body.nodes = {node("Mul", {"v", "x"}, {"next"}), node("Identity", {"go"}, {"go_on"})};
+  body.inputs = {value("i", kI64, {}), value("go", 9, {}), value("v", kF32, {2})};
+  body.outputs = {value("go_on", 9, {}), value("next", kF32, {2}), value("next", kF32, {2})};
+  g.nodes = {node("If", {"c"}, {"a"}, {graph_attribute("then_branch", yes.pb()), graph_attribute("else_branch", no.pb())}),
+             node("Loop", {"n", "", "x"}, {"power", "powers"}, {graph_attribute("body", body.pb())})};
+  g.inputs = {value("x", kF32, {2}), value("c", 9, {})};
+  g.outputs = {value("a", kF32, {}), value("power", kF32, {}), value("powers", kF32, {})};
+  g.initializers = {tensor("n", HostTensor::full(DType::i64, {}, 2))};
+  const Loaded m = load(model(g));
+  ASSERT_EQ(reasons(m.imported), "");
+  for (bool condition : {true, false}) {
+    const auto out = run(m.imported, {f32({2}, {2, 3}), HostTensor::full(DType::boolean, {}, condition)});
+    EXPECT_EQ(out[0], condition ? f32({2}, {-2, -3}) : f32({2}, {4, 6}));
+    EXPECT_EQ(out[1], f32({2}, {8, 27}));
+    EXPECT_EQ(out[2], f32({2, 2}, {4, 9, 8, 27}));
+  }
+}
+
+TEST(OnnxImport, DamagedGraphs) {
+  GraphParts g;
+  g.inputs = {value("x", kF32, {2})};
+  g.outputs = {value("y", kF32, {})};
+  g.nodes = {node("Neg", {"nowhere"}, {"y"})};
+  throws(Code::bad_onnx, "\"nowhere\", which is not defined", [&] { load(model(g)); });
+  g.nodes = {node("Neg", {"x"}, {"y"}), node("Neg", {"x"}, {"y"})};
+  throws(Code::bad_onnx, "defines \"y\" again", [&] { load(model(g)); });
+  g.nodes = {node("Neg", {"x"}, {"z"})};
+  throws(Code::bad_onnx, "output \"y\" is not defined", [&] { load(model(g)); });
+  g.nodes = {node("Add", {"x", "w"}, {"y"})};
+  g.initializers = {tensor("w", f32({3}, {1, 2, 3}))};
+  const Loaded m = load(model(g));
+  ASSERT_EQ(m.imported.missing.size(), 1u);
+  EXPECT_TRUE(m.imported.missing[0].wrong);
+  EXPECT_NE(m.imported.missing[0].reason.find("do not broadcast"), std::string::npos) << m.imported.missing[0].reason;
+}
+
+// Every op of the tables refuses nonsense without harm: no inputs, too many, inputs of odd types and shapes.
+TEST(OnnxImport, AnyOpOnAnyInputIsSafe) {
+  const std::vector<std::string> ops = {
+      "Abs", "Add", "AffineGrid", "ArgMax", "ArgMin", "Attention", "BatchNormalization", "Cast", "CausalConvWithState", "CenterCropPad", "Clip", "Col2Im", "Compress", "Concat", "ConstantOfShape", "DepthToSpace", "Div", "Dropout",
+      "Einsum", "Expand", "EyeLike", "Flatten", "GRU", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GroupNormalization", "Hardmax", "If", "InstanceNormalization", "LRN", "LSTM", "LayerNormalization", "LinearAttention",
+      "LogSoftmax", "Loop", "LpNormalization", "MatMul", "Max", "MeanVarianceNormalization", "Mod", "NegativeLogLikelihoodLoss", "OneHot", "PRelu", "Pad", "Pow", "RMSNormalization", "RNN", "Range", "ReduceLogSumExp", "ReduceMax", "ReduceSum", "Reshape",
+      "Resize", "ReverseSequence", "RotaryEmbedding", "Scan", "ScatterElements", "ScatterND", "SequenceAt", "SequenceInsert", "Shape", "Slice", "Softmax", "SoftmaxCrossEntropyLoss", "SpaceToDepth", "Split", "SplitToSequence", "Squeeze", "SwiGLU",
+      "TensorScatter", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"};
+  const std::vector<Pb> constants = {tensor("i1", i64({2})), tensor("i3", i64({-1, 0, 7})), tensor("huge", i64({int64_t{1} << 40, int64_t{1} << 40})), tensor("scalar", HostTensor::full(DType::f32, {}, 3)), tensor("zero", HostTensor::full(DType::i64, {}, 0)),
+                                     tensor("truth", HostTensor::full(DType::boolean, {2}, 1)), tensor("empty", HostTensor(DType::f32, {0, 3})), tensor("m", f32({2, 3}, {1, 2, 3, 4, 5, 6})), tensor("cube", f32({1, 2, 2, 2}, std::vector<double>(8, 1)))};
+  const std::vector<std::string> names = {"x", "i1", "i3", "huge", "scalar", "zero", "truth", "empty", "m", "cube", ""};
+  std::mt19937 random(11);
+  int fine = 0, refused = 0;
+  for (const std::string& op : ops)
+    for (int trial = 0; trial < 60; ++trial) {
+      GraphParts g;
+      std::vector<std::string> inputs;
+      for (size_t n = random() % 6; inputs.size() < n;) inputs.push_back(names[random() % names.size()]);
+      std::vector<Pb> attributes;
+      for (const char* a : {"axis", "to", "axes", "num_groups", "hidden_size", "blocksize", "q_num_heads", "kv_num_heads", "num_scan_inputs", "keepdims", "size"})
+        if (random() % 3 == 0) {
+          const int64_t v = std::vector<int64_t>{-5, -1, 0, 1, 2, 99, int64_t{1} << 62}[random() % 7];
+          attributes.push_back(std::string(a) == "axes" ? attribute(a, std::vector<int64_t>{v, 0}) : attribute(a, v));
+        }
+      g.nodes = {node(op, inputs, {"y", "y2"}, attributes)};
+      g.inputs = {value("x", kF32, {2, 3, 4})};
+      g.initializers = constants;
+      try {
+        const Loaded m = load(model(g, std::vector<int64_t>{7, 11, 13, 18, 22}[random() % 5]));
+        ++(m.imported.missing.empty() ? fine : refused);
+      } catch (const Error& e) {
+        EXPECT_NE(e.kind, ErrorKind::internal) << op << ": " << e.what();
+        ++refused;
+      }
+    }
+  EXPECT_GT(fine, 100);
+  EXPECT_GT(refused, 1000);
+}
+
+}  // namespace
+}  // namespace quern::onnx
