@@ -23,6 +23,7 @@ const std::vector<EnvInfo>& all_variables() {
       {Env::path, "PATH", "where Graphviz' dot is found"},
       {Env::fault, "QUERN_FAULT", "builds with tests only: a mistake to make on purpose"},
       {Env::test_device, "QUERN_TEST_DEVICE", "tests only: the device to test"},
+      {Env::data, "QUERN_DATA", "tests only: the folder of data sets, onnx-node-tests among them; default: ../shared/data"},
   };
   return table;
 }

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "ir/support/env.h"
 #include "tests/support/command.h"
 
 namespace quern {
@@ -20,7 +21,7 @@ namespace fs = std::filesystem;
 
 fs::path packed_cases() {
   std::vector<fs::path> folders;
-  if (const char* data = std::getenv("QUERN_DATA")) folders.emplace_back(data);
+  if (const char* data = env(Env::data)) folders.emplace_back(data);
   folders.push_back(fs::path(QN_SOURCE_DIR) / "../shared/data");
   for (const fs::path& f : folders)
     if (fs::exists(f / "onnx-node-tests/onnx-node-tests.tar.xz")) return f / "onnx-node-tests/onnx-node-tests.tar.xz";

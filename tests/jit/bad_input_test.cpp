@@ -15,6 +15,7 @@
 #include "runtime/cpu/device.h"
 #include "runtime/jit.h"
 #include "tests/support/command.h"
+#include "tests/support/onnx_writer.h"
 #include "tools/diagnostics.h"
 
 namespace quern::test {
@@ -126,6 +127,53 @@ TEST_F(BadInput, ModelsAndSettings) {
   refused("train mlp --set dropout=nan", 2, "Q0408", "[0, 1)");
   refused("compile mlp --set hidden=1000000,1000000 -o /dev/null", 6, "Q0601", "use a smaller batch or smaller layers");
   refused("train mlp --set hidden=1000000,1000000", 6, "Q0601", "does not fit this machine's");
+}
+
+TEST_F(BadInput, OnnxModels) {
+  using namespace onnx_writer;
+  const auto file = [&](const std::string& name, const Pb& pb) { return write(name, pb.text); };
+  refused("run " + write("junk.onnx", "junk"), 3, "Q0312", "junk.onnx");
+  refused("import onnx " + write("junk.onnx", std::string("\x3a\x7f", 2)) + " -o -", 3, "Q0312", "at byte 0");
+  GraphParts g;
+  g.nodes = {node("Neg", {"x"}, {"y"}), node("NonMaxSuppression", {"x", "x"}, {"z"}), node("Reshape", {"x", "s"}, {"r"})};
+  g.inputs = {value("x", 1, {std::string("N")}), value("s", 7, {1})};
+  g.outputs = {value("y", 1, {})};
+  const std::string open = file("open.onnx", model(g));
+  refused("dump " + open, 2, "Q0416", "--dim N=8");
+  refused("check " + open + " --dim N=3", 3, "Q0313", "Reshape \"node_r\": the shape must be known");
+  refused("import onnx " + open + " --dim N=3 -o -", 3, "Q0313", "NonMaxSuppression \"node_z\"");
+  refused("import onnx " + open + " --dim N -o -", 2, "Q0403", "--dim batch=8");
+  refused("import onnx " + open + " --input-shape x=2,-1 -o -", 2, "Q0403", "--input-shape x=8");
+  g.nodes = {node("Add", {"x", "w"}, {"y"})};
+  g.initializers = {Pb().number(1, 2).number(2, 1).bytes(8, "w").number(14, 1).message(13, Pb().bytes(1, "location").bytes(2, "../w.bin"))};
+  refused("import onnx " + file("outside.onnx", model(g)) + " --dim N=2 -o -", 3, "Q0314", "../w.bin");
+  g.initializers = {tensor("w", HostTensor::full(DType::f32, {100}, 1))};
+  const std::string add = file("add.onnx", model(g));
+  refused("import onnx " + add + " --dim N=100 -o " + at("m.qir"), 2, "Q0414", "--weights is missing");
+  // What is fine: the weights are bound, and what import writes runs alike.
+  expect("run " + add + " --dim N=100 --device interpret --fill zeros --print values", 0, "min 1 max 1");
+  expect("import onnx " + add + " --dim N=100 -o " + at("m.qir") + " --weights " + at("w.safetensors"), 0, "1 tensors");
+  expect("run " + at("m.qir") + " --weights " + at("w.safetensors") + " --device interpret --fill zeros", 0, "min 1 max 1");
+}
+
+TEST_F(BadInput, Conformance) {
+  using namespace onnx_writer;
+  GraphParts g;
+  g.nodes = {node("Neg", {"x"}, {"y"})};
+  g.inputs = {value("x", 1, {2})};
+  g.outputs = {value("y", 1, {2})};
+  for (const auto& [name, result] : {std::pair{"right", -1.0}, {"wrong", 1.0}}) {
+    fs::create_directories(folder / "cases" / name / "test_data_set_0");
+    const std::string base = std::string("cases/") + name + "/";
+    write(base + "model.onnx", model(g).text);
+    write(base + "test_data_set_0/input_0.pb", tensor("x", HostTensor::full(DType::f32, {2}, 1)).text);
+    write(base + "test_data_set_0/output_0.pb", tensor("y", HostTensor::full(DType::f32, {2}, result)).text);
+  }
+  refused("conformance onnx " + at("cases") + " --device interpret", 1, "Q0704", "FAILED wrong: output \"y\": -1 instead of 1");
+  expect("conformance onnx " + at("cases") + " --filter right", 0, "1 passed");
+  refused("conformance onnx " + at("cases") + " --filter nothing", 2, "Q0403", "no case below");
+  refused("conformance onnx " + at("cases") + " --filter '('", 2, "Q0403", "regular expression");
+  refused("conformance onnx " + at("nowhere"), 3, "Q0301", "nowhere");
 }
 
 TEST_F(BadInput, DevicesAndTargets) {
