@@ -79,6 +79,8 @@ using Meaning = std::variant<Map, View, Reduce, Contract, Take, PutAdd, Source, 
 /// (-1 where none flows).
 using VjpFn = std::vector<NodeId> (*)(GraphBuilder& b, NodeId node, NodeId cotangent);
 inline constexpr VjpFn no_gradient = nullptr;       // the derivative is zero or does not exist
+/// Of ops whose meaning is Expand and that have no better rule than what they stand for: `expand` writes them out first.
+std::vector<NodeId> vjp_of_expansion(GraphBuilder& b, NodeId node, NodeId cotangent);
 
 /// One sample for the op sweep: argument types and attributes, and the range from which float values are drawn.
 struct Sample { std::vector<Type> args; Attrs attrs; double low = -2, high = 2; };

@@ -56,8 +56,6 @@ struct Vjp {
   NodeId op(Op o, NodeId x, NodeId y) const { return b.add(o, {x, y}); }
   NodeId times(NodeId x, NodeId y) const { return op(Op::mul, x, y); }
 };
-/// Of ops whose meaning is Expand: they are gone before derivatives are taken.
-std::vector<NodeId> vjp_of_expansion(GraphBuilder& b, NodeId node, NodeId g);
 
 // --- samples ---
 /// Shapes that every elementwise op is tried on: rank 0, 1, zero-size, odd, several dims.

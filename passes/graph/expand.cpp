@@ -19,8 +19,9 @@ Graph expand_graph(const Graph& graph, bool composed);
 
 // The results of a call in `b`: the outputs, then, for vjp, the derivatives.
 std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, bool composed) {
-  const Graph body = expand_graph(*node.attrs.body, composed && node.attrs.transform != Transform::vjp);
-  if (node.attrs.transform == Transform::vmap) return vmap_inline(b, body, args);
+  const bool mapped = node.attrs.transform == Transform::vmap;   // knows primitive ops alone
+  const Graph body = expand_graph(*node.attrs.body, mapped || (composed && node.attrs.transform != Transform::vjp));
+  if (mapped) return vmap_inline(b, body, args);
   if (node.attrs.transform == Transform::none) return b.inline_body(body, args);
   // Two arguments may be one node: differentiate a private copy, whose inputs are distinct, then put it in.
   GraphBuilder own;
@@ -49,7 +50,7 @@ Graph expand_graph(const Graph& graph, bool composed) {
       map[i] = expand_call(b, n, args, composed);
     } else if (n.op == Op::result && graph.at(n.args[0]).attrs.transform != Transform::kernel) {
       map[i] = {map[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
-    } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && composed) {
+    } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && (composed || def_of(n.op).vjp == vjp_of_expansion)) {
       map[i] = {stands_for->build(b, n, args)};
     } else {
       map[i] = {b.add(n.op, std::move(args), n.attrs, where)};
