@@ -334,14 +334,10 @@ class Emitter {
       raw = s_.from_memory(buffer.dtype, raw);
       return lanes >= 0 ? s_.splat(raw) : raw;
     }
-    if (whole) {
-      LlvmValue at = b_.CreateGEP(memory, pointer, position);
-      raw = mask ? b_.CreateMaskedLoad(vector, at, align, s_.splat(mask), llvm::Constant::getNullValue(vector))
-                 : static_cast<LlvmValue>(b_.CreateAlignedLoad(vector, at, align));
-    } else {
-      const LlvmValue at = b_.CreateGEP(memory, pointer, s_.splat(position));
-      raw = b_.CreateMaskedGather(vector, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()), llvm::Constant::getNullValue(vector));
-    }
+    const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
+    if (!whole) raw = b_.CreateMaskedGather(vector, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()), llvm::Constant::getNullValue(vector));
+    else if (mask) raw = s_.masked_load(memory, at, align, s_.splat(mask));
+    else raw = b_.CreateAlignedLoad(vector, at, align);
     return s_.from_memory(buffer.dtype, raw);
   }
 
@@ -564,7 +560,7 @@ class Emitter {
         v = s_.splat(v);
         const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
         if (!whole) b_.CreateMaskedScatter(v, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()));
-        else if (mask) b_.CreateMaskedStore(v, at, align, s_.splat(mask));
+        else if (mask) s_.masked_store(v, at, align, s_.splat(mask));
         else b_.CreateAlignedStore(v, at, align);
         return;
       }

@@ -2,6 +2,8 @@
 // which for + - * / and sqrt equals rounding the exact result once (24 >= 2*11 + 2 bits).
 #include <cmath>
 
+#include <llvm/IR/IntrinsicsX86.h>
+
 #include "codegen/llvm/values.h"
 #include "ir/support/fault.h"
 
@@ -36,6 +38,33 @@ LlvmValue Scalars::constant(const Scalar& value, LlvmValue shape) const {
 
 LlvmValue Scalars::call(llvm::Intrinsic::ID id, std::vector<LlvmValue> args) const {
   return b.CreateIntrinsic(id, {args[0]->getType()}, args);
+}
+
+// AVX2 has eight lanes, and 64-bit elements take two registers.
+static bool in_halves(llvm::Type* element, int lanes) { return lanes == 8 && element->getPrimitiveSizeInBits() == 64; }
+
+LlvmValue Scalars::masked_load(llvm::Type* element, LlvmValue at, llvm::Align align, LlvmValue mask) const {
+  llvm::Type* vector = llvm::FixedVectorType::get(element, static_cast<unsigned>(lanes));
+  if (!in_halves(element, lanes)) return b.CreateMaskedLoad(vector, at, align, mask, llvm::Constant::getNullValue(vector));
+  const auto id = element->isDoubleTy() ? llvm::Intrinsic::x86_avx_maskload_pd_256 : llvm::Intrinsic::x86_avx2_maskload_q_256;
+  const auto [low, high] = mask_halves(mask);
+  const LlvmValue first = b.CreateIntrinsic(id, {}, {at, low}), second = b.CreateIntrinsic(id, {}, {b.CreateConstGEP1_64(element, at, 4), high});
+  return b.CreateShuffleVector(first, second, {0, 1, 2, 3, 4, 5, 6, 7});
+}
+void Scalars::masked_store(LlvmValue value, LlvmValue at, llvm::Align align, LlvmValue mask) const {
+  llvm::Type* element = value->getType()->getScalarType();
+  if (!in_halves(element, lanes)) {
+    b.CreateMaskedStore(value, at, align, mask);
+    return;
+  }
+  const auto id = element->isDoubleTy() ? llvm::Intrinsic::x86_avx_maskstore_pd_256 : llvm::Intrinsic::x86_avx2_maskstore_q_256;
+  const auto [low, high] = mask_halves(mask);
+  b.CreateIntrinsic(id, {}, {at, low, b.CreateShuffleVector(value, {0, 1, 2, 3})});
+  b.CreateIntrinsic(id, {}, {b.CreateConstGEP1_64(element, at, 4), high, b.CreateShuffleVector(value, {4, 5, 6, 7})});
+}
+std::pair<LlvmValue, LlvmValue> Scalars::mask_halves(LlvmValue mask) const {
+  const LlvmValue wide = b.CreateSExt(mask, llvm::FixedVectorType::get(b.getInt64Ty(), 8));
+  return {b.CreateShuffleVector(wide, {0, 1, 2, 3}), b.CreateShuffleVector(wide, {4, 5, 6, 7})};
 }
 
 LlvmValue Scalars::from_memory(DType dtype, LlvmValue raw) const {

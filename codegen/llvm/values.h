@@ -26,6 +26,10 @@ class Scalars {
   LlvmValue number(llvm::Type* type, double value) const;         // float type or vector of it
   LlvmValue integer(llvm::Type* type, int64_t value) const;
   LlvmValue splat(LlvmValue scalar) const { return scalar->getType()->isVectorTy() ? scalar : b.CreateVectorSplat(static_cast<unsigned>(lanes), scalar); }
+  /// Neighbours in memory where the mask is set, 0 elsewhere. 64-bit elements go by AVX2's own instructions there: of a
+  /// masked access in two registers, LLVM 19 drops the mask of one that is never taken, and touches memory that is not ours.
+  LlvmValue masked_load(llvm::Type* element, LlvmValue at, llvm::Align align, LlvmValue mask) const;
+  void masked_store(LlvmValue value, LlvmValue at, llvm::Align align, LlvmValue mask) const;
   LlvmValue from_memory(DType dtype, LlvmValue raw) const;
   LlvmValue to_memory(DType dtype, LlvmValue value) const;
   LlvmValue round(DType dtype, LlvmValue value) const;            // float → the nearest bf16 or f16, still a float
@@ -45,6 +49,7 @@ class Scalars {
   LlvmValue truncated_remainder(bool is_unsigned, LlvmValue x, LlvmValue y) const;
   LlvmValue shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) const;
   LlvmValue integer_power(DType dtype, LlvmValue x, LlvmValue y) const;
+  std::pair<LlvmValue, LlvmValue> mask_halves(LlvmValue mask) const;
   LlvmValue float_op(Op op, const std::vector<LlvmValue>& args) const;
 };
 
