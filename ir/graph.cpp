@@ -21,7 +21,7 @@ std::string to_string(const Type& type) {
 bool Attrs::operator==(const Attrs& other) const {
   const auto same = [](const auto& a, const auto& b) { return a == b || (a && b && *a == *b); };
   return axes == other.axes && shape == other.shape && start == other.start && limit == other.limit &&
-         stride == other.stride && low == other.low && high == other.high && spec == other.spec &&
+         stride == other.stride && dilation == other.dilation && base == other.base && low == other.low && high == other.high && spec == other.spec &&
          name == other.name && dtype == other.dtype && index == other.index && transform == other.transform &&
          same(value, other.value) && same(body, other.body);
 }

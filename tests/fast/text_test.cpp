@@ -1,4 +1,5 @@
 // Text forms under damage: truncations and random bytes give Error(bad_file) or a graph, never a crash.
+#include <cstring>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -78,6 +79,15 @@ TEST(Errors, NameTheLineBothShapesAndAWayOut) {
   EXPECT_THROW(x + y, Error);
   EXPECT_THROW(grad(x, {x}), Error);
   EXPECT_THROW(x + cast(x, DType::f64), Error);
+}
+
+TEST(Text, EveryAttributeTellsGraphsApart) {
+  const std::string text = "graph (%0: f32[9,3] \"x\", %1: f32[] \"v\") {\n  %2 = window %0, %1 {shape=[5], start=[0], stride=[2], dilation=[1], base=[1]} : f32[5,3]\n  output \"y\" %2\n}\n";
+  for (const char* attribute : {"start", "stride", "dilation", "base"}) {
+    std::string other = text;
+    other.replace(other.find(std::string(attribute) + "=[") + std::strlen(attribute) + 2, 1, "3");
+    EXPECT_FALSE(parse_graph(text) == parse_graph(other)) << attribute;
+  }
 }
 
 TEST(Checkpoint, RoundTripAndDamage) {
