@@ -11,15 +11,19 @@ Type infer_call(const InferContext& c) {
   QN_CHECK(c.attrs.body != nullptr, "a call has a body");
   const Graph& body = *c.attrs.body;
   c.want(body.states.empty(), Code::bad_body, "a body has no states", "make states inputs and outputs of the body");
-  want_args(c, body.inputs.size());
+  const size_t n = body.inputs.size();
   const bool mapped = c.attrs.transform == Transform::vmap;
+  want_args(c, n);
+  c.want(!mapped || c.attrs.axes.empty() || c.attrs.axes.size() == n, Code::bad_body, "vmap needs one axis for every argument", fmt::format("give {} axes, -1 for an argument without one", n));
   int64_t lanes = -1;
   for (size_t i = 0; i < c.args.size(); ++i) {
     Type want = body.type(body.inputs[i]);
-    if (mapped) {
-      c.want(c.args[i].rank() > 0, Code::bad_body, "vmap needs a leading axis on every argument", "broadcast the argument along a new first axis");
-      if (lanes < 0) lanes = c.args[i].shape[0];
-      want.shape.insert(want.shape.begin(), lanes);
+    const int64_t axis = !mapped ? -1 : c.attrs.axes.empty() ? 0 : c.attrs.axes[i];
+    c.want(axis >= -1 && axis <= want.rank(), Code::bad_axis, fmt::format("vmap: argument {} has no axis {}", i, axis), fmt::format("axes run from 0 to {}; -1 stands for none", want.rank()));
+    if (axis >= 0) {
+      c.want(axis < c.args[i].rank(), Code::bad_body, fmt::format("vmap needs one more axis on argument {}", i), "broadcast the argument along a new axis, or give it the axis -1");
+      if (lanes < 0) lanes = c.args[i].shape[static_cast<size_t>(axis)];
+      want.shape.insert(want.shape.begin() + axis, lanes);
     }
     c.want(c.args[i] == want, Code::bad_body, fmt::format("argument {} is {}, the body wants {}", i, to_string(c.args[i]), to_string(want)), "cast or reshape the argument");
   }
@@ -29,7 +33,7 @@ Type infer_call(const InferContext& c) {
     if (mapped) t.results.back().shape.insert(t.results.back().shape.begin(), lanes);
   }
   c.want(!t.results.empty(), Code::bad_body, "a body needs an output", "give the body an `output`");
-  c.want(!mapped || lanes >= 0, Code::bad_body, "vmap needs an argument", "call a body without inputs without vmap");
+  c.want(!mapped || lanes >= 0, Code::bad_body, "vmap needs an argument with an axis", "call the body without vmap");
   if (c.attrs.transform == Transform::vjp) {
     c.want(t.results[0].rank() == 0 && is_float(t.results[0].dtype), Code::gradient_of, fmt::format("only a scalar float has a gradient, output 0 is {}", to_string(t.results[0])), "sum or mean it first");
     for (int64_t i : c.attrs.index) {

@@ -21,7 +21,7 @@ Graph expand_graph(const Graph& graph, bool composed);
 std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, bool composed) {
   const bool mapped = node.attrs.transform == Transform::vmap;   // knows primitive ops alone
   const Graph body = expand_graph(*node.attrs.body, mapped || (composed && node.attrs.transform != Transform::vjp));
-  if (mapped) return vmap_inline(b, body, args);
+  if (mapped) return vmap_inline(b, body, args, node.attrs.axes);
   if (node.attrs.transform == Transform::none) return b.inline_body(body, args);
   // Two arguments may be one node: differentiate a private copy, whose inputs are distinct, then put it in.
   GraphBuilder own;

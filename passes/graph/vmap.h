@@ -1,11 +1,12 @@
-// Batching: every node of a body gets a leading axis. Written once per alternative of Meaning.
+// Batching: every node of a body that depends on a batched argument gets a leading axis. Written once per alternative of
+// Meaning.
 #pragma once
 #include "ir/graph.h"
 
 namespace quern {
 
-/// Applies `body` to arguments that each carry one more, leading, axis; returns its outputs with that axis.
-/// Throws Error(compile) for ops that have no batched form yet.
-std::vector<NodeId> vmap_inline(GraphBuilder& b, const Graph& body, const std::vector<NodeId>& args);
+/// Applies `body` to arguments of which the i-th carries one more axis at axes[i], or none for -1 (no axes: all at 0);
+/// returns its outputs with that axis at 0. Throws Error(compile) for calls, which have no batched form.
+std::vector<NodeId> vmap_inline(GraphBuilder& b, const Graph& body, const std::vector<NodeId>& args, const Shape& axes);
 
 }  // namespace quern

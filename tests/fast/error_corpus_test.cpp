@@ -166,7 +166,7 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
   const auto body = [](Op op) {
     GraphBuilder b;
     const NodeId x = b.input("x", {f32, {2, 3}, {}});
-    b.output("y", op == Op::take ? b.add(op, {x, b.scalar(i32, 0)}, Attrs{.axes = {0}}) : b.add(op, {x}));
+    b.output("y", b.add(op, {x}));
     return std::make_shared<const Graph>(b.finish());
   };
   const auto call = [=](Op op, Transform transform, Shape shape) {
@@ -192,8 +192,18 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
          compile(m.finish(), {.target = {TargetKind::cpu, "avx2"}, .use_cache = false});
        }},
       {Code::no_batched_form, [=] {
+         GraphBuilder b, kernel;   // kernels are made after transforms
+         Attrs within, outer;
+         kernel.output("y", kernel.add(Op::exp, {kernel.input("x", {f32, {2}, {}})}));
+         within.transform = Transform::kernel;
+         within.body = std::make_shared<const Graph>(kernel.finish());
+         GraphBuilder inner;
+         inner.output("y", inner.add(Op::result, {inner.add(Op::call, {inner.input("x", {f32, {2}, {}})}, within)}, Attrs{.index = {0}}));
+         outer.transform = Transform::vmap;
+         outer.body = std::make_shared<const Graph>(inner.finish());
+         b.output("y", b.add(Op::result, {b.add(Op::call, {b.input("x", {f32, {3, 2}, {}})}, outer)}, Attrs{.index = {0}}));
          PassContext context;
-         expand(call(Op::take, Transform::vmap, {5, 2, 3}), context);
+         expand(b.finish(), context);
        }},
       {Code::not_expanded, [=] { interpret(call(Op::exp, Transform::vmap, {5, 2, 3}), {HostTensor(f32, {5, 2, 3})}); }},
       {Code::tensor_mismatch, [=] { interpret(*body(Op::exp), {}); }},
