@@ -57,7 +57,7 @@ struct Type {
 std::string to_string(const Type& type);   // "f32[2,3]", "f32[n,3]"
 
 class Graph;
-enum class Transform : uint8_t { none, vjp, vmap, kernel };
+enum class Transform : uint8_t { none, vjp, vmap, kernel, jvp };
 
 /// All attributes an op may have; unused ones stay empty and are not printed. `fields` names them once for
 /// printing, parsing, hashing and comparing.
@@ -70,7 +70,7 @@ struct Attrs {
   std::string spec;                // contract: "bmk,bkn->bmn"; convolve
   std::string name;                // input; call
   std::vector<DType> dtype;        // cast, iota, input: one element
-  Shape index;                     // result: which; random: stream; call vjp: arguments to differentiate
+  Shape index;                     // result: which; random: stream; call vjp, jvp: arguments to differentiate
   std::shared_ptr<const HostTensor> value;   // constant
   std::shared_ptr<const Graph> body;         // call
   Transform transform = Transform::none;     // call

@@ -28,12 +28,14 @@
 // iota: the coordinate along axes[0] as dtype. extent: how many elements the shape has (i64; it may hold the symbol). random(key: u32[]): 32 random bits per element, see philox(); stream
 // in `index`. stop_gradient: the value; derivative zero.
 // call: a closed graph applied to the arguments, after its transform: none, vjp (the derivatives of the scalar
-// output 0 with respect to arguments `index`; results: the outputs, then the derivatives), vmap (argument i has one more axis at
-// axes[i], or none for -1; no axes: all at 0; every result has it at 0), kernel (none, and one kernel computes it).
-// result i: the i-th result of a call.
+// output 0 with respect to arguments `index`; results: the outputs, then the derivatives), jvp (further arguments: a
+// tangent for each of the arguments `index`, of its type; results: the outputs, then a tangent for each, of its type and
+// zero for those that are no floats), vmap (argument i has one more axis at axes[i], or none for -1; no axes: all at 0;
+// every result has it at 0), kernel (none, and one kernel computes it). result i: the i-th result of a call.
 // Under vmap, a random whose key has no such axis gives the same bits in every lane, else each lane those of its key.
 //
 // Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod, round, rem have derivative 0 at their kinks.
+// A tangent (jvp) is the transpose of the op's vjp, which is linear in the cotangent; no op has a rule of its own for it.
 // An op that is expanded (`Expand`) is differentiated as what it stands for.
 #pragma once
 #include <functional>

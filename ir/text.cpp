@@ -16,7 +16,7 @@
 namespace quern {
 namespace {
 
-constexpr const char* kTransforms[] = {"none", "vjp", "vmap", "kernel"};
+constexpr const char* kTransforms[] = {"none", "vjp", "vmap", "kernel", "jvp"};
 
 void print_graph(const Graph& graph, const std::string& indent, std::string& out);
 
@@ -152,12 +152,12 @@ struct AttrReader {
   void operator()(const char* name, Transform& v) {
     if (!mine(name)) return;
     const std::string word = r.word();
-    for (int i = 0; i < 4; ++i)
+    for (size_t i = 0; i < std::size(kTransforms); ++i)
       if (word == kTransforms[i]) {
         v = static_cast<Transform>(i);
         return;
       }
-    r.fail(Code::unknown_word, fmt::format("`{}` is no transform", word), "transforms are none, vjp, vmap and kernel");
+    r.fail(Code::unknown_word, fmt::format("`{}` is no transform", word), "transforms are none, vjp, jvp, vmap and kernel");
   }
   void operator()(const char* name, std::shared_ptr<const HostTensor>& v) {
     if (!mine(name)) return;

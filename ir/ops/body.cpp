@@ -1,4 +1,6 @@
 // Ops that hold a closed graph: call, and `result`, the only user of its several results.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "ir/interpret.h"
@@ -12,12 +14,19 @@ Type infer_call(const InferContext& c) {
   const Graph& body = *c.attrs.body;
   c.want(body.states.empty(), Code::bad_body, "a body has no states", "make states inputs and outputs of the body");
   const size_t n = body.inputs.size();
-  const bool mapped = c.attrs.transform == Transform::vmap;
-  want_args(c, n);
+  const bool mapped = c.attrs.transform == Transform::vmap, forward = c.attrs.transform == Transform::jvp;
+  want_args(c, n + (forward ? c.attrs.index.size() : 0));
+  if (forward || c.attrs.transform == Transform::vjp)
+    for (size_t k = 0; k < c.attrs.index.size(); ++k) {
+      const int64_t i = c.attrs.index[k];
+      c.want(i >= 0 && i < static_cast<int64_t>(n), Code::gradient_by, "a derivative is with respect to an argument", fmt::format("index counts the {} arguments from 0", n));
+      c.want(is_float(c.args[static_cast<size_t>(i)].dtype), Code::gradient_by, fmt::format("{} has no derivative: it is not a float", to_string(c.args[static_cast<size_t>(i)])), "cast it to f32 before use");
+      c.want(!forward || std::find(c.attrs.index.begin(), c.attrs.index.begin() + static_cast<int64_t>(k), i) == c.attrs.index.begin() + static_cast<int64_t>(k), Code::gradient_by, fmt::format("argument {} has two tangents", i), "add them first");
+    }
   c.want(!mapped || c.attrs.axes.empty() || c.attrs.axes.size() == n, Code::bad_body, "vmap needs one axis for every argument", fmt::format("give {} axes, -1 for an argument without one", n));
   int64_t lanes = -1;
   for (size_t i = 0; i < c.args.size(); ++i) {
-    Type want = body.type(body.inputs[i]);
+    Type want = body.type(body.inputs[i < n ? i : static_cast<size_t>(c.attrs.index[i - n])]);
     const int64_t axis = !mapped ? -1 : c.attrs.axes.empty() ? 0 : c.attrs.axes[i];
     c.want(axis >= -1 && axis <= want.rank(), Code::bad_axis, fmt::format("vmap: argument {} has no axis {}", i, axis), fmt::format("axes run from 0 to {}; -1 stands for none", want.rank()));
     if (axis >= 0) {
@@ -34,13 +43,11 @@ Type infer_call(const InferContext& c) {
   }
   c.want(!t.results.empty(), Code::bad_body, "a body needs an output", "give the body an `output`");
   c.want(!mapped || lanes >= 0, Code::bad_body, "vmap needs an argument with an axis", "call the body without vmap");
+  if (forward)
+    for (const NamedOutput& o : body.outputs) t.results.push_back(body.type(o.node));   // tangents
   if (c.attrs.transform == Transform::vjp) {
     c.want(t.results[0].rank() == 0 && is_float(t.results[0].dtype), Code::gradient_of, fmt::format("only a scalar float has a gradient, output 0 is {}", to_string(t.results[0])), "sum or mean it first");
-    for (int64_t i : c.attrs.index) {
-      c.want(i >= 0 && i < static_cast<int64_t>(c.args.size()), Code::gradient_by, "a gradient is with respect to an argument", fmt::format("index counts the {} arguments from 0", c.args.size()));
-      c.want(is_float(c.args[static_cast<size_t>(i)].dtype), Code::gradient_by, fmt::format("{} has no gradient: it is not a float", to_string(c.args[static_cast<size_t>(i)])), "cast it to f32 before use");
-      t.results.push_back(c.args[static_cast<size_t>(i)]);
-    }
+    for (int64_t i : c.attrs.index) t.results.push_back(c.args[static_cast<size_t>(i)]);
   }
   return t;
 }

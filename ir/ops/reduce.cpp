@@ -104,9 +104,10 @@ NodeId spread(GraphBuilder& b, NodeId reduced, NodeId node) {
   return broadcast_to(b, reduced, kept_axes(static_cast<int64_t>(shape.size()), n.attrs.axes), shape);
 }
 std::vector<NodeId> vjp_sum(GraphBuilder& b, NodeId n, NodeId g) { return {spread(b, g, n)}; }
-// Every element that equals the extreme gets an equal share.
+// Every element that equals the extreme gets an equal share. An empty sum of such would be 0/0 in forward mode.
 std::vector<NodeId> vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
   const NodeId x = b.graph().at(n).args[0];
+  if (b.type(x).size() == 0) return {zeros_like(b, x)};
   const Shape axes = b.graph().at(n).attrs.axes;
   const NodeId hit = cast_like(b, b.add(Op::eq, {x, spread(b, n, n)}), b.type(x).dtype);
   const NodeId share = planted(Fault::ties_not_shared) ? g : b.add(Op::div, {g, reduce_to(b, Op::reduce_sum, hit, axes)});

@@ -1,6 +1,7 @@
-// See autodiff.h. Only nodes on a path from a wanted node to the output are visited, last first.
+// See autodiff.h. Only nodes on a path from a wanted node to an output are visited, last first.
 #include "passes/graph/autodiff.h"
 
+#include <algorithm>
 #include <map>
 
 #include <fmt/format.h>
@@ -10,14 +11,20 @@
 
 namespace quern {
 
-std::vector<NodeId> gradients(GraphBuilder& b, NodeId output, const std::vector<NodeId>& wanted) {
-  const size_t n = static_cast<size_t>(output) + 1;
+std::vector<NodeId> gradients(GraphBuilder& b, const std::vector<Cotangent>& outputs, const std::vector<NodeId>& wanted) {
+  size_t n = 0;
+  for (const Cotangent& c : outputs) n = std::max(n, static_cast<size_t>(c.output) + 1);
   std::vector<char> depends(b.graph().nodes.size());
   for (NodeId w : wanted) depends[static_cast<size_t>(w)] = 1;
   for (size_t i = 0; i < n; ++i)
     for (NodeId a : b.graph().nodes[i].args) depends[i] = depends[i] || depends[static_cast<size_t>(a)];
   std::map<NodeId, NodeId> cotangent;
-  if (depends[n - 1]) cotangent[output] = b.full(b.type(output), 1);
+  const auto flow = [&](NodeId to, NodeId value) {
+    const auto [it, first] = cotangent.emplace(to, value);
+    if (!first) it->second = planted(Fault::fanout_overwritten) ? value : b.add(Op::add, {it->second, value});
+  };
+  for (const Cotangent& c : outputs)
+    if (depends[static_cast<size_t>(c.output)]) flow(c.output, c.value);
   for (size_t i = n; i-- > 0;) {
     const NodeId id = static_cast<NodeId>(i);
     const auto it = cotangent.find(id);
@@ -33,8 +40,7 @@ std::vector<NodeId> gradients(GraphBuilder& b, NodeId output, const std::vector<
       const NodeId arg = node.args[a];
       if (parts[a] < 0 || !depends[static_cast<size_t>(arg)] || !is_float(b.type(arg).dtype)) continue;
       QN_CHECK(b.type(parts[a]) == b.type(arg), fmt::format("the cotangent of an argument of `{}` has its type", name_of(node.op)));
-      const auto old = cotangent.find(arg);
-      cotangent[arg] = old == cotangent.end() || planted(Fault::fanout_overwritten) ? parts[a] : b.add(Op::add, {old->second, parts[a]});
+      flow(arg, parts[a]);
     }
   }
   std::vector<NodeId> out;

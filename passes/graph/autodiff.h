@@ -4,8 +4,12 @@
 
 namespace quern {
 
-/// The derivatives of the scalar `output` with respect to `wanted`, as nodes of the same builder (zeros where the
-/// output does not depend on one). Built from each op's vjp; cotangents that meet are added in order of the nodes.
-std::vector<NodeId> gradients(GraphBuilder& b, NodeId output, const std::vector<NodeId>& wanted);
+/// A node and the cotangent that flows into it, of its type.
+struct Cotangent {
+  NodeId output, value;
+};
+/// The derivatives of sum <output, value> with respect to `wanted`, as nodes of the same builder (zeros where no output
+/// depends on one). Built from each op's vjp; cotangents that meet are added in order of the nodes.
+std::vector<NodeId> gradients(GraphBuilder& b, const std::vector<Cotangent>& outputs, const std::vector<NodeId>& wanted);
 
 }  // namespace quern

@@ -7,6 +7,7 @@
 
 #include "ir/op.h"
 #include "passes/graph/autodiff.h"
+#include "passes/graph/forward.h"
 #include "passes/graph/vmap.h"
 #include "passes/pass.h"
 
@@ -17,10 +18,10 @@ namespace {
 // may be better than those of what they stand for.
 Graph expand_graph(const Graph& graph, bool composed);
 
-// The results of a call in `b`: the outputs, then, for vjp, the derivatives.
+// The results of a call in `b`: the outputs, then, for vjp and jvp, the derivatives.
 std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, bool composed) {
   const bool mapped = node.attrs.transform == Transform::vmap;   // knows primitive ops alone
-  const Graph body = expand_graph(*node.attrs.body, mapped || (composed && node.attrs.transform != Transform::vjp));
+  const Graph body = expand_graph(*node.attrs.body, mapped || (composed && node.attrs.transform == Transform::none));
   if (mapped) return vmap_inline(b, body, args, node.attrs.axes);
   if (node.attrs.transform == Transform::none) return b.inline_body(body, args);
   // Two arguments may be one node: differentiate a private copy, whose inputs are distinct, then put it in.
@@ -31,7 +32,13 @@ std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::ve
   std::vector<NodeId> wanted;
   for (int64_t i : node.attrs.index) wanted.push_back(inputs[static_cast<size_t>(i)]);
   for (NodeId o : outputs) own.output("", o);
-  for (NodeId g : gradients(own, outputs[0], wanted)) own.output("", g);
+  if (node.attrs.transform == Transform::vjp) {
+    for (NodeId g : gradients(own, {{outputs[0], own.full(own.type(outputs[0]), 1)}}, wanted)) own.output("", g);
+  } else {
+    std::vector<NodeId> given;
+    for (NodeId w : wanted) given.push_back(own.input("", own.type(w)));
+    for (NodeId t : tangents(own, outputs, wanted, given)) own.output("", t);
+  }
   return b.inline_body(composed ? expand_graph(own.finish(), true) : own.finish(), args);
 }
 

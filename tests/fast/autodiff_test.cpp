@@ -1,5 +1,5 @@
-// Derivatives against central differences in f64: every op with a vjp on its samples, then the cases that its kinks
-// and zeros make special.
+// Derivatives against central differences in f64: every op with a vjp on its samples, in both modes and to second order,
+// then the cases that its kinks and zeros make special.
 #include <cmath>
 
 #include <gtest/gtest.h>
@@ -32,24 +32,153 @@ void check_gradient(const Graph& graph, std::vector<HostTensor> inputs) {
   EXPECT_LE(std::sqrt(error), 1e-6 * std::max(1.0, std::sqrt(norm)));
 }
 
-TEST(Autodiff, EveryOpAgainstCentralDifferences) {
-  int checked = 0;
-  for (const test::Case& c : test::all_cases()) {
-    const Graph& g = c.graph;
-    const Node& n = g.at(g.outputs[0].node);
+// The sweep's cases that have derivatives, in f64 and not large.
+std::vector<test::Case> differentiable_cases() {
+  std::vector<test::Case> out;
+  for (test::Case& c : test::all_cases()) {
+    const Node& n = c.graph.at(c.graph.outputs[0].node);
     if (def_of(n.op).vjp == no_gradient || n.type.dtype != DType::f64) continue;
     int64_t size = 0;
-    bool f64 = true;
+    bool f64 = true, any = false;
     for (const HostTensor& x : c.inputs) {
       size += x.size();
       f64 = f64 && (x.dtype == DType::f64 || !is_float(x.dtype));
+      any = any || is_float(x.dtype);
     }
-    if (!f64 || size > 700) continue;
+    if (f64 && any && size <= 700) out.push_back(std::move(c));
+  }
+  return out;
+}
+
+TEST(Autodiff, EveryOpAgainstCentralDifferences) {
+  int checked = 0;
+  for (const test::Case& c : differentiable_cases()) {
     SCOPED_TRACE(c.name);
-    check_gradient(g, c.inputs);
+    check_gradient(c.graph, c.inputs);
     ++checked;
   }
   EXPECT_GT(checked, 120);
+}
+
+// One call of `body` with the transform, by all its float inputs; its results from `first` on, not expanded.
+Graph transformed(const Graph& body, Transform transform, size_t first) {
+  GraphBuilder b;
+  Attrs attrs;
+  attrs.body = std::make_shared<const Graph>(body);
+  attrs.transform = transform;
+  std::vector<NodeId> args;
+  for (NodeId i : body.inputs) {
+    if (is_float(body.type(i).dtype)) attrs.index.push_back(static_cast<int64_t>(args.size()));
+    args.push_back(b.input("", body.type(i)));
+  }
+  if (transform == Transform::jvp)
+    for (int64_t i : attrs.index) args.push_back(b.input("", Type(b.type(args[static_cast<size_t>(i)]))));
+  const NodeId call = b.add(Op::call, args, attrs);
+  for (size_t r = first; r < b.type(call).results.size(); ++r) {
+    Attrs which;
+    which.index = {static_cast<int64_t>(r)};
+    b.output("", b.add(Op::result, {call}, which));
+  }
+  return b.finish();
+}
+
+// Constants as cotangents of the outputs, and the sum of products with them.
+Graph weighted(const Graph& graph, const std::vector<HostTensor>& weights) {
+  GraphBuilder b;
+  std::vector<NodeId> inputs;
+  for (NodeId i : graph.inputs) inputs.push_back(b.input("", graph.type(i)));
+  const std::vector<NodeId> outputs = b.inline_body(graph, inputs);
+  NodeId loss = b.scalar(DType::f64, 0);
+  for (size_t o = 0; o < outputs.size(); ++o) {
+    Attrs all;
+    for (int64_t d = 0; d < b.type(outputs[o]).rank(); ++d) all.axes.push_back(d);
+    loss = b.add(Op::add, {loss, b.add(Op::reduce_sum, {b.add(Op::mul, {outputs[o], b.constant(weights[o])})}, all)});
+  }
+  b.output("loss", loss);
+  return b.finish();
+}
+
+// Of a function, expanded or not, whose outputs are all f64: <u, J v> = <u J, v>, and J v is its central difference along v.
+void check_tangents(const Graph& graph, const std::vector<HostTensor>& inputs, double bound) {
+  PassContext context;
+  std::mt19937_64 random(5);
+  const auto random_like = [&](const Type& type) { return test::random_tensor(type, -1, 1, random); };
+  std::vector<HostTensor> u, v, with_v = inputs, up = inputs, down = inputs;
+  const double h = 1e-5;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!is_float(inputs[i].dtype)) continue;
+    v.push_back(random_like(graph.type(graph.inputs[i])));
+    with_v.push_back(v.back());
+    for (int64_t k = 0; k < inputs[i].size(); ++k) {
+      up[i].set(k, Scalar::of(DType::f64, inputs[i].at(k) + h * v.back().at(k)));
+      down[i].set(k, Scalar::of(DType::f64, inputs[i].at(k) - h * v.back().at(k)));
+    }
+  }
+  for (const NamedOutput& o : graph.outputs) u.push_back(random_like(graph.type(o.node)));
+  const std::vector<HostTensor> tangents = interpret(expand(transformed(graph, Transform::jvp, graph.outputs.size()), context), with_v);
+  const std::vector<HostTensor> gradients = interpret(expand(transformed(weighted(graph, u), Transform::vjp, 1), context), inputs);
+  ASSERT_EQ(tangents.size(), u.size());
+  ASSERT_EQ(gradients.size(), v.size());
+  double forward = 0, reverse = 0, scale = 1e-300, error = 0, norm = 0;
+  const auto dot = [&](const std::vector<HostTensor>& x, const std::vector<HostTensor>& y, double& sum) {
+    for (size_t t = 0; t < x.size(); ++t)
+      for (int64_t k = 0; k < x[t].size(); ++k) {
+        sum += x[t].at(k) * y[t].at(k);
+        scale += std::fabs(x[t].at(k) * y[t].at(k));
+      }
+  };
+  dot(u, tangents, forward);
+  dot(gradients, v, reverse);
+  EXPECT_LE(std::fabs(forward - reverse), 1e-12 * scale) << forward << " and " << reverse;
+  const Graph value = expand(graph, context);
+  const std::vector<HostTensor> above = interpret(value, up), below = interpret(value, down);
+  for (size_t o = 0; o < tangents.size(); ++o)
+    for (int64_t k = 0; k < tangents[o].size(); ++k) {
+      const double a = above[o].at(k), b = below[o].at(k), want = a == b ? 0 : (a - b) / (2 * h);   // also of infinities
+      error += (tangents[o].at(k) - want) * (tangents[o].at(k) - want);
+      norm += want * want;
+    }
+  EXPECT_LE(std::sqrt(error), bound * std::max(1.0, std::sqrt(norm)));
+}
+
+TEST(Autodiff, ForwardModeOfEveryOp) {
+  int checked = 0;
+  for (const test::Case& c : differentiable_cases()) {
+    SCOPED_TRACE(c.name);
+    check_tangents(c.graph, c.inputs, 1e-6);
+    ++checked;
+  }
+  EXPECT_GT(checked, 120);
+}
+
+// The function is the gradient itself: forward over reverse against reverse over reverse.
+TEST(Autodiff, SecondDerivativesOfEveryOp) {
+  int checked = 0;
+  for (const test::Case& c : differentiable_cases()) {
+    SCOPED_TRACE(c.name);
+    HostTensor weights(DType::f64, c.graph.type(c.graph.outputs[0].node).shape);
+    for (int64_t i = 0; i < weights.size(); ++i) weights.set(i, Scalar::of(DType::f64, 0.5 + 0.125 * static_cast<double>((i * 7) % 11)));
+    check_tangents(transformed(weighted(c.graph, {weights}), Transform::vjp, 1), c.inputs, 1e-5);
+    ++checked;
+  }
+  EXPECT_GT(checked, 120);
+}
+
+// Several outputs, of which one is no float and one depends on nothing.
+TEST(Autodiff, TangentsOfEveryOutput) {
+  GraphBuilder b;
+  const NodeId x = b.input("x", {DType::f64, {2}, {}}), i = b.input("i", {DType::i32, {2}, {}});
+  b.output("square", b.add(Op::mul, {x, x}));
+  b.output("i", i);
+  b.output("one", b.full({DType::f64, {2}, {}}, 1));
+  b.output("x", x);
+  PassContext context;
+  const Graph g = expand(transformed(b.finish(), Transform::jvp, 0), context);
+  verify(g);
+  const HostTensor at = HostTensor::from(DType::f64, {2}, {3, 5}), v = HostTensor::from(DType::f64, {2}, {1, 10}), k = HostTensor::from(DType::i32, {2}, {7, 8});
+  const std::vector<HostTensor> want = {HostTensor::from(DType::f64, {2}, {9, 25}), k, HostTensor::full(DType::f64, {2}, 1), at,
+                                        HostTensor::from(DType::f64, {2}, {6, 100}), HostTensor::full(DType::i32, {2}, 0), HostTensor::full(DType::f64, {2}, 0), v};
+  EXPECT_EQ(interpret(g, {at, k, v}), want);
 }
 
 TEST(Autodiff, UsesAddUp) {
