@@ -1,66 +1,223 @@
-// grad: the sub-graph from the wanted tensors to the loss becomes the closed body of a `call{vjp}`; the pass `expand`
-// differentiates it. Values that do not depend on a wanted tensor enter as further arguments.
+// See transforms.h, and grad in tensor.h. All nodes are built in one graph: a function's on placeholders that stand for
+// its arguments. The sub-graph from these (for grad: from the wanted tensors) to the results is copied into the closed
+// body of a `call`, which the pass `expand` differentiates or batches; what stays behind is dead. Values that do not
+// depend on where the sub-graph starts enter as further arguments.
+#include "frontend/transforms.h"
+
+#include <algorithm>
 #include <map>
 
 #include <fmt/format.h>
 
-#include "frontend/tensor.h"
-
 namespace quern {
+namespace {
+
+struct Closure {
+  Attrs attrs;                // with the body
+  std::vector<NodeId> args;   // of the call: first `from`
+};
+
+Closure close(const GraphBuilder& b, const std::vector<NodeId>& from, const std::vector<NodeId>& results) {
+  const std::vector<Node>& nodes = b.graph().nodes;
+  std::vector<char> depends(nodes.size()), needed(nodes.size());
+  for (NodeId f : from) depends[static_cast<size_t>(f)] = 1;
+  for (size_t i = 0; i < nodes.size(); ++i)
+    for (NodeId a : nodes[i].args) depends[i] = depends[i] || depends[static_cast<size_t>(a)];
+  GraphBuilder body;
+  std::map<NodeId, NodeId> map;
+  Closure out;
+  const auto captured = [&](NodeId id) {
+    if (const auto it = map.find(id); it != map.end()) return it->second;
+    out.args.push_back(id);
+    return map[id] = body.input(fmt::format("x{}", out.args.size() - 1), b.type(id));
+  };
+  for (NodeId f : from) captured(f);
+  for (NodeId r : results) needed[static_cast<size_t>(r)] = depends[static_cast<size_t>(r)];
+  for (size_t i = nodes.size(); i-- > 0;)
+    if (needed[i] && !map.count(static_cast<NodeId>(i)))
+      for (NodeId a : nodes[i].args)
+        if (depends[static_cast<size_t>(a)]) needed[static_cast<size_t>(a)] = 1;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    const NodeId id = static_cast<NodeId>(i);
+    if (!needed[i] || map.count(id)) continue;
+    std::vector<NodeId> inner;
+    for (NodeId a : nodes[i].args) inner.push_back(captured(a));
+    map[id] = body.add(nodes[i].op, std::move(inner), nodes[i].attrs, b.graph().where(id));
+  }
+  for (size_t r = 0; r < results.size(); ++r) body.output(fmt::format("y{}", r), captured(results[r]));
+  out.attrs.body = std::make_shared<const Graph>(body.finish());
+  return out;
+}
+
+std::vector<Tensor> results_of(GraphBuilder& b, const Closure& c, const Where& where) {
+  const NodeId call = b.add(Op::call, c.args, c.attrs, source_of(where));
+  std::vector<Tensor> out;
+  for (size_t i = 0; i < b.type(call).results.size(); ++i) {
+    Attrs which;
+    which.index = {static_cast<int64_t>(i)};
+    out.emplace_back(&b, b.add(Op::result, {call}, std::move(which), source_of(where)));
+  }
+  return out;
+}
+
+GraphBuilder& graph_of(const char* name, const std::vector<Tensor>& args, const Where& where) {
+  if (args.empty()) throw error_at(Code::argument_count, fmt::format("{}: the function has no arguments", name), where).with_help("pass what it is a function of, and capture the rest");
+  for (const Tensor& t : args)
+    if (!t || &t.graph() != &args[0].graph())
+      throw error_at(t ? Code::other_model : Code::empty_tensor, fmt::format("{}: an argument is {}", name, t ? "of another model" : "a default-constructed Tensor"), where, {{"the first", args[0]}, {"argument", t}}).with_help("pass tensors of one Model");
+  return args[0].graph();
+}
+
+// f on placeholders of the given types. What it returns and, as its first arguments, the placeholders.
+Closure trace(const char* name, GraphBuilder& b, const Function& f, const std::vector<Type>& types, const Where& where) {
+  std::vector<Tensor> inside;
+  std::vector<NodeId> from, results;
+  for (const Type& t : types) {
+    from.push_back(b.placeholder(fmt::format("argument {} of {}", from.size(), name), t, source_of(where)));
+    inside.emplace_back(&b, from.back());
+  }
+  const std::vector<Tensor> out = f(inside);
+  if (out.empty()) throw error_at(Code::argument_count, fmt::format("{}: the function returns nothing", name), where).with_help("return its tensors");
+  for (const Tensor& t : out) {
+    if (!t || &t.graph() != &b) throw error_at(t ? Code::other_model : Code::empty_tensor, fmt::format("{}: the function returns a tensor that is {}", name, t ? "of another model" : "default-constructed"), where, {{"result", t}}).with_help("build it in the model of the arguments");
+    results.push_back(t.id());
+  }
+  return close(b, from, results);
+}
+
+// The arguments' nodes in place of the placeholders.
+void apply(Closure& c, const std::vector<Tensor>& args) {
+  for (size_t i = 0; i < args.size(); ++i) c.args[i] = args[i].id();
+}
+std::vector<Type> types_of(const std::vector<Tensor>& args) {
+  std::vector<Type> out;
+  for (const Tensor& t : args) out.push_back(t.type());
+  return out;
+}
+std::vector<Tensor> part(const std::vector<Tensor>& all, size_t first, size_t limit) {
+  return {all.begin() + static_cast<int64_t>(first), all.begin() + static_cast<int64_t>(limit)};
+}
+
+// The unit tensors of a type, one after the other.
+Tensor identity(const Tensor& like, const Where& where) {
+  const int64_t n = like.type().size();
+  const Tensor rows = iota(like.graph(), DType::i64, {n, n}, 0, where), columns = iota(like.graph(), DType::i64, {n, n}, 1, where);
+  Shape shape = like.shape();
+  shape.insert(shape.begin(), n);
+  return reshape(cast(quern::equal(rows, columns, where), like.dtype(), where), std::move(shape), where);
+}
+
+}  // namespace
 
 std::vector<Tensor> grad(const Tensor& loss, const std::vector<Tensor>& wanted, Where where) {
   if (!loss) throw error_at(Code::empty_tensor, "grad: the loss is a default-constructed Tensor", where).with_help("assign it before");
   GraphBuilder& b = loss.graph();
   if (loss.rank() != 0 || !is_float(loss.dtype()))
     throw error_at(Code::gradient_of, fmt::format("grad: only a scalar float has a gradient, the loss is {}", to_string(loss.type())), where, {{"loss", loss}}).with_help(is_float(loss.dtype()) ? "sum or mean it first" : "cast it to f32 and sum or mean it");
-  const size_t n = static_cast<size_t>(loss.id()) + 1;
-  std::vector<char> depends(b.graph().nodes.size()), needed(n);
+  std::vector<NodeId> from;
   for (const Tensor& w : wanted) {
     if (!w || &w.graph() != &b) throw error_at(w ? Code::other_model : Code::empty_tensor, "grad: a wanted tensor is not of the loss's model", where, {{"loss", loss}, {"wanted", w}}).with_help("ask for tensors that the loss was computed from");
     if (!is_float(w.dtype())) throw error_at(Code::gradient_by, fmt::format("grad: {} has no gradient: it is not a float", to_string(w.type())), where, {{"loss", loss}, {"wanted", w}}).with_help("cast it to f32 before use");
+    if (std::count(from.begin(), from.end(), w.id())) throw error_at(Code::gradient_by, "grad: a tensor is asked for twice", where, {{"loss", loss}, {"wanted", w}}).with_help("ask once and use the result twice");
+    from.push_back(w.id());
   }
-  for (const Tensor& w : wanted) depends[static_cast<size_t>(w.id())] = 1;
-  for (size_t i = 0; i < n; ++i)
-    for (NodeId a : b.graph().nodes[i].args) depends[i] = depends[i] || depends[static_cast<size_t>(a)];
-  needed[n - 1] = depends[n - 1];
-  GraphBuilder body;
-  std::map<NodeId, NodeId> map;
-  std::vector<NodeId> args;
-  for (const Tensor& w : wanted) {
-    if (map.count(w.id())) throw error_at(Code::gradient_by, "grad: a tensor is asked for twice", where, {{"loss", loss}, {"wanted", w}}).with_help("ask once and use the result twice");
-    map[w.id()] = body.input(fmt::format("x{}", args.size()), w.type());
-    args.push_back(w.id());
+  Closure c = close(b, from, {loss.id()});
+  c.attrs.transform = Transform::vjp;
+  for (size_t w = 0; w < wanted.size(); ++w) c.attrs.index.push_back(static_cast<int64_t>(w));
+  const std::vector<Tensor> all = results_of(b, c, where);
+  return part(all, 1, all.size());
+}
+
+std::vector<Tensor> vmap(const Function& f, const std::vector<Tensor>& args, const std::vector<int64_t>& axes, Where where) {
+  GraphBuilder& b = graph_of("vmap", args, where);
+  Shape along = axes.empty() ? Shape(args.size(), 0) : Shape(axes.begin(), axes.end());
+  if (along.size() != args.size()) throw error_at(Code::argument_count, fmt::format("vmap: {} arguments, but {} axes", args.size(), axes.size()), where).with_help("give every argument its axis, -1 for none");
+  std::vector<Type> types = types_of(args);
+  int64_t lanes = -1;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (along[i] == -1) continue;
+    if (along[i] < -1 || along[i] >= args[i].rank()) throw error_at(Code::bad_axis, fmt::format("vmap: axis {} is outside argument {}, {}", along[i], i, to_string(args[i].type())), where, {{"argument", args[i]}}).with_help("axes count from 0; -1 is an argument that is the same in every lane");
+    const auto at = types[i].shape.begin() + along[i];
+    if (lanes >= 0 && *at != lanes) throw error_at(Code::shapes_differ, fmt::format("vmap: {} lanes, but {} in argument {}", lanes, *at, i), where, {{"argument", args[i]}}).with_help("the batched axes have one extent");
+    lanes = *at;
+    types[i].shape.erase(at);
   }
-  for (size_t i = n; i-- > 0;)
-    if (needed[i] && !map.count(static_cast<NodeId>(i)))
-      for (NodeId a : b.graph().nodes[i].args)
-        if (depends[static_cast<size_t>(a)]) needed[static_cast<size_t>(a)] = 1;
-  const auto captured = [&](NodeId id) {
-    if (const auto it = map.find(id); it != map.end()) return it->second;
-    args.push_back(id);
-    return map[id] = body.input(fmt::format("x{}", args.size() - 1), b.type(id));
-  };
-  for (size_t i = 0; i < n; ++i) {
-    const NodeId id = static_cast<NodeId>(i);
-    if (!needed[i] || map.count(id)) continue;
-    const Node& node = b.graph().at(id);
-    std::vector<NodeId> inner;
-    for (NodeId a : node.args) inner.push_back(captured(a));
-    map[id] = body.add(node.op, std::move(inner), node.attrs, b.graph().where(id));
+  if (lanes < 0) throw error_at(Code::bad_axis, "vmap: no argument has an axis", where).with_help("give one an axis, or call the function itself");
+  Closure c = trace("vmap", b, f, types, where);
+  apply(c, args);
+  c.attrs.transform = Transform::vmap;
+  c.attrs.axes = along;
+  c.attrs.axes.resize(c.args.size(), -1);
+  return results_of(b, c, where);
+}
+
+Forward jvp(const Function& f, const std::vector<Tensor>& args, const std::vector<Tensor>& tangents, Where where) {
+  GraphBuilder& b = graph_of("jvp", args, where);
+  if (tangents.size() != args.size()) throw error_at(Code::argument_count, fmt::format("jvp: {} arguments, but {} tangents", args.size(), tangents.size()), where).with_help("give every argument its tangent; Tensor() stands for zero");
+  Closure c = trace("jvp", b, f, types_of(args), where);
+  apply(c, args);
+  c.attrs.transform = Transform::jvp;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (!tangents[i]) continue;
+    const std::vector<std::pair<const char*, Tensor>> both = {{"argument", args[i]}, {"tangent", tangents[i]}};
+    if (&tangents[i].graph() != &b) throw error_at(Code::other_model, "jvp: a tangent is of another model", where, both).with_help("build it in the model of the arguments");
+    if (!is_float(args[i].dtype())) throw error_at(Code::gradient_by, fmt::format("jvp: {} has no tangent: it is not a float", to_string(args[i].type())), where, both).with_help("give it Tensor(), or cast it to f32 before use");
+    if (!(tangents[i].type() == args[i].type())) throw error_at(Code::shapes_differ, fmt::format("jvp: the tangent of {} is {}", to_string(args[i].type()), to_string(tangents[i].type())), where, both).with_help("a tangent has its argument's type");
+    c.attrs.index.push_back(static_cast<int64_t>(i));
+    c.args.push_back(tangents[i].id());
   }
-  body.output("loss", captured(loss.id()));
-  Attrs attrs;
-  attrs.transform = Transform::vjp;
-  attrs.body = std::make_shared<const Graph>(body.finish());
-  for (size_t w = 0; w < wanted.size(); ++w) attrs.index.push_back(static_cast<int64_t>(w));
-  const NodeId call = b.add(Op::call, args, std::move(attrs), source_of(where));
-  std::vector<Tensor> out;
-  for (size_t w = 0; w < wanted.size(); ++w) {
-    Attrs which;
-    which.index = {static_cast<int64_t>(w) + 1};
-    out.emplace_back(&b, b.add(Op::result, {call}, std::move(which), source_of(where)));
-  }
+  const std::vector<Tensor> all = results_of(b, c, where);
+  return {part(all, 0, all.size() / 2), part(all, all.size() / 2, all.size())};
+}
+
+Reverse value_and_grad(const Function& f, const std::vector<Tensor>& args, Where where) {
+  GraphBuilder& b = graph_of("value_and_grad", args, where);
+  Closure c = trace("value_and_grad", b, f, types_of(args), where);
+  const Type& loss = c.attrs.body->type(c.attrs.body->outputs[0].node);
+  if (loss.rank() != 0 || !is_float(loss.dtype)) throw error_at(Code::gradient_of, fmt::format("value_and_grad: only a scalar float has a gradient, the function's first result is {}", to_string(loss)), where).with_help(is_float(loss.dtype) ? "sum or mean it first" : "cast it to f32 and sum or mean it");
+  apply(c, args);
+  c.attrs.transform = Transform::vjp;
+  for (size_t i = 0; i < args.size(); ++i)
+    if (is_float(args[i].dtype())) c.attrs.index.push_back(static_cast<int64_t>(i));
+  const size_t outputs = c.attrs.body->outputs.size();
+  const std::vector<Tensor> all = results_of(b, c, where);
+  Reverse out{part(all, 0, outputs), std::vector<Tensor>(args.size())};
+  for (size_t k = 0; k < c.attrs.index.size(); ++k) out.gradients[static_cast<size_t>(c.attrs.index[k])] = all[outputs + k];
   return out;
+}
+
+Tensor jacobian(const TensorFunction& f, const Tensor& x, Where where) {
+  GraphBuilder& b = graph_of("jacobian", {x}, where);
+  if (!is_float(x.dtype())) throw error_at(Code::gradient_by, fmt::format("jacobian: {} has no derivative: it is not a float", to_string(x.type())), where, {{"argument", x}}).with_help("cast it to f32 before use");
+  const Closure c = trace("jacobian", b, [&](const std::vector<Tensor>& at) { return std::vector<Tensor>{f(at[0])}; }, {x.type()}, where);
+  const Function whole = [&](const std::vector<Tensor>& at) {   // f, which has run once
+    Closure here = c;
+    apply(here, at);
+    return results_of(b, here, where);
+  };
+  const Type y = c.attrs.body->type(c.attrs.body->outputs[0].node);
+  if (!is_float(y.dtype)) throw error_at(Code::gradient_of, fmt::format("jacobian: only a float has derivatives, the function's result is {}", to_string(y)), where).with_help("cast it to f32");
+  Shape shape = y.shape;
+  shape.insert(shape.end(), x.shape().begin(), x.shape().end());
+  if (x.type().size() <= y.size()) {
+    const Tensor columns = vmap([&](const std::vector<Tensor>& t) { return jvp(whole, {x}, t, where).tangents; }, {identity(x, where)}, {}, where)[0];
+    Shape order;
+    for (int64_t d = 1; d <= y.rank(); ++d) order.push_back(d);
+    order.push_back(0);
+    return reshape(transpose(columns, std::move(order), where), std::move(shape), where);
+  }
+  const Tensor like(&b, b.full(y, 0));
+  const auto row = [&](const std::vector<Tensor>& u) {
+    const Function loss = [&](const std::vector<Tensor>& at) { return std::vector<Tensor>{sum(whole(at)[0] * Operand(u[0], where), {}, where)}; };
+    return value_and_grad(loss, {x}, where).gradients;
+  };
+  return reshape(vmap(row, {identity(like, where)}, {}, where)[0], std::move(shape), where);
+}
+
+Tensor hessian(const TensorFunction& f, const Tensor& x, Where where) {
+  graph_of("hessian", {x}, where);
+  const Function whole = [&](const std::vector<Tensor>& at) { return std::vector<Tensor>{f(at[0])}; };
+  return jacobian([&](const Tensor& at) { return value_and_grad(whole, {at}, where).gradients[0]; }, x, where);
 }
 
 }  // namespace quern

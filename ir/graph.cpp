@@ -180,6 +180,24 @@ NodeId GraphBuilder::input(std::string name, Type type, SourceLoc where) {
   return add(Op::input, {}, std::move(attrs), std::move(where));
 }
 
+NodeId GraphBuilder::placeholder(std::string name, Type type, SourceLoc where) {
+  const NodeId id = input(std::move(name), std::move(type), std::move(where));
+  graph_.inputs.pop_back();
+  placeholders_.push_back(id);
+  return id;
+}
+
+Graph GraphBuilder::finish() {
+  if (placeholders_.empty()) return std::move(graph_);
+  Graph out = dead_code(graph_);
+  std::vector<char> listed(out.nodes.size());
+  for (NodeId i : out.inputs) listed[static_cast<size_t>(i)] = 1;
+  for (size_t i = 0; i < out.nodes.size(); ++i)
+    if (out.nodes[i].op == Op::input && !listed[i])
+      throw Error(Code::other_model, fmt::format("a tensor made of the argument \"{}\" of a transformed function is used outside of that function", out.nodes[i].attrs.name), out.where(static_cast<NodeId>(i))).with_help("return it from the function and use the result of the transform");
+  return out;
+}
+
 NodeId GraphBuilder::constant(HostTensor value, SourceLoc where) {
   Attrs attrs;
   attrs.value = std::make_shared<const HostTensor>(std::move(value));

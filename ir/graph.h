@@ -130,6 +130,8 @@ class GraphBuilder {
   /// Adds a node or returns the equal one that exists. Throws Error(compile) where the type rule is broken.
   NodeId add(Op op, std::vector<NodeId> args, Attrs attrs = {}, SourceLoc where = {});
   NodeId input(std::string name, Type type, SourceLoc where = {});
+  /// Stands for an argument of a function whose body is being built among these nodes; see frontend/transforms.cpp.
+  NodeId placeholder(std::string name, Type type, SourceLoc where = {});
   NodeId constant(HostTensor value, SourceLoc where = {});
   NodeId scalar(DType dtype, double value, SourceLoc where = {});
   /// A scalar constant broadcast to the type's shape.
@@ -144,10 +146,12 @@ class GraphBuilder {
   /// What a node is, for messages: `input "x"`, `reduce_sum`.
   std::string describe(NodeId id) const;
   SourceId intern(const SourceLoc& where);
-  Graph finish() { return std::move(graph_); }
+  /// The graph, without placeholders. Throws Error(other_model) where an output or a state needs one.
+  Graph finish();
 
  private:
   Graph graph_;
+  std::vector<NodeId> placeholders_;
   Type infer(Op op, const std::vector<NodeId>& args, const std::vector<Type>& types, const Attrs& attrs, const SourceLoc& where) const;
   std::unordered_multimap<uint64_t, NodeId> table_;  // structure hash → nodes
 };
