@@ -89,10 +89,10 @@ class Batcher {
     Attrs attrs = n.attrs;
     if (means<Map>(n.op)) {
       for (NodeId a : n.args) args.push_back(batched(a));
-    } else if (means<Reduce>(n.op) || n.op == Op::argmax) {
+    } else if (means<Reduce>(n.op)) {
       args = {batched(n.args[0])};
       if (!planted(Fault::vmap_axis)) shift(attrs.axes);
-    } else if (means<Contract>(n.op) || n.op == Op::convolve) {
+    } else if (means<Contract>(n.op)) {
       ContractSpec s = parse_contract(attrs.spec);
       char fresh = 'a';
       while ((s.lhs + s.rhs).find(fresh) != std::string::npos) ++fresh;
