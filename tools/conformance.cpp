@@ -1,7 +1,9 @@
 // quern conformance onnx DIR: runs the cases below DIR that hold model.onnx and test_data_set_*/input_*.pb, output_*.pb,
 // as ONNX's backend tests do, and compares with ONNX's own tolerances: |got - want| <= 1e-7 + 1e-3 |want|, for bf16
-// 2^-6 |want|, NaN where NaN is wanted. Where an f32 result is wanted that is itself off by a rounding of the tensor's
-// largest value (2 cases: sums of NumPy's f32 FFT that should be 0), 2^-24 of that value is let through and counted. A case is unsupported where the importer says so; whatever else goes wrong fails.
+// 2^-6 |want|, NaN where NaN is wanted. Beyond them, only f32 results of the cases test_dft_inverse* may be off by 2^-24
+// of their tensor's largest value: what they list is NumPy's f32 FFT, whose sums that should be 0 are off by a rounding
+// of that value. What is let through so is counted. A case is unsupported where the importer says so; whatever else
+// goes wrong fails.
 //
 // Programs of Quern have static shapes, so an input that shapes depend on (the shape of a Reshape, the ends of a Slice)
 // is bound to the case's value when the model is imported, as ONNX's other static backends do; the report names them.
@@ -55,7 +57,7 @@ std::vector<Case> find_cases(const std::string& folder) {
 }
 
 // "" where the tensor is as wanted.
-std::string difference(const HostTensor& got, const onnx::TensorProto& want, const std::string& file, bool& rounding) {
+std::string difference(const HostTensor& got, const onnx::TensorProto& want, const std::string& file, bool may_round, bool& rounding) {
   if (onnx::element_name(want.data_type) != name_of(got.dtype)) return fmt::format("{} instead of {}", name_of(got.dtype), onnx::element_name(want.data_type));
   if (got.shape != want.dims) return fmt::format("{} instead of {}", to_string(Type{got.dtype, got.shape, {}}), to_string(Type{got.dtype, want.dims, {}}));
   const HostTensor w = onnx::to_host(want, file, ".");
@@ -66,7 +68,7 @@ std::string difference(const HostTensor& got, const onnx::TensorProto& want, con
   for (int64_t i = 0; i < got.size(); ++i) {
     const double x = got.at(i), y = w.at(i);
     bool close = std::isnan(y) ? std::isnan(x) : std::isinf(y) ? x == y : std::fabs(x - y) <= 1e-7 + relative * std::fabs(y);
-    if (!close && got.dtype == DType::f32 && std::fabs(x - y) <= 0x1p-24 * most) close = rounding = true;
+    if (!close && may_round && got.dtype == DType::f32 && std::fabs(x - y) <= 0x1p-24 * most) close = rounding = true;
     if (!close) return fmt::format("{:.9g} instead of {:.9g} at element {}", x, y, i);
   }
   return "";
@@ -74,7 +76,7 @@ std::string difference(const HostTensor& got, const onnx::TensorProto& want, con
 
 std::string data_file(const fs::path& set, const char* kind, size_t i) { return (set / fmt::format("{}_{}.pb", kind, i)).string(); }
 
-Outcome run_set(const onnx::ModelProto& model, const fs::path& set, Device* device, const CompileOptions& compile) {
+Outcome run_set(const onnx::ModelProto& model, const fs::path& set, bool may_round, Device* device, const CompileOptions& compile) {
   onnx::ImportOptions options;
   std::map<std::string, std::vector<HostTensor>> values;
   std::vector<onnx::PbValue> keep;
@@ -117,7 +119,7 @@ Outcome run_set(const onnx::ModelProto& model, const fs::path& set, Device* devi
     const onnx::PbValue want = onnx::load_value(file, o < model.graph.outputs.size() ? model.graph.outputs[o].type.kind : port.kind);
     if (want.tensors.size() != port.names.size()) return {State::failed, fmt::format("output \"{}\" has {} tensors instead of {}", port.name, port.names.size(), want.tensors.size()), {}};
     for (const onnx::TensorProto& t : want.tensors)
-      if (const std::string d = difference(got.at(next++), t, file, out.rounding); !d.empty()) return {State::failed, fmt::format("output \"{}\": {}", port.name, d), {}};
+      if (const std::string d = difference(got.at(next++), t, file, may_round, out.rounding); !d.empty()) return {State::failed, fmt::format("output \"{}\": {}", port.name, d), {}};
   }
   return out;
 }
@@ -131,7 +133,7 @@ Outcome run_case(const Case& c, Device* device, const CompileOptions& compile, s
     }
     Outcome all;
     for (size_t set = 0; fs::is_directory(c.folder / fmt::format("test_data_set_{}", set)); ++set) {
-      const Outcome one = run_set(model, c.folder / fmt::format("test_data_set_{}", set), device, compile);
+      const Outcome one = run_set(model, c.folder / fmt::format("test_data_set_{}", set), c.name.starts_with("test_dft_inverse"), device, compile);
       if (one.state != State::passed) return one;
       all.bound.insert(one.bound.begin(), one.bound.end());
       all.rounding = all.rounding || one.rounding;
@@ -216,7 +218,9 @@ void register_conformance(CLI::App& root) {
   o->add_option("--filter", a->filter, "only cases whose name has a match of this regular expression");
   a->passes.add_to(*o);
   a->json.add_to(*o);
-  o->footer("Examples:\n  quern conformance onnx node --device interpret\n  quern conformance onnx node --filter '^test_reduce' --json report.json");
+  o->footer("Tolerances are ONNX's own: |got - want| <= 1e-7 + 1e-3 |want|, for bf16 2^-6 |want|. One allowance is made beyond\n"
+            "them: f32 results of test_dft_inverse* may be off by 2^-24 of the tensor's largest value, a rounding that the wanted\n"
+            "values have themselves; the last line of the report counts the cases that need it.\n\nExamples:\n  quern conformance onnx node --device interpret\n  quern conformance onnx node --filter '^test_reduce' --json report.json");
   o->callback([a] { conformance(*a); });
 }
 
