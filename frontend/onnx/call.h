@@ -102,7 +102,6 @@ Tensor moved(const Tensor& x, int64_t from, int64_t to);                // one a
 Tensor ranged(const Tensor& x, int64_t axis, int64_t start, int64_t limit);
 /// x at rows `index` of `axis`, where negative indices count from the end.
 Tensor wrap_index(const Tensor& index, int64_t extent);
-Tensor round_even(const Tensor& x);                                     // to integers, ties to even
 Tensor sigmoid_of(const Tensor& x);
 Tensor softplus_of(const Tensor& x);
 bool is_signed(DType dtype);

@@ -69,13 +69,6 @@ Tensor wrap_index(const Tensor& index, int64_t extent) {
   return where(less(index, 0), index + static_cast<double>(extent), index);
 }
 
-// Below 2^23 in f32; larger ones are integers, and floor(x) is x.
-Tensor round_even(const Tensor& x) {
-  const Tensor down = floor(x), rest = x - down;
-  const Tensor odd = not_equal(down * 0.5, floor(down * 0.5));
-  return down + cast(logical_or(less(0.5, rest), logical_and(equal(rest, 0.5), odd)), x.dtype());
-}
-
 // Without cancellation where x is negative; short floats are rounded once.
 Tensor sigmoid_of(const Tensor& x) {
   if (x.dtype() == DType::f16 || x.dtype() == DType::bf16) return cast(sigmoid_of(cast(x, DType::f32)), x.dtype());

@@ -41,13 +41,6 @@ OpEntry folded(std::string_view name, F f, bool averaged = false) {   // of any 
 Tensor neg(const Tensor& x) { return -Located(x); }
 Tensor reciprocal(const Tensor& x) { return 1 / Operand(x); }
 Tensor relu_of(const Tensor& x) { return maximum(x, 0); }
-Tensor ceil_of(const Tensor& x) { return neg(floor(neg(x))); }
-Tensor sinh_of(const Tensor& x) {   // near 0 the difference of exponentials cancels: a series there
-  const Tensor s = x * x, series = x * (1 + s * (1.0 / 6 + s * (1.0 / 120 + s / 5040)));
-  return where(less(abs(x), 0.5), series, (exp(x) - exp(neg(x))) * 0.5);
-}
-Tensor cosh_of(const Tensor& x) { return (exp(x) + exp(neg(x))) * 0.5; }
-Tensor tan_of(const Tensor& x) { return sin(x) / cos(x); }
 Tensor softsign_of(const Tensor& x) { return x / (abs(x) + 1); }
 Tensor hard_swish(const Tensor& x) { return x * maximum(minimum(x / 6 + 0.5, 1), 0); }
 Tensor mish(const Tensor& x) { return x * tanh(softplus_of(x)); }
@@ -70,6 +63,9 @@ Tensor is_less(const Tensor& x, const Tensor& y) { return less(x, y); }
 Tensor at_most(const Tensor& x, const Tensor& y) { return less_equal(x, y); }
 Tensor is_greater(const Tensor& x, const Tensor& y) { return less(y, x); }
 Tensor at_least(const Tensor& x, const Tensor& y) { return less_equal(y, x); }
+Tensor bits_and(const Tensor& x, const Tensor& y) { return bit_and(x, y); }
+Tensor bits_or(const Tensor& x, const Tensor& y) { return bit_or(x, y); }
+Tensor bits_xor(const Tensor& x, const Tensor& y) { return bit_xor(x, y); }
 
 void import_mod(Call& c) {
   const Tensor x = c.in(0), y = c.in(1);
@@ -77,10 +73,7 @@ void import_mod(Call& c) {
     if (is_float(x.dtype())) c.wrong("floats need fmod=1");
     return c.out(mod(x, y));
   }
-  // The remainder has the dividend's sign.
-  if (!is_signed(x.dtype())) return c.out(mod(x, y));
-  const Tensor r = mod(abs(x), abs(y));
-  c.out(where(less(x, 0), neg(r), r));
+  c.out(rem(x, y));   // of the dividend's sign
 }
 
 void import_pow(Call& c) {
@@ -157,6 +150,21 @@ void import_is_inf(Call& c) {
   c.out(out);
 }
 
+void import_shift(Call& c) {
+  const Tensor x = c.in(0), y = c.in(1);
+  const std::string direction = c.text("direction", "");
+  c.want(direction == "LEFT" || direction == "RIGHT", "direction=" + direction);
+  c.out(direction == "LEFT" ? shift_left(x, y) : shift_right_logical(x, y));
+}
+// Integers of one width wrap into each other; a bool is a byte that is 0 or 1.
+void import_bit_cast(Call& c) {
+  const Tensor x = c.in(0);
+  const DType from = x.dtype(), to = c.dtype_of(c.integer("to", 0));
+  c.want(size_of(from) == size_of(to), "dtypes of different widths");
+  if (from != to && (is_float(from) || is_float(to) || to == DType::boolean)) c.unsupported(fmt::format("{} to {}: Quern has no op for it", name_of(from), name_of(to)));
+  c.out(cast(x, to));
+}
+
 void import_cast(Call& c) { c.out(cast(c.in(0), c.dtype_of(c.integer("to", 0)))); }
 
 }  // namespace
@@ -164,13 +172,17 @@ void import_cast(Call& c) { c.out(cast(c.in(0), c.dtype_of(c.integer("to", 0))))
 std::vector<OpEntry> math_ops() {
   const auto identity = [](Call& c) { c.out(c.value(0)); };
   return {
-      unary("Abs", [](const Tensor& x) { return abs(x); }), unary("Ceil", ceil_of), unary("Cos", [](const Tensor& x) { return cos(x); }), unary("Cosh", cosh_of),
+      unary("Abs", [](const Tensor& x) { return abs(x); }), unary("Ceil", [](const Tensor& x) { return ceil(x); }), unary("Cos", [](const Tensor& x) { return cos(x); }), unary("Cosh", [](const Tensor& x) { return cosh(x); }),
       unary("Erf", [](const Tensor& x) { return erf(x); }), unary("Exp", [](const Tensor& x) { return exp(x); }), unary("Floor", [](const Tensor& x) { return floor(x); }),
       unary("HardSwish", hard_swish), unary("IsNaN", [](const Tensor& x) { return not_equal(x, x); }), unary("Log", [](const Tensor& x) { return log(x); }),
       unary("Mish", mish), unary("Neg", neg), unary("Not", [](const Tensor& x) { return logical_not(x); }), unary("Reciprocal", reciprocal), unary("Relu", relu_of),
-      unary("Sigmoid", sigmoid_of), unary("Sign", [](const Tensor& x) { return sign(x); }), unary("Sin", [](const Tensor& x) { return sin(x); }), unary("Sinh", sinh_of),
-      unary("Softplus", softplus_of), unary("Softsign", softsign_of), unary("Sqrt", [](const Tensor& x) { return sqrt(x); }), unary("Tan", tan_of),
+      unary("Sigmoid", sigmoid_of), unary("Sign", [](const Tensor& x) { return sign(x); }), unary("Sin", [](const Tensor& x) { return sin(x); }), unary("Sinh", [](const Tensor& x) { return sinh(x); }),
+      unary("Softplus", softplus_of), unary("Softsign", softsign_of), unary("Sqrt", [](const Tensor& x) { return sqrt(x); }), unary("Tan", [](const Tensor& x) { return tan(x); }),
       unary("Tanh", [](const Tensor& x) { return tanh(x); }),
+      unary("Acos", [](const Tensor& x) { return acos(x); }), unary("Acosh", [](const Tensor& x) { return acosh(x); }), unary("Asin", [](const Tensor& x) { return asin(x); }),
+      unary("Asinh", [](const Tensor& x) { return asinh(x); }), unary("Atan", [](const Tensor& x) { return atan(x); }), unary("Atanh", [](const Tensor& x) { return atanh(x); }),
+      unary("BitwiseNot", [](const Tensor& x) { return bit_not(x); }), unary("Round", [](const Tensor& x) { return round(x); }), binary("BitwiseAnd", bits_and), binary("BitwiseOr", bits_or), binary("BitwiseXor", bits_xor),
+      {"BitCast", import_bit_cast}, {"BitShift", import_shift},
       binary("Add", add), binary("And", both), binary("Div", divide), binary("Equal", equals), binary("Greater", is_greater), binary("GreaterOrEqual", at_least),
       binary("Less", is_less), binary("LessOrEqual", at_most), binary("Mul", mul), binary("Or", either), binary("Sub", sub), binary("Xor", not_equal_of),
       folded("Max", larger), folded("Min", smaller), folded("Sum", add), folded("Mean", add, true),

@@ -32,7 +32,7 @@ Tensor quantized(const Call& c, const Tensor& x, const Tensor& scale, const Tens
   if (is_float(to) || to == DType::boolean) c.unsupported(fmt::format("quantization to {}", name_of(to)));
   const DType wide = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
   const double inf = std::numeric_limits<double>::infinity(), low = Scalar::of(to, -inf).as_double(), high = Scalar::of(to, inf).as_double();
-  const Tensor y = round_even(cast(x, wide) / cast(scale, wide)) + cast(zero, wide);
+  const Tensor y = round(cast(x, wide) / cast(scale, wide)) + cast(zero, wide);
   return cast(minimum(maximum(y, low), high), to);
 }
 Tensor dequantized(const Tensor& x, const Tensor& scale, const Tensor& zero) {
@@ -57,7 +57,7 @@ void import_dequantize(Call& c) {
 }
 void import_dynamic_quantize(Call& c) {
   const Tensor x = c.in(0), low = minimum(min(x), 0), high = maximum(max(x), 0);
-  const Tensor scale = (high - low) / 255, zero = cast(minimum(maximum(round_even(-Located(low) / scale), 0), 255), DType::u8);
+  const Tensor scale = (high - low) / 255, zero = cast(minimum(maximum(round(-Located(low) / scale), 0), 255), DType::u8);
   c.out(quantized(c, x, scale, zero, DType::u8));
   c.out(scale, 1);
   c.out(zero, 2);
@@ -84,7 +84,7 @@ void import_qlinear_matmul(Call& c) {
 std::vector<OpEntry> quant_ops() {
   return {
       {"DequantizeLinear", import_dequantize}, {"DynamicQuantizeLinear", import_dynamic_quantize}, {"MatMulInteger", import_matmul_integer},
-      {"QLinearMatMul", import_qlinear_matmul}, {"QuantizeLinear", import_quantize}, {"Round", [](Call& c) { c.out(round_even(c.in(0))); }},
+      {"QLinearMatMul", import_qlinear_matmul}, {"QuantizeLinear", import_quantize},
   };
 }
 

@@ -143,7 +143,7 @@ void import_grid_sample(Call& c) {
     const double n = static_cast<double>(sizes[static_cast<size_t>(d)]), low = align ? 0 : -0.5, high = align ? n - 1 : n - 0.5;
     const Tensor g = cast(reshape(slice(at, 2, dims - 1 - d, dims - d), {batch, points}), x.dtype());   // the grid names the last axis first
     Tensor p = align ? (g + 1) * ((n - 1) / 2) : ((g + 1) * n - 1) * 0.5;
-    if (mode == "nearest") p = round_even(p);
+    if (mode == "nearest") p = round(p);
     const Tensor outside = logical_or(less(p, low), less(high, p));
     if (padding == "border") p = where(outside, minimum(maximum(p, 0), n - 1), p);
     if (padding == "reflection") p = where(outside, reflected(p, low, high), p);
