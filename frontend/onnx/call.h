@@ -88,6 +88,7 @@ std::vector<OpEntry> nn_ops();
 std::vector<OpEntry> control_ops();
 std::vector<OpEntry> quant_ops();
 std::vector<OpEntry> signal_ops();
+std::vector<OpEntry> window_ops();
 
 // --- helpers of several tables: helpers.cpp ---
 /// The axes put back with extent 1 after a reduction.
@@ -104,6 +105,8 @@ Tensor ranged(const Tensor& x, int64_t axis, int64_t start, int64_t limit);
 Tensor wrap_index(const Tensor& index, int64_t extent);
 Tensor sigmoid_of(const Tensor& x);
 Tensor softplus_of(const Tensor& x);
+/// A convolution by the node's attributes: ops_window.cpp.
+Tensor convolution(const Call& c, const Tensor& x, const Tensor& w, const Tensor& bias);
 bool is_signed(DType dtype);
 std::string type_text(const Tensor& t);
 

@@ -93,6 +93,44 @@ Tensor scattered(const Call& c, const Tensor& rows, const Tensor& at, const Tens
   if (how == "min") return minimum(rows, min(chosen, {1}));
   c.wrong("reduction=" + how);
 }
+// Windows that overlap name an element several times, each time with its value: their mean.
+void import_max_unpool(Call& c) {
+  const Tensor x = c.in(0), index = c.in(1);
+  const Shape kernel = c.integers("kernel_shape");
+  const size_t dims = kernel.size();
+  const auto entries = [&](const char* name, size_t n, int64_t least) {
+    const Shape given = c.integers(name);
+    c.want(given.empty() || given.size() == n, name);
+    for (int64_t v : given) c.want(v >= least && v <= 1 << 20, name);
+    return given.empty() ? Shape(n, least) : given;
+  };
+  const Shape stride = entries("strides", dims, 1), pads = entries("pads", 2 * dims, 0);
+  c.want(dims >= 1 && x.rank() == static_cast<int64_t>(dims) + 2 && index.shape() == x.shape() && is_float(x.dtype()), "X and I [N, C, …] and a kernel extent for every spatial dim");
+  Shape pooled = x.shape();
+  for (size_t d = 0; d < dims; ++d) {
+    c.want(kernel[d] >= 1 && kernel[d] <= kMaxExtent, "kernel_shape");
+    pooled[d + 2] = (pooled[d + 2] - 1) * stride[d] - pads[d] - pads[d + dims] + kernel[d];
+    c.want(pooled[d + 2] >= 0, "pads");
+  }
+  const Tensor at = flat(index), none = c.filled(x.dtype(), {c.filled(DType::boolean, pooled, 0).type().size()}, 0);
+  const auto put = [&](const Tensor& u) {
+    Attrs attrs;
+    attrs.axes = {0};
+    return Tensor(&x.graph(), x.graph().add(Op::put_add, {none.id(), at.id(), u.id()}, attrs));
+  };
+  const Tensor all = put(flat(x)), times = put(c.filled(x.dtype(), {x.type().size()}, 1));
+  const Tensor y = reshape(all / maximum(times, 1), pooled);
+  if (!c.has(2)) return c.out(y);
+  const Shape wanted = c.known_integers(2, "the output_shape");
+  c.want(wanted.size() == pooled.size(), "an output_shape of X's rank");
+  Shape low(wanted.size(), 0), high;
+  for (size_t d = 0; d < wanted.size(); ++d) {
+    c.want(wanted[d] >= pooled[d] && wanted[d] <= kMaxExtent, "an output_shape that the windows fit into");
+    high.push_back(wanted[d] - pooled[d]);
+  }
+  c.out(pad(y, low, high));
+}
+
 void import_scatter_elements(Call& c) {
   const Tensor x = c.in(0), index = c.in(1), updates = c.in(2);
   c.want(x.rank() == index.rank() && x.rank() > 0 && updates.shape() == index.shape(), "data, indices and updates of one rank");
@@ -315,7 +353,7 @@ void import_affine_grid(Call& c) {
 std::vector<OpEntry> index_ops() {
   return {
       {"AffineGrid", import_affine_grid}, {"Compress", import_compress}, {"Gather", import_gather}, {"GatherElements", import_gather_elements}, {"GatherND", import_gather_nd},
-      {"OneHot", import_one_hot}, {"Resize", import_resize}, {"ReverseSequence", import_reverse_sequence}, {"Scatter", import_scatter_elements},
+      {"MaxUnpool", import_max_unpool}, {"OneHot", import_one_hot}, {"Resize", import_resize}, {"ReverseSequence", import_reverse_sequence}, {"Scatter", import_scatter_elements},
       {"ScatterElements", import_scatter_elements}, {"ScatterND", import_scatter_nd}, {"TensorScatter", import_tensor_scatter}, {"Upsample", import_resize},
       {"ai.onnx.ml.ArrayFeatureExtractor", import_feature_extractor},
       {"ai.onnx.ml.Binarizer", [](Call& c) { c.out(cast(less(c.real("threshold", 0), c.in(0)), c.in(0).dtype())); }},

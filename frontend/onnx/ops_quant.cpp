@@ -79,12 +79,36 @@ void import_qlinear_matmul(Call& c) {
   c.out(quantized(c, y, c.number(DType::f32, 1), per_row(c.in(7)), c.in(7).dtype()));
 }
 
+// Zero points go first, so that padding, which is 0, is as ONNX has it.
+Tensor per_channel(const Tensor& t, const Tensor& w) {
+  Shape shape(w.shape().size() - 1, 1);
+  shape.at(0) = t.type().size();
+  return t.type().size() == 1 ? reshape(t, {}) : reshape(t, shape);
+}
+Tensor integer_convolution(const Call& c, const Tensor& x, const Tensor& x_zero, const Tensor& w, const Tensor& w_zero) {
+  c.want(w.rank() >= 3, "kernels [out, in, k…]");
+  Tensor zero = cast(per_channel(w_zero, w), DType::i32);
+  if (zero.rank() > 0) zero = expand_dims(zero, -1);   // [out, 1, 1…] against [out, in, k…]
+  return convolution(c, cast(x, DType::i32) - cast(reshape(x_zero, {}), DType::i32), cast(w, DType::i32) - zero, {});
+}
+void import_conv_integer(Call& c) {
+  const Tensor x = c.in(0), w = c.in(1);
+  c.out(integer_convolution(c, x, c.has(2) ? c.in(2) : c.number(x.dtype(), 0), w, c.has(3) ? c.in(3) : c.number(w.dtype(), 0)));
+}
+void import_qlinear_conv(Call& c) {
+  const Tensor w = c.in(3);
+  Tensor y = integer_convolution(c, c.in(0), c.in(2), w, c.in(5));
+  if (c.has(8)) y = y + per_channel(c.in(8), w);
+  const Tensor scale = cast(reshape(c.in(1), {}), DType::f32) * cast(per_channel(c.in(4), w), DType::f32) / cast(reshape(c.in(6), {}), DType::f32);
+  c.out(quantized(c, cast(y, DType::f32) * scale, c.number(DType::f32, 1), reshape(c.in(7), {}), c.in(7).dtype()));
+}
+
 }  // namespace
 
 std::vector<OpEntry> quant_ops() {
   return {
-      {"DequantizeLinear", import_dequantize}, {"DynamicQuantizeLinear", import_dynamic_quantize}, {"MatMulInteger", import_matmul_integer},
-      {"QLinearMatMul", import_qlinear_matmul}, {"QuantizeLinear", import_quantize},
+      {"ConvInteger", import_conv_integer}, {"DequantizeLinear", import_dequantize}, {"DynamicQuantizeLinear", import_dynamic_quantize}, {"MatMulInteger", import_matmul_integer},
+      {"QLinearConv", import_qlinear_conv}, {"QLinearMatMul", import_qlinear_matmul}, {"QuantizeLinear", import_quantize},
   };
 }
 
