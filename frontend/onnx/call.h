@@ -89,6 +89,9 @@ std::vector<OpEntry> control_ops();
 std::vector<OpEntry> quant_ops();
 std::vector<OpEntry> signal_ops();
 std::vector<OpEntry> window_ops();
+std::vector<OpEntry> scan_ops();
+std::vector<OpEntry> data_ops();
+std::vector<OpEntry> region_ops();
 
 // --- helpers of several tables: helpers.cpp ---
 /// The axes put back with extent 1 after a reduction.

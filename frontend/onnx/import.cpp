@@ -37,7 +37,7 @@ class Importer {
   Importer(const ModelProto& model, const ImportOptions& options) : model_(model), options_(options) {
     const std::filesystem::path file(model.file);
     folder_ = file.has_parent_path() ? file.parent_path().string() : ".";
-    for (const auto& table : {math_ops(), shape_ops(), index_ops(), reduce_ops(), norm_ops(), nn_ops(), control_ops(), quant_ops(), signal_ops(), window_ops()})
+    for (const auto& table : {math_ops(), shape_ops(), index_ops(), reduce_ops(), norm_ops(), nn_ops(), control_ops(), quant_ops(), signal_ops(), window_ops(), scan_ops(), data_ops(), region_ops()})
       for (const OpEntry& e : table) QN_CHECK(table_.emplace(e.name, e.import).second, "an op is in one table");
   }
   Imported run();
