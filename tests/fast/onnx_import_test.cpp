@@ -210,6 +210,126 @@ TEST(OnnxImport, DamagedGraphs) {
   EXPECT_NE(m.imported.missing[0].reason.find("do not broadcast"), std::string::npos) << m.imported.missing[0].reason;
 }
 
+// One node of f32 inputs x, w, … and constants, run on the interpreter; `outs` outputs.
+std::vector<HostTensor> run_node(const std::string& op, const std::vector<HostTensor>& inputs, const std::vector<Pb>& attributes, size_t outs = 1, const std::vector<HostTensor>& constants = {}) {
+  GraphParts g;
+  std::vector<std::string> names, results;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    names.push_back("x" + std::to_string(i));
+    std::vector<Dim> dims;
+    for (int64_t e : inputs[i].shape) dims.emplace_back(e);
+    g.inputs.push_back(value(names.back(), kF32, dims));
+  }
+  for (size_t i = 0; i < constants.size(); ++i) {
+    names.push_back("c" + std::to_string(i));
+    g.initializers.push_back(tensor(names.back(), constants[i]));
+  }
+  for (size_t o = 0; o < outs; ++o) {
+    results.push_back("y" + std::to_string(o));
+    g.outputs.push_back(value(results.back(), kF32, {}));
+  }
+  g.nodes = {node(op, names, results, attributes)};
+  const Loaded m = load(model(g, 22));
+  EXPECT_EQ(reasons(m.imported), "");
+  return m.imported.missing.empty() ? run(m.imported, inputs) : std::vector<HostTensor>(outs);
+}
+HostTensor counted(Shape s, int64_t modulus) {
+  std::vector<double> v(static_cast<size_t>(count(s)));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<double>(static_cast<int64_t>(i * 7) % modulus) - 3;
+  return f32(std::move(s), v);
+}
+
+TEST(OnnxImport, ConvolutionsPadThemselvesAndKeepGroupsApart) {
+  // Two groups of two channels; 6 elements at stride 2 want one of padding for kernels of 3: where auto_pad says.
+  const HostTensor x = counted({1, 4, 6}, 11), w = counted({4, 2, 3}, 5);
+  for (const std::string pad : {"SAME_UPPER", "SAME_LOWER"}) {
+    const HostTensor y = run_node("Conv", {x, w}, {attribute("auto_pad", pad), attribute("strides", std::vector<int64_t>{2}), attribute("group", int64_t{2})})[0];
+    ASSERT_EQ(y.shape, (Shape{1, 4, 3})) << pad;
+    for (int64_t o = 0; o < 4; ++o)
+      for (int64_t p = 0; p < 3; ++p) {
+        double want = 0;
+        for (int64_t i = 0; i < 2; ++i)
+          for (int64_t k = 0; k < 3; ++k) {
+            const int64_t at = 2 * p + k - (pad == "SAME_LOWER");
+            if (at >= 0 && at < 6) want += x.at((o / 2 * 2 + i) * 6 + at) * w.at((o * 2 + i) * 3 + k);
+          }
+        EXPECT_EQ(y.at(o * 3 + p), want) << pad << " " << o << " " << p;
+      }
+  }
+  // Of its transpose, output_shape crops; the odd rest goes to the end only for SAME_UPPER.
+  const HostTensor a = f32({1, 1, 2}, {1, 10}), b = f32({1, 1, 3}, {1, 2, 3});   // 1 2 13 20 30
+  const std::vector<int64_t> two = {2}, four = {4};
+  EXPECT_EQ(run_node("ConvTranspose", {a, b}, {attribute("strides", two), attribute("output_shape", four)})[0], f32({1, 1, 4}, {2, 13, 20, 30}));
+  EXPECT_EQ(run_node("ConvTranspose", {a, b}, {attribute("strides", two), attribute("output_shape", four), attribute("auto_pad", std::string("SAME_UPPER"))})[0], f32({1, 1, 4}, {1, 2, 13, 20}));
+}
+
+TEST(OnnxImport, PoolsInCeilModeReachPastTheEnd) {
+  const HostTensor x = f32({1, 1, 7}, {4, 1, 2, 2, 5, 3, 0});
+  const std::vector<int64_t> three = {3}, two = {2}, pads = {1, 0};
+  const std::vector<Pb> plain = {attribute("kernel_shape", three), attribute("strides", two), attribute("pads", pads)};
+  std::vector<Pb> ceil = plain;
+  ceil.push_back(attribute("ceil_mode", int64_t{1}));
+  // Windows at -1, 1, 3 and, in ceil mode, 5, of which two elements exist.
+  EXPECT_EQ(run_node("MaxPool", {x}, plain)[0], f32({1, 1, 3}, {4, 2, 5}));
+  const std::vector<HostTensor> most = run_node("MaxPool", {x}, ceil, 2);
+  EXPECT_EQ(most[0], f32({1, 1, 4}, {4, 2, 5, 3}));
+  EXPECT_EQ(most[1], HostTensor::from(DType::i64, {1, 1, 4}, {0, 2, 4, 5}));   // the first of equals
+  EXPECT_EQ(run_node("AveragePool", {x}, ceil)[0], f32({1, 1, 4}, {2.5, 5.0 / 3, 10.0 / 3, 1.5}));
+  ceil.push_back(attribute("count_include_pad", int64_t{1}));   // the padding that is named, not what ceil mode adds
+  EXPECT_EQ(run_node("AveragePool", {x}, ceil)[0], f32({1, 1, 4}, {5.0 / 3, 5.0 / 3, 10.0 / 3, 1.5}));
+  // A window that would begin behind the elements and their low padding is none: those of 1 at stride 2 are at 0 and 2, not 4.
+  const HostTensor y = f32({1, 1, 4}, {1, 2, 3, 4});
+  EXPECT_EQ(run_node("MaxPool", {y}, {attribute("kernel_shape", std::vector<int64_t>{1}), attribute("strides", two), attribute("ceil_mode", int64_t{1})})[0], f32({1, 1, 2}, {1, 3}));
+  // Beside -inf the padding, which is -inf as well, is never the greatest; storage_order 1 counts columns first.
+  const HostTensor z = f32({1, 1, 1, 2}, {-INFINITY, -INFINITY});
+  const std::vector<HostTensor> least = run_node("MaxPool", {z}, {attribute("kernel_shape", std::vector<int64_t>{2, 2}), attribute("pads", std::vector<int64_t>{1, 0, 1, 0})}, 2);
+  EXPECT_EQ(least[1], HostTensor::from(DType::i64, {1, 1, 2, 1}, {0, 0}));
+  const HostTensor m = f32({1, 1, 2, 3}, {0, 0, 0, 0, 0, 9});
+  EXPECT_EQ(run_node("MaxPool", {m}, {attribute("kernel_shape", std::vector<int64_t>{2, 3}), attribute("storage_order", int64_t{1})}, 2)[1].at(0), 5);
+  EXPECT_EQ(run_node("MaxPool", {f32({1, 1, 2, 3}, {0, 0, 9, 0, 0, 0})}, {attribute("kernel_shape", std::vector<int64_t>{2, 3}), attribute("storage_order", int64_t{1})}, 2)[1].at(0), 4);
+}
+
+TEST(OnnxImport, OrdersAndRunningSums) {
+  const double inf = INFINITY, nan = NAN;
+  const std::vector<HostTensor> top = run_node("TopK", {f32({6}, {1, nan, 3, -inf, 3, inf})}, {}, 2, {i64({5})});
+  EXPECT_EQ(top[1], i64({1, 5, 2, 4, 0}));
+  EXPECT_TRUE(std::isnan(top[0].at(0)));
+  EXPECT_EQ(top[0].at(1), inf);
+  EXPECT_EQ(run_node("TopK", {f32({6}, {1, nan, 3, -inf, 3, inf})}, {attribute("largest", int64_t{0})}, 2, {i64({6})})[1], i64({3, 0, 2, 4, 5, 1}));
+  const std::vector<Pb> backwards = {attribute("reverse", int64_t{1}), attribute("exclusive", int64_t{1})};
+  const HostTensor axis = HostTensor::full(DType::i64, {}, 0);
+  EXPECT_EQ(run_node("CumSum", {f32({4}, {inf, 1, 2, 3})}, backwards, 1, {axis})[0], f32({4}, {6, 5, 3, 0}));
+  EXPECT_EQ(run_node("CumProd", {f32({4}, {2, 3, 4, inf})}, {}, 1, {axis})[0], f32({4}, {2, 6, 24, inf}));
+  GraphParts g;
+  g.nodes = {node("CumSum", {"x", "a"}, {"y"})};
+  g.inputs = {value("x", kF32, {5000})};
+  g.outputs = {value("y", kF32, {})};
+  g.initializers = {tensor("a", axis)};
+  const Loaded m = load(model(g));
+  EXPECT_NE(reasons(m.imported).find("quadratic"), std::string::npos);
+  EXPECT_FALSE(m.imported.missing.at(0).wrong);
+  // Windows that overlap name an element twice, with one value.
+  EXPECT_EQ(run_node("MaxUnpool", {f32({1, 1, 3}, {7, 7, 5})}, {attribute("kernel_shape", std::vector<int64_t>{2})}, 1, {HostTensor::from(DType::i64, {1, 1, 3}, {1, 1, 3})})[0], f32({1, 1, 4}, {0, 7, 0, 5}));
+}
+
+TEST(OnnxImport, WhatTheDataShapesNeedsTheData) {
+  GraphParts g;
+  g.nodes = {node("Unique", {"x"}, {"y", "first", "inverse", "counts"}, {attribute("sorted", int64_t{0})}), node("NonZero", {"x"}, {"places"})};
+  g.inputs = {value("x", kF32, {5})};
+  for (const char* name : {"y", "first", "inverse", "counts", "places"}) g.outputs.push_back(value(name, kF32, {}));
+  ImportOptions options;
+  EXPECT_EQ(load(model(g)).imported.missing.size(), 2u);
+  options.bound["x"] = f32({5}, {2, 0, 2, 1, 0});
+  const Loaded m = load(model(g), options);
+  ASSERT_EQ(reasons(m.imported), "");
+  const std::vector<HostTensor> got = run(m.imported, {});
+  EXPECT_EQ(got[0], f32({3}, {2, 0, 1}));
+  EXPECT_EQ(got[1], i64({0, 1, 3}));
+  EXPECT_EQ(got[2], i64({0, 1, 0, 2, 1}));
+  EXPECT_EQ(got[3], i64({2, 2, 1}));
+  EXPECT_EQ(got[4], HostTensor::from(DType::i64, {1, 3}, {0, 2, 3}));
+}
+
 // Every op of the tables refuses nonsense without harm: no inputs, too many, inputs of odd types and shapes.
 TEST(OnnxImport, AnyOpOnAnyInputIsSafe) {
   const std::vector<std::string> ops = {
@@ -217,7 +337,8 @@ TEST(OnnxImport, AnyOpOnAnyInputIsSafe) {
       "Einsum", "Expand", "EyeLike", "Flatten", "GRU", "Gather", "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "GroupNormalization", "Hardmax", "If", "InstanceNormalization", "LRN", "LSTM", "LayerNormalization", "LinearAttention",
       "LogSoftmax", "Loop", "LpNormalization", "MatMul", "Max", "MeanVarianceNormalization", "Mod", "NegativeLogLikelihoodLoss", "OneHot", "PRelu", "Pad", "Pow", "RMSNormalization", "RNN", "Range", "ReduceLogSumExp", "ReduceMax", "ReduceSum", "Reshape",
       "Resize", "ReverseSequence", "RotaryEmbedding", "Scan", "ScatterElements", "ScatterND", "SequenceAt", "SequenceInsert", "Shape", "Slice", "Softmax", "SoftmaxCrossEntropyLoss", "SpaceToDepth", "Split", "SplitToSequence", "Squeeze", "SwiGLU",
-      "TensorScatter", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"};
+      "TensorScatter", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where", "AveragePool", "BitCast", "BitShift", "BitwiseAnd", "Conv", "ConvInteger", "ConvTranspose", "CumProd", "CumSum", "DeformConv", "LpPool", "MaxPool", "MaxUnpool",
+      "NonMaxSuppression", "NonZero", "QLinearConv", "RoiAlign", "TfIdfVectorizer", "TopK", "Unique"};
   const std::vector<Pb> constants = {tensor("i1", i64({2})), tensor("i3", i64({-1, 0, 7})), tensor("huge", i64({int64_t{1} << 40, int64_t{1} << 40})), tensor("scalar", HostTensor::full(DType::f32, {}, 3)), tensor("zero", HostTensor::full(DType::i64, {}, 0)),
                                      tensor("truth", HostTensor::full(DType::boolean, {2}, 1)), tensor("empty", HostTensor(DType::f32, {0, 3})), tensor("m", f32({2, 3}, {1, 2, 3, 4, 5, 6})), tensor("cube", f32({1, 2, 2, 2}, std::vector<double>(8, 1)))};
   const std::vector<std::string> names = {"x", "i1", "i3", "huge", "scalar", "zero", "truth", "empty", "m", "cube", ""};
@@ -234,6 +355,14 @@ TEST(OnnxImport, AnyOpOnAnyInputIsSafe) {
           const int64_t v = std::vector<int64_t>{-5, -1, 0, 1, 2, 99, int64_t{1} << 62}[random() % 7];
           attributes.push_back(std::string(a) == "axes" ? attribute(a, std::vector<int64_t>{v, 0}) : attribute(a, v));
         }
+      for (const char* a : {"kernel_shape", "strides", "pads", "dilations", "output_shape", "ngram_counts", "ngram_indexes", "pool_int64s"})
+        if (random() % 3 == 0) {
+          std::vector<int64_t> v;
+          for (size_t n = random() % 5; v.size() < n;) v.push_back(std::vector<int64_t>{-1, 0, 1, 1, 2, 3, int64_t{1} << 40, int64_t{1} << 62}[random() % 8]);
+          attributes.push_back(attribute(a, v));
+        }
+      for (const char* a : {"group", "ceil_mode", "storage_order", "k", "sampling_ratio", "offset_group", "max_gram_length", "p"})
+        if (random() % 4 == 0) attributes.push_back(attribute(a, std::vector<int64_t>{-1, 0, 1, 2, int64_t{1} << 62}[random() % 5]));
       g.nodes = {node(op, inputs, {"y", "y2"}, attributes)};
       g.inputs = {value("x", kF32, {2, 3, 4})};
       g.initializers = constants;
