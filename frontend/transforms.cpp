@@ -1,7 +1,5 @@
-// See transforms.h, and grad in tensor.h. All nodes are built in one graph: a function's on placeholders that stand for
-// its arguments. The sub-graph from these (for grad: from the wanted tensors) to the results is copied into the closed
-// body of a `call`, which the pass `expand` differentiates or batches; what stays behind is dead. Values that do not
-// depend on where the sub-graph starts enter as further arguments.
+// See transforms.h, and grad in tensor.h. Each makes a function the closed body of a `call` (closure.h), which the pass
+// `expand` differentiates or batches.
 #include "frontend/transforms.h"
 
 #include <algorithm>
@@ -9,94 +7,9 @@
 
 #include <fmt/format.h>
 
+
 namespace quern {
 namespace {
-
-struct Closure {
-  Attrs attrs;                // with the body
-  std::vector<NodeId> args;   // of the call: first `from`
-};
-
-Closure close(const GraphBuilder& b, const std::vector<NodeId>& from, const std::vector<NodeId>& results) {
-  const std::vector<Node>& nodes = b.graph().nodes;
-  std::vector<char> depends(nodes.size()), needed(nodes.size());
-  for (NodeId f : from) depends[static_cast<size_t>(f)] = 1;
-  for (size_t i = 0; i < nodes.size(); ++i)
-    for (NodeId a : nodes[i].args) depends[i] = depends[i] || depends[static_cast<size_t>(a)];
-  GraphBuilder body;
-  std::map<NodeId, NodeId> map;
-  Closure out;
-  const auto captured = [&](NodeId id) {
-    if (const auto it = map.find(id); it != map.end()) return it->second;
-    out.args.push_back(id);
-    return map[id] = body.input(fmt::format("x{}", out.args.size() - 1), b.type(id));
-  };
-  for (NodeId f : from) captured(f);
-  for (NodeId r : results) needed[static_cast<size_t>(r)] = depends[static_cast<size_t>(r)];
-  for (size_t i = nodes.size(); i-- > 0;)
-    if (needed[i] && !map.count(static_cast<NodeId>(i)))
-      for (NodeId a : nodes[i].args)
-        if (depends[static_cast<size_t>(a)]) needed[static_cast<size_t>(a)] = 1;
-  for (size_t i = 0; i < nodes.size(); ++i) {
-    const NodeId id = static_cast<NodeId>(i);
-    if (!needed[i] || map.count(id)) continue;
-    std::vector<NodeId> inner;
-    for (NodeId a : nodes[i].args) inner.push_back(captured(a));
-    map[id] = body.add(nodes[i].op, std::move(inner), nodes[i].attrs, b.graph().where(id));
-  }
-  for (size_t r = 0; r < results.size(); ++r) body.output(fmt::format("y{}", r), captured(results[r]));
-  out.attrs.body = std::make_shared<const Graph>(body.finish());
-  return out;
-}
-
-std::vector<Tensor> results_of(GraphBuilder& b, const Closure& c, const Where& where) {
-  const NodeId call = b.add(Op::call, c.args, c.attrs, source_of(where));
-  std::vector<Tensor> out;
-  for (size_t i = 0; i < b.type(call).results.size(); ++i) {
-    Attrs which;
-    which.index = {static_cast<int64_t>(i)};
-    out.emplace_back(&b, b.add(Op::result, {call}, std::move(which), source_of(where)));
-  }
-  return out;
-}
-
-GraphBuilder& graph_of(const char* name, const std::vector<Tensor>& args, const Where& where) {
-  if (args.empty()) throw error_at(Code::argument_count, fmt::format("{}: the function has no arguments", name), where).with_help("pass what it is a function of, and capture the rest");
-  for (const Tensor& t : args)
-    if (!t || &t.graph() != &args[0].graph())
-      throw error_at(t ? Code::other_model : Code::empty_tensor, fmt::format("{}: an argument is {}", name, t ? "of another model" : "a default-constructed Tensor"), where, {{"the first", args[0]}, {"argument", t}}).with_help("pass tensors of one Model");
-  return args[0].graph();
-}
-
-// f on placeholders of the given types. What it returns and, as its first arguments, the placeholders.
-Closure trace(const char* name, GraphBuilder& b, const Function& f, const std::vector<Type>& types, const Where& where) {
-  std::vector<Tensor> inside;
-  std::vector<NodeId> from, results;
-  for (const Type& t : types) {
-    from.push_back(b.placeholder(fmt::format("argument {} of {}", from.size(), name), t, source_of(where)));
-    inside.emplace_back(&b, from.back());
-  }
-  const std::vector<Tensor> out = f(inside);
-  if (out.empty()) throw error_at(Code::argument_count, fmt::format("{}: the function returns nothing", name), where).with_help("return its tensors");
-  for (const Tensor& t : out) {
-    if (!t || &t.graph() != &b) throw error_at(t ? Code::other_model : Code::empty_tensor, fmt::format("{}: the function returns a tensor that is {}", name, t ? "of another model" : "default-constructed"), where, {{"result", t}}).with_help("build it in the model of the arguments");
-    results.push_back(t.id());
-  }
-  return close(b, from, results);
-}
-
-// The arguments' nodes in place of the placeholders.
-void apply(Closure& c, const std::vector<Tensor>& args) {
-  for (size_t i = 0; i < args.size(); ++i) c.args[i] = args[i].id();
-}
-std::vector<Type> types_of(const std::vector<Tensor>& args) {
-  std::vector<Type> out;
-  for (const Tensor& t : args) out.push_back(t.type());
-  return out;
-}
-std::vector<Tensor> part(const std::vector<Tensor>& all, size_t first, size_t limit) {
-  return {all.begin() + static_cast<int64_t>(first), all.begin() + static_cast<int64_t>(limit)};
-}
 
 // The unit tensors of a type, one after the other.
 Tensor identity(const Tensor& like, const Where& where) {
@@ -144,7 +57,7 @@ std::vector<Tensor> vmap(const Function& f, const std::vector<Tensor>& args, con
   }
   if (lanes < 0) throw error_at(Code::bad_axis, "vmap: no argument has an axis", where).with_help("give one an axis, or call the function itself");
   Closure c = trace("vmap", b, f, types, where);
-  apply(c, args);
+  put_arguments(c, args);
   c.attrs.transform = Transform::vmap;
   c.attrs.axes = along;
   c.attrs.axes.resize(c.args.size(), -1);
@@ -155,7 +68,7 @@ Forward jvp(const Function& f, const std::vector<Tensor>& args, const std::vecto
   GraphBuilder& b = graph_of("jvp", args, where);
   if (tangents.size() != args.size()) throw error_at(Code::argument_count, fmt::format("jvp: {} arguments, but {} tangents", args.size(), tangents.size()), where).with_help("give every argument its tangent; Tensor() stands for zero");
   Closure c = trace("jvp", b, f, types_of(args), where);
-  apply(c, args);
+  put_arguments(c, args);
   c.attrs.transform = Transform::jvp;
   for (size_t i = 0; i < args.size(); ++i) {
     if (!tangents[i]) continue;
@@ -175,7 +88,7 @@ Reverse value_and_grad(const Function& f, const std::vector<Tensor>& args, Where
   Closure c = trace("value_and_grad", b, f, types_of(args), where);
   const Type& loss = c.attrs.body->type(c.attrs.body->outputs[0].node);
   if (loss.rank() != 0 || !is_float(loss.dtype)) throw error_at(Code::gradient_of, fmt::format("value_and_grad: only a scalar float has a gradient, the function's first result is {}", to_string(loss)), where).with_help(is_float(loss.dtype) ? "sum or mean it first" : "cast it to f32 and sum or mean it");
-  apply(c, args);
+  put_arguments(c, args);
   c.attrs.transform = Transform::vjp;
   for (size_t i = 0; i < args.size(); ++i)
     if (is_float(args[i].dtype())) c.attrs.index.push_back(static_cast<int64_t>(i));
@@ -186,13 +99,59 @@ Reverse value_and_grad(const Function& f, const std::vector<Tensor>& args, Where
   return out;
 }
 
+std::vector<Tensor> checkpoint(const Function& f, const std::vector<Tensor>& args, Where where) {
+  GraphBuilder& b = graph_of("checkpoint", args, where);
+  Closure c = trace("checkpoint", b, f, types_of(args), where);
+  put_arguments(c, args);
+  c.attrs.transform = Transform::checkpoint;
+  return results_of(b, c, where);
+}
+
+std::vector<Tensor> with_derivative(const Function& f, const Function& rule, const std::vector<Tensor>& args, Where where) {
+  GraphBuilder& b = graph_of("with_derivative", args, where);
+  Closure c = trace("with_derivative", b, f, types_of(args), where);
+  // What either function captures is an argument of both; only the given ones get cotangents.
+  std::vector<Type> types = types_of(args), want;
+  for (const NamedOutput& o : c.attrs.body->outputs) types.push_back(c.attrs.body->type(o.node));
+  for (const Tensor& a : args)
+    if (is_float(a.dtype())) want.push_back(a.type());
+  const Traced reverse = trace_function("with_derivative's rule", b, rule, types, where);
+  std::vector<Type> got;
+  for (NodeId r : reverse.results) got.push_back(b.type(r));
+  if (got != want) throw error_at(Code::loop_body, fmt::format("with_derivative: the rule returns {}, wanted is {}", to_string(Type{DType::f32, {}, got}), to_string(Type{DType::f32, {}, want})), where).with_help("return a cotangent for each float argument, of its type");
+  const Closure r = close(b, reverse.from, reverse.results);
+  std::vector<NodeId> captured(c.args.begin() + static_cast<int64_t>(args.size()), c.args.end());
+  for (size_t i = reverse.from.size(); i < r.args.size(); ++i)
+    if (!std::count(captured.begin(), captured.end(), r.args[i])) captured.push_back(r.args[i]);
+  GraphBuilder forward, backward;
+  std::vector<NodeId> in, at;   // inputs of `forward`; those of `backward` for the arguments
+  for (const Tensor& a : args) in.push_back(forward.input("", a.type())), at.push_back(backward.input("", a.type()));
+  std::map<NodeId, std::pair<NodeId, NodeId>> of;   // captured → its inputs
+  for (NodeId id : captured) of[id] = {forward.input("", b.type(id)), backward.input("", b.type(id))};
+  for (size_t i = args.size(); i < c.args.size(); ++i) in.push_back(of.at(c.args[i]).first);
+  for (NodeId o : forward.inline_body(*c.attrs.body, in)) forward.output("", o);
+  for (size_t i = args.size(); i < types.size(); ++i) at.push_back(backward.input("", types[i]));
+  for (size_t i = types.size(); i < r.args.size(); ++i) at.push_back(of.at(r.args[i]).second);
+  const std::vector<NodeId> parts = backward.inline_body(*r.attrs.body, at);
+  for (size_t i = 0, k = 0; i < args.size(); ++i)
+    if (is_float(args[i].dtype())) backward.output("", parts[k++]);
+  for (NodeId id : captured)
+    if (is_float(b.type(id).dtype)) backward.output("", backward.full(b.type(id), 0));
+  c.args.resize(args.size());
+  put_arguments(c, args);
+  c.args.insert(c.args.end(), captured.begin(), captured.end());
+  c.attrs.body = std::make_shared<const Graph>(forward.finish());
+  c.attrs.derivative = std::make_shared<const Graph>(backward.finish());
+  return results_of(b, c, where);
+}
+
 Tensor jacobian(const TensorFunction& f, const Tensor& x, Where where) {
   GraphBuilder& b = graph_of("jacobian", {x}, where);
   if (!is_float(x.dtype())) throw error_at(Code::gradient_by, fmt::format("jacobian: {} has no derivative: it is not a float", to_string(x.type())), where, {{"argument", x}}).with_help("cast it to f32 before use");
   const Closure c = trace("jacobian", b, [&](const std::vector<Tensor>& at) { return std::vector<Tensor>{f(at[0])}; }, {x.type()}, where);
   const Function whole = [&](const std::vector<Tensor>& at) {   // f, which has run once
     Closure here = c;
-    apply(here, at);
+    put_arguments(here, at);
     return results_of(b, here, where);
   };
   const Type y = c.attrs.body->type(c.attrs.body->outputs[0].node);

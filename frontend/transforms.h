@@ -6,13 +6,9 @@
 //   Tensor h = hessian(f, x);
 //   std::vector<Tensor> per_row = vmap([&](const auto& rows) { return value_and_grad(f, rows).gradients; }, {batch});
 #pragma once
-#include <functional>
-
-#include "frontend/tensor.h"
+#include "frontend/closure.h"
 
 namespace quern {
-
-using Function = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
 
 /// f on every lane of its arguments: argument i has one more axis at axes[i], or is the same in every lane where that is
 /// -1; no axes: all at 0. Every result has that axis at 0. Negative axes but -1 do not exist.
@@ -30,6 +26,14 @@ struct Reverse {
 };
 /// f's outputs and the derivatives of the first, a scalar float, with respect to every float argument.
 Reverse value_and_grad(const Function& f, const std::vector<Tensor>& args, Where where = Where::current());
+
+/// f, of which the derivative keeps the arguments alone and computes the rest once more: less memory for more work, and
+/// the same gradient bit for bit.
+std::vector<Tensor> checkpoint(const Function& f, const std::vector<Tensor>& args, Where where = Where::current());
+
+/// f with a derivative of the caller's: `rule` gets f's arguments, then a cotangent for each of f's results, and returns
+/// a cotangent for each float argument. It must be linear in the cotangents. What f uses beside its arguments gets none.
+std::vector<Tensor> with_derivative(const Function& f, const Function& rule, const std::vector<Tensor>& args, Where where = Where::current());
 
 using TensorFunction = std::function<Tensor(const Tensor&)>;
 /// The derivatives of f's elements by x's: f's shape, then x's. In as many lanes as the smaller of both has elements.

@@ -18,7 +18,15 @@ static void visit(const Graph& graph, Tolerance& t, bool top) {
     const Node& n = graph.nodes[i];
     for (NodeId a : n.args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)]);
     if (!means<View>(n.op) && !means<Source>(n.op)) ++depth[i];
-    if (n.attrs.body) visit(*n.attrs.body, t, false);
+    for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+      if (body) {
+        Tolerance inside;
+        visit(*body, inside, false);
+        const int64_t times = n.op == Op::scan ? std::max<int64_t>(n.attrs.limit[0], 1) : 1;
+        depth[i] += times * inside.depth;
+        t.epsilon = std::max(t.epsilon, inside.epsilon);
+        t.reduction = std::max(t.reduction, times * inside.reduction);
+      }
     if (n.op != Op::input && n.type.results.empty()) t.epsilon = std::max(t.epsilon, epsilon_of(n.type.dtype));
     int64_t summed = 1;
     if (means<Reduce>(n.op))

@@ -5,6 +5,7 @@
 //   bound = 16 * eps(dtype) * (depth + sqrt(longest reduction))   relative to max(1, max |reference|) of the tensor,
 // where eps is that of the least precise float dtype that the graph computes in, or of tf32 where products may round
 // their operands to it. Integers and bools must be equal.
+// A scan counts its body once for each step, a while_loop once.
 // A sum of the graph's inputs as they come has no rounded terms: its eps is its accumulator's, f32 or better, and its
 // 16 * eps * sqrt(terms) is added on its own, unless products round to tf32.
 #pragma once

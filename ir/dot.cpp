@@ -13,9 +13,14 @@ void draw(const Graph& graph, const std::string& prefix, std::string& out) {
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];
     const std::string id = fmt::format("{}n{}", prefix, i);
-    if (n.op == Op::call && n.attrs.body) {
-      out += fmt::format("  subgraph \"cluster_{}\" {{ label={};\n", id, label(n.attrs.name.empty() ? "call" : n.attrs.name));
+    if (n.attrs.body) {
+      out += fmt::format("  subgraph \"cluster_{}\" {{ label={};\n", id, label(n.attrs.name.empty() ? std::string(name_of(n.op)) : n.attrs.name));
       draw(*n.attrs.body, id + "_", out);
+      if (n.attrs.otherwise) {
+        out += fmt::format("  subgraph \"cluster_{}_else\" {{ label=\"otherwise\";\n", id);
+        draw(*n.attrs.otherwise, id + "_else_", out);
+        out += "  }\n";
+      }
       out += fmt::format("  {} [shape=point];\n  }}\n", id);
     } else {
       std::string text = n.op == Op::input ? n.attrs.name : std::string(name_of(n.op));

@@ -23,7 +23,7 @@ bool Attrs::operator==(const Attrs& other) const {
   return axes == other.axes && shape == other.shape && start == other.start && limit == other.limit &&
          stride == other.stride && dilation == other.dilation && base == other.base && low == other.low && high == other.high && spec == other.spec &&
          name == other.name && dtype == other.dtype && index == other.index && transform == other.transform &&
-         same(value, other.value) && same(body, other.body);
+         same(value, other.value) && same(body, other.body) && same(otherwise, other.otherwise) && same(derivative, other.derivative);
 }
 
 namespace {
@@ -150,6 +150,7 @@ NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc
   }
   if (op != Op::result)
     for (const Type& t : types) QN_CHECK(t.results.empty(), "only `result` may use a value with several results");
+  if (op == Op::random && !random_name_.empty()) attrs.name = random_name_;
   Node node{op, infer(op, args, types, attrs, where), std::move(args), std::move(attrs), 0};
   if (graph_.symbol)
     for (int64_t d : node.type.shape)

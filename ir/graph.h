@@ -1,5 +1,6 @@
 // Graph IR: tensors in SSA form, no memory, no devices. A Graph is a value: the node vector's order is a
-// topological order, is printed, evaluated and laid out in memory as it stands. Bodies of `call` are closed Graphs.
+// topological order, is printed, evaluated and laid out in memory as it stands. Bodies of `call`, `scan`, `while_loop` and
+// `cond` are closed Graphs.
 //
 //   graph (%0: f32[2,3] "x", %1: f32[3] "b") {
 //     %2 = broadcast %1 {axes=[1], shape=[2,3]} : f32[2,3] @ "mlp.cpp:41"
@@ -57,22 +58,24 @@ struct Type {
 std::string to_string(const Type& type);   // "f32[2,3]", "f32[n,3]"
 
 class Graph;
-enum class Transform : uint8_t { none, vjp, vmap, kernel, jvp };
+enum class Transform : uint8_t { none, vjp, vmap, kernel, jvp, checkpoint };
 
 /// All attributes an op may have; unused ones stay empty and are not printed. `fields` names them once for
 /// printing, parsing, hashing and comparing.
 struct Attrs {
   Shape axes;                      // reduce, argmax, transpose (permutation), broadcast, reverse, concat, iota, take, vmap
   Shape shape;                     // reshape, broadcast, iota, random, window
-  Shape start, limit, stride;      // slice; window, convolve: no limit
+  Shape start, limit, stride;      // slice; window, convolve: no limit; scan: limit=[steps], stride=[-1] from the last step on
   Shape dilation, base;            // window, convolve
   Shape low, high;                 // pad
   std::string spec;                // contract: "bmk,bkn->bmn"; convolve
   std::string name;                // input; call
   std::vector<DType> dtype;        // cast, iota, input: one element
-  Shape index;                     // result: which; random: stream; call vjp, jvp: arguments to differentiate
+  Shape index;                     // result: which; random: stream; call vjp, jvp: arguments to differentiate; scan: [carries, scanned]; while_loop: [carries]
   std::shared_ptr<const HostTensor> value;   // constant
-  std::shared_ptr<const Graph> body;         // call
+  std::shared_ptr<const Graph> body;         // call, scan, while_loop, cond
+  std::shared_ptr<const Graph> otherwise;    // cond
+  std::shared_ptr<const Graph> derivative;   // call: the user's own
   Transform transform = Transform::none;     // call
 
   template <class Visitor>
@@ -81,6 +84,7 @@ struct Attrs {
     visit("dilation", dilation); visit("base", base);
     visit("low", low); visit("high", high); visit("spec", spec); visit("name", name); visit("dtype", dtype);
     visit("index", index); visit("transform", transform); visit("value", value); visit("body", body);
+    visit("otherwise", otherwise); visit("derivative", derivative);
   }
   bool operator==(const Attrs& other) const;  // by content
 };
@@ -132,6 +136,9 @@ class GraphBuilder {
   NodeId input(std::string name, Type type, SourceLoc where = {});
   /// Stands for an argument of a function whose body is being built among these nodes; see frontend/transforms.cpp.
   NodeId placeholder(std::string name, Type type, SourceLoc where = {});
+  /// While it is not empty, random nodes bear this name: those of one step of a loop, which are no others of equal key.
+  void name_random(std::string name) { random_name_ = std::move(name); }
+  const std::string& random_name() const { return random_name_; }
   NodeId constant(HostTensor value, SourceLoc where = {});
   NodeId scalar(DType dtype, double value, SourceLoc where = {});
   /// A scalar constant broadcast to the type's shape.
@@ -152,6 +159,7 @@ class GraphBuilder {
  private:
   Graph graph_;
   std::vector<NodeId> placeholders_;
+  std::string random_name_;
   Type infer(Op op, const std::vector<NodeId>& args, const std::vector<Type>& types, const Attrs& attrs, const SourceLoc& where) const;
   std::unordered_multimap<uint64_t, NodeId> table_;  // structure hash → nodes
 };

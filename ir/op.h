@@ -26,17 +26,26 @@
 // take(x, i, axes=[d]): out[…, i…, …] = x[…, i, …], the dims of i in place of dim d; an index outside reads 0.
 // put_add(x, i, u, axes=[d]): x plus u at rows i (adjoint of take); an index outside is ignored; equal indices add up.
 // iota: the coordinate along axes[0] as dtype. extent: how many elements the shape has (i64; it may hold the symbol). random(key: u32[]): 32 random bits per element, see philox(); stream
-// in `index`. stop_gradient: the value; derivative zero.
+// in `index`. stop_gradient: the value; derivative zero. barrier: the value; equal nodes on both of its sides stay two.
 // call: a closed graph applied to the arguments, after its transform: none, vjp (the derivatives of the scalar
 // output 0 with respect to arguments `index`; results: the outputs, then the derivatives), jvp (further arguments: a
 // tangent for each of the arguments `index`, of its type; results: the outputs, then a tangent for each, of its type and
-// zero for those that are no floats), vmap (argument i has one more axis at axes[i], or none for -1; no axes: all at 0;
-// every result has it at 0), kernel (none, and one kernel computes it). result i: the i-th result of a call.
+// zero for those that are no floats), checkpoint (none, but its derivative computes what it needs of the body once more from
+// the arguments, so that nothing between them and the results is kept), vmap (argument i has one more axis at axes[i], or none for -1; no axes: all at 0;
+// every result has it at 0), kernel (none, and one kernel computes it). A call with a body `derivative` is differentiated by it:
+// arguments, then a cotangent for each result; it gives a cotangent for each float argument.
+// scan: index=[c, s], limit=[steps]; arguments: c carries, s tensors whose axis 0 has the extent `steps`, others. In each
+// step, from the first to the last or with stride=[-1] from the last to the first, the body gets the carries, the step's
+// slices and the others, and gives the next carries, then what is stacked along a new axis 0. Results: the last carries,
+// the stacks. while_loop: index=[c]; arguments: c carries, the first a bool[] that says whether to go on, then others; the
+// body gives the next carries; results: the last ones. cond: a bool[], then arguments of both bodies: of `body` if it is
+// true, else of `otherwise`. result i: the i-th result of one of these.
 // Under vmap, a random whose key has no such axis gives the same bits in every lane, else each lane those of its key.
 //
 // Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod, round, rem have derivative 0 at their kinks.
 // A tangent (jvp) is the transpose of the op's vjp, which is linear in the cotangent; no op has a rule of its own for it.
-// An op that is expanded (`Expand`) is differentiated as what it stands for.
+// An op that is expanded (`Expand`) is differentiated as what it stands for. A scan keeps of each step what its derivative
+// reads; a cond runs the taken branch once more; a while_loop has forward mode only.
 #pragma once
 #include <functional>
 #include <optional>
@@ -74,7 +83,7 @@ struct Contract {};
 struct Take {};
 struct PutAdd {};
 struct Source {};                                   // input, constant, iota, random: see Op
-struct Body {};                                     // call, result
+struct Body {};                                     // call, scan, while_loop, cond, result
 /// Stands for simpler ops, built in the same graph.
 struct Expand { NodeId (*build)(GraphBuilder& b, const Node& node, std::span<const NodeId> args); };
 using Meaning = std::variant<Map, View, Reduce, Contract, Take, PutAdd, Source, Body, Expand>;
@@ -103,6 +112,9 @@ struct OpDef {
 const OpDef& def_of(Op op);
 inline std::string_view name_of(Op op) { return def_of(op).name; }
 std::optional<Op> parse_op(std::string_view name);
+
+/// Runs its bodies no, one or several times: scan, while_loop, cond.
+inline bool is_control_flow(Op op) { return op == Op::scan || op == Op::while_loop || op == Op::cond; }
 
 template <class Alternative>
 bool means(Op op) { return std::holds_alternative<Alternative>(def_of(op).meaning); }

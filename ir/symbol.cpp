@@ -29,7 +29,8 @@ Graph at_size(const Graph& graph, int64_t n) {
   for (Node& node : out.nodes) {
     node.type = at_size(std::move(node.type), n);
     for (Shape* s : {&node.attrs.shape, &node.attrs.start, &node.attrs.limit, &node.attrs.low, &node.attrs.high}) *s = at_size(std::move(*s), n);
-    if (node.attrs.body) node.attrs.body = std::make_shared<const Graph>(at_size(*node.attrs.body, n));
+    for (auto* body : {&node.attrs.body, &node.attrs.otherwise, &node.attrs.derivative})
+      if (*body) *body = std::make_shared<const Graph>(at_size(**body, n));
   }
   return out;
 }

@@ -16,7 +16,7 @@
 namespace quern {
 namespace {
 
-constexpr const char* kTransforms[] = {"none", "vjp", "vmap", "kernel", "jvp"};
+constexpr const char* kTransforms[] = {"none", "vjp", "vmap", "kernel", "jvp", "checkpoint"};
 
 void print_graph(const Graph& graph, const std::string& indent, std::string& out);
 
@@ -157,7 +157,7 @@ struct AttrReader {
         v = static_cast<Transform>(i);
         return;
       }
-    r.fail(Code::unknown_word, fmt::format("`{}` is no transform", word), "transforms are none, vjp, jvp, vmap and kernel");
+    r.fail(Code::unknown_word, fmt::format("`{}` is no transform", word), "transforms are none, vjp, jvp, vmap, checkpoint and kernel");
   }
   void operator()(const char* name, std::shared_ptr<const HostTensor>& v) {
     if (!mine(name)) return;
@@ -220,7 +220,8 @@ Graph read_graph(Reader& r) {
   Reader::Level level(r);
   GraphBuilder b;
   std::map<int64_t, NodeId> ids;
-  // Inputs stand in the head, but get their nodes in the order of the numbers: so the parsed graph equals the printed.
+  // Inputs stand in the head, but get their nodes in the order of the numbers, where that is the head's: so the parsed graph
+  // equals the printed.
   struct Pending {
     int64_t name;
     std::string label;
@@ -273,7 +274,7 @@ Graph read_graph(Reader& r) {
   }
   std::vector<int64_t> order;
   for (const Pending& p : head) order.push_back(p.name);
-  std::stable_sort(head.begin(), head.end(), [](const Pending& x, const Pending& y) { return x.name < y.name; });
+  if (!std::is_sorted(order.begin(), order.end())) add_inputs(INT64_MAX);   // passes keep the nodes' order
   r.expect("{");
   while (!r.accept("}")) {
     statement = r.position();
@@ -323,9 +324,9 @@ Graph read_graph(Reader& r) {
       const SourceLoc where = read_source(r);
       for (NodeId a : args)
         if (*op != Op::result && !b.type(a).results.empty()) r.fail_at(statement, Code::written_type, "only `result` uses several results", "take one with `result`");
-      const bool needs_body = *op == Op::call, needs_value = *op == Op::constant;
-      if ((needs_body && !attrs.body) || (needs_value && !attrs.value) || (*op == Op::result && (args.size() != 1 || attrs.index.size() != 1 || b.type(args[0]).results.empty())))
-        r.fail_at(statement, Code::attribute_missing, fmt::format("`{}` lacks what it needs", op_name), "call needs body=, constant needs value=, result needs one call and index=[i]");
+      const bool needs_body = means<Body>(*op) && *op != Op::result, needs_value = *op == Op::constant;
+      if ((needs_body && !attrs.body) || (*op == Op::cond && !attrs.otherwise) || (needs_value && !attrs.value) || (*op == Op::result && (args.size() != 1 || attrs.index.size() != 1 || b.type(args[0]).results.empty())))
+        r.fail_at(statement, Code::attribute_missing, fmt::format("`{}` lacks what it needs", op_name), "call, scan, while_loop and cond need body=, cond otherwise=, too, constant needs value=, result needs one of them and index=[i]");
       const NodeId id = guarded([&] { return b.add(*op, args, attrs, where); });
       if (!(b.type(id) == type)) r.fail_at(statement, Code::written_type, fmt::format("written as {}, but `{}` gives {}", to_string(type), op_name, to_string(b.type(id))), fmt::format("write {}", to_string(b.type(id))));
       define(name, id);

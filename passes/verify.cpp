@@ -26,7 +26,8 @@ void verify(const Graph& graph) {
     check((n.op == Op::input) == (is_input[i] != 0), i, "inputs are listed");
     check(def_of(n.op).infer({n.op, types, n.attrs, graph.where(static_cast<NodeId>(i))}) == n.type, i, "the type is what the type rule gives");
     check(n.source >= 0 && static_cast<size_t>(n.source) < graph.sources.size(), i, "the source exists");
-    if (n.attrs.body) verify(*n.attrs.body);
+    for (const auto& body : {n.attrs.body, n.attrs.otherwise, n.attrs.derivative})
+      if (body) verify(*body);
   }
   for (NodeId r : graph.roots()) {
     check(r >= 0 && static_cast<size_t>(r) < graph.nodes.size(), 0, "an output is a node");

@@ -1,4 +1,4 @@
-// Changing the dtype, and the identity that stops derivatives.
+// Changing the dtype, and two identities: one stops derivatives, one keeps equal computations apart.
 #include "ir/ops/define.h"
 
 namespace quern {
@@ -28,6 +28,8 @@ std::vector<NodeId> vjp_cast(GraphBuilder& b, NodeId n, NodeId g) {
   return {cast_like(b, g, b.type(x).dtype)};
 }
 
+std::vector<NodeId> vjp_same(GraphBuilder&, NodeId, NodeId g) { return {g}; }
+
 std::vector<Sample> cast_samples(DType d) {
   std::vector<Sample> out;
   for (int to = 0; to < kDTypeCount; ++to) {
@@ -51,6 +53,7 @@ std::vector<OpDef> cast_ops() {
   return {
       define(Op::cast, "cast", "x as another dtype; float to integer truncates and saturates", infer_cast, eval_map, vjp_cast, Map{cast}, cast_samples),
       define(Op::stop_gradient, "stop_gradient", "x; its derivative is zero", infer_same, eval_same, no_gradient, View{same_pieces}, same_samples),
+      define(Op::barrier, "barrier", "x; what is computed from it is not merged with what is computed from x", infer_same, eval_same, vjp_same, View{same_pieces}, same_samples),
   };
 }
 

@@ -12,4 +12,7 @@ struct Cotangent {
 /// depends on one). Built from each op's vjp; cotangents that meet are added in order of the nodes.
 std::vector<NodeId> gradients(GraphBuilder& b, const std::vector<Cotangent>& outputs, const std::vector<NodeId>& wanted);
 
+/// Which of the first `n` nodes have a derivative with respect to one of `from` that may differ from zero.
+std::vector<char> differentiable(const Graph& graph, const std::vector<NodeId>& from, size_t n);
+
 }  // namespace quern

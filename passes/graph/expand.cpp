@@ -2,7 +2,8 @@
 //   before: %1 = call %0 {transform=vjp, index=[0], body=graph (%0: f32[] "x") { %1 = mul %0, %0; output "y" %1 }}
 //           %2 = result %1 {index=[1]};  output "dy" %2
 //   after:  %1 = constant {value=1};  %2 = mul %1, %0;  %3 = add %2, %2;  output "dy" %3
-// Establishes: no call but those of kernels, no op whose meaning is Expand.
+// Calls that have a derivative of their own (checkpoint, the user's) are kept until all derivatives around them are taken.
+// Establishes: no call but those of kernels, no op whose meaning is Expand; in the bodies of control flow, too.
 #include <map>
 
 #include "ir/op.h"
@@ -14,16 +15,27 @@
 namespace quern {
 namespace {
 
-// `composed`: ops that stand for simpler ones are replaced, too. Within a derivative they are not yet: their own rules
-// may be better than those of what they stand for.
-Graph expand_graph(const Graph& graph, bool composed);
+// What is replaced beside transforms. `composed`: ops that stand for simpler ones; within a derivative not yet: their own
+// rules may be better than those of what they stand for. `last`: calls with a derivative of their own; no derivative follows.
+struct Mode { bool composed, last; };
+Graph expand_graph(const Graph& graph, Mode mode);
+
+std::shared_ptr<const Graph> expand_body(const std::shared_ptr<const Graph>& body, Mode mode) {
+  return body ? std::make_shared<const Graph>(expand_graph(*body, mode)) : nullptr;
+}
+
+// Does an op with bodies stay one?
+bool keeps(const Node& n, Mode mode) {
+  return is_control_flow(n.op) || n.attrs.transform == Transform::kernel || (!mode.last && (n.attrs.transform == Transform::checkpoint || n.attrs.derivative));
+}
 
 // The results of a call in `b`: the outputs, then, for vjp and jvp, the derivatives.
-std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, bool composed) {
-  const bool mapped = node.attrs.transform == Transform::vmap;   // knows primitive ops alone
-  const Graph body = expand_graph(*node.attrs.body, mapped || (composed && node.attrs.transform == Transform::none));
+std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, Mode mode) {
+  const Transform transform = node.attrs.transform;
+  const bool mapped = transform == Transform::vmap, differentiated = transform == Transform::vjp || transform == Transform::jvp;   // vmap knows primitive ops alone
+  const Graph body = expand_graph(*node.attrs.body, {mapped || (mode.composed && !differentiated), mode.last && !differentiated});
   if (mapped) return vmap_inline(b, body, args, node.attrs.axes);
-  if (node.attrs.transform == Transform::none) return b.inline_body(body, args);
+  if (!differentiated) return b.inline_body(body, args);
   // Two arguments may be one node: differentiate a private copy, whose inputs are distinct, then put it in.
   GraphBuilder own;
   std::vector<NodeId> inputs;
@@ -32,17 +44,17 @@ std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::ve
   std::vector<NodeId> wanted;
   for (int64_t i : node.attrs.index) wanted.push_back(inputs[static_cast<size_t>(i)]);
   for (NodeId o : outputs) own.output("", o);
-  if (node.attrs.transform == Transform::vjp) {
+  if (transform == Transform::vjp) {
     for (NodeId g : gradients(own, {{outputs[0], own.full(own.type(outputs[0]), 1)}}, wanted)) own.output("", g);
   } else {
     std::vector<NodeId> given;
     for (NodeId w : wanted) given.push_back(own.input("", own.type(w)));
     for (NodeId t : tangents(own, outputs, wanted, given)) own.output("", t);
   }
-  return b.inline_body(composed ? expand_graph(own.finish(), true) : own.finish(), args);
+  return b.inline_body(mode.composed || mode.last ? expand_graph(own.finish(), mode) : own.finish(), args);
 }
 
-Graph expand_graph(const Graph& graph, bool composed) {
+Graph expand_graph(const Graph& graph, Mode mode) {
   GraphBuilder b;
   b.symbol(graph.symbol);
   std::vector<std::vector<NodeId>> map(graph.nodes.size());
@@ -53,11 +65,15 @@ Graph expand_graph(const Graph& graph, bool composed) {
     for (NodeId a : n.args) args.push_back(map[static_cast<size_t>(a)][0]);
     if (n.op == Op::input) {
       map[i] = {b.input(n.attrs.name, n.type, where)};
-    } else if (n.op == Op::call && n.attrs.transform != Transform::kernel) {
-      map[i] = expand_call(b, n, args, composed);
-    } else if (n.op == Op::result && graph.at(n.args[0]).attrs.transform != Transform::kernel) {
+    } else if (means<Body>(n.op) && n.op != Op::result && keeps(n, mode)) {
+      Attrs attrs = n.attrs;
+      for (auto* body : {&attrs.body, &attrs.otherwise, &attrs.derivative}) *body = expand_body(*body, mode);
+      map[i] = {b.add(n.op, std::move(args), std::move(attrs), where)};
+    } else if (n.op == Op::call) {
+      map[i] = expand_call(b, n, args, mode);
+    } else if (n.op == Op::result && !keeps(graph.at(n.args[0]), mode)) {
       map[i] = {map[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
-    } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && (composed || def_of(n.op).vjp == vjp_of_expansion)) {
+    } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && (mode.composed || def_of(n.op).vjp == vjp_of_expansion)) {
       map[i] = {stands_for->build(b, n, args)};
     } else {
       map[i] = {b.add(n.op, std::move(args), n.attrs, where)};
@@ -70,6 +86,6 @@ Graph expand_graph(const Graph& graph, bool composed) {
 
 }  // namespace
 
-Graph expand(const Graph& graph, PassContext&) { return expand_graph(graph, true); }
+Graph expand(const Graph& graph, PassContext&) { return expand_graph(graph, {true, true}); }
 
 }  // namespace quern

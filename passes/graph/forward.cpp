@@ -9,6 +9,7 @@
 
 #include "ir/op.h"
 #include "passes/graph/autodiff.h"
+#include "passes/graph/control.h"
 
 namespace quern {
 namespace {
@@ -48,6 +49,7 @@ NodeId tangent(GraphBuilder& b, NodeId id, const std::vector<NodeId>& given) {
 
 std::vector<NodeId> tangents(GraphBuilder& b, const std::vector<NodeId>& outputs, const std::vector<NodeId>& of, const std::vector<NodeId>& given) {
   std::map<NodeId, NodeId> known;
+  std::map<NodeId, std::vector<NodeId>> several;   // of the results of nodes that have several; -1: zero
   for (size_t i = 0; i < of.size(); ++i) known[of[i]] = given[i];
   for (NodeId id = 0, n = static_cast<NodeId>(b.graph().nodes.size()); id < n; ++id) {
     const Node& node = b.graph().at(id);
@@ -58,8 +60,16 @@ std::vector<NodeId> tangents(GraphBuilder& b, const std::vector<NodeId>& outputs
       mine.push_back(known.count(a) ? known.at(a) : -1);
       any = any || mine.back() >= 0;
     }
+    if (node.op == Op::result) {
+      if (const auto it = several.find(node.args[0]); it != several.end())
+        if (const NodeId t = it->second[static_cast<size_t>(node.attrs.index[0])]; t >= 0) known[id] = t;
+      continue;
+    }
     if (!any) continue;
-    if (means<Body>(node.op)) throw Error(Code::not_expanded, "the derivative of a call that has not been expanded", b.graph().where(id)).with_help("run the pass `expand` on the body first");
+    if (means<Body>(node.op)) {
+      several[id] = jvp_of_body(b, id, mine);
+      continue;
+    }
     if (def_of(node.op).vjp != no_gradient && is_float(node.type.dtype)) known[id] = tangent(b, id, mine);
   }
   std::vector<NodeId> out;

@@ -1,7 +1,11 @@
-// See vmap.h. Bodies are expanded before, so what is left to batch is primitive. Values that do not depend on an argument stay unbatched and are broadcast where they meet batched ones.
+// See vmap.h. Bodies are expanded before, so what is left to batch is primitive, control flow, or kept for its derivative.
+// Values that do not depend on an argument stay unbatched and are broadcast where they meet batched ones.
 #include "passes/graph/vmap.h"
 
+#include <algorithm>
+#include <map>
 #include <numeric>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -16,28 +20,41 @@ class Batcher {
  public:
   Batcher(GraphBuilder& b, const Graph& body, int64_t lanes) : b_(b), body_(body), lanes_(lanes) {}
 
+  struct Value {
+    NodeId id = -1;
+    bool batched = false;   // has an axis of lanes, at 0
+  };
+
   std::vector<NodeId> run(const std::vector<NodeId>& args, const Shape& axes) {
-    map_.assign(body_.nodes.size(), {});
+    std::vector<Value> in;
     for (size_t i = 0; i < args.size(); ++i) {
       const int64_t axis = axes.empty() ? 0 : axes[i];
-      map_[static_cast<size_t>(body_.inputs[i])] = {axis < 0 ? args[i] : move(args[i], axis, 0), axis >= 0};
+      in.push_back({axis < 0 ? args[i] : move(args[i], axis, 0), axis >= 0});
     }
+    std::vector<NodeId> out;
+    for (const Value& v : values(in)) out.push_back(v.batched ? v.id : spread(v.id));
+    return out;
+  }
+
+  /// The outputs for these inputs.
+  std::vector<Value> values(const std::vector<Value>& in) {
+    map_.assign(body_.nodes.size(), {});
+    for (size_t i = 0; i < in.size(); ++i) map_[static_cast<size_t>(body_.inputs[i])] = in[i];
     for (size_t i = 0; i < body_.nodes.size(); ++i)
       if (body_.nodes[i].op != Op::input) map_[i] = node(static_cast<NodeId>(i));
-    std::vector<NodeId> out;
-    for (const NamedOutput& o : body_.outputs) out.push_back(batched(o.node));
+    std::vector<Value> out;
+    for (const NamedOutput& o : body_.outputs) out.push_back(at(o.node));
     return out;
   }
 
  private:
-  struct Value {
-    NodeId id = -1;
-    bool batched = false;
-  };
   GraphBuilder& b_;
   const Graph& body_;
   int64_t lanes_;
   std::vector<Value> map_;
+  std::map<NodeId, std::vector<char>> lanes_of_;   // of ops with bodies: which results are batched
+  std::map<NodeId, std::vector<NodeId>> chosen_;   // of a cond that became selects: its results
+  std::set<NodeId> more_carries_;                  // while_loops that got a carry in front
 
   Value& at(NodeId id) { return map_[static_cast<size_t>(id)]; }
   Shape with_lanes(Shape shape) const {
@@ -79,6 +96,8 @@ class Batcher {
     bool any = false;
     for (NodeId a : n.args) any = any || at(a).batched;
     std::vector<NodeId> args;
+    if (n.op == Op::result && lanes_of_.count(n.args[0])) return result(n);
+    if (any && (is_control_flow(n.op) || n.attrs.transform == Transform::checkpoint || n.attrs.derivative)) return control(id, n);
     if (!any) {
       for (NodeId a : n.args) args.push_back(at(a).id);
       return {b_.add(n.op, std::move(args), n.attrs, body_.where(id)), false};
@@ -116,6 +135,135 @@ class Batcher {
       throw Error(Code::no_batched_form, fmt::format("vmap: `{}` has no batched form", name_of(n.op)), body_.where(id)).with_help("run the pass `expand` on the body first");
     }
     return {b_.add(n.op, std::move(args), std::move(attrs), body_.where(id)), true};
+  }
+
+  // --- ops with bodies ---
+  using Flags = std::vector<char>;
+
+  // A closed graph whose inputs with a flag have lanes. Of its outputs, those with a flag in `out` have, too, and where
+  // `out` is shorter or they must, others: `out` says it afterwards.
+  std::shared_ptr<const Graph> batched_body(const Graph& body, const Flags& in, Flags& out) {
+    GraphBuilder own;
+    Batcher inner(own, body, lanes_);
+    std::vector<Value> inputs;
+    for (size_t i = 0; i < in.size(); ++i) {
+      Type type = body.type(body.inputs[i]);
+      if (in[i]) type.shape = with_lanes(type.shape);
+      inputs.push_back({own.input(body.at(body.inputs[i]).attrs.name, type), in[i] != 0});
+    }
+    const std::vector<Value> values = inner.values(inputs);
+    out.resize(values.size());
+    for (size_t o = 0; o < values.size(); ++o) {
+      out[o] = out[o] || values[o].batched;
+      own.output(body.outputs[o].name, out[o] && !values[o].batched ? inner.spread(values[o].id) : values[o].id);
+    }
+    return std::make_shared<const Graph>(dead_code(own.finish()));
+  }
+
+  Value control(NodeId id, const Node& n) {
+    Flags in, out;
+    for (NodeId a : n.args) in.push_back(at(a).batched);
+    Attrs attrs = n.attrs;
+    if (n.op == Op::cond) {
+      if (in[0]) return both(id, n);
+      const Flags of(in.begin() + 1, in.end());
+      batched_body(*n.attrs.otherwise, of, out);   // which results have lanes in either
+      attrs.body = batched_body(*n.attrs.body, of, out);
+      attrs.otherwise = batched_body(*n.attrs.otherwise, of, out);
+    } else if (n.op == Op::call) {
+      attrs.body = batched_body(*n.attrs.body, in, out);
+      if (attrs.derivative) {   // of whatever has lanes in any way: all have
+        in.assign(in.size(), 1);
+        out.assign(out.size(), 1);
+        attrs.body = batched_body(*n.attrs.body, in, out);
+        Flags given = in, parts;
+        given.resize(attrs.derivative->inputs.size(), 1);
+        parts.assign(attrs.derivative->outputs.size(), 1);
+        attrs.derivative = batched_body(*attrs.derivative, given, parts);
+      }
+    } else {
+      const size_t carries = static_cast<size_t>(n.attrs.index[0]);
+      for (bool changed = true; changed;) {   // a carry that gets lanes in the body has them from the start
+        changed = false;
+        if (n.op == Op::while_loop && in[0]) std::fill(in.begin(), in.begin() + static_cast<int64_t>(carries), 1);
+        out.assign(in.begin(), in.begin() + static_cast<int64_t>(carries));
+        attrs.body = batched_body(*n.attrs.body, in, out);
+        for (size_t k = 0; k < carries; ++k)
+          if (out[k] && !in[k]) in[k] = changed = true;
+      }
+      if (n.op == Op::while_loop && in[0]) return while_any(id, n, attrs, in);
+    }
+    std::vector<NodeId> args;
+    for (size_t a = 0; a < n.args.size(); ++a) {
+      NodeId arg = in[a] ? batched(n.args[a]) : at(n.args[a]).id;
+      const bool sliced = n.op == Op::scan && a >= static_cast<size_t>(n.attrs.index[0]) && a < static_cast<size_t>(n.attrs.index[0] + n.attrs.index[1]);
+      args.push_back(sliced && in[a] ? move(arg, 0, 1) : arg);   // steps first
+    }
+    lanes_of_[id] = out;
+    return {b_.add(n.op, std::move(args), std::move(attrs), body_.where(id)), false};
+  }
+
+  Value result(const Node& n) {
+    const size_t i = static_cast<size_t>(n.attrs.index[0]);
+    const Node& of = body_.at(n.args[0]);
+    if (const auto it = chosen_.find(n.args[0]); it != chosen_.end()) return {it->second[i], true};
+    const bool lanes = lanes_of_.at(n.args[0])[i];
+    Attrs which = n.attrs;
+    which.index[0] += more_carries_.count(n.args[0]) > 0;
+    const NodeId r = b_.add(Op::result, {at(n.args[0]).id}, which);
+    return {lanes && of.op == Op::scan && static_cast<int64_t>(i) >= of.attrs.index[0] ? move(r, 1, 0) : r, lanes};
+  }
+
+  // A flag for every lane in the shape of a value with lanes.
+  NodeId along(GraphBuilder& b, NodeId flags, NodeId like) {
+    Attrs attrs;
+    attrs.axes = {0};
+    attrs.shape = b.type(like).shape;
+    return attrs.shape.size() == 1 ? flags : b.add(Op::broadcast, {flags}, std::move(attrs));
+  }
+
+  // Lanes choose differently: both bodies for all of them, then element by element.
+  Value both(NodeId id, const Node& n) {
+    std::vector<Value> in, yes, no;
+    for (size_t a = 1; a < n.args.size(); ++a) in.push_back(at(n.args[a]));
+    yes = Batcher(b_, *n.attrs.body, lanes_).values(in);
+    no = Batcher(b_, *n.attrs.otherwise, lanes_).values(in);
+    std::vector<NodeId> out;
+    for (size_t o = 0; o < yes.size(); ++o) {
+      const NodeId x = yes[o].batched ? yes[o].id : spread(yes[o].id), y = no[o].batched ? no[o].id : spread(no[o].id);
+      out.push_back(b_.add(Op::select, {along(b_, at(n.args[0]).id, x), x, y}));
+    }
+    lanes_of_[id] = Flags(out.size(), 1);
+    chosen_[id] = out;
+    return {-1, false};
+  }
+
+  // Until all lanes are done; those that are keep their carries. A further first carry says whether one goes on.
+  Value while_any(NodeId id, const Node& n, Attrs attrs, const Flags& in) {
+    const auto any = [](GraphBuilder& b, NodeId flags) {
+      Attrs to, all;
+      to.dtype = {DType::i32};
+      all.axes = {0};
+      const NodeId most = b.add(Op::reduce_max, {b.add(Op::cast, {flags}, to)}, all);
+      return b.add(Op::lt, {b.full(b.type(most), 0), most});
+    };
+    const size_t carries = static_cast<size_t>(n.attrs.index[0]);
+    const Graph& step = *attrs.body;
+    GraphBuilder own;
+    own.input("any", {DType::boolean, {}, {}});
+    std::vector<NodeId> inside, args;
+    for (NodeId i : step.inputs) inside.push_back(own.input(step.at(i).attrs.name, step.type(i)));
+    std::vector<NodeId> next = own.inline_body(step, inside);
+    for (size_t k = 0; k < carries; ++k) next[k] = own.add(Op::select, {along(own, inside[0], next[k]), next[k], inside[k]});
+    own.output("any", any(own, next[0]));
+    for (NodeId o : next) own.output("", o);
+    attrs.body = std::make_shared<const Graph>(own.finish());
+    attrs.index[0] += 1;
+    for (size_t a = 0; a < n.args.size(); ++a) args.push_back(in[a] ? batched(n.args[a]) : at(n.args[a]).id);
+    args.insert(args.begin(), any(b_, args[0]));
+    lanes_of_[id] = Flags(carries, 1);
+    more_carries_.insert(id);
+    return {b_.add(Op::while_loop, std::move(args), std::move(attrs), body_.where(id)), false};
   }
 
   // An extent, which may hold the symbol, in every element.

@@ -6,7 +6,7 @@
 namespace quern {
 
 /// Applies `body` to arguments of which the i-th carries one more axis at axes[i], or none for -1 (no axes: all at 0);
-/// returns its outputs with that axis at 0. Throws Error(compile) for calls, which have no batched form.
+/// returns its outputs with that axis at 0. Throws Error(compile) for kernels.
 std::vector<NodeId> vmap_inline(GraphBuilder& b, const Graph& body, const std::vector<NodeId>& args, const Shape& axes);
 
 }  // namespace quern

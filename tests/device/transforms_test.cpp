@@ -2,39 +2,15 @@
 // reference interpreter and compiled.
 #include "frontend/nn.h"
 #include "frontend/transforms.h"
-#include "tests/support/device.h"
+#include "tests/support/pairs.h"
 
 namespace quern {
 namespace {
 
 using Tensors = std::vector<Tensor>;
 
-class Transforms : public test::OnDevice {
- protected:
-  // The outputs of a model, which a device must give like the interpreter.
-  std::vector<HostTensor> run(Model& m, const std::vector<HostTensor>& inputs) {
-    PassContext context;
-    const Graph graph = m.finish();
-    verify(graph);
-    const std::vector<HostTensor> want = interpret(expand(graph, context), inputs), got = compiled(graph)->run(inputs);
-    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, tolerance_of(expand(graph, context)).bound()) << graph.outputs[o].name;
-    return want;
-  }
-  // The outputs in pairs, which must be equal.
-  void run_pairs(Model& m, const std::vector<HostTensor>& inputs) {
-    const std::vector<HostTensor> out = run(m, inputs);
-    ASSERT_EQ(out.size() % 2, 0u);
-    for (size_t o = 0; o < out.size(); o += 2) {
-      ASSERT_EQ(out[o].shape, out[o + 1].shape) << "pair " << o / 2;
-      EXPECT_LE(compare(out[o], out[o + 1]).error, 1e-12) << "pair " << o / 2;
-    }
-  }
-};
-
-HostTensor random_f64(Shape shape, uint64_t seed) {
-  std::mt19937_64 random(seed);
-  return test::random_tensor({DType::f64, std::move(shape), {}}, -1, 1, random);
-}
+using test::random_f64;
+class Transforms : public test::Pairs {};
 
 // Two layers, a loss per example: x[4], w[4,5], v[5,3].
 TEST_F(Transforms, EveryOrderOnTwoLayers) {
@@ -243,6 +219,60 @@ TEST_F(Transforms, Misuse) {
   vmap([&](const Tensors& a) { kept = a[0] * 2; return a; }, {x});
   m.output("kept", kept);
   EXPECT_EQ(code_of([&] { m.finish(); }), Code::other_model);
+}
+
+// Blocks of layers whose insides are computed once more for the gradient: the same bits, less memory.
+TEST_F(Transforms, CheckpointsKeepTheirArgumentsAlone) {
+  const auto gradient = [&](bool checkpointed) {
+    Model m;
+    const Tensor x = m.input("x", DType::f32, {64, 128});
+    std::vector<Tensor> w;
+    for (int i = 0; i < 8; ++i) w.push_back(m.input(fmt::format("w{}", i), DType::f32, {128, 128}));
+    const Function loss = [&](const Tensors& p) {
+      Tensor h = x;
+      for (size_t block = 0; block < 8; block += 4) {
+        const Function layers = [](const Tensors& a) {
+          Tensor y = a[0];
+          for (size_t i = 1; i < a.size(); ++i) y = tanh(matmul(y, a[i]));
+          return Tensors{y};
+        };
+        const Tensors args = {h, p[block], p[block + 1], p[block + 2], p[block + 3]};
+        h = checkpointed ? checkpoint(layers, args)[0] : layers(args)[0];
+      }
+      return Tensors{sum(h * h)};
+    };
+    const Reverse r = value_and_grad(loss, w);
+    m.output("loss", r.outputs[0]);
+    for (size_t i = 0; i < w.size(); ++i) m.output(fmt::format("d{}", i), r.gradients[i]);
+    return compiled(m.finish());
+  };
+  std::mt19937_64 random(5);
+  std::vector<HostTensor> inputs = {test::random_tensor({DType::f32, {64, 128}, {}}, -1, 1, random)};
+  for (int i = 0; i < 8; ++i) inputs.push_back(test::random_tensor({DType::f32, {128, 128}, {}}, -0.15, 0.15, random));
+  const auto plain = gradient(false), less = gradient(true);
+  EXPECT_EQ(plain->run(inputs), less->run(inputs));
+  EXPECT_LT(less->program().arena_bytes, plain->program().arena_bytes * 3 / 4);
+}
+
+// A derivative of the caller's own, here a wrong one, so that its traces can be told: in reverse, forward, batched, in a
+// checkpoint and in a second derivative.
+TEST_F(Transforms, TheCallersDerivativeCounts) {
+  Model m;
+  const Tensor x = m.input("x", DType::f64, {3}), dx = m.input("dx", DType::f64, {3}), w = m.input("w", DType::f64, {3});
+  const Function own = [&](const Tensors& a) {
+    return with_derivative([&](const Tensors& b) { return Tensors{sin(b[0]) * w}; }, [&](const Tensors& b) { return Tensors{b[1] * exp(b[0]) * w}; }, a);
+  };
+  const Function loss = [&](const Tensors& a) { return Tensors{sum(own(a)[0])}; };
+  const auto same = [&](const Tensor& a, const Tensor& b) { Pairs::same(m, {a}, {b}); };
+  same(own({x})[0], sin(x) * w);
+  same(value_and_grad(loss, {x}).gradients[0], exp(x) * w);
+  same(value_and_grad([&](const Tensors& a) { return Tensors{sum(checkpoint(own, a)[0])}; }, {x}).gradients[0], exp(x) * w);
+  same(jvp(own, {x}, {dx}).tangents[0], dx * exp(x) * w);
+  same(jvp([&](const Tensors& a) { return value_and_grad(loss, a).gradients; }, {x}, {dx}).tangents[0], dx * exp(x) * w);
+  const Tensor rows = m.input("rows", DType::f64, {2, 3});
+  same(vmap([&](const Tensors& a) { return value_and_grad(loss, a).gradients; }, {rows})[0], exp(rows) * w);
+  same(value_and_grad([&](const Tensors& a) { return Tensors{sum(vmap(own, a)[0])}; }, {rows}).gradients[0], exp(rows) * w);
+  run_pairs(m, {random_f64({3}, 1), random_f64({3}, 2), random_f64({3}, 3), random_f64({2, 3}, 4)});
 }
 
 }  // namespace
