@@ -1,5 +1,9 @@
 // See assemble.h. A value's `whole` is the value that owns the memory it lies in: itself but for views between calls
 // and for what a concat between calls holds. Lifetimes and slots belong to wholes.
+//
+// One Level per graph: the program's and each body's. All levels share the arena and one time line, on which a loop with
+// its body takes an interval. A carry of a scan has two places that take turns, or, where the scan also stacks it, one for
+// each step: the stack is then part of them. A scanned argument is read and a stack written slice by slice where it lies.
 #include "codegen/assemble.h"
 
 #include <algorithm>
@@ -15,6 +19,8 @@
 
 namespace quern {
 namespace {
+
+struct Interval { int first, last; };   // of steps
 
 // Does a nested block touch the buffer, or store anything?
 bool nested_use(const tile::Block& block, tile::BufferId buffer, bool nested) {
@@ -55,68 +61,146 @@ bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out)
   return true;
 }
 
-class Assembler {
- public:
-  Assembler(const Graph& kernels, const Graph& at_bound, const std::vector<NodeId>& calls, Program& program)
-      : symbolic_(kernels), graph_(at_bound), program_(program), calls_(calls), places_(places_of(kernels)) {}
+// What all levels share.
+struct Arena {
+  Program& program;
+  const Schedule& schedule;
+  std::map<KernelCall, Interval> when;
+  std::vector<Lifetime> lifetimes;
+  std::vector<int64_t> slots;   // of each lifetime
 
-  void run(const std::map<NodeId, std::vector<int64_t>>& images, const std::map<NodeId, const tile::Kernel*>& lowered) {
-    for (size_t i = 0; i < calls_.size(); ++i) step_of_[calls_[i]] = static_cast<int>(i);
+  int64_t new_slot(SlotKind kind, const Type& type, std::string name = "") {
+    Slot s;
+    s.kind = kind;
+    s.dtype = type.dtype;
+    s.shape = type.shape;
+    s.name = std::move(name);
+    program.slots.push_back(std::move(s));
+    return static_cast<int64_t>(program.slots.size() - 1);
+  }
+  int64_t new_place(const Type& type, int first, int last) {
+    lifetimes.push_back({round_up(type.bytes(), 64), first, last});
+    slots.push_back(new_slot(SlotKind::arena, type));
+    return slots.back();
+  }
+  int64_t sub_range(int64_t parent, const Type& type, int64_t offset) {
+    const int64_t s = new_slot(program.slots[static_cast<size_t>(parent)].kind, type);
+    program.slots.back().parent = parent;
+    program.slots.back().offset = offset;
+    return s;
+  }
+  /// Entry (first + step * t) mod entries of the parent in iteration t.
+  int64_t slice_of(int64_t parent, const Type& type, int64_t stride, int64_t loop, int64_t first, int64_t step, int64_t entries) {
+    const int64_t s = sub_range(parent, type, 0);
+    Slot& slot = program.slots.back();
+    slot.loop = loop, slot.stride = stride, slot.first = first, slot.step = step, slot.entries = entries;
+    return s;
+  }
+  /// May a kernel read or write it where it is?
+  bool aligned(int64_t slot) const {
+    for (; slot >= 0; slot = program.slots[static_cast<size_t>(slot)].parent)
+      if (const Slot& s = program.slots[static_cast<size_t>(slot)]; s.parent >= 0 && (s.offset % 64 != 0 || s.stride % 64 != 0)) return false;
+    return true;
+  }
+  // The calls of a graph and, within, those of its bodies take their places in time.
+  int number(const Graph& graph, int now) {
+    for (NodeId call : schedule.calls.at(&graph)) {
+      const Node& n = graph.at(call);
+      const int first = now++;
+      if (is_control_flow(n.op)) {
+        for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+          if (body) now = number(*body, now);
+        ++now;
+      }
+      when[{&graph, call}] = {first, now - 1};
+    }
+    return now;
+  }
+  void finish() {
+    const MemoryPlan plan = plan_memory(lifetimes);
+    program.arena_bytes = plan.total;
+    program.lower_bound = plan.lower_bound;
+    for (size_t i = 0; i < slots.size(); ++i) program.slots[static_cast<size_t>(slots[i])].offset = plan.offsets[i];
+    for (Slot& s : program.slots)   // parts of what does not move: places of their own
+      if (s.kind == SlotKind::arena && s.parent >= 0 && s.loop < 0)
+        if (const Slot& parent = program.slots[static_cast<size_t>(s.parent)]; parent.parent < 0 && s.offset % 64 == 0) s.offset += parent.offset, s.parent = -1;
+  }
+};
+
+class Level {
+ public:
+  Level(const Graph& kernels, const Graph& at_bound, Arena& arena, int end)
+      : symbolic_(kernels), graph_(at_bound), arena_(arena), program_(arena.program), calls_(arena.schedule.calls.at(&at_bound)), places_(places_of(kernels)), end_(end) {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const NodeId id = static_cast<NodeId>(i);
       const Node& n = graph_.nodes[i];
       if (n.op == Op::result) {
         results_[n.args[0]].push_back(id);
-        Steps& made = made_.emplace(whole(id), Steps{INT32_MAX, -1}).first->second;
-        made.first = std::min(made.first, step_of_.at(n.args[0]));
-        made.last = std::max(made.last, step_of_.at(n.args[0]));
-      } else if (n.op == Op::call) {
-        for (NodeId a : n.args) last_read_[whole(a)] = std::max(last_read_[whole(a)], step_of_.at(id));
+        const Interval& at = when(n.args[0]);
+        Interval& made = made_.emplace(whole(id), Interval{INT32_MAX, -1}).first->second;
+        made.first = std::min(made.first, at.first);
+        made.last = std::max(made.last, at.last);
+      } else if (means<Body>(n.op)) {
+        for (NodeId a : n.args) last_read_[whole(a)] = std::max(last_read_[whole(a)], when(id).last);
+      } else if (n.op == Op::constant) {
+        slot_of_[id] = new_slot(SlotKind::constant, id, "");
+        program_.slots.back().value = *n.attrs.value;
       }
     }
-    give_leaves();
-    give_states(lowered);
+  }
+
+  /// The program's own graph.
+  std::vector<Step> run() {
+    give_inputs();
+    give_states();
     give_outputs();
-    give_arena();
-    std::vector<Step> launches;
-    for (NodeId call : calls_) launches.push_back(Launch{images.at(call), operands(call)});
-    for (const std::vector<Step>* part : {&before_, &launches, &after_}) program_.steps.insert(program_.steps.end(), part->begin(), part->end());
+    return steps();
+  }
+  /// A body: where its inputs are, and where its outputs go (-1: they are there already).
+  std::vector<Step> run_body(const std::vector<int64_t>& inputs, const std::vector<int64_t>& targets) {
+    for (size_t i = 0; i < inputs.size(); ++i) slot_of_[graph_.inputs[i]] = inputs[i];
+    for (size_t o = 0; o < targets.size(); ++o) {
+      const NodeId id = graph_.outputs[o].node;
+      if (targets[o] < 0) continue;
+      if (may_be_written(id) && arena_.aligned(targets[o])) slot_of_[whole(id)] = targets[o];
+      else late_.push_back({id, targets[o]});
+    }
+    return steps();
   }
 
  private:
-  struct Steps { int first, last; };
-
   const Graph &symbolic_, &graph_;
+  Arena& arena_;
   Program& program_;
   const std::vector<NodeId>& calls_;
   std::vector<Place> places_;
+  int end_;                                        // when the last step of this level is over
   std::map<NodeId, int64_t> slot_of_;              // of wholes
   std::map<std::pair<NodeId, NodeId>, int64_t> parts_;   // slots of values within a whole
-  std::map<NodeId, int> step_of_, last_read_;      // of calls; of wholes
-  std::map<NodeId, Steps> made_;                   // wholes that calls write
+  std::map<NodeId, int> last_read_;                // of wholes
+  std::map<NodeId, Interval> made_;                // wholes that calls write
   std::map<NodeId, std::vector<NodeId>> results_;  // of calls
-  std::vector<std::pair<NodeId, int64_t>> late_;   // value, slot: copied after the last launch
-  std::map<NodeId, int64_t> kept_;                 // what late copies read of leaves: a copy from before the first launch
-  std::vector<Step> before_, after_;
+  std::vector<std::pair<NodeId, int64_t>> late_;   // value, slot: copied after the last step
+  std::map<NodeId, int64_t> kept_;                 // what late copies read of leaves: a copy from before the first step
+  std::vector<Step> before_;
 
+  const Interval& when(NodeId call) const { return arena_.when.at({&graph_, call}); }
   NodeId whole(NodeId id) const { return places_[static_cast<size_t>(id)].whole; }
   bool is_leaf(NodeId whole) const { return !made_.count(whole); }
   // Is the value all of what owns its memory?
   bool fills(NodeId id) const { return graph_.type(id).bytes() == graph_.type(whole(id)).bytes(); }
+  // Loops and branches have places of their own for their results.
+  bool of_control(NodeId whole) const { return graph_.at(whole).op == Op::result && is_control_flow(graph_.at(graph_.at(whole).args[0]).op); }
+  // Can kernels of this level write the value into a slot that comes from elsewhere?
+  bool may_be_written(NodeId id) const { return !is_leaf(whole(id)) && fills(id) && !slot_of_.count(whole(id)) && !of_control(whole(id)); }
 
   int64_t new_slot(SlotKind kind, NodeId value, std::string name) {
-    const Type& type = graph_.type(value);
-    Slot s;
-    s.kind = kind;
-    s.dtype = type.dtype;
-    s.shape = type.shape;
     const Shape& symbolic = symbolic_.type(value).shape;
     for (size_t d = 1; d < symbolic.size(); ++d)
       if (is_symbolic(symbolic[d])) throw Error(Code::symbol_place, fmt::format("{} has the symbolic size in dim {}", to_string(symbolic_.type(value)), d), symbolic_.where(value)).with_help("in memory it must be dim 0: transpose the tensor");
-    if (!symbolic.empty()) s.symbol = symbol_factor(symbolic[0]);
-    s.name = std::move(name);
-    program_.slots.push_back(std::move(s));
-    return static_cast<int64_t>(program_.slots.size() - 1);
+    const int64_t slot = arena_.new_slot(kind, graph_.type(value), std::move(name));
+    if (!symbolic.empty()) program_.slots.back().symbol = symbol_factor(symbolic[0]);
+    return slot;
   }
 
   // The slot of a value whose whole has one.
@@ -126,15 +210,13 @@ class Assembler {
     const auto [it, fresh] = parts_.emplace(std::pair{whole(id), id}, -1);
     if (fresh) {
       it->second = new_slot(program_.slots[static_cast<size_t>(base)].kind, id, "");
-      Slot& part = program_.slots.back();
-      part.offset = places_[static_cast<size_t>(id)].offset;
-      if (part.kind == SlotKind::arena) part.offset += program_.slots[static_cast<size_t>(base)].offset;
-      else part.parent = base;
+      program_.slots.back().offset = places_[static_cast<size_t>(id)].offset;
+      program_.slots.back().parent = base;
     }
     return it->second;
   }
 
-  void give_leaves() {
+  void give_inputs() {
     std::map<NodeId, std::string> states;
     for (const State& s : graph_.states) states[s.input] = s.name;
     for (NodeId id : graph_.inputs) {
@@ -143,35 +225,29 @@ class Assembler {
       if (!state) program_.inputs.push_back(slot_of_[id]);
     }
     for (const State& s : graph_.states) program_.states.push_back(slot_of_.at(s.input));
-    for (size_t i = 0; i < graph_.nodes.size(); ++i)
-      if (graph_.nodes[i].op == Op::constant) {
-        slot_of_[static_cast<NodeId>(i)] = new_slot(SlotKind::constant, static_cast<NodeId>(i), "");
-        program_.slots.back().value = *graph_.nodes[i].attrs.value;
-      }
   }
 
   // May the new value of a state take its slot from the first step that writes it?
-  bool in_place(const State& s, const std::map<NodeId, const tile::Kernel*>& lowered) const {
+  bool in_place(const State& s) const {
     // An output or another state that shows the old value needs it until the end.
     for (NodeId r : graph_.roots())
       if (whole(r) == s.input) return false;
-    const int step = made_.at(whole(s.output)).first, last = last_read_.count(s.input) ? last_read_.at(s.input) : -1;
-    if (last != step) return last < step;
+    const int made = made_.at(whole(s.output)).first, last = last_read_.count(s.input) ? last_read_.at(s.input) : -1;
+    if (last != made) return last < made;
     if (graph_.at(s.output).op != Op::result || whole(s.output) != s.output) return false;
-    const NodeId call = calls_[static_cast<size_t>(step)];
+    const NodeId call = graph_.at(s.output).args[0];
     const Node& n = graph_.at(call);
     const auto out = static_cast<tile::BufferId>(n.args.size()) + static_cast<tile::BufferId>(graph_.at(s.output).attrs.index[0]);
     for (size_t a = 0; a < n.args.size(); ++a) {
       if (whole(n.args[a]) != s.input || planted(Fault::state_in_place)) continue;
-      if (n.args[a] != s.input || !may_overwrite(*lowered.at(call), static_cast<tile::BufferId>(a), out)) return false;
+      if (n.args[a] != s.input || !may_overwrite(*arena_.schedule.lowered.at({&graph_, call}), static_cast<tile::BufferId>(a), out)) return false;
     }
     return true;
   }
-  void give_states(const std::map<NodeId, const tile::Kernel*>& lowered) {
+  void give_states() {
     for (const State& s : graph_.states) {
       if (s.output == s.input) continue;
-      const NodeId w = whole(s.output);
-      if (!is_leaf(w) && fills(s.output) && !slot_of_.count(w) && in_place(s, lowered)) slot_of_[w] = slot_of_.at(s.input);
+      if (may_be_written(s.output) && in_place(s)) slot_of_[whole(s.output)] = slot_of_.at(s.input);
       else late_.push_back({s.output, slot_of_.at(s.input)});
     }
   }
@@ -180,48 +256,45 @@ class Assembler {
     for (const NamedOutput& o : graph_.outputs) {
       const int64_t to = new_slot(SlotKind::output, o.node, o.name);
       program_.outputs.push_back(to);
-      const NodeId w = whole(o.node);
-      if (is_leaf(w)) before_.push_back(Copy{slot(o.node), to});
-      else if (fills(o.node) && !slot_of_.count(w)) slot_of_[w] = to;
+      if (is_leaf(whole(o.node))) before_.push_back(Copy{slot(o.node), to});
+      else if (may_be_written(o.node)) slot_of_[whole(o.node)] = to;
       else late_.push_back({o.node, to});
     }
   }
 
-  void give_arena() {
-    const int steps = static_cast<int>(calls_.size());
+  std::vector<Step> steps() {
     std::set<NodeId> until_end;
     for (const auto& [value, to] : late_) until_end.insert(whole(value));
-    std::vector<NodeId> values;
-    std::vector<Lifetime> lifetimes;
-    for (const auto& [w, made] : made_) {
-      if (slot_of_.count(w)) continue;
-      const int last = until_end.count(w) ? steps : std::max(made.last, last_read_.count(w) ? last_read_.at(w) : -1);
-      values.push_back(w);
-      lifetimes.push_back({round_up(graph_.type(w).bytes(), 64), made.first, last});
-    }
-    // States that swap need their old values out of the way first: copies between states go through the arena.
+    const auto last_of = [&](NodeId w) { return until_end.count(w) ? end_ : std::max(made_.at(w).last, last_read_.count(w) ? last_read_.at(w) : -1); };
+    for (const auto& [w, made] : made_)
+      if (!slot_of_.count(w) && !of_control(w)) {
+        arena_.lifetimes.push_back({round_up(graph_.type(w).bytes(), 64), made.first, last_of(w)});
+        arena_.slots.push_back(slot_of_[w] = new_slot(SlotKind::arena, w, ""));
+      }
+    // States that swap need their old values out of the way first: copies between states go through the arena. (A body
+    // writes no input.)
     for (const auto& [value, to] : late_)
-      if (is_leaf(whole(value))) {
-        values.push_back(value);
-        lifetimes.push_back({round_up(graph_.type(value).bytes(), 64), 0, steps});
+      if (is_leaf(whole(value)) && program_.slots[static_cast<size_t>(to)].kind == SlotKind::state) {
+        const int64_t place = arena_.new_place(graph_.type(value), 0, end_);
+        before_.push_back(Copy{slot(value), place});
+        kept_[value] = planted(Fault::states_swapped) ? slot(value) : place;
       }
-    const MemoryPlan plan = plan_memory(lifetimes);
-    program_.arena_bytes = plan.total;
-    program_.lower_bound = plan.lower_bound;
-    for (size_t i = 0; i < values.size(); ++i) {
-      const int64_t place = new_slot(SlotKind::arena, values[i], "");
-      program_.slots.back().offset = plan.offsets[i];
-      if (!is_leaf(whole(values[i]))) {
-        slot_of_[values[i]] = place;
-      } else {
-        before_.push_back(Copy{slot(values[i]), place});
-        kept_[values[i]] = planted(Fault::states_swapped) ? slot(values[i]) : place;
-      }
+    std::vector<Step> out = std::move(before_);
+    for (NodeId call : calls_) {
+      const Node& n = graph_.at(call);
+      int last = when(call).last;   // of what it makes
+      for (NodeId r : results_of(call)) last = std::max(last, last_of(whole(r)));
+      if (n.op == Op::scan) scan(call, n, last, out);
+      else if (n.op == Op::while_loop) while_loop(call, n, last, out);
+      else if (n.op == Op::cond) cond(call, n, last, out);
+      else out.push_back(Launch{arena_.schedule.images.at({&graph_, call}), operands(call)});
     }
-    if (planted(Fault::late_copy)) return;
-    for (const auto& [value, to] : late_) after_.push_back(Copy{is_leaf(whole(value)) ? kept_.at(value) : slot(value), to});
+    if (planted(Fault::late_copy)) return out;
+    for (const auto& [value, to] : late_) out.push_back(Copy{kept_.count(value) ? kept_.at(value) : slot(value), to});
+    return out;
   }
 
+  std::vector<NodeId> results_of(NodeId call) const { return results_.count(call) ? results_.at(call) : std::vector<NodeId>{}; }
   std::vector<int64_t> operands(NodeId call) {
     std::vector<int64_t> out;
     const Node& n = graph_.at(call);
@@ -234,13 +307,108 @@ class Assembler {
     }
     return out;
   }
+
+  // --- loops and branches ---
+  Level body(const std::shared_ptr<const Graph>& graph, NodeId call) { return Level(*graph, *graph, arena_, when(call).last); }
+  void give_results(NodeId call, const std::vector<int64_t>& slots) {
+    for (NodeId r : results_of(call)) slot_of_[r] = slots[static_cast<size_t>(graph_.at(r).attrs.index[0])];
+  }
+
+  void scan(NodeId call, const Node& n, int last, std::vector<Step>& out) {
+    const Graph& inner = *n.attrs.body;
+    const size_t carries = static_cast<size_t>(n.attrs.index[0]), scanned = static_cast<size_t>(n.attrs.index[1]);
+    const int64_t steps = n.attrs.limit[0], first = when(call).first;
+    const bool backward = !n.attrs.stride.empty() && n.attrs.stride[0] < 0;
+    if (steps == 0) {   // the carries as they are, and empty stacks
+      std::vector<int64_t> results;
+      for (const Type& t : n.type.results) results.push_back(arena_.new_place(t, static_cast<int>(first), last));
+      for (size_t k = 0; k < carries; ++k) out.push_back(Copy{slot(n.args[k]), results[k]});
+      return give_results(call, results);
+    }
+    Loop loop{program_.loops++, steps, {}};
+    std::vector<int64_t> inputs, targets(inner.outputs.size(), -1), results(inner.outputs.size(), -1);
+    for (size_t k = 0; k < carries; ++k) {
+      const Type& type = graph_.type(n.args[k]);
+      const int64_t bytes = type.bytes(), stride = round_up(bytes, 64);
+      // The stacks of this carry, before or after each step, are all its places but one.
+      int64_t before = -1, after = -1;
+      for (size_t o = carries; o < inner.outputs.size() && bytes > 0 && bytes == stride; ++o) {
+        if (inner.outputs[o].node == inner.inputs[k] && before < 0) before = static_cast<int64_t>(o);
+        if (inner.outputs[o].node == inner.outputs[k].node && after < 0 && results[o] < 0) after = static_cast<int64_t>(o);
+      }
+      const bool history = before >= 0 || after >= 0;
+      const int64_t entries = history ? steps + 1 : 2, start = history && backward ? steps : 0, step = history && backward ? -1 : 1;
+      const int64_t buffer = arena_.new_place({DType::u8, {entries, stride}, {}}, static_cast<int>(first), last);
+      inputs.push_back(arena_.slice_of(buffer, type, stride, loop.id, start, step, entries));
+      targets[k] = arena_.slice_of(buffer, type, stride, loop.id, (start + step + entries) % entries, step, entries);
+      out.push_back(Copy{slot(n.args[k]), arena_.sub_range(buffer, type, start * stride)});
+      results[k] = arena_.sub_range(buffer, type, (start + step * steps + entries * steps) % entries * stride);
+      for (const auto& [o, offset] : {std::pair{before, int64_t{backward}}, {after, int64_t{!backward}}})
+        if (o >= 0) results[static_cast<size_t>(o)] = arena_.sub_range(buffer, n.type.results[static_cast<size_t>(o)], offset * stride);
+    }
+    const auto slice = [&](int64_t whole, Type type) {
+      type.shape.erase(type.shape.begin());
+      return arena_.slice_of(whole, type, type.bytes(), loop.id, backward ? steps - 1 : 0, backward ? -1 : 1, steps);
+    };
+    std::vector<Step> before_step;
+    for (size_t i = carries; i < n.args.size(); ++i) {
+      int64_t at = slot(n.args[i]);
+      if (i < carries + scanned) {
+        at = slice(at, graph_.type(n.args[i]));
+        if (!arena_.aligned(at)) {
+          const int64_t place = arena_.new_place(inner.type(inner.inputs[i]), static_cast<int>(first), when(call).last);
+          before_step.push_back(Copy{at, place});
+          at = place;
+        }
+      }
+      inputs.push_back(at);
+    }
+    for (size_t o = carries; o < results.size(); ++o)
+      if (results[o] < 0) {
+        results[o] = arena_.new_place(n.type.results[o], static_cast<int>(first), last);
+        targets[o] = slice(results[o], n.type.results[o]);
+      }
+    loop.steps = std::move(before_step);
+    std::vector<Step> inside = body(n.attrs.body, call).run_body(inputs, targets);
+    std::move(inside.begin(), inside.end(), std::back_inserter(loop.steps));
+    out.push_back(std::move(loop));
+    give_results(call, results);
+  }
+
+  void while_loop(NodeId call, const Node& n, int last, std::vector<Step>& out) {
+    const size_t carries = static_cast<size_t>(n.attrs.index[0]);
+    std::vector<int64_t> inputs, next;
+    for (size_t i = 0; i < n.args.size(); ++i) {
+      inputs.push_back(i < carries ? arena_.new_place(graph_.type(n.args[i]), when(call).first, last) : slot(n.args[i]));
+      if (i >= carries) continue;
+      next.push_back(arena_.new_place(graph_.type(n.args[i]), when(call).first, when(call).last));
+      out.push_back(Copy{slot(n.args[i]), inputs[i]});
+    }
+    While loop{inputs[0], body(n.attrs.body, call).run_body(inputs, next)};
+    for (size_t k = 0; k < carries; ++k) loop.steps.push_back(Copy{next[k], inputs[k]});
+    out.push_back(std::move(loop));
+    inputs.resize(carries);
+    give_results(call, inputs);
+  }
+
+  void cond(NodeId call, const Node& n, int last, std::vector<Step>& out) {
+    std::vector<int64_t> inputs, results;
+    for (size_t i = 1; i < n.args.size(); ++i) inputs.push_back(slot(n.args[i]));
+    for (const Type& t : n.type.results) results.push_back(arena_.new_place(t, when(call).first, last));
+    Branch branch{slot(n.args[0]), body(n.attrs.body, call).run_body(inputs, results), {}};
+    branch.no = body(n.attrs.otherwise, call).run_body(inputs, results);
+    out.push_back(std::move(branch));
+    give_results(call, results);
+  }
 };
 
 }  // namespace
 
-void assemble(const Graph& kernels, const Graph& at_bound, const std::vector<NodeId>& calls, const std::map<NodeId, std::vector<int64_t>>& images, const std::map<NodeId, const tile::Kernel*>& lowered,
-              Program& program) {
-  Assembler(kernels, at_bound, calls, program).run(images, lowered);
+void assemble(const Graph& kernels, const Graph& at_bound, const Schedule& schedule, Program& program) {
+  Arena arena{program, schedule, {}, {}, {}};
+  const int end = arena.number(at_bound, 0);
+  program.steps = Level(kernels, at_bound, arena, end).run();
+  arena.finish();
 }
 
 }  // namespace quern

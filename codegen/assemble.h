@@ -9,8 +9,16 @@
 
 namespace quern {
 
-/// Fills `program`'s slots, lists and steps. `at_bound` is `kernels` at the symbol's bound; `calls` in step order; `images` and `lowered` by call.
-void assemble(const Graph& kernels, const Graph& at_bound, const std::vector<NodeId>& calls, const std::map<NodeId, std::vector<int64_t>>& images, const std::map<NodeId, const tile::Kernel*>& lowered,
-              Program& program);
+using KernelCall = std::pair<const Graph*, NodeId>;
+/// Of a partitioned graph and of all bodies in it: the calls (kernels, loops and branches) in step order; the images and
+/// the lowered form of each kernel.
+struct Schedule {
+  std::map<const Graph*, std::vector<NodeId>> calls;
+  std::map<KernelCall, std::vector<int64_t>> images;
+  std::map<KernelCall, const tile::Kernel*> lowered;
+};
+
+/// Fills `program`'s slots, lists and steps. `at_bound` is `kernels` at the symbol's bound, which the schedule is of.
+void assemble(const Graph& kernels, const Graph& at_bound, const Schedule& schedule, Program& program);
 
 }  // namespace quern

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -116,6 +117,18 @@ void describe(KernelImage& image, const tile::Kernel& planned, const tile::Kerne
   image.lines = fmt::format("{}", fmt::join(lines, ", "));
 }
 
+// Loops and branches of symbolic sizes are not compiled yet.
+void refuse_symbol(const Graph& graph, NodeId id) {
+  const Node& n = graph.at(id);
+  std::vector<Type> types = n.type.results;
+  for (NodeId a : n.args) types.push_back(graph.type(a));
+  for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+    if (body)
+      for (const Node& inner : body->nodes) types.push_back(inner.type);
+  for (const Type& t : types)
+    if (is_symbolic(t.shape)) throw Error(Code::symbol_place, fmt::format("`{}` has {} in it: loops and branches of symbolic sizes are not compiled yet", name_of(n.op), to_string(t)), graph.where(id)).with_help("make the size a constant");
+}
+
 }  // namespace
 
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report) {
@@ -137,7 +150,6 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
 
   // One image per distinct kernel; kernels with the symbol are planned for several bounds.
   const Graph at_bound = bound ? at_size(r.kernels, bound) : r.kernels, at_one = bound ? at_size(r.kernels, 1) : r.kernels;
-  const std::vector<NodeId> calls = order_calls(at_bound);
   Program program;
   if (graph.symbol) {
     program.size_low = graph.symbol->low, program.size_high = bound;
@@ -147,30 +159,40 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   }
   std::map<std::string, int64_t> by_structure;
   std::vector<int64_t> bound_of;   // of each distinct kernel; 0: it has no symbol
-  std::map<NodeId, std::vector<int64_t>> images;
+  Schedule schedule;
   r.lowered.clear();
   r.planned.clear();
-  for (NodeId call : calls) {
-    const Node& n = r.kernels.at(call);
-    const bool symbolic = bound && !(*at_bound.at(call).attrs.body == *n.attrs.body);
-    for (int64_t b : symbolic ? program.bounds : std::vector<int64_t>{0}) {
-      const Graph& body = b == 1 ? *at_one.at(call).attrs.body : *n.attrs.body;   // 1 is no variable
-      tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), b);
-      const auto [it, fresh] = by_structure.emplace(planted(Fault::kernel_key) ? n.attrs.name : tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
-      images[call].push_back(it->second);
-      if (!fresh) {
-        auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;
-        for (const SourceLoc& s : lowered.sources)
-          if (std::find(sources.begin(), sources.end(), s) == sources.end()) sources.push_back(s);
+  // A graph's kernels, and those of the bodies in it, which have no symbol.
+  const std::function<void(const Graph&, const Graph&, const Graph&)> lower_calls = [&](const Graph& kernels, const Graph& bounded, const Graph& single) {
+    for (NodeId call : schedule.calls[&bounded] = order_calls(bounded)) {
+      const Node& n = kernels.at(call);
+      if (is_control_flow(n.op)) {
+        refuse_symbol(kernels, call);
+        for (const auto& body : {bounded.at(call).attrs.body, bounded.at(call).attrs.otherwise})
+          if (body) lower_calls(*body, *body, *body);
         continue;
       }
-      tile::verify(lowered);
-      r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products));
-      tile::verify(r.planned.back());
-      r.lowered.push_back(std::move(lowered));
-      bound_of.push_back(b);
+      const bool symbolic = bound && !(*bounded.at(call).attrs.body == *n.attrs.body);
+      for (int64_t b : symbolic ? program.bounds : std::vector<int64_t>{0}) {
+        const Graph& body = b == 1 ? *single.at(call).attrs.body : *n.attrs.body;   // 1 is no variable
+        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), b);
+        const auto [it, fresh] = by_structure.emplace(planted(Fault::kernel_key) ? n.attrs.name : tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
+        schedule.images[{&bounded, call}].push_back(it->second);
+        if (!fresh) {
+          auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;
+          for (const SourceLoc& s : lowered.sources)
+            if (std::find(sources.begin(), sources.end(), s) == sources.end()) sources.push_back(s);
+          continue;
+        }
+        tile::verify(lowered);
+        r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products));
+        tile::verify(r.planned.back());
+        r.lowered.push_back(std::move(lowered));
+        bound_of.push_back(b);
+      }
     }
-  }
+  };
+  lower_calls(r.kernels, at_bound, at_one);
   lap("lower and plan");
 
   program.target = options.target;
@@ -182,9 +204,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   }
   lap("images");
 
-  std::map<NodeId, const tile::Kernel*> lowered_of;
-  for (const auto& [call, of_bounds] : images) lowered_of[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
-  assemble(r.kernels, at_bound, calls, images, lowered_of, program);
+  for (const auto& [call, of_bounds] : schedule.images) schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
+  assemble(r.kernels, at_bound, schedule, program);
   lap("memory plan");
   return program;
 }

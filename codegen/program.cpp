@@ -4,6 +4,7 @@
 #include "codegen/program.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <set>
 
@@ -12,6 +13,7 @@
 
 #include "codegen/image.h"
 #include "ir/support/hash.h"
+#include "ir/support/overloaded.h"
 #include "ir/support/suggest.h"
 #include "program_generated.h"
 
@@ -37,6 +39,15 @@ Target parse_target(const std::string& text) {
   throw Error(Code::unknown_target, fmt::format("there is no target \"{}\"; targets are cpu, cpu:ARCH, cuda and cuda:ARCH", text)).with_help(suggestion(kind, {"cpu", "cuda"}, "--target cpu"));
 }
 
+void for_each_launch(const std::vector<Step>& steps, const std::function<void(const Launch&)>& f) {
+  for (const Step& s : steps) {
+    if (const auto* l = std::get_if<Launch>(&s)) f(*l);
+    if (const auto* l = std::get_if<Loop>(&s)) for_each_launch(l->steps, f);
+    if (const auto* w = std::get_if<While>(&s)) for_each_launch(w->steps, f);
+    if (const auto* b = std::get_if<Branch>(&s)) for_each_launch(b->yes, f), for_each_launch(b->no, f);
+  }
+}
+
 Shape Slot::shape_at(int64_t size) const {
   Shape out = shape;
   if (symbol) out[0] = checked_mul(symbol, size);
@@ -57,7 +68,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 3;
+constexpr uint64_t kVersion = 4;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 // The verifier lets a forged list of longs start anywhere: read it as bytes.
@@ -75,7 +86,110 @@ bool grid_is_sound(const KernelImage& i) {
   return !__builtin_mul_overflow(i.symbol, i.bound, &most) && most <= kMaxExtent && !__builtin_mul_overflow(ceil_div(most, i.tile), i.others, &grid) && grid == i.grid;
 }
 
-enum StepKind : uint8_t { kLaunch, kCopy, kFill };
+enum StepKind : uint8_t { kLaunch, kCopy, kFill, kLoop, kWhile, kBranch };
+constexpr int kMaxNesting = 16;   // of steps
+
+using StepList = flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<fbs::Step>>>;
+StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>& from) {
+  std::vector<flatbuffers::Offset<fbs::Step>> steps;
+  for (const Step& s : from)
+    std::visit(Overloaded{[&](const Launch& l) {
+                            const auto images = b.CreateVector(l.images), slots = b.CreateVector(l.slots);
+                            steps.push_back(fbs::CreateStep(b, kLaunch, 0, 0, images, slots));
+                          },
+                          [&](const Copy& c) { steps.push_back(fbs::CreateStep(b, kCopy, c.from, c.to)); },
+                          [&](const Fill& f) { steps.push_back(fbs::CreateStep(b, kFill, f.slot, f.byte)); },
+                          [&](const Loop& l) {
+                            const StepList inner = write_steps(b, l.steps);
+                            steps.push_back(fbs::CreateStep(b, kLoop, l.id, l.count, 0, 0, inner));
+                          },
+                          [&](const While& w) {
+                            const StepList inner = write_steps(b, w.steps);
+                            steps.push_back(fbs::CreateStep(b, kWhile, w.flag, 0, 0, 0, inner));
+                          },
+                          [&](const Branch& br) {
+                            const StepList yes = write_steps(b, br.yes), no = write_steps(b, br.no);
+                            steps.push_back(fbs::CreateStep(b, kBranch, br.flag, 0, 0, 0, yes, no));
+                          }},
+               static_cast<const std::variant<Launch, Copy, Fill, Loop, While, Branch>&>(s));
+  return b.CreateVector(steps);
+}
+
+// The steps of a file, checked against the program's images and slots, which are there already.
+class StepReader {
+ public:
+  StepReader(const Program& program, const std::function<void(bool, const char*)>& want) : p_(program), want_(want), open_(static_cast<size_t>(program.loops)), seen_(open_.size()) {}
+
+  std::vector<Step> read(const flatbuffers::Vector<flatbuffers::Offset<fbs::Step>>* from, int depth = 0) {
+    std::vector<Step> out;
+    want_(from && depth <= kMaxNesting, "damaged: a list of steps");
+    for (const fbs::Step* s : *from) {
+      want_(s && s->kind() <= kBranch, "damaged: a step");
+      switch (s->kind()) {
+        case kLaunch: out.push_back(launch(*s)); break;
+        case kCopy: {
+          const Slot &a = slot(s->first()), &b = slot(s->second());
+          want_(a.bytes() == b.bytes() && a.symbol == b.symbol, "damaged: a copy");
+          out.push_back(Copy{s->first(), s->second()});
+          break;
+        }
+        case kFill:
+          slot(s->first());
+          out.push_back(Fill{s->first(), static_cast<uint8_t>(s->second())});
+          break;
+        case kLoop: {
+          want_(s->first() >= 0 && s->first() < p_.loops && !seen_[static_cast<size_t>(s->first())] && s->second() >= 0 && s->second() <= kMaxExtent, "damaged: a loop");
+          seen_[static_cast<size_t>(s->first())] = open_[static_cast<size_t>(s->first())] = 1;
+          out.push_back(Loop{s->first(), s->second(), read(s->steps(), depth + 1)});
+          open_[static_cast<size_t>(s->first())] = 0;
+          break;
+        }
+        case kWhile:
+          flag(s->first());
+          out.push_back(While{s->first(), read(s->steps(), depth + 1)});
+          break;
+        default:
+          flag(s->first());
+          out.push_back(Branch{s->first(), read(s->steps(), depth + 1), read(s->others(), depth + 1)});
+      }
+    }
+    return out;
+  }
+
+ private:
+  const Program& p_;
+  const std::function<void(bool, const char*)>& want_;
+  std::vector<char> open_, seen_;   // loops that are around the step; that have been met
+
+  // A slot that has a place here: those of a loop have one only inside of it.
+  const Slot& slot(int64_t id) const {
+    want_(id >= 0 && id < static_cast<int64_t>(p_.slots.size()), "damaged: a step's slot");
+    for (int64_t s = id; s >= 0; s = p_.slots[static_cast<size_t>(s)].parent)
+      want_(p_.slots[static_cast<size_t>(s)].loop < 0 || open_[static_cast<size_t>(p_.slots[static_cast<size_t>(s)].loop)], "damaged: a loop's slot outside of it");
+    return p_.slots[static_cast<size_t>(id)];
+  }
+  void flag(int64_t id) const {
+    const Slot& s = slot(id);
+    want_(s.dtype == DType::boolean && s.shape.empty(), "damaged: a flag");
+  }
+  Launch launch(const fbs::Step& s) const {
+    want_(s.images() && s.slots(), "damaged: a list is missing");
+    Launch l{longs(*s.images()), longs(*s.slots())};
+    want_(l.images.size() == 1 || (!l.images.empty() && l.images.size() == p_.bounds.size()), "damaged: a launch's kernels");
+    for (int64_t id : l.slots) {
+      slot(id);
+      for (int64_t at = id; at >= 0; at = p_.slots[static_cast<size_t>(at)].parent)
+        want_(p_.slots[static_cast<size_t>(at)].offset % 64 == 0 && p_.slots[static_cast<size_t>(at)].stride % 64 == 0, "damaged: an operand's place");
+    }
+    for (size_t i = 0; i < l.images.size(); ++i) {
+      want_(l.images[i] >= 0 && l.images[i] < static_cast<int64_t>(p_.images.size()), "damaged: a number in a list");
+      const KernelImage& image = p_.images[static_cast<size_t>(l.images[i])];
+      want_(static_cast<int64_t>(l.slots.size()) == image.operands, "damaged: a launch's operands");
+      want_(image.bound == 0 || image.bound >= (l.images.size() == 1 ? p_.size_high : p_.bounds[i]), "damaged: a kernel's bound");
+    }
+    return l;
+  }
+};
 
 }  // namespace
 
@@ -92,21 +206,15 @@ std::vector<uint8_t> save_program(const Program& p) {
     const auto shape = b.CreateVector(s.shape);
     const auto name = b.CreateString(s.name);
     const auto value = b.CreateVector(reinterpret_cast<const uint8_t*>(s.value.bytes.data()), s.kind == SlotKind::constant ? s.value.bytes.size() : 0);
-    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.symbol, s.parent, value));
-  }
-  std::vector<flatbuffers::Offset<fbs::Step>> steps;
-  for (const Step& s : p.steps) {
-    if (const auto* l = std::get_if<Launch>(&s)) steps.push_back(fbs::CreateStep(b, kLaunch, 0, 0, b.CreateVector(l->images), b.CreateVector(l->slots)));
-    else if (const auto* c = std::get_if<Copy>(&s)) steps.push_back(fbs::CreateStep(b, kCopy, c->from, c->to));
-    else steps.push_back(fbs::CreateStep(b, kFill, std::get<Fill>(s).slot, std::get<Fill>(s).byte));
+    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.symbol, s.parent, value, s.loop, s.stride, s.first, s.step, s.entries));
   }
   const auto arch = b.CreateString(p.target.arch), graph = b.CreateString(p.graph_text);
   const auto image_list = b.CreateVector(images);
   const auto slot_list = b.CreateVector(slots);
   const auto inputs = b.CreateVector(p.inputs), outputs = b.CreateVector(p.outputs), states = b.CreateVector(p.states);
-  const auto step_list = b.CreateVector(steps);
+  const StepList step_list = write_steps(b, p.steps);
   const auto bounds = b.CreateVector(p.bounds);
-  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, step_list, p.size_low, p.size_high, bounds, p.arena_bytes, p.lower_bound));
+  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, step_list, p.size_low, p.size_high, bounds, p.arena_bytes, p.lower_bound, p.loops));
   std::vector<uint8_t> out(kHead + b.GetSize());
   std::memcpy(out.data() + kHead, b.GetBufferPointer(), b.GetSize());
   const uint64_t checksum = hash64({reinterpret_cast<const char*>(out.data() + kHead), b.GetSize()});
@@ -118,7 +226,7 @@ std::vector<uint8_t> save_program(const Program& p) {
 
 Program load_program(const std::vector<uint8_t>& bytes, const std::string& file) {
   const auto fail = [&](Code code, const char* what) { throw Error(code, fmt::format("{}: {}", file, what)).with_help("compile it again with `quern compile`"); };
-  const auto want = [&](bool condition, const char* what) {
+  const std::function<void(bool, const char*)> want = [&](bool condition, const char* what) {
     if (!condition) fail(Code::damaged_package, what);
   };
   if (bytes.size() <= kHead || static_cast<int64_t>(bytes.size()) >= kMaxFile) fail(Code::not_a_package, "not a Quern program: wrong size");
@@ -141,6 +249,8 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   p.graph_text = in.graph()->str();
   p.arena_bytes = in.arena_bytes();
   p.lower_bound = in.lower_bound();
+  p.loops = in.loops();
+  want(p.loops >= 0 && p.loops <= static_cast<int64_t>(bytes.size()), "damaged: the number of loops");
   p.size_low = in.size_low(), p.size_high = in.size_high();
   if (in.bounds()) p.bounds = longs(*in.bounds());
   want(std::is_sorted(p.bounds.begin(), p.bounds.end()) && (p.bounds.empty() || (p.bounds.front() >= 1 && p.bounds.back() == p.size_high)), "damaged: the kernels' bounds");
@@ -175,8 +285,10 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
     slot.name = s->name()->str();
     slot.offset = s->offset();
     slot.parent = s->parent();
-    want(slot.parent >= -1 && slot.parent < slot_count && slot.offset >= 0, "damaged: a slot's place");
-    if (slot.kind == SlotKind::arena) want(slot.parent < 0 && slot.offset % 64 == 0 && slot.bytes() <= p.arena_bytes - slot.offset, "damaged: a slot outside the arena");
+    want(slot.parent >= -1 && slot.parent < static_cast<int64_t>(p.slots.size()) && slot.offset >= 0, "damaged: a slot's place");
+    slot.loop = s->loop(), slot.stride = s->stride(), slot.first = s->first(), slot.step = s->step(), slot.entries = s->entries();
+    want(slot.loop < 0 ? slot.loop == -1 : slot.loop < p.loops && slot.parent >= 0 && slot.entries >= 1 && slot.entries <= kMaxExtent && slot.stride >= 0 && slot.stride <= (int64_t{1} << 46) && slot.first >= 0 && slot.first < slot.entries && std::abs(slot.step) <= 1, "damaged: a loop's slot");
+    if (slot.kind == SlotKind::arena && slot.parent < 0) want(slot.offset % 64 == 0 && slot.bytes() <= p.arena_bytes - slot.offset, "damaged: a slot outside the arena");
     if (slot.kind == SlotKind::constant) {
       want(s->value() && static_cast<int64_t>(s->value()->size()) == slot.bytes(), "damaged: a constant's value");
       slot.value = HostTensor(slot.dtype, slot.shape);
@@ -194,7 +306,9 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const Slot& s : p.slots)
     if (s.parent >= 0) {
       const Slot& parent = p.slots[static_cast<size_t>(s.parent)];
-      want(parent.parent < 0 && s.offset % 64 == 0 && s.offset <= parent.bytes() && s.bytes() <= parent.bytes() - s.offset, "damaged: a sub-range");
+      want((parent.kind == SlotKind::arena) == (s.kind == SlotKind::arena) && parent.kind == s.kind && s.offset <= parent.bytes() && s.bytes() <= parent.bytes() - s.offset, "damaged: a sub-range");
+      const int64_t left = parent.bytes() - s.offset - s.bytes();   // to go further in
+      want(s.loop < 0 || s.entries == 1 || s.stride <= left / (s.entries - 1), "damaged: a sub-range of a loop");
     }
   const auto ids = [&](const flatbuffers::Vector<int64_t>* from, std::vector<int64_t>& to, int64_t limit) {
     want(from != nullptr, "damaged: a list is missing");
@@ -218,29 +332,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   roles(p.inputs, SlotKind::input);
   roles(p.outputs, SlotKind::output);
   roles(p.states, SlotKind::state);
-  for (const fbs::Step* s : *in.steps()) {
-    want(s && s->kind() <= kFill, "damaged: a step");
-    if (s->kind() == kLaunch) {
-      Launch l;
-      ids(s->images(), l.images, static_cast<int64_t>(p.images.size()));
-      ids(s->slots(), l.slots, slot_count);
-      want(l.images.size() == 1 || (!l.images.empty() && l.images.size() == p.bounds.size()), "damaged: a launch's kernels");
-      for (size_t i = 0; i < l.images.size(); ++i) {
-        const KernelImage& image = p.images[static_cast<size_t>(l.images[i])];
-        want(static_cast<int64_t>(l.slots.size()) == image.operands, "damaged: a launch's operands");
-        want(image.bound == 0 || image.bound >= (l.images.size() == 1 ? p.size_high : p.bounds[i]), "damaged: a kernel's bound");
-      }
-      p.steps.push_back(std::move(l));
-    } else {
-      want(s->first() >= 0 && s->first() < slot_count, "damaged: a step's slot");
-      if (s->kind() == kCopy) {
-        want(s->second() >= 0 && s->second() < slot_count && p.slots[static_cast<size_t>(s->first())].bytes() == p.slots[static_cast<size_t>(s->second())].bytes() && p.slots[static_cast<size_t>(s->first())].symbol == p.slots[static_cast<size_t>(s->second())].symbol, "damaged: a copy");
-        p.steps.push_back(Copy{s->first(), s->second()});
-      } else {
-        p.steps.push_back(Fill{s->first(), static_cast<uint8_t>(s->second())});
-      }
-    }
-  }
+  p.steps = StepReader(p, want).read(in.steps());
   return p;
 }
 

@@ -1,8 +1,10 @@
 // Program: what a graph was compiled to, as plain data. No pointers, no IR, no LLVM: the runtime needs nothing else.
 // A slot is a tensor's place: in the arena (temporaries, one allocation, offsets planned) or its own buffer (inputs,
-// outputs, states, constants). Steps run in order; a launch's operands are slots in the kernel's parameter order.
+// outputs, states, constants). Steps run in order; a launch's operands are slots in the kernel's parameter order. Within
+// a loop of known length a slot may be another place in each iteration; no step asks the host for a value.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -49,9 +51,11 @@ struct Slot {
   DType dtype;
   Shape shape;
   std::string name;              // inputs, outputs, states
-  int64_t offset = 0;            // arena: bytes from its start, 64-byte aligned
+  int64_t offset = 0;            // arena: bytes from its start, 64-byte aligned; of a sub-range: bytes from the start of `parent`
   int64_t symbol = 0;            // > 0: the first extent is so many times the symbol, and the one in `shape` its bound
-  int64_t parent = -1;           // >= 0: this slot is the sub-range at `offset` bytes of that slot
+  int64_t parent = -1;           // >= 0: this slot is a sub-range of that slot, which stands before it
+  int64_t loop = -1;             // >= 0: in iteration t of that loop `stride` * ((first + step * t) mod entries) bytes further
+  int64_t stride = 0, first = 0, step = 0, entries = 1;
   HostTensor value;              // constant
   int64_t bytes() const { return checked_mul(count(shape), size_of(dtype)); }
   Shape shape_at(int64_t size) const;
@@ -62,7 +66,15 @@ struct Slot {
 struct Launch { std::vector<int64_t> images, slots; };
 struct Copy { int64_t from, to; };                 // whole slots of equal size
 struct Fill { int64_t slot; uint8_t byte; };
-using Step = std::variant<Launch, Copy, Fill>;
+struct Step;
+struct Loop { int64_t id, count; std::vector<Step> steps; };       // `id`: what slots call it
+struct While { int64_t flag; std::vector<Step> steps; };           // as long as the slot, a bool[], is true
+struct Branch { int64_t flag; std::vector<Step> yes, no; };
+struct Step : std::variant<Launch, Copy, Fill, Loop, While, Branch> {
+  using variant::variant;
+};
+/// Calls f on every launch, also those in loops and branches.
+void for_each_launch(const std::vector<Step>& steps, const std::function<void(const Launch&)>& f);
 
 struct Program {
   Target target;
@@ -71,6 +83,7 @@ struct Program {
   std::vector<Slot> slots;
   std::vector<int64_t> inputs, outputs, states;   // slots, in the graph's order; a state's slot is read and written
   std::vector<Step> steps;
+  int64_t loops = 0;             // how many Loops there are, nested ones included
   int64_t size_low = 1, size_high = 1;   // the symbol's bounds; of a program without one, 1
   std::vector<int64_t> bounds;   // rising up to size_high: a run uses the kernels of the first that its size does not exceed
   int64_t arena_bytes = 0;       // planned size of the arena

@@ -14,6 +14,7 @@ struct Verdict {             // of one edge producer → consumer of the partiti
   bool fused;
   std::string reason;
   int64_t bytes;             // memory traffic that a missed fusion costs
+  std::string edge;          // "%4 exp -> %5 add", in bodies of control flow with the op before: "in %7 scan: …"
 };
 
 struct KeptWide {            // the ledger of the relaxed policy
@@ -32,6 +33,8 @@ struct PassContext {
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
   std::vector<std::pair<std::string, double>> times;                        // pass, milliseconds
   std::vector<Verdict> verdicts;
+  std::vector<std::string> loops;               // what moved out of which loop
+  std::string within;                           // what stands before the edges of the body at hand
   std::vector<KeptWide> ledger;
 
   /// Counts one rewrite and says whether it may happen.
@@ -41,11 +44,16 @@ struct PassContext {
 struct Pass {
   const char* name;
   Graph (*run)(const Graph& graph, PassContext& context);
+  enum class Bodies { with_graph, first } bodies = Bodies::first;   // of control flow: the pass does them itself, or they go through it before the graph
 };
+
+/// The bodies of control flow go through the pass, innermost first, then the graph.
+Graph run_pass(const Pass& pass, const Graph& graph, PassContext& context);
 
 Graph expand(const Graph& graph, PassContext& context);      // transforms and Expand ops → primitive nodes
 Graph simplify(const Graph& graph, PassContext& context);    // the rule table, to a fixed point, with hash-consing
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
+Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy
 // Each one's text before and after: tests/cases/passes, partition and tile, run by tests/fast/golden_test.cpp.

@@ -3,10 +3,12 @@
 // so there is no pass for common subexpressions, and none for dead code.
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "ir/op.h"
 #include "ir/support/suggest.h"
 #include "passes/pass.h"
 
@@ -14,13 +16,28 @@ namespace quern {
 
 const std::vector<Pass>& pipeline() {
   static const std::vector<Pass> passes = {
-      {"expand", expand},        // transforms (vjp, vmap) and composed ops → primitive nodes
+      {"expand", expand, Pass::Bodies::with_graph},   // transforms (vjp, vmap) and composed ops → primitive nodes
       {"simplify", simplify},    // rule table; equal nodes merge, dead ones go
       {"fold", fold},            // constants
+      {"loops", loops},          // scans: what need not be inside comes before or behind
       {"partition", partition},  // groups of nodes → kernel calls
       {"precision", precision},  // where short floats are rounded
   };
   return passes;
+}
+
+Graph run_pass(const Pass& pass, const Graph& graph, PassContext& context) {
+  if (pass.bodies == Pass::Bodies::with_graph) return pass.run(graph, context);
+  Graph own = graph;
+  for (size_t i = 0; i < own.nodes.size(); ++i) {
+    Node& n = own.nodes[i];
+    if (!is_control_flow(n.op)) continue;
+    const std::string outer = std::exchange(context.within, fmt::format("{}in %{} {}: ", context.within, i, name_of(n.op)));
+    for (auto* body : {&n.attrs.body, &n.attrs.otherwise})
+      if (*body) *body = std::make_shared<const Graph>(run_pass(pass, **body, context));
+    context.within = outer;
+  }
+  return pass.run(own, context);
 }
 
 Graph run_pipeline(const Graph& graph, PassContext& context) {
@@ -35,7 +52,7 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const Pass& pass : pipeline()) {
     if (std::count(context.disabled.begin(), context.disabled.end(), pass.name)) continue;
     const auto start = std::chrono::steady_clock::now();
-    current = pass.run(current, context);
+    current = run_pass(pass, current, context);
     context.times.emplace_back(pass.name, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     if (context.verify) verify(current);
     if (context.after) context.after(pass.name, current);

@@ -50,6 +50,10 @@ class Device {
   virtual void stage(DevicePtr to, int64_t capacity, const void* from, int64_t bytes, int set) { (void)capacity, (void)set, upload(to, from, bytes); }
   virtual void begin_run(int set) { (void)set; }
   virtual void end_run(int set) { (void)set; }
+  /// `body` as long as the bool at `flag` is true, or one of two bodies by it; on a GPU only while a run is recorded: there
+  /// the device reads the flag.
+  virtual void repeat_while(DevicePtr flag, const std::function<void()>& body) = 0;
+  virtual void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) = 0;
   /// Records the launches, copies and fills of `body` and returns a function that replays them; those that touch no
   /// common memory may overlap. Devices without graphs return `body`.
   virtual std::function<void()> record(std::function<void()> body) { return body; }

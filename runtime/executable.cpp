@@ -26,7 +26,7 @@ static constexpr size_t kReplays = 64;
 static constexpr const char* kFit = "give a tensor of that dtype and shape, or compile the model for this one";
 
 Executable::Executable(Device& device, Program program)
-    : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()), sizes_(program_.inputs.size()), size_(program_.size_high) {
+    : device_(device), program_(std::move(program)), slots_(static_cast<size_t>(device.input_sets()), std::vector<DevicePtr>(program_.slots.size())), replay_(slots_.size()), holder_(program_.inputs.size()), sizes_(program_.inputs.size()), size_(program_.size_high), moves_(program_.slots.size()), iteration_(static_cast<size_t>(program_.loops)) {
   if (!device_.runs(program_.target))
     throw Error(Code::other_target, fmt::format("this program was compiled for {}, the device {} wants {}", to_string(program_.target), device_.name(), to_string(device_.target()))).with_help("compile it again with --target " + to_string(device_.target()));
   for (const KernelImage& image : program_.images) images_.push_back(device_.load(image));
@@ -36,8 +36,8 @@ Executable::Executable(Device& device, Program program)
     const Slot& s = program_.slots[i];
     for (size_t set = 0; set < slots_.size(); ++set) {
       DevicePtr& ptr = slots_[set][i];
-      if (s.kind == SlotKind::arena) ptr = static_cast<char*>(arena) + s.offset;
-      else if (s.parent >= 0) continue;
+      if (s.parent >= 0) continue;
+      else if (s.kind == SlotKind::arena) ptr = static_cast<char*>(arena) + s.offset;
       else if (set > 0 && s.kind != SlotKind::input) ptr = slots_[0][i];
       else owned_.push_back(ptr = device_.alloc(s.bytes()));
     }
@@ -45,8 +45,18 @@ Executable::Executable(Device& device, Program program)
     if (s.kind == SlotKind::state && s.parent < 0) unset_states_.insert(static_cast<int64_t>(i));
   }
   for (size_t i = 0; i < program_.slots.size(); ++i)
-    if (const Slot& s = program_.slots[i]; s.kind != SlotKind::arena && s.parent >= 0)
-      for (auto& set : slots_) set[i] = static_cast<char*>(set[static_cast<size_t>(s.parent)]) + s.offset;
+    if (const Slot& s = program_.slots[i]; s.parent >= 0) {
+      moves_[i] = s.loop >= 0 || moves_[static_cast<size_t>(s.parent)];
+      for (auto& set : slots_) set[i] = static_cast<char*>(set[static_cast<size_t>(s.parent)]) + s.offset;   // of those that move: not used
+    }
+}
+
+DevicePtr Executable::at(int64_t slot, size_t set) const {
+  if (!moves_[static_cast<size_t>(slot)]) return slots_[set][static_cast<size_t>(slot)];
+  const Slot& s = program_.slots[static_cast<size_t>(slot)];
+  int64_t offset = s.offset;
+  if (s.loop >= 0) offset += s.stride * floor_mod(s.first + s.step * iteration_[static_cast<size_t>(s.loop)], s.entries);
+  return static_cast<char*>(at(s.parent, set)) + offset;
 }
 
 Executable::~Executable() {
@@ -115,8 +125,20 @@ void Executable::run_step(const Step& step, size_t set) {
                           device_.launch(*images_[i], image, operands, size_);
                         },
                         [&](const Copy& c) { device_.copy(at(c.to, set), at(c.from, set), bytes_now(c.to)); },
-                        [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes_now(f.slot)); }},
-             step);
+                        [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes_now(f.slot)); },
+                        [&](const Loop& l) {
+                          for (int64_t t = 0; t < l.count; ++t) {
+                            iteration_[static_cast<size_t>(l.id)] = t;
+                            run_steps(l.steps, set);
+                          }
+                        },
+                        [&](const While& w) { device_.repeat_while(at(w.flag, set), [&] { run_steps(w.steps, set); }); },
+                        [&](const Branch& b) { device_.branch(at(b.flag, set), [&] { run_steps(b.yes, set); }, [&] { run_steps(b.no, set); }); }},
+             static_cast<const std::variant<Launch, Copy, Fill, Loop, While, Branch>&>(step));
+}
+
+void Executable::run_steps(const std::vector<Step>& steps, size_t set) {
+  for (const Step& s : steps) run_step(s, set);
 }
 
 // The inputs' common value of the symbol; the bound where none depends on it.
@@ -152,9 +174,7 @@ void Executable::run() {
   }
   std::function<void()>& replay = replays[size_];
   if (!replay)
-    replay = device_.record([this, set = set_] {
-      for (const Step& s : program_.steps) run_step(s, set);
-    });
+    replay = device_.record([this, set = set_] { run_steps(program_.steps, set); });
   replay();
   device_.end_run(static_cast<int>(set_));
   ran_ = true;
@@ -181,10 +201,12 @@ std::vector<double> Executable::profile(int repeats) {
   std::vector<double> out;
   for (const Step& s : program_.steps) {
     std::vector<double> times;
+    const bool single = std::holds_alternative<Launch>(s) || std::holds_alternative<Copy>(s) || std::holds_alternative<Fill>(s);
+    const std::function<void()> run = [&] { run_step(s, set_); }, step = single ? run : device_.record(run);
     for (int r = 0; r < repeats; ++r) {
       device_.synchronize();
       const auto start = std::chrono::steady_clock::now();
-      run_step(s, set_);
+      step();
       device_.synchronize();
       times.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }

@@ -43,8 +43,11 @@ class Executable {
   std::vector<int64_t> sizes_;                     // of each input: the symbol's value in its latest shape; 0: any
   int64_t size_;                                   // the symbol's value in the latest run
   size_t kernels_ = 0;                             // which of the program's bounds its kernels have
-  DevicePtr at(int64_t slot, size_t set) const { return slots_[set][static_cast<size_t>(slot)]; }
+  std::vector<char> moves_;                        // slots that are another place in each iteration of a loop
+  std::vector<int64_t> iteration_;                 // of each loop, while its steps run
+  DevicePtr at(int64_t slot, size_t set) const;
   void run_step(const Step& step, size_t set);
+  void run_steps(const std::vector<Step>& steps, size_t set);
   void choose_size();
 };
 

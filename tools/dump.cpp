@@ -15,6 +15,7 @@
 #include "ir/op.h"
 #include "ir/support/env.h"
 #include "ir/support/file.h"
+#include "ir/support/overloaded.h"
 #include "ir/support/suggest.h"
 #include "ir/text.h"
 #include "passes/tile/lower.h"
@@ -69,6 +70,25 @@ std::string svg_of(const std::string& dot) {
   return svg;
 }
 
+std::string steps_text(const Program& p, const std::vector<Step>& steps, const std::string& indent) {
+  std::string text;
+  const auto inside = [&](const std::vector<Step>& body) { return steps_text(p, body, indent + "  "); };
+  for (const Step& s : steps)
+    text += indent + std::visit(Overloaded{[&](const Launch& l) { return fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l.images.back())].name, fmt::join(l.slots, ", ")); },
+                                           [](const Copy& c) { return fmt::format("copy {} -> {}\n", c.from, c.to); },
+                                           [](const Fill& f) { return fmt::format("fill {} with byte {}\n", f.slot, f.byte); },
+                                           [&](const Loop& l) { return fmt::format("loop {}, {} times\n{}", l.id, l.count, inside(l.steps)); },
+                                           [&](const While& w) { return fmt::format("while {}\n{}", w.flag, inside(w.steps)); },
+                                           [&](const Branch& b) { return fmt::format("if {}\n{}{}else\n{}", b.flag, inside(b.yes), indent, inside(b.no)); }},
+                                static_cast<const std::variant<Launch, Copy, Fill, Loop, While, Branch>&>(s));
+  return text;
+}
+std::string place_text(const Slot& s) {
+  if (s.loop >= 0) return fmt::format("in {}, {} bytes further for each of the entries ({}{:+}*t) mod {} in loop {}", s.parent, s.stride, s.first, s.step, s.entries, s.loop);
+  if (s.parent >= 0) return fmt::format("in {} at {}", s.parent, s.offset);
+  return s.kind == SlotKind::arena ? fmt::format("at {}", s.offset) : s.name;
+}
+
 void dump(const DumpArguments& a) {
   const bool graph_itself = a.what == "ir" || a.what == "dot" || a.what == "svg";
   if (std::find(kWhat.begin(), kWhat.end(), a.what) == kWhat.end()) throw Error(Code::bad_value, fmt::format("--what {}: wants {}", a.what, fmt::join(kWhat, ", "))).with_help(suggestion(a.what, kWhat, "ir is the default"));
@@ -89,25 +109,20 @@ void dump(const DumpArguments& a) {
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
   if (a.what == "fusion") {
-    // Verdicts name nodes of the graph that partition saw.
-    Graph before;
-    options.passes.after = [&](const std::string& pass, const Graph& g) {
-      if (pass == "fold" || pass == "simplify" || pass == "expand") before = dead_code(g);
-    };
     run_pipeline(graph, options.passes);
     std::string text;
     Json edges = Json::array();
     for (const Verdict& v : options.passes.verdicts) {
-      text += fmt::format("%{} {} -> %{} {}: {}{}\n", v.producer, name_of(before.at(v.producer).op), v.consumer, name_of(before.at(v.consumer).op), v.fused ? "fused" : "not fused: " + v.reason,
-                          v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
-      edges.push_back({{"producer", v.producer}, {"consumer", v.consumer}, {"fused", v.fused}, {"reason", v.reason}, {"bytes", v.bytes}});
+      text += fmt::format("{}: {}{}\n", v.edge, v.fused ? "fused" : "not fused: " + v.reason, v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
+      edges.push_back({{"edge", v.edge}, {"producer", v.producer}, {"consumer", v.consumer}, {"fused", v.fused}, {"reason", v.reason}, {"bytes", v.bytes}});
     }
+    for (const std::string& l : options.passes.loops) text += "loop: " + l + "\n";
     Json ledger = Json::array();
     for (const KeptWide& k : options.passes.ledger) {
       text += fmt::format("kernel {}: {} uses of short floats that were not rounded (--relaxed)\n", k.kernel, k.roundings);
       ledger.push_back({{"kernel", k.kernel}, {"roundings", k.roundings}});
     }
-    return emit(a, text, {{"edges", edges}, {"ledger", ledger}});
+    return emit(a, text, {{"edges", edges}, {"loops", options.passes.loops}, {"ledger", ledger}});
   }
   options.target = parse_target(a.target);   // the graph's own forms above need none
   CompileReport report;
@@ -129,13 +144,9 @@ void dump(const DumpArguments& a) {
     for (size_t s = 0; s < p.slots.size(); ++s) {
       static constexpr const char* kKinds[] = {"input", "output", "state", "constant", "arena"};
       const Slot& slot = p.slots[s];
-      text += fmt::format("slot {} {} {} {}\n", s, kKinds[static_cast<int>(slot.kind)], to_string(Type{slot.dtype, slot.shape, {}}), slot.kind == SlotKind::arena ? fmt::format("at {}", slot.offset) : slot.name);
+      text += fmt::format("slot {} {} {} {}\n", s, kKinds[static_cast<int>(slot.kind)], to_string(Type{slot.dtype, slot.shape, {}}), place_text(slot));
     }
-    for (const Step& s : p.steps) {
-      if (const auto* l = std::get_if<Launch>(&s)) text += fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l->images.back())].name, fmt::join(l->slots, ", "));
-      else if (const auto* c = std::get_if<Copy>(&s)) text += fmt::format("copy {} -> {}\n", c->from, c->to);
-      else text += fmt::format("fill {} with byte {}\n", std::get<Fill>(s).slot, std::get<Fill>(s).byte);
-    }
+    text += steps_text(p, p.steps, "");
   }
   emit(a, text, more);
 }
@@ -159,8 +170,10 @@ void compile_command(const CompileArguments& a) {
   FILE* out = a.json.wants_stdout() || a.out == "-" ? stderr : stdout;
   if (a.times)
     for (const auto& [phase, ms] : report.times) fmt::print(out, "  {:<16} {:9.2f} ms\n", phase, ms);
+  int64_t launches = 0;
+  for_each_launch(p.steps, [&](const Launch&) { ++launches; });
   fmt::print(out, "{}: {} ops -> {} launches of {} kernels ({} compiled, {} cached) for {}; arena {} bytes (lower bound {}); wrote {} {} bytes\n", a.model.name, graph.nodes.size(),
-             std::count_if(p.steps.begin(), p.steps.end(), [](const Step& s) { return std::holds_alternative<Launch>(s); }), p.images.size(), report.compiled, report.cached, to_string(p.target), p.arena_bytes,
+             launches, p.images.size(), report.compiled, report.cached, to_string(p.target), p.arena_bytes,
              p.lower_bound, a.out, bytes.size());
   a.json.write({{"schema", 1}, {"kernels", p.images.size()}, {"compiled", report.compiled}, {"cached", report.cached}, {"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"bytes", bytes.size()}});
 }

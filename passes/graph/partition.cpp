@@ -12,6 +12,7 @@
 //     masks would be computed in every step of the sum) or casts of memory.
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
 // between the calls.
+// Control flow is no kernel: its arguments and results are in memory; its bodies have been partitioned before.
 // Relies on expand (no composed ops, no transforms). Every merge asks the bisect counter.
 #include <algorithm>
 #include <map>
@@ -36,7 +37,7 @@ constexpr const char* kSameMemory = "the same memory";
 
 class Partitioner {
  public:
-  Partitioner(const Graph& graph, PassContext& context) : graph_(graph), context_(context) {
+  Partitioner(const Graph& graph, PassContext& context) : graph_(graph), context_(context), first_verdict_(context.verdicts.size()) {
     const size_t n = graph.nodes.size();
     leaf_.resize(n);
     free_.resize(n);
@@ -47,6 +48,10 @@ class Partitioner {
     for (size_t i = 0; i < n; ++i) classify(static_cast<NodeId>(i));
     for (const Node& node : graph.nodes)   // what `take` reads by computed rows must be in memory
       if (means<Take>(node.op) && free_[static_cast<size_t>(node.args[0])]) own_group(node.args[0]);
+    for (const Node& node : graph.nodes)   // and so must be what loops and branches read
+      if (is_control_flow(node.op))
+        for (NodeId a : node.args)
+          if (free_[static_cast<size_t>(a)] && at(a).op != Op::constant) own_group(a);
     for (const Node& node : graph.nodes)   // a padded operand is written out once rather than masked in every step of a sum
       if (means<Contract>(node.op))
         for (NodeId a : node.args)
@@ -65,6 +70,7 @@ class Partitioner {
  private:
   const Graph& graph_;
   PassContext& context_;
+  size_t first_verdict_;
   std::vector<char> leaf_, free_, root_;
   std::vector<std::vector<NodeId>> users_;
   std::vector<int> group_;                    // of each node; -1: leaf or free
@@ -76,6 +82,12 @@ class Partitioner {
   void classify(NodeId id) {
     const Node& n = at(id);
     const size_t i = static_cast<size_t>(id);
+    if (n.op == Op::result) {   // with what it is a result of
+      group_[i] = group_[static_cast<size_t>(n.args[0])];
+      members_[static_cast<size_t>(group_[i])].push_back(id);
+      return;
+    }
+    if (is_control_flow(n.op)) return own_group(id);
     const bool single = n.type.size() == 1;
     leaf_[i] = n.op == Op::input || (n.op == Op::constant && !single);
     if (leaf_[i]) return;
@@ -89,6 +101,7 @@ class Partitioner {
     if (root_[i]) free_[i] = 0;
     if (!free_[i]) own_group(id);
   }
+  bool of_control(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 && is_control_flow(at(members_[static_cast<size_t>(group_[static_cast<size_t>(id)])][0]).op); }
   bool is_padded(NodeId id) const {
     const Node& n = at(id);
     return n.op == Op::pad || ((n.op == Op::reshape || n.op == Op::transpose) && is_padded(n.args[0]));
@@ -296,7 +309,7 @@ class Partitioner {
   void merge_all() {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const NodeId consumer = static_cast<NodeId>(i);
-      if (group_[i] < 0) continue;
+      if (group_[i] < 0 || at(consumer).op == Op::result) continue;
       const std::set<NodeId> sources = producers(consumer);
       for (auto it = sources.rbegin(); it != sources.rend(); ++it) try_merge(*it, consumer);
     }
@@ -308,6 +321,8 @@ class Partitioner {
     const bool place = places_.count(producer) || places_.count(consumer);
     if (place) {
       reason = kSameMemory;
+    } else if (of_control(producer) || of_control(consumer)) {
+      reason = "what loops and branches read and make is in memory";
     } else if (p != c) {
       std::vector<NodeId> both;
       std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
@@ -322,11 +337,12 @@ class Partitioner {
       }
     }
     const bool fused = group_[static_cast<size_t>(producer)] == group_[static_cast<size_t>(consumer)];
-    context_.verdicts.push_back({producer, consumer, fused, reason, fused || place ? 0 : 2 * graph_.type(producer).bytes()});
+    context_.verdicts.push_back({producer, consumer, fused, reason, fused || place ? 0 : 2 * graph_.type(producer).bytes(),
+                                 fmt::format("{}%{} {} -> %{} {}", context_.within, producer, name_of(at(producer).op), consumer, name_of(at(consumer).op))});
   }
 
   // --- views that need no kernel ---
-  bool of_kernel(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 && !places_.count(id); }
+  bool of_kernel(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 && !places_.count(id) && !of_control(id); }
   // A concat whose operands are results of kernels and lie nowhere else: they are written where it lies.
   void place_concats() {
     std::set<NodeId> held;
@@ -347,8 +363,8 @@ class Partitioner {
       const NodeId id = members[0], whole = at(id).args[0];
       if ((group_[static_cast<size_t>(whole)] < 0 && at(whole).op != Op::input) || !context_.allow()) continue;
       places_.insert(id);
-      for (Verdict& v : context_.verdicts)
-        if (v.consumer == id) v.reason = kSameMemory, v.bytes = 0;
+      for (size_t v = first_verdict_; v < context_.verdicts.size(); ++v)
+        if (context_.verdicts[v].consumer == id) context_.verdicts[v].reason = kSameMemory, context_.verdicts[v].bytes = 0;
     }
   }
 
@@ -389,6 +405,10 @@ class Partitioner {
     b.symbol(graph_.symbol);
     std::map<NodeId, NodeId> map;
     for (NodeId id : graph_.inputs) map[id] = b.input(at(id).attrs.name, at(id).type, graph_.where(id));
+    const auto mapped = [&](NodeId id) {
+      if (!map.count(id)) map[id] = b.add(Op::constant, {}, at(id).attrs, graph_.where(id));   // an output or a loop's argument that is a constant
+      return map.at(id);
+    };
     // Groups in an order in which every operand comes first.
     std::set<int> done;
     const std::function<void(int)> emit = [&](int g) {
@@ -401,6 +421,14 @@ class Partitioner {
         std::vector<NodeId> args;
         for (NodeId a : view.args) args.push_back(map.at(a));
         map[nodes[0]] = b.add(view.op, std::move(args), view.attrs, graph_.where(nodes[0]));
+        return;
+      }
+      if (is_control_flow(at(nodes[0]).op)) {
+        std::vector<NodeId> args;
+        for (NodeId a : at(nodes[0]).args) args.push_back(mapped(a));
+        map[nodes[0]] = b.add(at(nodes[0]).op, std::move(args), at(nodes[0]).attrs, graph_.where(nodes[0]));
+        for (NodeId result : nodes)
+          if (result != nodes[0]) map[result] = b.add(Op::result, {map.at(nodes[0])}, at(result).attrs, graph_.where(result));
         return;
       }
       Region r;
@@ -424,10 +452,6 @@ class Partitioner {
     };
     for (size_t i = 0; i < graph_.nodes.size(); ++i)
       if (group_[i] >= 0) emit(group_[i]);
-    const auto mapped = [&](NodeId id) {
-      if (!map.count(id)) map[id] = b.add(Op::constant, {}, at(id).attrs, graph_.where(id));   // an output that is a constant
-      return map.at(id);
-    };
     for (const NamedOutput& o : graph_.outputs) b.output(o.name, mapped(o.node));
     for (const State& s : graph_.states) b.state(s.name, map.at(s.input), mapped(s.output));
     return dead_code(b.finish());

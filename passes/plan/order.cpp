@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <map>
 
+#include "ir/op.h"
+
 namespace quern {
 namespace {
 
@@ -16,7 +18,7 @@ class Orderer {
   explicit Orderer(const Graph& graph) : graph_(graph) {
     for (size_t i = 0; i < graph.nodes.size(); ++i) {
       const Node& n = graph.nodes[i];
-      if (n.op == Op::call) calls_.push_back(static_cast<NodeId>(i));
+      if (means<Body>(n.op) && n.op != Op::result) calls_.push_back(static_cast<NodeId>(i));
       if (n.op == Op::result) results_[n.args[0]].push_back(static_cast<NodeId>(i));
     }
     for (NodeId r : graph.roots()) {

@@ -84,6 +84,10 @@ class CpuDevice : public Device {
       if (worker < workers) entry(pointers_.data(), scratch(worker), begin, end, size);
     });
   }
+  void repeat_while(DevicePtr flag, const std::function<void()>& body) override {
+    while (*static_cast<const uint8_t*>(flag)) body();
+  }
+  void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) override { (*static_cast<const uint8_t*>(flag) ? yes : no)(); }
   void synchronize() override {}
 
  private:

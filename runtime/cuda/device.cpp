@@ -1,137 +1,21 @@
-// See device.h. One context, one stream for work and one for uploads; a recorded step is one CUDA graph, built node by
-// node with an edge wherever two nodes touch the same memory and one of them writes it.
+// See device.h. One context, one stream for work and one for uploads; a recorded step is one CUDA graph (recording.h), in
+// which a while_loop and the branches of a cond are conditional nodes: the GPU reads their flags.
 #include "runtime/cuda/device.h"
 
 #include <cstring>
 #include <map>
-
-#include <dlfcn.h>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "runtime/cuda/recording.h"
 #include "runtime/pool.h"
 
 namespace quern {
+
+using namespace cuda_driver;
+
 namespace {
-
-using Status = int;
-using Handle = void*;
-using Ptr = unsigned long long;
-
-// As cuda.h declares them (CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS).
-struct KernelNode {
-  Handle function;
-  unsigned grid[3], block[3], shared;
-  void** params;
-  void** extra;
-  Handle kernel, context;
-};
-struct CopySide { size_t x, y, z, level; unsigned memory; void* host; Ptr device; Handle array; void* reserved; size_t pitch, height; };
-struct CopyNode { CopySide from, to; size_t width, height, depth; };
-struct FillNode { Ptr to; size_t pitch; unsigned value, element; size_t width, height; };
-constexpr unsigned kDeviceMemory = 2;
-
-struct Driver {
-  Status (*init)(unsigned);
-  Status (*device_get)(int*, int);
-  Status (*device_count)(int*);
-  Status (*attribute)(int*, int, int);
-  Status (*retain)(Handle*, int);
-  Status (*release)(int);
-  Status (*set_current)(Handle);
-  Status (*alloc)(Ptr*, size_t);
-  Status (*free)(Ptr);
-  Status (*upload)(Ptr, const void*, size_t, Handle);
-  Status (*download)(void*, Ptr, size_t, Handle);
-  Status (*copy)(Ptr, Ptr, size_t, Handle);
-  Status (*fill)(Ptr, unsigned char, size_t, Handle);
-  Status (*module_load)(Handle*, const void*);
-  Status (*module_function)(Handle*, Handle, const char*);
-  Status (*module_unload)(Handle);
-  Status (*function_attribute)(Handle, int, int);
-  Status (*launch)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Handle, void**, void**);
-  Status (*stream_create)(Handle*, unsigned);
-  Status (*stream_destroy)(Handle);
-  Status (*stream_synchronize)(Handle);
-  Status (*host_alloc)(void**, size_t, unsigned);
-  Status (*host_free)(void*);
-  Status (*event_create)(Handle*, unsigned);
-  Status (*event_destroy)(Handle);
-  Status (*event_record)(Handle, Handle);
-  Status (*event_synchronize)(Handle);
-  Status (*stream_wait)(Handle, Handle, unsigned);
-  Status (*graph_create)(Handle*, unsigned);
-  Status (*add_kernel)(Handle*, Handle, const Handle*, size_t, const KernelNode*);
-  Status (*add_copy)(Handle*, Handle, const Handle*, size_t, const CopyNode*, Handle);
-  Status (*add_fill)(Handle*, Handle, const Handle*, size_t, const FillNode*, Handle);
-  Status (*instantiate)(Handle*, Handle, unsigned long long);
-  Status (*graph_launch)(Handle, Handle);
-  Status (*graph_destroy)(Handle);
-  Status (*graph_exec_destroy)(Handle);
-  Status (*error_string)(Status, const char**);
-};
-
-const Driver& driver() {
-  static const Driver table = [] {
-    void* library = ::dlopen("libcuda.so.1", RTLD_NOW);
-    if (!library) throw Error(Code::no_driver, "no NVIDIA driver was found (libcuda.so.1)").with_help("use --device cpu");
-    Driver d{};
-    const auto bind = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name));
-      if (!function) throw Error(Code::no_driver, fmt::format("this NVIDIA driver is too old: it lacks {}", name)).with_help("update it, or use --device cpu");
-    };
-    bind(d.init, "cuInit");
-    bind(d.device_get, "cuDeviceGet");
-    bind(d.device_count, "cuDeviceGetCount");
-    bind(d.attribute, "cuDeviceGetAttribute");
-    bind(d.retain, "cuDevicePrimaryCtxRetain");
-    bind(d.release, "cuDevicePrimaryCtxRelease_v2");
-    bind(d.set_current, "cuCtxSetCurrent");
-    bind(d.alloc, "cuMemAlloc_v2");
-    bind(d.free, "cuMemFree_v2");
-    bind(d.upload, "cuMemcpyHtoDAsync_v2");
-    bind(d.download, "cuMemcpyDtoHAsync_v2");
-    bind(d.copy, "cuMemcpyDtoDAsync_v2");
-    bind(d.fill, "cuMemsetD8Async");
-    bind(d.module_load, "cuModuleLoadData");
-    bind(d.module_function, "cuModuleGetFunction");
-    bind(d.module_unload, "cuModuleUnload");
-    bind(d.function_attribute, "cuFuncSetAttribute");
-    bind(d.launch, "cuLaunchKernel");
-    bind(d.stream_create, "cuStreamCreate");
-    bind(d.stream_destroy, "cuStreamDestroy_v2");
-    bind(d.stream_synchronize, "cuStreamSynchronize");
-    bind(d.host_alloc, "cuMemHostAlloc");
-    bind(d.host_free, "cuMemFreeHost");
-    bind(d.event_create, "cuEventCreate");
-    bind(d.event_destroy, "cuEventDestroy_v2");
-    bind(d.event_record, "cuEventRecord");
-    bind(d.event_synchronize, "cuEventSynchronize");
-    bind(d.stream_wait, "cuStreamWaitEvent");
-    bind(d.graph_create, "cuGraphCreate");
-    bind(d.add_kernel, "cuGraphAddKernelNode_v2");
-    bind(d.add_copy, "cuGraphAddMemcpyNode");
-    bind(d.add_fill, "cuGraphAddMemsetNode");
-    bind(d.instantiate, "cuGraphInstantiateWithFlags");
-    bind(d.graph_launch, "cuGraphLaunch");
-    bind(d.graph_destroy, "cuGraphDestroy");
-    bind(d.graph_exec_destroy, "cuGraphExecDestroy");
-    bind(d.error_string, "cuGetErrorString");
-    return d;
-  }();
-  return table;
-}
-
-void want(Status status, const char* call) {
-  if (status == 0) return;
-  const char* text = "unknown error";
-  driver().error_string(status, &text);
-  if (status == 100) throw Error(Code::no_driver, "the NVIDIA driver finds no GPU").with_help("use --device cpu; CUDA_VISIBLE_DEVICES may hide the GPUs");
-  if (status == 2) throw Error(Code::out_of_memory, fmt::format("CUDA: {} failed: {}", call, text)).with_help("use a smaller batch or smaller layers, or free the GPU");
-  throw Error(Code::cuda_failed, fmt::format("CUDA: {} failed: {}", call, text)).with_help("`quern doctor` lists driver and GPUs; --device cpu needs neither");
-}
-
-Ptr raw(DevicePtr p) { return reinterpret_cast<Ptr>(p); }
 
 class CudaImage : public LoadedImage {
  public:
@@ -148,54 +32,31 @@ class CudaImage : public LoadedImage {
   Handle module_ = nullptr;
 };
 
-/// A graph under construction and then its executable form, destroyed with the last copy of its replay function.
-class Recording {
- public:
-  Recording() { want(driver().graph_create(&graph_, 0), "cuGraphCreate"); }
-  ~Recording() {
-    if (executable) driver().graph_exec_destroy(executable);
-    driver().graph_destroy(graph_);
+// What sets the condition of a node to a flag in memory, or to its opposite. The driver provides the function.
+constexpr const char* kSetCondition = R"(.version 8.0
+.target sm_75
+.address_size 64
+.extern .func cudaGraphSetConditional(.param .b64 condition, .param .b32 value);
+.visible .entry quern_set_condition(.param .u64 condition, .param .u64 flag, .param .u32 opposite)
+{
+  .reg .b64 %c, %f;
+  .reg .b32 %v, %o;
+  ld.param.u64 %c, [condition];
+  ld.param.u64 %f, [flag];
+  ld.param.u32 %o, [opposite];
+  cvta.to.global.u64 %f, %f;
+  ld.global.u8 %v, [%f];
+  xor.b32 %v, %v, %o;
+  {
+    .param .b64 a;
+    .param .b32 b;
+    st.param.b64 [a], %c;
+    st.param.b32 [b], %v;
+    call.uni cudaGraphSetConditional, (a, b);
   }
-  Recording(const Recording&) = delete;
-  Handle executable = nullptr;
-
-  /// `add(graph, dependencies, count, &node)` adds the node that touches `operands`.
-  template <class Add>
-  void add(const std::vector<MemoryRange>& operands, Add&& add) {
-    std::vector<char> wanted(nodes_.size()), covered(nodes_.size());
-    for (const Access& a : accesses_)
-      for (const MemoryRange& o : operands)
-        if ((a.written || o.written) && a.begin < raw(o.ptr) + static_cast<Ptr>(o.bytes) && raw(o.ptr) < a.end) wanted[a.node] = 1;
-    // What a later dependency waits for already needs no edge of its own.
-    std::vector<Handle> dependencies;
-    std::vector<char> ancestors(nodes_.size() + 1);
-    for (size_t n = nodes_.size(); n-- > 0;) {
-      if (!wanted[n]) continue;
-      ancestors[n] = 1;
-      for (size_t m = 0; m < n; ++m) ancestors[m] = ancestors[m] || ancestors_[n][m];
-      if (!covered[n]) dependencies.push_back(nodes_[n]);
-      for (size_t m = 0; m < n; ++m) covered[m] = covered[m] || ancestors_[n][m];
-    }
-    Handle node = nullptr;
-    add(graph_, dependencies.data(), dependencies.size(), &node);
-    for (const MemoryRange& o : operands)
-      if (o.bytes > 0) accesses_.push_back({raw(o.ptr), raw(o.ptr) + static_cast<Ptr>(o.bytes), nodes_.size(), o.written});
-    nodes_.push_back(node);
-    ancestors_.push_back(std::move(ancestors));
-  }
-  void instantiate() {
-    want(driver().instantiate(&executable, graph_, 0), "cuGraphInstantiate");
-    accesses_.clear();
-    ancestors_.clear();
-  }
-
- private:
-  struct Access { Ptr begin, end; size_t node; bool written; };
-  Handle graph_ = nullptr;
-  std::vector<Handle> nodes_;
-  std::vector<Access> accesses_;
-  std::vector<std::vector<char>> ancestors_;   // of each node: which earlier ones it waits for
-};
+  ret;
+}
+)";
 
 /// Pinned host memory in front of one input slot.
 struct Staging {
@@ -230,6 +91,7 @@ class CudaDevice : public Device {
   }
   ~CudaDevice() override {
     driver().stream_synchronize(stream_);
+    if (conditions_) driver().module_unload(conditions_);
     for (auto& [ptr, staging] : staging_) driver().event_destroy(staging.copied);
     for (int set = 0; set < kSets; ++set)
       for (Handle event : {uploaded_[set], finished_[set]}) driver().event_destroy(event);
@@ -289,6 +151,7 @@ class CudaDevice : public Device {
   }
   void copy(DevicePtr to, DevicePtr from, int64_t bytes) override {
     if (!bytes) return;
+    if (touched_) return note({{from, bytes, false}, {to, bytes, true}});
     if (!recording_) return want(driver().copy(raw(to), raw(from), static_cast<size_t>(bytes), stream_), "cuMemcpyDtoDAsync");
     CopyNode node{};
     node.from.memory = node.to.memory = kDeviceMemory;
@@ -300,6 +163,7 @@ class CudaDevice : public Device {
   }
   void fill(DevicePtr at, uint8_t byte, int64_t bytes) override {
     if (!bytes) return;
+    if (touched_) return note({{at, bytes, true}});
     if (!recording_) return want(driver().fill(raw(at), byte, static_cast<size_t>(bytes), stream_), "cuMemsetD8Async");
     const FillNode node{raw(at), 0, byte, 1, static_cast<size_t>(bytes), 1};
     recording_->add({{at, bytes, true}}, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
@@ -308,6 +172,7 @@ class CudaDevice : public Device {
   }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override { return std::make_unique<CudaImage>(image); }
   void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
+    if (touched_) return note(operands);
     const Handle function = static_cast<const CudaImage&>(image).function;
     const unsigned blocks = static_cast<unsigned>(kernel.grid_at(size)), threads = static_cast<unsigned>(kernel.threads), shared = static_cast<unsigned>(kernel.shared_bytes);
     std::vector<DevicePtr> values;
@@ -321,13 +186,18 @@ class CudaDevice : public Device {
       want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode");
     });
   }
+  void repeat_while(DevicePtr flag, const std::function<void()>& body) override { conditional(kWhile, flag, false, body); }
+  void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) override {
+    conditional(kIf, flag, false, yes);
+    conditional(kIf, flag, true, no);
+  }
   std::function<void()> record(std::function<void()> body) override {
     auto recording = std::make_shared<Recording>();
     recording_ = recording.get();
     try {
       body();
     } catch (...) {
-      recording_ = nullptr;
+      recording_ = nullptr, touched_ = nullptr;
       throw;
     }
     recording_ = nullptr;
@@ -341,6 +211,47 @@ class CudaDevice : public Device {
 
  private:
   void wait() { want(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }   // not for batches on their way
+  // Kernels, copies and fills that are only listed: what a body will touch must be known before its node is there.
+  void note(const std::vector<MemoryRange>& operands) { touched_->insert(touched_->end(), operands.begin(), operands.end()); }
+  size_t set_condition(Ptr condition, DevicePtr flag, bool opposite) {
+    unsigned other = opposite;
+    void* params[] = {&condition, &flag, &other};
+    const KernelNode node{set_condition_, {1, 1, 1}, {1, 1, 1}, 0, params, nullptr, nullptr, nullptr};
+    return recording_->add({{flag, 1, false}}, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
+      want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode");
+    });
+  }
+  void conditional(int type, DevicePtr flag, bool opposite, const std::function<void()>& body) {
+    QN_CHECK(recording_, "loops and branches are recorded");
+    if (touched_) {
+      note({{flag, 1, false}});
+      return body();
+    }
+    if (!driver().condition_create || !driver().add_node) throw Error(Code::no_driver, "this NVIDIA driver is too old for while_loop and cond: it has no conditional graph nodes").with_help("update it to 12.4 or later, or use --device cpu");
+    if (!conditions_) {
+      want(driver().module_load(&conditions_, kSetCondition), "cuModuleLoadData");
+      want(driver().module_function(&set_condition_, conditions_, "quern_set_condition"), "cuModuleGetFunction");
+    }
+    std::vector<MemoryRange> touched = {{flag, 1, false}};
+    touched_ = &touched;
+    body();
+    touched_ = nullptr;
+    ConditionalNode node;
+    node.type = type;
+    node.context = context_;
+    want(driver().condition_create(&node.condition, recording_->graph(), context_, 0, 0), "cuGraphConditionalHandleCreate");
+    const size_t set = set_condition(node.condition, flag, opposite);
+    recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
+      want(driver().add_node(out, graph, dependencies, nullptr, n, &node), "cuGraphAddNode");
+    }, set);
+    Recording inner(node.bodies[0]);
+    Recording* const outer = std::exchange(recording_, &inner);
+    body();
+    if (type == kWhile) set_condition(node.condition, flag, opposite);
+    recording_ = outer;
+  }
+
+  static constexpr int kIf = 0, kWhile = 1;
   int ordinal_, device_ = 0, major_ = 0, minor_ = 0;
   static constexpr int kSets = 2;
   static constexpr unsigned kNoTiming = 2;
@@ -350,6 +261,8 @@ class CudaDevice : public Device {
   bool staged_ = false;                                  // something was staged since the last run
   std::map<DevicePtr, Staging> staging_;                 // by input slot
   Recording* recording_ = nullptr;
+  std::vector<MemoryRange>* touched_ = nullptr;
+  Handle conditions_ = nullptr, set_condition_ = nullptr;   // module and function, loaded at the first use
 };
 
 }  // namespace

@@ -49,6 +49,18 @@ class NullDevice : public Device {
     for (const MemoryRange& o : operands) line += " " + spell(o.ptr);
     say(line);
   }
+  void repeat_while(DevicePtr flag, const std::function<void()>& body) override {
+    say("while " + spell(flag));
+    body();
+    say("end");
+  }
+  void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) override {
+    say("if " + spell(flag));
+    yes();
+    say("else");
+    no();
+    say("end");
+  }
   void synchronize() override {}
 
  private:

@@ -1,0 +1,225 @@
+// Loops and branches: against the same written out, in values and derivatives, batched and nested; by the reference
+// interpreter and compiled.
+#include "frontend/control.h"
+#include "frontend/nn.h"
+#include "frontend/transforms.h"
+#include "tests/support/pairs.h"
+
+namespace quern {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+using test::random_f64;
+
+class Control : public test::Pairs {};
+
+Tensor at(const Tensor& x, int64_t t) {
+  Shape shape = x.shape();
+  shape.erase(shape.begin());
+  return reshape(slice(x, 0, t, t + 1), shape);
+}
+Tensor stack(const Tensors& parts) {
+  Tensors rows;
+  for (const Tensor& p : parts) rows.push_back(expand_dims(p, 0));
+  return concat(rows, 0);
+}
+
+// h' = tanh(x W + h U), by a scan or written out; the last h and all of them.
+struct Rnn { Tensor last, all; };
+Rnn by_scan(const Tensor& xs, const Tensor& h0, const Tensor& w, const Tensor& u, Direction d = Direction::forward) {
+  const Scan r = scan([&](const Tensors& c, const Tensors& x) {
+    const Tensor h = tanh(matmul(x[0], w) + matmul(c[0], u));
+    return ScanStep{{h}, {h}};
+  }, {h0}, {xs}, -1, d);
+  return {r.carries[0], r.stacked[0]};
+}
+Rnn written_out(const Tensor& xs, Tensor h, const Tensor& w, const Tensor& u, Direction d = Direction::forward) {
+  const int64_t steps = xs.shape()[0];
+  Tensors all(static_cast<size_t>(steps));
+  for (int64_t t = 0; t < steps; ++t) {
+    const int64_t p = d == Direction::forward ? t : steps - 1 - t;
+    all[static_cast<size_t>(p)] = h = tanh(matmul(at(xs, p), w) + matmul(h, u));
+  }
+  return {h, stack(all)};
+}
+
+// Slices of 3*5 and 8*8 elements: beside and on the alignment of slots.
+TEST_F(Control, ScanIsTheLoopWrittenOut) {
+  for (const auto& [batch, n] : {std::pair<int64_t, int64_t>{3, 5}, {8, 8}})
+    for (Direction d : {Direction::forward, Direction::backward})
+      for (int64_t steps : {1, 2, 7}) {
+        Model m;
+        const Tensor xs = m.input("xs", DType::f64, {steps, batch, 4}), h0 = m.input("h0", DType::f64, {batch, n}), w = m.input("w", DType::f64, {4, n}), u = m.input("u", DType::f64, {n, n});
+        const auto f = [&](auto&& rnn) -> Function {
+          return [&, rnn](const Tensors& p) {
+            const Rnn r = rnn(p[0], p[1], p[2], p[3], d);
+            return Tensors{sum(r.last * r.last) + sum(exp(r.all)), r.last, r.all};
+          };
+        };
+        const Reverse a = value_and_grad(f(by_scan), {xs, h0, w, u}), b = value_and_grad(f(written_out), {xs, h0, w, u});
+        same(m, a.outputs, b.outputs);
+        same(m, a.gradients, b.gradients);
+        run_pairs(m, {random_f64({steps, batch, 4}, 1), random_f64({batch, n}, 2), random_f64({4, n}, 3), random_f64({n, n}, 4)});
+      }
+}
+
+TEST_F(Control, ForwardModeSecondOrderAndLanesOfAScan) {
+  Model m;
+  const Tensor xs = m.input("xs", DType::f64, {3, 2, 4}), h0 = m.input("h0", DType::f64, {2, 3}), w = m.input("w", DType::f64, {4, 3}), u = m.input("u", DType::f64, {3, 3});
+  const Tensor du = m.input("du", DType::f64, {3, 3}), us = m.input("us", DType::f64, {4, 3, 3});
+  const auto loss = [&](auto&& rnn) -> Function { return [&, rnn](const Tensors& p) { return Tensors{sum(rnn(xs, h0, w, p[0], Direction::forward).all)}; }; };
+  const auto gradient = [&](auto&& rnn) -> Function { return [&, rnn](const Tensors& p) { return value_and_grad(loss(rnn), p).gradients; }; };
+  same(m, jvp(loss(by_scan), {u}, {du}).tangents, jvp(loss(written_out), {u}, {du}).tangents);
+  same(m, jvp(gradient(by_scan), {u}, {du}).tangents, jvp(gradient(written_out), {u}, {du}).tangents);
+  same(m, vmap(loss(by_scan), {us}), vmap(loss(written_out), {us}));
+  same(m, vmap(gradient(by_scan), {us}), vmap(gradient(written_out), {us}));
+  const auto all = [&](auto&& rnn) -> Function { return [&, rnn](const Tensors& p) { return Tensors{rnn(p[0], h0, w, u, Direction::backward).all}; }; };
+  same(m, vmap(all(by_scan), {m.input("lanes", DType::f64, {3, 2, 5, 4})}, {2}), vmap(all(written_out), {m.input("lanes2", DType::f64, {3, 2, 5, 4})}, {2}));
+  same(m, {hessian([&](const Tensor& v) { return loss(by_scan)({reshape(v, {3, 3})})[0]; }, reshape(u, {9}))}, {hessian([&](const Tensor& v) { return loss(written_out)({reshape(v, {3, 3})})[0]; }, reshape(u, {9}))});
+  run_pairs(m, {random_f64({3, 2, 4}, 1), random_f64({2, 3}, 2), random_f64({4, 3}, 3), random_f64({3, 3}, 4), random_f64({3, 3}, 5), random_f64({4, 3, 3}, 6), random_f64({3, 2, 5, 4}, 7), random_f64({3, 2, 5, 4}, 7)});
+}
+
+// Running sums over both axes: a scan in a scan, whose inner carry starts anew, and a carry that is an outer one.
+TEST_F(Control, ScanInAScan) {
+  Model m;
+  const Tensor x = m.input("x", DType::f64, {4, 5, 3}), start = m.input("start", DType::f64, {3});
+  const Function nested = [&](const Tensors& p) {
+    const Scan r = scan([&](const Tensors& c, const Tensors& row) {
+      const Scan inner = scan([&](const Tensors& d, const Tensors& e) { return ScanStep{{d[0] * 0.5 + sin(e[0])}, {d[0] * e[0]}}; }, {c[0]}, {row[0]});
+      return ScanStep{{inner.carries[0] + c[0]}, {inner.stacked[0]}};
+    }, {p[1]}, {p[0]});
+    return Tensors{sum(r.carries[0]) + sum(r.stacked[0] * r.stacked[0]), r.stacked[0]};
+  };
+  const Function flat = [&](const Tensors& p) {
+    Tensor c = p[1];
+    Tensors rows;
+    for (int64_t i = 0; i < 4; ++i) {
+      Tensor d = c;
+      Tensors cells;
+      for (int64_t j = 0; j < 5; ++j) {
+        const Tensor e = at(at(p[0], i), j);
+        cells.push_back(d * e);
+        d = d * 0.5 + sin(e);
+      }
+      c = d + c;
+      rows.push_back(stack(cells));
+    }
+    return Tensors{sum(c) + sum(stack(rows) * stack(rows)), stack(rows)};
+  };
+  const Reverse a = value_and_grad(nested, {x, start}), b = value_and_grad(flat, {x, start});
+  same(m, a.outputs, b.outputs);
+  same(m, a.gradients, b.gradients);
+  run_pairs(m, {random_f64({4, 5, 3}, 1), random_f64({3}, 2)});
+}
+
+// Carries that change places, are handed through, start equal or are constants; stacks of them before and after a step,
+// twice; nothing scanned; no step.
+TEST_F(Control, CarriesInEveryRole) {
+  for (int64_t n : {3, 16})
+    for (int64_t steps : {0, 1, 4}) {
+      Model m;
+      const Tensor a0 = m.input("a", DType::f64, {n}), b0 = m.input("b", DType::f64, {n});
+      const auto f = [](const Tensors& c, const Tensors&) { return ScanStep{{c[1], c[0] + c[2], c[2], c[3] + 1}, {c[0], c[0], c[1], c[0] + c[2], c[3], c[2] * 2}}; };
+      const Scan r = scan(f, {a0, b0, a0, a0 * 0}, {}, steps);
+      Tensors c = {a0, b0, a0, a0 * 0};
+      std::vector<Tensors> stacks(6);
+      for (int64_t t = 0; t < steps; ++t) {
+        const ScanStep s = f(c, {});
+        for (size_t i = 0; i < 6; ++i) stacks[i].push_back(s.stacked[i]);
+        c = s.carries;
+      }
+      same(m, r.carries, c);
+      for (size_t i = 0; i < 6 && steps; ++i) same(m, {r.stacked[i]}, {stack(stacks[i])});
+      if (!steps) for (size_t i = 0; i < 6; ++i) EXPECT_EQ(r.stacked[i].shape(), (Shape{0, n}));
+      run_pairs(m, {random_f64({n}, 1), random_f64({n}, 2)});
+    }
+}
+
+TEST_F(Control, RandomBitsDifferFromStepToStep) {
+  Model m;
+  const Tensor key = m.input("key", DType::u32, {}), start = m.input("start", DType::f32, {64});
+  const Scan r = scan([&](const Tensors& c, const Tensors&) { return ScanStep{c, {random_uniform(key, {64}, 3)}}; }, {start}, {}, 5);
+  m.output("bits", r.stacked[0]);
+  HostTensor k(DType::u32, {});
+  k.set(0, Scalar::of_int(DType::u32, 9));
+  const HostTensor out = run(m, {k, HostTensor(DType::f32, {64})})[0];
+  std::set<double> seen;
+  for (int64_t i = 0; i < out.size(); ++i) seen.insert(out.at(i));
+  EXPECT_GT(seen.size(), 310u);   // of 320
+}
+
+// The square root by Newton's iteration until it is good enough: lanes need different numbers of steps.
+Tensor newton(const Tensor& x) {
+  return while_loop([&](const Tensors& c) { return less(x * 0 + 1e-12, abs(c[0] * c[0] - x)); },
+                    [&](const Tensors& c) { return Tensors{(c[0] + x / c[0]) * 0.5, c[1] + 1}; }, {x, x * 0})[0];
+}
+TEST_F(Control, WhileRunsUntilDone) {
+  Model m;
+  const Tensor x = m.input("x", DType::f64, {}), lanes = m.input("lanes", DType::f64, {5}), dx = m.input("dx", DType::f64, {});
+  same(m, {newton(x)}, {sqrt(x)});
+  same(m, vmap([](const Tensors& p) { return Tensors{newton(p[0])}; }, {lanes}), {sqrt(lanes)});
+  same(m, jvp([](const Tensors& p) { return Tensors{newton(p[0])}; }, {x}, {dx}).tangents, {dx / (sqrt(x) * 2)});
+  same(m, {while_loop([](const Tensors& c) { return less(c[0], c[1]); }, [](const Tensors& c) { return Tensors{c[0] + 1, c[1]}; }, {x, x})[0]}, {x});   // not once
+  run_pairs(m, {HostTensor::full(DType::f64, {}, 7.0), HostTensor::from(DType::f64, {5}, {1, 2, 0.01, 400, 3}), HostTensor::full(DType::f64, {}, 0.3)});
+}
+
+TEST_F(Control, CondTakesOne) {
+  for (bool yes : {false, true}) {
+    Model m;
+    const Tensor x = m.input("x", DType::f64, {6}), y = m.input("y", DType::f64, {6}), p = m.input("p", DType::boolean, {}), ps = m.input("ps", DType::boolean, {4}), xs = m.input("xs", DType::f64, {4, 6});
+    const auto branches = [&](const Tensor& predicate, const Tensors& a) {
+      return cond(predicate, [&](const Tensors& b) { return Tensors{sin(b[0]) * y, sum(b[0])}; }, [&](const Tensors& b) { return Tensors{b[0], sum(y)}; }, a);
+    };
+    const auto chosen = [&](const Tensor& predicate, const Tensors& a) {
+      return Tensors{where(predicate, sin(a[0]) * y, a[0]), where(predicate, sum(a[0]), sum(y))};
+    };
+    const auto loss = [&](auto&& f) -> Function { return [&, f](const Tensors& a) {
+      const Tensors r = f(p, a);
+      return Tensors{sum(r[0] * r[0]) * r[1], r[0], r[1]};
+    }; };
+    const Reverse a = value_and_grad(loss(branches), {x}), b = value_and_grad(loss(chosen), {x});
+    same(m, a.outputs, b.outputs);
+    same(m, a.gradients, b.gradients);
+    same(m, jvp(loss(branches), {x}, {y}).tangents, jvp(loss(chosen), {x}, {y}).tangents);
+    const auto both = [&](auto&& f) -> Function { return [&, f](const Tensors& a) { return f(a[0], {a[1]}); }; };
+    same(m, vmap(both(branches), {ps, xs}), vmap(both(chosen), {ps, xs}));
+    same(m, vmap(both(branches), {p, xs}, {-1, 0}), vmap(both(chosen), {p, xs}, {-1, 0}));
+    HostTensor flag(DType::boolean, {}), flags(DType::boolean, {4});
+    flag.set(0, Scalar::of_int(DType::boolean, yes));
+    flags.set(1, Scalar::of_int(DType::boolean, 1)), flags.set(2, Scalar::of_int(DType::boolean, yes));
+    run_pairs(m, {random_f64({6}, 1), random_f64({6}, 2), flag, flags, random_f64({4, 6}, 3)});
+  }
+}
+
+// A branch and an unbounded loop in each step of a scan.
+TEST_F(Control, EverythingInAScan) {
+  Model m;
+  const Tensor xs = m.input("xs", DType::f64, {6, 4}), w = m.input("w", DType::f64, {4});
+  const Function nested = [&](const Tensors& p) {
+    const Scan r = scan([&](const Tensors& c, const Tensors& x) {
+      const Tensor h = cond(less(sum(c[0]), sum(x[0])), [&](const Tensors& b) { return Tensors{b[0] * p[0] + x[0]}; }, [&](const Tensors& b) { return Tensors{sin(b[0])}; }, {c[0]})[0];
+      const Tensor n = while_loop([&](const Tensors& d) { return less(d[0], d[0] * 0 + 20); }, [](const Tensors& d) { return Tensors{d[0] * 2}; }, {stop_gradient(abs(sum(h)) + 1)})[0];
+      return ScanStep{{h}, {h * n}};
+    }, {w}, {xs});
+    return Tensors{sum(r.stacked[0]), r.stacked[0]};
+  };
+  const Function flat = [&](const Tensors& p) {
+    Tensor h = w;
+    Tensors rows;
+    for (int64_t t = 0; t < 6; ++t) {
+      h = where(less(sum(h), sum(at(xs, t))), h * p[0] + at(xs, t), sin(h));
+      const Tensor n = stop_gradient(abs(sum(h)) + 1);
+      Tensor twice = n;
+      for (int i = 0; i < 6; ++i) twice = where(less(twice, twice * 0 + 20), twice * 2, twice);
+      rows.push_back(h * twice);
+    }
+    return Tensors{sum(stack(rows)), stack(rows)};
+  };
+  const Reverse a = value_and_grad(nested, {w}), b = value_and_grad(flat, {w});
+  same(m, a.outputs, b.outputs);
+  same(m, a.gradients, b.gradients);
+  run_pairs(m, {random_f64({6, 4}, 1), random_f64({4}, 2)});
+}
+
+}  // namespace
+}  // namespace quern
