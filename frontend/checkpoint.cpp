@@ -13,8 +13,11 @@
 
 namespace quern {
 
+// i4 and u4, which safetensors lack, are written as the integers of 8 bits that their bytes are.
 static constexpr std::pair<DType, const char*> kNames[] = {{DType::f64, "F64"}, {DType::f32, "F32"}, {DType::bf16, "BF16"}, {DType::f16, "F16"}, {DType::i64, "I64"},
-                                                          {DType::i32, "I32"}, {DType::u32, "U32"}, {DType::u8, "U8"},     {DType::boolean, "BOOL"}};
+                                                          {DType::i32, "I32"}, {DType::u32, "U32"}, {DType::u8, "U8"},     {DType::boolean, "BOOL"}, {DType::i16, "I16"},
+                                                          {DType::i8, "I8"},   {DType::u64, "U64"}, {DType::u16, "U16"},   {DType::f8e4m3, "F8_E4M3"}, {DType::f8e5m2, "F8_E5M2"},
+                                                          {DType::i4, "I8"},   {DType::u4, "U8"}};
 
 void save_safetensors(const std::string& path, const NamedTensors& tensors) {
   nlohmann::ordered_json head = nlohmann::ordered_json::object();

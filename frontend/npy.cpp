@@ -14,7 +14,8 @@ namespace quern {
 namespace {
 
 constexpr std::pair<DType, const char*> kTypes[] = {{DType::f64, "<f8"}, {DType::f32, "<f4"}, {DType::f16, "<f2"}, {DType::i64, "<i8"},
-                                                   {DType::i32, "<i4"}, {DType::u32, "<u4"}, {DType::u8, "|u1"},  {DType::boolean, "|b1"}};
+                                                   {DType::i32, "<i4"}, {DType::u32, "<u4"}, {DType::u8, "|u1"},  {DType::boolean, "|b1"},
+                                                   {DType::i16, "<i2"}, {DType::i8, "|i1"},  {DType::u64, "<u8"}, {DType::u16, "<u2"}};
 constexpr size_t kMaxHead = 1 << 16;   // NumPy itself stops at 10000
 
 // The head's dict; every syntax error is one message.
@@ -113,7 +114,7 @@ HostTensor parse_npy(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const auto& t : kTypes)
     if (native == t.second || (size_of(t.first) == 1 && native.size() == 3 && native.substr(1) == t.second + 1)) known = &t;   // "<u1" is "|u1"
   if (!known)
-    head.fail(fmt::format("the dtype '{}' is not supported", head.descr), head.descr[0] == '>' ? fmt::format("x.astype('<{}') is little endian", head.descr.substr(1)) : "dtypes are <f8 <f4 <f2 <i8 <i4 <u4 |u1 |b1; x.astype('<f4'), say");
+    head.fail(fmt::format("the dtype '{}' is not supported", head.descr), head.descr[0] == '>' ? fmt::format("x.astype('<{}') is little endian", head.descr.substr(1)) : "dtypes are <f8 <f4 <f2, <i8 <i4 <i2 |i1, <u8 <u4 <u2 |u1 and |b1; x.astype('<f4'), say");
   int64_t size = size_of(known->first);
   for (int64_t d : head.shape)
     if (d != 0 && __builtin_mul_overflow(size, d, &size)) head.fail("its shape's product overflows");
@@ -131,10 +132,15 @@ HostTensor parse_npy(const std::vector<uint8_t>& bytes, const std::string& file)
 
 HostTensor load_npy(const std::string& path) { return parse_npy(read_bytes(path, int64_t{1} << 36), path); }
 
+DType npy_dtype(DType dtype) {
+  if (dtype == DType::bf16 || is_f8(dtype)) return DType::f32;
+  return dtype == DType::i4 ? DType::i8 : dtype == DType::u4 ? DType::u8 : dtype;
+}
+
 void save_npy(const std::string& path, const HostTensor& tensor) {
-  if (tensor.dtype == DType::bf16) {
-    HostTensor wide(DType::f32, tensor.shape);
-    for (int64_t i = 0; i < wide.size(); ++i) wide.set(i, Scalar::of(DType::f32, tensor.at(i)));
+  if (const DType wider = npy_dtype(tensor.dtype); wider != tensor.dtype) {
+    HostTensor wide(wider, tensor.shape);
+    for (int64_t i = 0; i < wide.size(); ++i) wide.set(i, Scalar::cast(wider, tensor.get(i)));
     return save_npy(path, wide);
   }
   const char* descr = nullptr;

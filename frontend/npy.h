@@ -11,7 +11,8 @@ namespace quern {
 /// the head promises, before anything is allocated. Throws Error(bad_npy) naming `file`.
 HostTensor parse_npy(const std::vector<uint8_t>& bytes, const std::string& file);
 HostTensor load_npy(const std::string& path);
-/// bf16, which NumPy lacks, is written as the equal f4.
+/// What NumPy lacks is written as the least dtype with its values: bf16, f8e4m3 and f8e5m2 as f4, i4 as i1, u4 as u1.
+DType npy_dtype(DType dtype);
 void save_npy(const std::string& path, const HostTensor& tensor);
 
 }  // namespace quern

@@ -173,7 +173,7 @@ Tensor square(const Tensor& x, Where where) { return binary(Op::mul, "square", O
 Tensor reciprocal(const Tensor& x, Where where) { return binary(Op::div, "reciprocal", Operand(1, where), Operand(x, where), where); }
 Tensor bit_not(const Tensor& x, Where where) {   // numbers saturate: all ones is the greatest of unsigned dtypes
   want_tensors("bit_not", {x}, where);
-  return with_number(Op::bit_xor, "bit_not", x, x.dtype() == DType::u32 || x.dtype() == DType::u8 ? 0x1p32 : -1, where);
+  return with_number(Op::bit_xor, "bit_not", x, is_unsigned(x.dtype()) ? 0x1p64 : -1, where);
 }
 Tensor is_nan(const Tensor& x, Where where) { return binary(Op::ne, "is_nan", Operand(x, where), Operand(x, where), where); }
 Tensor is_inf(const Tensor& x, Where where) {
@@ -225,6 +225,12 @@ Tensor cast(const Tensor& x, DType dtype, Where where) {
   Attrs attrs;
   attrs.dtype = {dtype};
   return add_node("cast", Op::cast, {x}, std::move(attrs), where);
+}
+
+Tensor bitcast(const Tensor& x, DType dtype, Where where) {
+  Attrs attrs;
+  attrs.dtype = {dtype};
+  return add_node("bitcast", Op::bitcast, {x}, std::move(attrs), where);
 }
 
 Tensor sum(const Tensor& x, Shape axes, Where where) { return reduce(Op::reduce_sum, "sum", x, std::move(axes), where); }

@@ -106,6 +106,8 @@ Tensor clip(const Tensor& x, const Operand& low, const Operand& high, Where wher
 /// condition ? a : b, all broadcast together.
 Tensor where(const Tensor& condition, const Operand& a, const Operand& b, Where at = Where::current());
 Tensor cast(const Tensor& x, DType dtype, Where where = Where::current());
+/// The bits of x as another dtype of as many bits.
+Tensor bitcast(const Tensor& x, DType dtype, Where where = Where::current());
 
 // --- reductions; negative axes count from the end, no axes means all ---
 Tensor sum(const Tensor& x, Shape axes = {}, Where where = Where::current());

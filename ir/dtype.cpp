@@ -9,11 +9,15 @@
 
 namespace quern {
 
-static constexpr std::array<std::string_view, kDTypeCount> kNames = {"f64", "f32", "bf16", "f16", "i64",
-                                                                     "i32", "u32", "u8",   "bool"};
-static constexpr std::array<int64_t, kDTypeCount> kSizes = {8, 4, 2, 2, 8, 4, 4, 1, 1};
+static constexpr std::array<std::string_view, kDTypeCount> kNames = {"f64", "f32", "bf16", "f16", "i64", "i32",    "u32",    "u8", "bool",
+                                                                     "i16", "i8",  "u64",  "u16", "f8e4m3", "f8e5m2", "i4", "u4"};
+static constexpr std::array<int64_t, kDTypeCount> kSizes = {8, 4, 2, 2, 8, 4, 4, 1, 1, 2, 1, 8, 2, 1, 1, 1, 1};
 
 int64_t size_of(DType dtype) { return kSizes[static_cast<int>(dtype)]; }
+int64_t bits_of(DType dtype) {
+  if (dtype == DType::boolean) return 1;
+  return dtype == DType::i4 || dtype == DType::u4 ? 4 : 8 * size_of(dtype);
+}
 std::string_view name_of(DType dtype) { return kNames[static_cast<int>(dtype)]; }
 
 std::optional<DType> parse_dtype(std::string_view name) {
@@ -23,7 +27,12 @@ std::optional<DType> parse_dtype(std::string_view name) {
 }
 
 bool is_float(DType dtype) { return dtype <= DType::f16; }
-bool is_integer(DType dtype) { return dtype >= DType::i64 && dtype <= DType::u8; }
+bool is_integer(DType dtype) { return (dtype >= DType::i64 && dtype <= DType::u8) || (dtype >= DType::i16 && dtype <= DType::u16); }
+bool is_unsigned(DType dtype) {
+  return dtype == DType::u32 || dtype == DType::u8 || dtype == DType::u64 || dtype == DType::u16 || dtype == DType::u4;
+}
+bool is_f8(DType dtype) { return dtype == DType::f8e4m3 || dtype == DType::f8e5m2; }
+bool is_storage(DType dtype) { return dtype >= DType::f8e4m3; }
 
 // Rounds to `significant` bits, with subnormals below 2^min_exponent and overflow above `largest`.
 static double round_bits(double value, int significant, int min_exponent, double largest) {
@@ -41,6 +50,8 @@ double round_to(DType dtype, double value) {
     case DType::f32: return static_cast<float>(value);
     case DType::bf16: return round_bits(value, 8, -126, 0x1.fep127);
     case DType::f16: return round_bits(value, 11, -14, 65504.0);
+    case DType::f8e4m3: return round_bits(value, 4, -6, 448);
+    case DType::f8e5m2: return round_bits(value, 3, -14, 57344);
     default: return value;
   }
 }
@@ -51,26 +62,31 @@ int64_t wrap_to(DType dtype, int64_t value) {
     case DType::u32: return static_cast<uint32_t>(value);
     case DType::u8: return static_cast<uint8_t>(value);
     case DType::boolean: return value != 0;
+    case DType::i16: return static_cast<int16_t>(value);
+    case DType::i8: return static_cast<int8_t>(value);
+    case DType::u16: return static_cast<uint16_t>(value);
+    case DType::i4: return static_cast<int64_t>(static_cast<uint64_t>(value) << 60) >> 60;
+    case DType::u4: return value & 15;
     default: return value;
   }
 }
 
+// The bits of an integer.
 static int64_t saturate(DType dtype, double value) {
   if (std::isnan(value)) return 0;
-  double low = -0x1p63, high = 0x1p63;
-  if (dtype == DType::i32) low = -0x1p31, high = 0x1p31;
-  if (dtype == DType::u32) low = 0, high = 0x1p32;
-  if (dtype == DType::u8) low = 0, high = 256;
+  const int bits = static_cast<int>(bits_of(dtype));
+  const double low = is_unsigned(dtype) ? 0 : -std::ldexp(1, bits - 1), high = std::ldexp(1, is_unsigned(dtype) ? bits : bits - 1);
   value = std::trunc(value);
-  if (value <= low) return dtype == DType::i64 ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(low);
-  if (value >= high) return dtype == DType::i64 ? std::numeric_limits<int64_t>::max() : static_cast<int64_t>(high) - 1;
-  return static_cast<int64_t>(value);
+  if (value <= low) return static_cast<int64_t>(low);
+  if (value >= high) return static_cast<int64_t>((~uint64_t{0} >> (64 - bits)) >> (is_unsigned(dtype) ? 0 : 1));
+  return value >= 0x1p63 ? static_cast<int64_t>(static_cast<uint64_t>(value)) : static_cast<int64_t>(value);
 }
 
 Scalar Scalar::of(DType dtype, double value) {
   Scalar out{dtype};
   if (is_float(dtype)) out.f = round_to(dtype, value);
   else if (dtype == DType::boolean) out.i = value != 0;
+  else if (is_f8(dtype)) out.i = to_f8_bits(dtype, value);
   else out.i = saturate(dtype, value);
   return out;
 }
@@ -78,8 +94,27 @@ Scalar Scalar::of(DType dtype, double value) {
 Scalar Scalar::of_int(DType dtype, int64_t value) {
   Scalar out{dtype};
   if (is_float(dtype)) out.f = dtype == DType::f32 ? static_cast<float>(value) : round_to(dtype, static_cast<double>(value));
+  else if (is_f8(dtype)) out.i = to_f8_bits(dtype, static_cast<double>(value));
   else out.i = wrap_to(dtype, value);
   return out;
+}
+
+Scalar Scalar::cast(DType dtype, const Scalar& value) {
+  if (is_float(value.dtype) || is_f8(value.dtype)) return of(dtype, value.as_double());
+  if (value.dtype != DType::u64 || value.i >= 0 || !(is_float(dtype) || is_f8(dtype))) return of_int(dtype, value.i);
+  return of(dtype, dtype == DType::f32 ? static_cast<float>(static_cast<uint64_t>(value.i)) : value.as_double());
+}
+
+Scalar Scalar::bitcast(DType dtype, const Scalar& value) {
+  std::byte memory[8] = {};
+  store_scalar(value, memory);
+  return load_scalar(dtype, memory);
+}
+
+double Scalar::as_double() const {
+  if (is_float(dtype)) return f;
+  if (is_f8(dtype)) return from_f8_bits(dtype, static_cast<uint8_t>(i));
+  return dtype == DType::u64 ? static_cast<double>(static_cast<uint64_t>(i)) : static_cast<double>(i);
 }
 
 bool Scalar::operator==(const Scalar& other) const {
@@ -114,6 +149,32 @@ double from_f16_bits(uint16_t bits) {
   return bits & 0x8000 ? -value : value;
 }
 
+// 1 sign bit, `mantissa` bits below the leading one, exponents from 1 - bias; 0x7f: the bits of a number's magnitude.
+struct F8 { int mantissa, bias; uint8_t infinity, nan; };
+static F8 f8_of(DType dtype) { return dtype == DType::f8e4m3 ? F8{3, 7, 0x7f, 0x7f} : F8{2, 15, 0x7c, 0x7e}; }
+
+uint8_t to_f8_bits(DType dtype, double value) {
+  const F8 form = f8_of(dtype);
+  const uint8_t sign = std::signbit(value) ? 0x80 : 0;
+  const double r = std::fabs(round_to(dtype, value));
+  if (std::isnan(r)) return sign | form.nan;
+  if (std::isinf(r)) return sign | form.infinity;
+  if (r < std::ldexp(1, 1 - form.bias)) return sign | static_cast<uint8_t>(std::ldexp(r, form.bias - 1 + form.mantissa));
+  int exponent;
+  const double leading = std::frexp(r, &exponent);  // in [0.5, 1)
+  return sign | static_cast<uint8_t>(((exponent - 1 + form.bias) << form.mantissa) + static_cast<int>(std::ldexp(leading * 2 - 1, form.mantissa)));
+}
+double from_f8_bits(DType dtype, uint8_t bits) {
+  const F8 form = f8_of(dtype);
+  const int body = bits & 0x7f, exponent = body >> form.mantissa, mantissa = body & ((1 << form.mantissa) - 1);
+  double value;
+  if (body == form.infinity && dtype == DType::f8e5m2) value = std::numeric_limits<double>::infinity();
+  else if (body >= form.infinity) value = std::numeric_limits<double>::quiet_NaN();
+  else if (exponent == 0) value = std::ldexp(mantissa, 1 - form.bias - form.mantissa);
+  else value = std::ldexp((1 << form.mantissa) + mantissa, exponent - form.bias - form.mantissa);
+  return bits & 0x80 ? -value : value;
+}
+
 template <class T>
 static T read_as(const void* at) {
   T value;
@@ -137,6 +198,12 @@ Scalar load_scalar(DType dtype, const void* at) {
     case DType::u32: out.i = read_as<uint32_t>(at); break;
     case DType::u8: out.i = read_as<uint8_t>(at); break;
     case DType::boolean: out.i = read_as<uint8_t>(at) != 0; break;
+    case DType::i16: out.i = read_as<int16_t>(at); break;
+    case DType::i8: out.i = read_as<int8_t>(at); break;
+    case DType::u64: out.i = read_as<int64_t>(at); break;
+    case DType::u16: out.i = read_as<uint16_t>(at); break;
+    case DType::f8e4m3: case DType::f8e5m2: out.i = read_as<uint8_t>(at); break;
+    case DType::i4: case DType::u4: out.i = wrap_to(dtype, read_as<uint8_t>(at)); break;
   }
   return out;
 }
@@ -152,6 +219,9 @@ void store_scalar(const Scalar& value, void* at) {
     case DType::u32: write_as(static_cast<uint32_t>(value.i), at); break;
     case DType::u8: write_as(static_cast<uint8_t>(value.i), at); break;
     case DType::boolean: write_as(static_cast<uint8_t>(value.i != 0), at); break;
+    case DType::i16: case DType::u16: write_as(static_cast<uint16_t>(value.i), at); break;
+    case DType::u64: write_as(value.i, at); break;
+    case DType::i8: case DType::f8e4m3: case DType::f8e5m2: case DType::i4: case DType::u4: write_as(static_cast<uint8_t>(value.i), at); break;
   }
 }
 

@@ -5,7 +5,10 @@
 // integers. max/min propagate NaN; max(-0, 0) is 0. Integer div and mod are floor division and its remainder, both 0
 // for divisor 0. Float div is IEEE; float mod is a - floor(a/b)*b. pow(x, 0) is 1; abs of the least integer is itself.
 // Comparisons with NaN are false, but `ne` is true. cast float→integer truncates, saturates, and takes NaN to 0;
-// to bool it is x != 0. sign(NaN) is NaN, sign(±0) is ±0. round takes ties to even. rem is exact, x - trunc(x/y)*y with
+// to bool it is x != 0. cast float→f8 rounds to nearest even; what is too large becomes an infinity, in f8e4m3, which has
+// none, a NaN (clip first to saturate); integer→f8 goes the same way. bitcast keeps the bits, of dtypes with equally many;
+// which NaN comes of a NaN is open. Storage dtypes (f8e4m3, f8e5m2, i4, u4) take cast, bitcast, select, views, take and
+// what moves values; all else is an error that says what to cast to. sign(NaN) is NaN, sign(±0) is ±0. round takes ties to even. rem is exact, x - trunc(x/y)*y with
 // the sign of x (C's fmod; NaN for y = 0 or infinite x); of integers 0 for divisor 0. atan2(y, x), signed zeros and
 // infinities included, is C's. Outside its domain (asin, acos, atanh, erf_inv beyond ±1, acosh below 1, log1p below -1)
 // a function is NaN, at a pole infinite. lgamma is log|gamma|: inf at 0, -1, -2, …; digamma is ∓inf at ±0 and NaN at
@@ -44,6 +47,7 @@
 //
 // Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod, round, rem have derivative 0 at their kinks.
 // A tangent (jvp) is the transpose of the op's vjp, which is linear in the cotangent; no op has a rule of its own for it.
+// Derivatives are of f64, f32, bf16 and f16: through any other dtype, f8 included, none flows.
 // An op that is expanded (`Expand`) is differentiated as what it stands for. A scan keeps of each step what its derivative
 // reads; a cond runs the taken branch once more; a while_loop has forward mode only.
 #pragma once
@@ -118,6 +122,8 @@ inline bool is_control_flow(Op op) { return op == Op::scan || op == Op::while_lo
 
 template <class Alternative>
 bool means(Op op) { return std::holds_alternative<Alternative>(def_of(op).meaning); }
+/// Elementwise ops whose result's dtype is an attribute.
+inline bool names_dtype(Op op) { return op == Op::cast || op == Op::bitcast; }
 
 /// Applies an elementwise op to single values; the one scalar table of both IRs.
 Scalar apply_scalar(Op op, DType out, std::span<const Scalar> args);

@@ -68,14 +68,14 @@ class Drawer {
 
   static bool discontinuous(Op op, DType dtype) {
     if (!is_float(dtype)) return false;
-    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::argmax;
+    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::bitcast || op == Op::argmax;
   }
   static bool exact_op(const Node& n) {
     if (!is_float(n.type.dtype)) return true;
     if (means<View>(n.op) || means<Take>(n.op) || means<Source>(n.op)) return true;
     switch (n.op) {
       case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::round: case Op::rem: case Op::add: case Op::sub: case Op::mul: case Op::max:
-      case Op::min: case Op::select: case Op::cast: case Op::reduce_max: case Op::reduce_min: return true;
+      case Op::min: case Op::select: case Op::cast: case Op::bitcast: case Op::reduce_max: case Op::reduce_min: return true;
       default: return false;
     }
   }
@@ -147,7 +147,7 @@ class Drawer {
     for (const Type& t : sample.args) {
       const bool boolean = t.dtype == DType::boolean;
       double low = boolean ? 0 : sample.low, high = boolean ? 1 : sample.high;
-      if (t.dtype == DType::u32 || t.dtype == DType::u8) low = std::max(low, 0.0);
+      if (is_unsigned(t.dtype)) low = std::max(low, 0.0);
       args.push_back(argument(t, low, high, need_exact));
     }
     for (NodeId a : args)

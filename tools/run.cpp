@@ -54,12 +54,12 @@ Files split(const char* flag, const std::vector<std::string>& words, const std::
   return out;
 }
 
-// The tensor for a place of `want`'s type; f32 is rounded for a bf16 place, as NumPy has none.
+// The tensor for a place of `want`'s type; where NumPy has no such dtype (bf16, f8, 4 bits), one of that which stands for it is cast.
 HostTensor fitted(HostTensor t, const Type& want, const std::string& what, const std::string& name) {
-  if (want.dtype == DType::bf16 && t.dtype == DType::f32 && t.shape == want.shape) {
-    fmt::print(stderr, "quern: {}: f32 rounded to bf16\n", what);
-    HostTensor out(DType::bf16, t.shape);
-    for (int64_t i = 0; i < out.size(); ++i) out.set(i, Scalar::of(DType::bf16, t.at(i)));
+  if (t.dtype != want.dtype && t.dtype == npy_dtype(want.dtype) && t.shape == want.shape) {
+    fmt::print(stderr, "quern: {}: {} {} to {}\n", what, name_of(t.dtype), is_float(t.dtype) ? "rounded" : "cast", name_of(want.dtype));
+    HostTensor out(want.dtype, t.shape);
+    for (int64_t i = 0; i < out.size(); ++i) out.set(i, Scalar::cast(want.dtype, t.get(i)));
     return out;
   }
   if (t.dtype != want.dtype || t.shape != want.shape)

@@ -395,7 +395,7 @@ void Emitter::statement(const ReduceTile& reduce) {
 void Emitter::across(ValueId v, Op combine, int64_t bits, Result result) {
   const DType dtype = value(v).dtype;
   const int64_t n = registers(value(v).axes, places_);
-  const std::string x = name(v), type = register_type(dtype), carrier = size_of(dtype) == 1 ? "int" : type;
+  const std::string x = name(v), type = register_type(dtype), carrier = !is_float(dtype) && size_of(dtype) < 4 ? "int" : type;
   for (int64_t b = 1; b < 32; b *= 2) {
     if (!(bits & b)) continue;
     line("#pragma unroll");

@@ -5,28 +5,55 @@
 namespace quern::cuda {
 
 inline constexpr const char* kPrelude = R"CUDA(
-typedef long long i64; typedef unsigned int u32; typedef unsigned char u8; typedef unsigned short u16; typedef unsigned long long u64;
+typedef long long i64; typedef unsigned int u32; typedef unsigned char u8; typedef unsigned short u16; typedef unsigned long long u64; typedef short i16; typedef signed char i8;
 __device__ inline float qn_from_bf16(u16 b) { return __uint_as_float((u32)b << 16); }
 __device__ inline float qn_round_bf16(float x) { if (x != x) return x; u32 b = __float_as_uint(x); b += 0x7fff + ((b >> 16) & 1); return __uint_as_float(b & 0xffff0000u); }
 __device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
 __device__ inline float qn_from_f16(u16 h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 __device__ inline u16 qn_to_f16(float x) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x)); return h; }
 __device__ inline float qn_round_f16(float x) { return qn_from_f16(qn_to_f16(x)); }
+__device__ inline i8 qn_wrap_i4(i64 x) { return (i8)((i8)(x << 4) >> 4); }
+__device__ inline u8 qn_wrap_u4(i64 x) { return (u8)(x & 15); }
+template <class To, class From> __device__ inline To qn_bits(From x) { union { From from; To to; } u; u.from = x; return u.to; }
+// f8e5m2 is the upper byte of an f16. To both, |x| rounds to nearest even by an integer sum, below the least normal number by a float one.
+__device__ inline float qn_from_f8e5m2(u8 b) { return qn_from_f16((u16)(b << 8)); }
+__device__ inline float qn_from_f8e4m3(u8 b) {
+  u32 a = b & 0x7f, s = (u32)(b & 0x80) << 24;
+  return __uint_as_float(s | (a == 0x7f ? 0x7fc00000u : a < 8 ? __float_as_uint((float)a * 0x1p-9f) : (a << 20) + (120u << 23)));
+}
+template <int MANTISSA, int BIAS> __device__ inline u8 qn_to_f8(float x, u32 infinity, u32 nan) {
+  u32 bits = __float_as_uint(x), a = bits & 0x7fffffffu, s = bits >> 24 & 0x80, out;
+  if (a < (u32)(128 - BIAS) << 23) out = __float_as_uint(__uint_as_float(a) + __uint_as_float((u32)(151 - BIAS - MANTISSA) << 23)) - ((u32)(151 - BIAS - MANTISSA) << 23);
+  else out = ((a + (1u << (22 - MANTISSA)) - 1 + (a >> (23 - MANTISSA) & 1)) >> (23 - MANTISSA)) - ((u32)(127 - BIAS) << MANTISSA);
+  return (u8)(s | (x != x ? nan : out < infinity ? out : infinity));
+}
+__device__ inline u8 qn_to_f8e4m3(float x) { return qn_to_f8<3, 7>(x, 0x7f, 0x7f); }
+__device__ inline u8 qn_to_f8e5m2(float x) { return qn_to_f8<2, 15>(x, 0x7c, 0x7e); }
+// To odd: rounding once more to fewer bits is then as if from x.
+__device__ inline float qn_odd(double x) { float f = __double2float_rz(x); return f == x || x != x ? f : __uint_as_float(__float_as_uint(f) | 1); }
+__device__ inline u8 qn_to_f8e4m3(double x) { return qn_to_f8e4m3(qn_odd(x)); }
+__device__ inline u8 qn_to_f8e5m2(double x) { return qn_to_f8e5m2(qn_odd(x)); }
+// The unsigned types in which T wraps: computed in, and of its width.
 template <class T> struct Wide { typedef T type; typedef T raw; };
-template <> struct Wide<int> { typedef int type; typedef u32 raw; };
-template <> struct Wide<i64> { typedef i64 type; typedef u64 raw; };
+template <> struct Wide<int> { typedef u32 type; typedef u32 raw; };
+template <> struct Wide<i64> { typedef u64 type; typedef u64 raw; };
+template <> struct Wide<i16> { typedef u32 type; typedef u16 raw; };
+template <> struct Wide<u16> { typedef u32 type; typedef u16 raw; };
+template <> struct Wide<i8> { typedef u32 type; typedef u8 raw; };
 template <class T> struct Floating { static const bool value = false; };
 template <> struct Floating<float> { static const bool value = true; };
 template <> struct Floating<double> { static const bool value = true; };
-template <class T> __device__ inline T qn_add(T a, T b) { typedef typename Wide<T>::raw R; return (T)((R)a + (R)b); }
-template <class T> __device__ inline T qn_sub(T a, T b) { typedef typename Wide<T>::raw R; return (T)((R)a - (R)b); }
-template <class T> __device__ inline T qn_mul(T a, T b) { typedef typename Wide<T>::raw R; return (T)((R)a * (R)b); }
+template <class T> __device__ inline T qn_add(T a, T b) { typedef typename Wide<T>::type R; return (T)((R)a + (R)b); }
+template <class T> __device__ inline T qn_sub(T a, T b) { typedef typename Wide<T>::type R; return (T)((R)a - (R)b); }
+template <class T> __device__ inline T qn_mul(T a, T b) { typedef typename Wide<T>::type R; return (T)((R)a * (R)b); }
 template <class T> __device__ inline T qn_neg(T a) { if (Floating<T>::value) return -a; return qn_sub((T)0, a); }
 __device__ inline i64 qn_floor_div(i64 a, i64 b) { if (b == 0) return 0; if (b == -1) return qn_neg(a); i64 q = a / b; return (a % b != 0 && ((a < 0) != (b < 0))) ? q - 1 : q; }
 __device__ inline i64 qn_floor_mod(i64 a, i64 b) { if (b == 0 || b == -1) return 0; i64 r = a % b; return (r != 0 && ((r < 0) != (b < 0))) ? r + b : r; }
 __device__ inline float qn_floor(float x) { return floorf(x); }
 __device__ inline double qn_floor(double x) { return floor(x); }
 template <class T> __device__ inline T qn_div(T a, T b) { return (T)qn_floor_div(a, b); }
+__device__ inline u64 qn_div(u64 a, u64 b) { return b ? a / b : 0; }
+__device__ inline u64 qn_mod(u64 a, u64 b) { return b ? a % b : 0; }
 __device__ inline float qn_div(float a, float b) { return a / b; }
 __device__ inline double qn_div(double a, double b) { return a / b; }
 template <class T> __device__ inline T qn_mod(T a, T b) { return (T)qn_floor_mod(a, b); }
@@ -71,6 +98,12 @@ template <class T> __device__ inline T qn_saturate(double x, double low, double 
 __device__ inline i64 qn_to_i64(double x) { return qn_saturate<i64>(x, -9223372036854775808.0, 9223372036854775808.0, (i64)0x8000000000000000ull, 0x7fffffffffffffffll); }
 __device__ inline int qn_to_i32(double x) { return qn_saturate<int>(x, -2147483648.0, 2147483647.0, (int)0x80000000, 0x7fffffff); }
 __device__ inline u32 qn_to_u32(double x) { return qn_saturate<u32>(x, 0.0, 4294967295.0, 0u, 0xffffffffu); }
+__device__ inline u64 qn_to_u64(double x) { return qn_saturate<u64>(x, 0.0, 18446744073709551616.0, 0ull, ~0ull); }
+__device__ inline i16 qn_to_i16(double x) { return qn_saturate<i16>(x, -32768.0, 32767.0, (i16)-32768, (i16)32767); }
+__device__ inline u16 qn_to_u16(double x) { return qn_saturate<u16>(x, 0.0, 65535.0, (u16)0, (u16)65535); }
+__device__ inline i8 qn_to_i8(double x) { return qn_saturate<i8>(x, -128.0, 127.0, (i8)-128, (i8)127); }
+__device__ inline i8 qn_to_i4(double x) { return qn_saturate<i8>(x, -8.0, 7.0, (i8)-8, (i8)7); }
+__device__ inline u8 qn_to_u4(double x) { return qn_saturate<u8>(x, 0.0, 15.0, (u8)0, (u8)15); }
 __device__ inline u8 qn_to_u8(double x) { return qn_saturate<u8>(x, 0.0, 255.0, (u8)0, (u8)255); }
 __device__ inline float qn_fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ inline double qn_fma(double a, double b, double c) { return __fma_rn(a, b, c); }

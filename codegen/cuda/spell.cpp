@@ -15,8 +15,12 @@ const char* register_type(DType d) {
     case DType::i64: return "i64";
     case DType::i32: return "int";
     case DType::u32: return "u32";
-    case DType::u8: return "u8";
+    case DType::u8: case DType::f8e4m3: case DType::f8e5m2: case DType::u4: return "u8";
     case DType::boolean: return "bool";
+    case DType::i16: return "i16";
+    case DType::i8: case DType::i4: return "i8";
+    case DType::u64: return "u64";
+    case DType::u16: return "u16";
   }
   return "";
 }
@@ -29,6 +33,7 @@ const char* memory_type(DType d) {
 std::string from_memory(DType d, const std::string& x) {
   if (d == DType::bf16) return fmt::format("qn_from_bf16({})", x);
   if (d == DType::f16) return fmt::format("qn_from_f16({})", x);
+  if (d == DType::i4 || d == DType::u4) return fmt::format("qn_wrap_{}({})", name_of(d), x);
   return d == DType::boolean ? fmt::format("({} != 0)", x) : x;
 }
 
@@ -40,8 +45,8 @@ std::string to_memory(DType d, const std::string& x) {
 
 std::string constant(const Scalar& s) {
   if (!is_float(s.dtype)) {
-    if (s.dtype == DType::i64) return fmt::format("(i64){}ull", static_cast<uint64_t>(s.i));
-    return fmt::format("({}){}", register_type(s.dtype), s.dtype == DType::i32 ? fmt::format("({}u)", static_cast<uint32_t>(s.i)) : fmt::format("{}u", s.i));
+    if (size_of(s.dtype) == 8) return fmt::format("({}){}ull", register_type(s.dtype), static_cast<uint64_t>(s.i));
+    return fmt::format("({})({}u)", register_type(s.dtype), static_cast<uint32_t>(s.i));
   }
   const bool wide = s.dtype == DType::f64;
   if (std::isnan(s.f)) return wide ? "__longlong_as_double(0x7ff8000000000000ll)" : "__uint_as_float(0x7fc00000u)";
@@ -59,14 +64,24 @@ static std::string rounded(DType d, const std::string& x) {
 
 static std::string cast(DType to, DType from, const std::string& x) {
   if (to == from) return x;
+  if (is_f8(from)) return cast(to, DType::f32, fmt::format("qn_from_{}({})", name_of(from), x));
+  if (is_f8(to)) return is_float(from) ? fmt::format("qn_to_{}({})", name_of(to), x) : fmt::format("qn_to_{}((float)({}))", name_of(to), x);
   if (to == DType::boolean) return fmt::format("{} != 0", x);
   if (is_float(from) && !is_float(to)) return fmt::format("qn_to_{}({})", name_of(to), x);
+  if (to == DType::i4 || to == DType::u4) return fmt::format("qn_wrap_{}({})", name_of(to), x);
   return rounded(to, fmt::format("({}){}", register_type(to), x));
+}
+
+// By way of memory's form, which has the bits of all but i4 and u4.
+static std::string bitcast(DType to, DType from, const std::string& x) {
+  if (to == from) return x;
+  return from_memory(to, fmt::format("qn_bits<{}>({})", memory_type(to), to_memory(from, x)));
 }
 
 std::string apply(Op op, DType out, DType arg, const std::vector<std::string>& a) {
   switch (op) {
     case Op::cast: return cast(out, arg, a[0]);
+    case Op::bitcast: return bitcast(out, arg, a[0]);
     case Op::select: return fmt::format("{} ? {} : {}", a[0], a[1], a[2]);
     case Op::eq: return fmt::format("{} == {}", a[0], a[1]);
     case Op::ne: return fmt::format("{} != {}", a[0], a[1]);

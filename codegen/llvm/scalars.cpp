@@ -13,12 +13,9 @@ llvm::Type* Scalars::element(DType dtype) const {
   switch (dtype) {
     case DType::f64: return b.getDoubleTy();
     case DType::f32: case DType::bf16: case DType::f16: return b.getFloatTy();
-    case DType::i64: return b.getInt64Ty();
-    case DType::i32: case DType::u32: return b.getInt32Ty();
-    case DType::u8: return b.getInt8Ty();
     case DType::boolean: return b.getInt1Ty();
+    default: return b.getIntNTy(static_cast<unsigned>(8 * size_of(dtype)));
   }
-  return nullptr;
 }
 llvm::Type* Scalars::memory(DType dtype) const {
   if (dtype == DType::bf16 || dtype == DType::f16) return b.getInt16Ty();
@@ -71,6 +68,7 @@ LlvmValue Scalars::from_memory(DType dtype, LlvmValue raw) const {
   llvm::Type* word = like(b.getInt32Ty(), raw);
   llvm::Type* single = like(b.getFloatTy(), raw);
   if (dtype == DType::boolean) return b.CreateICmpNE(raw, integer(raw->getType(), 0));
+  if (dtype == DType::i4 || dtype == DType::u4) return wrap4(dtype, raw);
   if (dtype == DType::bf16) return b.CreateBitCast(b.CreateShl(b.CreateZExt(raw, word), integer(word, 16)), single);
   if (dtype != DType::f16) return raw;
   const LlvmValue bits = b.CreateZExt(raw, word);
@@ -128,16 +126,68 @@ LlvmValue Scalars::round(DType dtype, LlvmValue value) const {
 LlvmValue Scalars::cast(DType to, DType from, LlvmValue x) const {
   if (to == from) return x;
   llvm::Type* type = like(element(to), x);
-  const bool source_float = is_float(from), unsigned_source = ((from == DType::u32 || from == DType::u8) && !planted(Fault::cast_signed)) || from == DType::boolean;
+  if (is_f8(from)) return cast(to, DType::f32, from_f8(from, x));
+  const bool source_float = is_float(from), unsigned_source = (is_unsigned(from) && !planted(Fault::cast_signed)) || from == DType::boolean;
   if (to == DType::boolean)
     return source_float ? b.CreateFCmpUNE(x, number(x->getType(), 0)) : b.CreateICmpNE(x, integer(x->getType(), 0));
   if (source_float && is_float(to)) return round(to, b.CreateFPCast(x, type));
+  if (is_f8(to)) return to_f8(to, source_float ? x : cast(DType::f32, from, x));
   if (source_float) {
-    const bool is_unsigned = to == DType::u32 || to == DType::u8;
-    return b.CreateIntrinsic(is_unsigned ? llvm::Intrinsic::fptoui_sat : llvm::Intrinsic::fptosi_sat, {type, x->getType()}, {x});
+    const LlvmValue whole = b.CreateIntrinsic(is_unsigned(to) ? llvm::Intrinsic::fptoui_sat : llvm::Intrinsic::fptosi_sat, {type, x->getType()}, {x});
+    if (to == DType::u4) return call(llvm::Intrinsic::umin, {whole, integer(type, 15)});
+    return to == DType::i4 ? call(llvm::Intrinsic::smax, {call(llvm::Intrinsic::smin, {whole, integer(type, 7)}), integer(type, -8)}) : whole;
   }
   if (is_float(to)) return round(to, unsigned_source ? b.CreateUIToFP(x, type) : b.CreateSIToFP(x, type));
-  return b.CreateIntCast(x, type, !unsigned_source);
+  const LlvmValue out = b.CreateIntCast(x, type, !unsigned_source);
+  return to == DType::i4 || to == DType::u4 ? wrap4(to, out) : out;
+}
+
+// By way of memory's form, which has the bits of all but i4 and u4.
+LlvmValue Scalars::bitcast(DType to, DType from, LlvmValue x) const {
+  if (to == from) return x;
+  return from_memory(to, b.CreateBitCast(to_memory(from, x), like(memory(to), x)));
+}
+
+LlvmValue Scalars::wrap4(DType dtype, LlvmValue x) const {
+  llvm::Type* t = x->getType();
+  return dtype == DType::u4 ? b.CreateAnd(x, integer(t, 15)) : b.CreateAShr(b.CreateShl(x, integer(t, 4)), integer(t, 4));
+}
+
+LlvmValue Scalars::from_f8(DType dtype, LlvmValue bits) const {
+  if (dtype == DType::f8e5m2) {   // the upper byte of an f16
+    llvm::Type* half = like(b.getInt16Ty(), bits);
+    return from_memory(DType::f16, b.CreateShl(b.CreateZExt(bits, half), integer(half, 8)));
+  }
+  llvm::Type* word = like(b.getInt32Ty(), bits);
+  llvm::Type* single = like(b.getFloatTy(), bits);
+  const LlvmValue all = b.CreateZExt(bits, word), body = b.CreateAnd(all, integer(word, 0x7f)), sign = b.CreateShl(b.CreateAnd(all, integer(word, 0x80)), integer(word, 24));
+  const LlvmValue normal = b.CreateAdd(b.CreateShl(body, integer(word, 20)), integer(word, 120 << 23));
+  const LlvmValue small = b.CreateBitCast(b.CreateFMul(b.CreateUIToFP(body, single), number(single, 0x1p-9)), word);
+  LlvmValue out = b.CreateSelect(b.CreateICmpULT(body, integer(word, 8)), small, normal);
+  out = b.CreateSelect(b.CreateICmpEQ(body, integer(word, 0x7f)), integer(word, 0x7fc00000), out);
+  return b.CreateBitCast(b.CreateOr(out, sign), single);
+}
+
+LlvmValue Scalars::to_f8(DType dtype, LlvmValue x) const {
+  const bool wide = x->getType()->getScalarType()->isDoubleTy(), e4m3 = dtype == DType::f8e4m3;
+  const int mantissa = e4m3 ? 3 : 2, bias = e4m3 ? 7 : 15, width = wide ? 64 : 32, drop = (wide ? 52 : 23) - mantissa;
+  llvm::Type* t = x->getType();
+  llvm::Type* word = like(b.getIntNTy(static_cast<unsigned>(width)), x);
+  const auto below = [&](LlvmValue v, LlvmValue limit, LlvmValue least) { return b.CreateSelect(b.CreateICmpULT(v, limit), v, least); };
+  const LlvmValue bits = b.CreateBitCast(x, word), body = b.CreateAnd(bits, integer(word, wide ? INT64_MAX : INT32_MAX)), magnitude = b.CreateBitCast(body, t);
+  const LlvmValue sign = b.CreateAnd(b.CreateLShr(bits, integer(word, width - 8)), integer(word, 0x80));
+  // Half a unit less one, and one more where the last kept bit is odd: nearest even.
+  const LlvmValue odd = b.CreateAnd(b.CreateLShr(body, integer(word, drop)), integer(word, 1));
+  const LlvmValue up = b.CreateAdd(b.CreateAdd(body, integer(word, (int64_t{1} << (drop - 1)) - 1)), odd);
+  const LlvmValue normal = b.CreateSub(b.CreateLShr(up, integer(word, drop)), integer(word, int64_t{(wide ? 1023 : 127) - bias} << mantissa));
+  // A sum whose unit is that of the numbers below the least normal one rounds to it.
+  const LlvmValue large = number(t, std::ldexp(1.0, 1 - bias - mantissa + (wide ? 52 : 23)));
+  const LlvmValue small = b.CreateSub(b.CreateBitCast(b.CreateFAdd(magnitude, large), word), b.CreateBitCast(large, word));
+  LlvmValue out = b.CreateSelect(b.CreateFCmpOLT(magnitude, number(t, std::ldexp(1.0, 1 - bias))), small, normal);
+  const LlvmValue infinity = integer(word, e4m3 ? 0x7f : 0x7c);
+  out = below(out, infinity, infinity);
+  out = b.CreateSelect(b.CreateFCmpUNO(x, x), integer(word, e4m3 ? 0x7f : 0x7e), out);
+  return b.CreateTrunc(b.CreateOr(out, sign), like(b.getInt8Ty(), x));
 }
 
 LlvmValue Scalars::shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) const {
@@ -161,7 +211,7 @@ LlvmValue Scalars::truncated_remainder(bool is_unsigned, LlvmValue x, LlvmValue 
 LlvmValue Scalars::divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const {
   llvm::Type* t = x->getType();
   const LlvmValue zero = integer(t, 0), by_zero = b.CreateICmpEQ(y, zero);
-  if (dtype == DType::u32 || dtype == DType::u8) {
+  if (is_unsigned(dtype)) {
     const LlvmValue safe = b.CreateSelect(by_zero, integer(t, 1), y);
     return b.CreateSelect(by_zero, zero, remainder ? b.CreateURem(x, safe) : b.CreateUDiv(x, safe));
   }
@@ -188,7 +238,7 @@ LlvmValue Scalars::integer_power(DType dtype, LlvmValue x, LlvmValue y) const {
     out = b.CreateSelect(set, b.CreateMul(out, base), out);
     if (i + 1 < bits) base = b.CreateMul(base, base);
   }
-  if (dtype == DType::u32 || dtype == DType::u8) return out;
+  if (is_unsigned(dtype)) return out;
   return b.CreateSelect(b.CreateICmpSLT(y, integer(t, 0)), integer(t, 0), out);
 }
 
@@ -221,9 +271,10 @@ LlvmValue Scalars::apply(Op op, DType out, DType arg, std::vector<LlvmValue> a) 
   for (LlvmValue v : a) vector = vector || v->getType()->isVectorTy();
   if (vector)
     for (LlvmValue& v : a) v = splat(v);
-  const bool floating = is_float(arg), is_unsigned = (arg == DType::u32 || arg == DType::u8 || arg == DType::boolean) && !planted(Fault::compare_signed);
+  const bool floating = is_float(arg), is_unsigned = (quern::is_unsigned(arg) || arg == DType::boolean) && !planted(Fault::compare_signed);
   switch (op) {
     case Op::cast: return cast(out, arg, a[0]);
+    case Op::bitcast: return bitcast(out, arg, a[0]);
     case Op::select: return b.CreateSelect(a[0], a[1], a[2]);
     case Op::logical_and: return b.CreateAnd(a[0], a[1]);
     case Op::logical_or: return b.CreateOr(a[0], a[1]);

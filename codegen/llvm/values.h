@@ -1,5 +1,6 @@
 // Values of generated LLVM code: a scalar or a vector of L lanes per tile element group, for each dtype one register
-// form: f64 double, f32 float, bf16 and f16 float (kept rounded), i64, i32 and u32 i32, u8 i8, bool i1.
+// form: f64 double, f32 float, bf16 and f16 float (kept rounded), integers iN, f8e4m3 and f8e5m2 their bits as i8, i4 and
+// u4 i8 (kept wrapped), bool i1.
 #pragma once
 #include <llvm/IR/IRBuilder.h>
 
@@ -45,6 +46,10 @@ class Scalars {
 
  private:
   LlvmValue cast(DType to, DType from, LlvmValue x) const;
+  LlvmValue bitcast(DType to, DType from, LlvmValue x) const;
+  LlvmValue from_f8(DType dtype, LlvmValue bits) const;   // as float
+  LlvmValue to_f8(DType dtype, LlvmValue x) const;        // of a float or double
+  LlvmValue wrap4(DType dtype, LlvmValue x) const;        // i4 or u4 in an i8
   LlvmValue divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const;
   LlvmValue truncated_remainder(bool is_unsigned, LlvmValue x, LlvmValue y) const;
   LlvmValue shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) const;

@@ -21,6 +21,7 @@ bool has(const std::string& letters, char c) { return letters.find(c) != std::st
 Type infer_contract(const InferContext& c) {
   want_args(c, 2);
   want_same_dtype(c);
+  want_arithmetic(c);
   c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
   const ContractSpec s = parse_contract(c.attrs.spec);
   const auto extent = [&](char letter) -> int64_t {
@@ -107,7 +108,7 @@ std::vector<NodeId> vjp_contract(GraphBuilder& b, NodeId n, NodeId g) {
 }
 
 std::vector<Sample> contract_samples(DType d) {
-  if (d == DType::boolean) return {};
+  if (d == DType::boolean || is_storage(d)) return {};
   const auto sample = [&](Shape a, Shape b, const char* spec) {
     Sample s{{{d, std::move(a), {}}, {d, std::move(b), {}}}, {}, -1, 1};
     s.attrs.spec = spec;

@@ -55,8 +55,8 @@ Scalar identity_of(Op combine, DType dtype) {
   switch (combine) {
     case Op::add: return Scalar::of(dtype, 0);
     case Op::mul: return Scalar::of(dtype, 1);
-    case Op::max: return floating ? Scalar{dtype, -inf, 0} : Scalar::of(dtype, -0x1p63);
-    case Op::min: return floating ? Scalar{dtype, inf, 0} : Scalar::of(dtype, 0x1p63);
+    case Op::max: return floating ? Scalar{dtype, -inf, 0} : Scalar::of(dtype, -inf);
+    case Op::min: return floating ? Scalar{dtype, inf, 0} : Scalar::of(dtype, inf);
     default: QN_CHECK(false, "a combine op has an identity"); return {};
   }
 }
@@ -85,6 +85,11 @@ void want_same_dtype(const InferContext& c) {
     c.want(t.dtype == c.args[0].dtype,
            Code::dtypes_differ, fmt::format("dtypes differ: {} vs {}", name_of(c.args[0].dtype), name_of(t.dtype)),
            fmt::format("cast one of them to {}", name_of(c.args[0].dtype)));
+}
+
+void want_arithmetic(const InferContext& c) {
+  for (const Type& t : c.args)
+    c.want(!is_storage(t.dtype), Code::dtype_unsupported, fmt::format("is not defined for {}, which is for storage", name_of(t.dtype)), is_f8(t.dtype) ? "cast to f32 first" : "cast to i32 first");
 }
 
 void want_axes(const InferContext& c, const Shape& axes, int64_t rank) {
@@ -184,11 +189,10 @@ std::vector<Sample> elementwise_samples(DType dtype, int arity, double low, doub
 std::vector<Sample> wide_samples(DType dtype, int arity, double low, double high) {
   std::vector<Sample> out = elementwise_samples(dtype, arity, low, high);
   if (!is_integer(dtype)) return out;
-  const bool is_unsigned = dtype == DType::u32 || dtype == DType::u8;
-  const double most = std::ldexp(1.0, static_cast<int>(8 * size_of(dtype)) - (is_unsigned ? 0 : 1));
+  const double most = std::ldexp(1.0, static_cast<int>(bits_of(dtype)) - (is_unsigned(dtype) ? 0 : 1));
   Sample s;
   s.args.assign(static_cast<size_t>(arity), Type{dtype, {100}, {}});
-  s.low = is_unsigned ? 0 : -most;
+  s.low = is_unsigned(dtype) ? 0 : -most;
   s.high = most;
   out.push_back(std::move(s));
   return out;

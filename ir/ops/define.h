@@ -28,6 +28,8 @@ void want_args(const InferContext& c, size_t n);
 Type infer_unary_float(const InferContext& c);
 void want_same_shape(const InferContext& c);
 void want_same_dtype(const InferContext& c);
+/// No argument of a storage dtype.
+void want_arithmetic(const InferContext& c);
 /// Distinct axes within [0, rank).
 void want_axes(const InferContext& c, const Shape& axes, int64_t rank);
 Type checked(const InferContext& c, Type type);   // rank, extents and bytes within the limits

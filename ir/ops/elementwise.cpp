@@ -1,5 +1,5 @@
-// Elementwise arithmetic: unary and binary maps. Each scalar function computes in f64 (integers in i64) and rounds
-// once to the result's dtype. Derivatives are built from ops.
+// Elementwise arithmetic: unary and binary maps. Each scalar function computes in f64 (integers in i64, whose bits a u64
+// has) and rounds once to the result's dtype. Derivatives are built from ops.
 #include <cmath>
 
 #include "ir/ops/define.h"
@@ -15,6 +15,7 @@ Type infer_any(const InferContext& c, size_t arity, bool integers) {
   want_args(c, arity);
   want_same_dtype(c);
   want_same_shape(c);
+  want_arithmetic(c);
   c.want(is_float(c.args[0].dtype) || (integers && is_integer(c.args[0].dtype)),
          Code::dtype_unsupported, std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)), "cast to f32 first");
   return c.args[0];
@@ -26,6 +27,7 @@ Type infer_binary_integer(const InferContext& c) {
   want_args(c, 2);
   want_same_dtype(c);
   want_same_shape(c);
+  want_arithmetic(c);
   c.want(is_integer(c.args[0].dtype), Code::dtype_unsupported, std::string("is not defined for ") + std::string(name_of(c.args[0].dtype)),
          c.args[0].dtype == DType::boolean ? "bools take logical_and, logical_or and not_equal" : "cast to an integer first");
   return c.args[0];
@@ -36,8 +38,9 @@ double rsqrt_of(double x) { return 1.0 / std::sqrt(x); }
 double sign_of(double x) { return x > 0 ? 1 : x < 0 ? -1 : x; }
 
 Scalar neg(DType d, Args a) { return is_float(d) ? Scalar{d, -a[0].f, 0} : Scalar::of_int(d, static_cast<int64_t>(0 - static_cast<uint64_t>(a[0].i))); }
-Scalar abs_(DType d, Args a) { return is_float(d) ? Scalar{d, std::fabs(a[0].f), 0} : a[0].i < 0 ? neg(d, a) : a[0]; }
-Scalar sign(DType d, Args a) { return is_float(d) ? Scalar::of(d, sign_of(a[0].f)) : Scalar::of_int(d, (a[0].i > 0) - (a[0].i < 0)); }
+bool negative(const Scalar& x) { return !is_unsigned(x.dtype) && x.i < 0; }
+Scalar abs_(DType d, Args a) { return is_float(d) ? Scalar{d, std::fabs(a[0].f), 0} : negative(a[0]) ? neg(d, a) : a[0]; }
+Scalar sign(DType d, Args a) { return is_float(d) ? Scalar::of(d, sign_of(a[0].f)) : Scalar::of_int(d, negative(a[0]) ? -1 : a[0].i != 0); }
 Scalar add(DType d, Args a) {
   return is_float(d) ? Scalar::of(d, a[0].f + a[1].f) : Scalar::of_int(d, static_cast<int64_t>(static_cast<uint64_t>(a[0].i) + static_cast<uint64_t>(a[1].i)));
 }
@@ -47,16 +50,25 @@ Scalar sub(DType d, Args a) {
 Scalar mul(DType d, Args a) {
   return is_float(d) ? Scalar::of(d, a[0].f * a[1].f) : Scalar::of_int(d, static_cast<int64_t>(static_cast<uint64_t>(a[0].i) * static_cast<uint64_t>(a[1].i)));
 }
-Scalar div(DType d, Args a) { return is_float(d) ? Scalar::of(d, a[0].f / a[1].f) : Scalar::of_int(d, floor_div(a[0].i, a[1].i)); }
+// Of unsigned integers, quotient and remainder are their own.
+Scalar whole(DType d, Args a, bool remainder) {
+  const uint64_t x = static_cast<uint64_t>(a[0].i), y = static_cast<uint64_t>(a[1].i);
+  return Scalar::of_int(d, y == 0 ? 0 : static_cast<int64_t>(remainder ? x % y : x / y));
+}
+Scalar div(DType d, Args a) {
+  if (is_float(d)) return Scalar::of(d, a[0].f / a[1].f);
+  return is_unsigned(d) ? whole(d, a, false) : Scalar::of_int(d, floor_div(a[0].i, a[1].i));
+}
 // a - floor(a/b)*b, each step rounded to the dtype, as the devices do it.
 Scalar mod(DType d, Args a) {
+  if (is_unsigned(d)) return whole(d, a, true);
   if (!is_float(d)) return Scalar::of_int(d, floor_mod(a[0].i, a[1].i));
   const double q = std::floor(round_to(d, a[0].f / a[1].f));
   return Scalar::of(d, a[0].f - round_to(d, q * a[1].f));
 }
 Scalar pow_(DType d, Args a) {
   if (is_float(d)) return Scalar::of(d, std::pow(a[0].f, a[1].f));
-  if (a[1].i < 0) return Scalar::of_int(d, 0);   // integers: negative exponents give 0
+  if (negative(a[1])) return Scalar::of_int(d, 0);   // integers: negative exponents give 0
   uint64_t base = static_cast<uint64_t>(a[0].i), result = 1;
   for (uint64_t e = static_cast<uint64_t>(a[1].i); e; e >>= 1, base *= base)
     if (e & 1) result *= base;
@@ -64,13 +76,13 @@ Scalar pow_(DType d, Args a) {
 }
 // IEEE 754-2019 maximum and minimum: NaN wins, -0 < 0.
 Scalar max_(DType d, Args a) {
-  if (!is_float(d)) return a[0].i >= a[1].i ? a[0] : a[1];
+  if (!is_float(d)) return below(a[0], a[1]) ? a[1] : a[0];
   if (std::isnan(a[0].f) || std::isnan(a[1].f)) return Scalar{d, a[0].f + a[1].f, 0};
   if (a[0].f == a[1].f) return std::signbit(a[0].f) ? a[1] : a[0];
   return a[0].f > a[1].f ? a[0] : a[1];
 }
 Scalar min_(DType d, Args a) {
-  if (!is_float(d)) return a[0].i <= a[1].i ? a[0] : a[1];
+  if (!is_float(d)) return below(a[1], a[0]) ? a[1] : a[0];
   if (std::isnan(a[0].f) || std::isnan(a[1].f)) return Scalar{d, a[0].f + a[1].f, 0};
   if (a[0].f == a[1].f) return std::signbit(a[0].f) ? a[0] : a[1];
   return a[0].f < a[1].f ? a[0] : a[1];
@@ -78,6 +90,7 @@ Scalar min_(DType d, Args a) {
 
 Scalar rem(DType d, Args a) {
   if (is_float(d)) return Scalar::of(d, std::fmod(a[0].f, a[1].f));
+  if (is_unsigned(d)) return whole(d, a, true);
   return Scalar::of_int(d, a[1].i == 0 || a[1].i == -1 ? 0 : a[0].i % a[1].i);
 }
 Scalar atan2_(DType d, Args a) { return Scalar::of(d, std::atan2(a[0].f, a[1].f)); }
@@ -90,7 +103,10 @@ Scalar shift_right_logical(DType d, Args a) {
   const uint64_t bits = static_cast<uint64_t>(a[0].i) & (~uint64_t{0} >> (64 - 8 * size_of(d)));
   return Scalar::of_int(d, shifts_out(d, a[1].i) ? 0 : static_cast<int64_t>(bits >> a[1].i));
 }
-Scalar shift_right_arithmetic(DType d, Args a) { return Scalar::of_int(d, a[0].i >> (shifts_out(d, a[1].i) ? 63 : a[1].i)); }
+Scalar shift_right_arithmetic(DType d, Args a) {
+  if (is_unsigned(d)) return shift_right_logical(d, a);
+  return Scalar::of_int(d, a[0].i >> (shifts_out(d, a[1].i) ? 63 : a[1].i));
+}
 
 // --- derivatives: x, y the arguments, r the result, g the cotangent ---
 using Nodes = std::vector<NodeId>;
@@ -176,12 +192,13 @@ Nodes vjp_rem(GraphBuilder& b, NodeId n, NodeId g) {   // x - trunc(x/y) y
   return {g, v.op(Op::neg, v.times(g, whole))};
 }
 
-std::vector<Sample> any_unary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 1, -3, 3); }
-std::vector<Sample> any_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : wide_samples(d, 2, -3, 3); }
-std::vector<Sample> positive_binary(DType d) { return d == DType::boolean ? std::vector<Sample>{} : elementwise_samples(d, 2, 0.5, 3); }
+bool computes(DType d) { return is_float(d) || is_integer(d); }
+std::vector<Sample> any_unary(DType d) { return !computes(d) ? std::vector<Sample>{} : elementwise_samples(d, 1, -3, 3); }
+std::vector<Sample> any_binary(DType d) { return !computes(d) ? std::vector<Sample>{} : wide_samples(d, 2, -3, 3); }
+std::vector<Sample> positive_binary(DType d) { return !computes(d) ? std::vector<Sample>{} : is_float(d) ? elementwise_samples(d, 2, 0.5, 3) : wide_samples(d, 2, 0.5, 3); }
 
 std::vector<Sample> unit_unary(DType d) { return is_float(d) ? elementwise_samples(d, 1, -0.9, 0.9) : std::vector<Sample>{}; }   // asin' is infinite at 1
-std::vector<Sample> rem_samples(DType d) { return d == DType::boolean ? std::vector<Sample>{} : wide_samples(d, 2, is_float(d) ? 0.5 : -4, 4); }
+std::vector<Sample> rem_samples(DType d) { return !computes(d) ? std::vector<Sample>{} : wide_samples(d, 2, is_float(d) ? 0.5 : -4, 4); }
 std::vector<Sample> atan2_samples(DType d) { return is_float(d) ? elementwise_samples(d, 2, 0.25, 3) : std::vector<Sample>{}; }   // away from the origin
 std::vector<Sample> integer_binary(DType d) { return is_integer(d) ? wide_samples(d, 2, -3, 3) : std::vector<Sample>{}; }
 std::vector<Sample> shift_samples(DType d) {   // every count from below 0 to past the width, then any

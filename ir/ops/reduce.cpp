@@ -26,6 +26,7 @@ Shape kept_axes(int64_t rank, const Shape& axes) {
 Type infer_reduce(const InferContext& c) {
   want_args(c, 1);
   want_axes(c, c.attrs.axes, c.args[0].rank());
+  want_arithmetic(c);
   c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
   return {c.args[0].dtype, without(c.args[0].shape, c.attrs.axes), {}};
 }
@@ -37,12 +38,12 @@ Type infer_argmax(const InferContext& c) {
   return t;
 }
 
-// Accumulates in f64 (integers in i64, wrapping at the end).
+// Accumulates in f64 (integers in i64 or u64, wrapping at the end).
 HostTensor eval_reduce(const Node& node, std::span<const HostTensor* const> args) {
   const HostTensor& x = *args[0];
   const Op combine = std::get<Reduce>(def_of(node.op).meaning).combine;
   const Shape kept = kept_axes(static_cast<int64_t>(x.shape.size()), node.attrs.axes);
-  const DType wide = is_float(x.dtype) ? DType::f64 : DType::i64;
+  const DType wide = is_float(x.dtype) ? DType::f64 : is_unsigned(x.dtype) ? DType::u64 : DType::i64;
   Scalar initial = identity_of(combine, x.dtype);
   initial.dtype = wide;
   HostTensor out(node.type.dtype, node.type.shape);
@@ -74,7 +75,7 @@ HostTensor eval_argmax(const Node& node, std::span<const HostTensor* const> args
     int64_t best = 0;
     for (int64_t k = 0; k < x.shape[axis]; ++k) {
       const Scalar v = x.get(base + k * strides[axis]), w = x.get(base + best * strides[axis]);
-      if (is_float(x.dtype) ? !std::isnan(w.f) && (std::isnan(v.f) || v.f > w.f) : v.i > w.i) best = k;
+      if (is_float(x.dtype) ? !std::isnan(w.f) && (std::isnan(v.f) || v.f > w.f) : below(w, v)) best = k;
     }
     out.set(p++, Scalar::of_int(DType::i64, best));
   });
@@ -131,7 +132,7 @@ std::vector<NodeId> vjp_prod(GraphBuilder& b, NodeId n, NodeId g) {
 }
 
 std::vector<Sample> reduce_samples(DType d) {
-  if (d == DType::boolean) return {};
+  if (d == DType::boolean || is_storage(d)) return {};
   const auto sample = [&](Shape shape, Shape axes) {
     Sample s{{{d, std::move(shape), {}}}, {}, -2, 2};
     s.attrs.axes = std::move(axes);

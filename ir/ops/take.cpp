@@ -27,6 +27,7 @@ Type infer_take(const InferContext& c) {
 Type infer_put_add(const InferContext& c) {
   want_args(c, 3);
   want_take(c);
+  c.want(!is_storage(c.args[0].dtype), Code::dtype_unsupported, fmt::format("is not defined for {}, which is for storage", name_of(c.args[0].dtype)), is_f8(c.args[0].dtype) ? "cast to f32 first" : "cast to i32 first");
   c.want(c.args[0].dtype == c.args[2].dtype && c.args[0].dtype != DType::boolean, Code::dtypes_differ, "x and the update must have one numeric dtype", fmt::format("cast the update to {}", name_of(c.args[0].dtype)));
   const Type want{c.args[0].dtype, taken(c.args[0].shape, c.args[1].shape, axis_of(c.attrs)), {}};
   c.want(c.args[2] == want, Code::update_shape, fmt::format("the update must be {}, as take(x, i) would be", to_string(want)), fmt::format("reshape or broadcast it to {}", to_string(want)));
@@ -93,8 +94,8 @@ Sample sample(Type x, Type index, int64_t axis, bool update) {
 }
 template <bool update>
 std::vector<Sample> take_samples(DType d) {
-  if (update && d == DType::boolean) return {};
-  Sample outside = sample({d, {3, 5}, {}}, {DType::i32, {40}, {}}, 1, update);   // into the rows beside
+  if (update && (d == DType::boolean || is_storage(d))) return {};
+  Sample outside = sample({d, {3, 5}, {}}, {is_integer(d) ? d : DType::i32, {40}, {}}, 1, update);   // into the rows beside
   outside.low = -3;
   outside.high = 9;
   return {sample({d, {5, 3}, {}}, {DType::i32, {4}, {}}, 0, update), sample({d, {2, 5}, {}}, {DType::i64, {2, 3}, {}}, 1, update),

@@ -42,8 +42,9 @@ class Reader {
     skip();
     return out;
   }
-  int64_t integer() {
-    int64_t value = 0;
+  template <class T = int64_t>
+  T integer() {
+    T value = 0;
     const char* begin = text_.data() + pos_;
     const auto [end, error] = std::from_chars(begin, text_.data() + text_.size(), value);
     if (error != std::errc()) fail("expected an integer");
@@ -95,7 +96,7 @@ class Reader {
   DType dtype() {
     const std::string name = word();
     const auto d = parse_dtype(name);
-    if (!d) fail(Code::unknown_word, fmt::format("`{}` is no dtype", name), "dtypes are f64, f32, bf16, f16, i64, i32, u32, u8 and bool");
+    if (!d) fail(Code::unknown_word, fmt::format("`{}` is no dtype", name), "dtypes are f64, f32, bf16, f16, i64 to i8, u64 to u8, bool, and for storage f8e4m3, f8e5m2, i4 and u4");
     return *d;
   }
   /// "[" number,* "]"; where the symbol is a number, `n` and `2n` stand for it and its multiples.
@@ -173,14 +174,15 @@ inline std::string quote(std::string_view text) {
 
 /// A value that reads back bit-equal (NaNs as one NaN).
 inline std::string number_text(const Scalar& value) {
-  if (!is_float(value.dtype)) return fmt::format("{}", value.i);
-  if (value.f != value.f) return "nan";
-  return fmt::format("{}", value.f);
+  if (value.dtype == DType::u64) return fmt::format("{}", static_cast<uint64_t>(value.i));
+  if (!is_float(value.dtype) && !is_f8(value.dtype)) return fmt::format("{}", value.i);
+  const double number = value.as_double();
+  return number != number ? "nan" : fmt::format("{}", number);
 }
 /// The value of a number read for a dtype; an integer must fit.
 inline Scalar read_scalar(Reader& r, DType dtype) {
-  if (is_float(dtype)) return Scalar::of(dtype, r.number());
-  const int64_t value = r.integer();
+  if (is_float(dtype) || is_f8(dtype)) return Scalar::of(dtype, r.number());
+  const int64_t value = dtype == DType::u64 ? static_cast<int64_t>(r.integer<uint64_t>()) : r.integer();
   const Scalar out = Scalar::of_int(dtype, value);
   if (out.i != value) r.fail(fmt::format("{} does not fit {}", value, name_of(dtype)));
   return out;

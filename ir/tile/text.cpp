@@ -100,7 +100,7 @@ class Printer {
     std::vector<std::string> args;
     for (int a : n.args) args.push_back(node(e, static_cast<size_t>(a), lets));
     if (n.kind == ScalarNode::Kind::random) return fmt::format("random<{}>({}, {})", n.operand, args[0], index(n.coord));
-    const std::string suffix = n.op == Op::cast ? fmt::format("<{}>", name_of(n.dtype)) : "";
+    const std::string suffix = names_dtype(n.op) ? fmt::format("<{}>", name_of(n.dtype)) : "";
     return fmt::format("{}{}({})", quern::name_of(n.op), suffix, fmt::join(args, ", "));
   }
   std::string values(const std::vector<ValueId>& ids) const {
@@ -157,7 +157,7 @@ DType infer_scalar(const ScalarExpr& e, size_t i) {
   std::vector<Type> args;
   for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
   Attrs attrs;
-  if (e[i].op == Op::cast) attrs.dtype = {e[i].dtype};
+  if (names_dtype(e[i].op)) attrs.dtype = {e[i].dtype};
   return def_of(e[i].op).infer({e[i].op, args, attrs, {}}).dtype;
 }
 
@@ -379,7 +379,7 @@ class Parser {
       const auto op = parse_op(word);
       if (!op || !means<Map>(*op)) r_.fail(fmt::format("`{}` is no elementwise op", word));
       n.op = *op;
-      if (n.op == Op::cast) {
+      if (names_dtype(n.op)) {
         r_.expect("<");
         n.dtype = r_.dtype();
         r_.expect(">");

@@ -138,7 +138,7 @@ class Verifier {
     std::vector<Type> args;
     for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
     Attrs attrs;
-    if (e[i].op == Op::cast) attrs.dtype = {e[i].dtype};
+    if (names_dtype(e[i].op)) attrs.dtype = {e[i].dtype};
     try {
       const Type type = def_of(e[i].op).infer({e[i].op, args, attrs, {}});
       check(type.dtype == e[i].dtype, "a scalar op has its rule's dtype");

@@ -73,6 +73,7 @@ bool add_rules(const Match& m, Rule&& rule) {
          rule("select(true, x, y) = x", m.op == Op::select && m.is_value(0, 1), keep(1)) ||
          rule("select(false, x, y) = y", m.op == Op::select && m.is_value(0, 0), keep(2)) ||
          rule("cast to the same dtype", m.op == Op::cast && same_type(0), keep(0)) ||
+         rule("bitcast to the same dtype", m.op == Op::bitcast && same_type(0), keep(0)) ||
          rule("stop_gradient after autodiff", m.op == Op::stop_gradient, keep(0)) ||
          rule("reshape to the same shape", m.op == Op::reshape && same_type(0), keep(0)) ||
          rule("reshape(reshape x)", m.op == Op::reshape && m.is(0, Op::reshape), [&] { return m.b.add(Op::reshape, {m.arg(0).args[0]}, m.attrs); }) ||

@@ -130,6 +130,9 @@ std::vector<Fixture> dsl() {
       WRONG(shift_bool, dtype_unsupported, {"bool[3]"}, [](Model& m) { shift_left(in(m, "x", {3}, boolean), in(m, "y", {3}, boolean)); }),
       WRONG(is_inf_integer, dtype_unsupported, {"i32[3]"}, [](Model& m) { is_inf(in(m, "x", {3}, i32)); }),
       WRONG(logical_xor_integer, dtype_unsupported, {"i32[3]"}, [](Model& m) { logical_xor(in(m, "x", {3}, i32), in(m, "y", {3}, i32)); }),
+      WRONG(add_storage, dtype_unsupported, {"f8e4m3[2]"}, [](Model& m) { in(m, "x", {2}, DType::f8e4m3) + in(m, "y", {2}, DType::f8e4m3); }),
+      WRONG(sum_storage, dtype_unsupported, {"i4[2]"}, [](Model& m) { sum(in(m, "x", {2}, DType::i4)); }),
+      WRONG(bitcast_width, dtype_unsupported, {"f32[3]"}, [](Model& m) { bitcast(in(m, "x", {3}), DType::i16); }),
   };
 }
 

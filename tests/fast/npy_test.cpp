@@ -50,6 +50,10 @@ TEST(Npy, ReadsWhatNumpyWrites) {
   }
   EXPECT_EQ(parse_npy(file(dict("'<i8'", "False", "()"), {7, 0, 0, 0, 0, 0, 0, 0}), "f.npy"), HostTensor::full(DType::i64, {}, 7));
   EXPECT_EQ(parse_npy(file(dict("'|b1'", "False", "(3,)"), {1, 0, 1}), "f.npy"), HostTensor::from(DType::boolean, {3}, {1, 0, 1}));
+  EXPECT_EQ(parse_npy(file(dict("'<i2'", "False", "(2,)"), {0, 0x80, 5, 0}), "f.npy"), HostTensor::from(DType::i16, {2}, {-32768, 5}));
+  EXPECT_EQ(parse_npy(file(dict("'|i1'", "False", "(2,)"), {0xff, 7}), "f.npy"), HostTensor::from(DType::i8, {2}, {-1, 7}));
+  EXPECT_EQ(parse_npy(file(dict("'<u8'", "False", "()"), {0, 0, 0, 0, 0, 0, 0, 0x80}), "f.npy"), HostTensor::full(DType::u64, {}, 0x1p63));
+  EXPECT_EQ(parse_npy(file(dict("'<u2'", "False", "()"), {0xff, 0xff}), "f.npy"), HostTensor::full(DType::u16, {}, 65535));
   EXPECT_EQ(parse_npy(file(dict("'|u1'", "False", "(0, 5)"), {}), "f.npy"), HostTensor(DType::u8, {0, 5}));
   EXPECT_EQ(parse_npy(file("{\"shape\":(2,),\"fortran_order\":False,\"descr\":\"<f2\"}", {0, 0x3c, 0, 0xc0}), "f.npy"), HostTensor::from(DType::f16, {2}, {1, -2}));
 }
@@ -62,14 +66,13 @@ TEST(Npy, RoundTrips) {
       HostTensor t(dtype, shape);
       for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of_int(dtype, i * 3));
       save_npy(path, t);
-      EXPECT_EQ(std::filesystem::file_size(path) % 64, dtype == DType::bf16 ? t.bytes.size() * 2 % 64 : t.bytes.size() % 64);   // the data is aligned
+      const DType written = npy_dtype(dtype);
+      EXPECT_EQ(std::filesystem::file_size(path) % 64, static_cast<uint64_t>(t.size() * size_of(written)) % 64);   // the data is aligned
       const HostTensor back = load_npy(path);
-      if (dtype != DType::bf16) {
-        EXPECT_EQ(back, t);
-      } else {   // written as the equal f32
-        EXPECT_EQ(back.dtype, DType::f32);
-        EXPECT_EQ(back.to_doubles(), t.to_doubles());
-      }
+      EXPECT_EQ(back.dtype, written);
+      EXPECT_EQ(back.to_doubles(), t.to_doubles());
+      if (written == dtype) EXPECT_EQ(back, t);
+      else EXPECT_TRUE(dtype == DType::bf16 || is_storage(dtype));
     }
   std::remove(path.c_str());
 }
