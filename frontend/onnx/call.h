@@ -108,6 +108,9 @@ Tensor ranged(const Tensor& x, int64_t axis, int64_t start, int64_t limit);
 Tensor wrap_index(const Tensor& index, int64_t extent);
 Tensor sigmoid_of(const Tensor& x);
 Tensor softplus_of(const Tensor& x);
+/// ONNX's Cast: to f8 what is too large becomes the largest number or, without `saturate`, an infinity or NaN; floats wrap
+/// into 4-bit integers.
+Tensor converted(const Tensor& x, DType to, bool saturate);
 /// A convolution by the node's attributes: ops_window.cpp.
 Tensor convolution(const Call& c, const Tensor& x, const Tensor& w, const Tensor& bias);
 bool is_signed(DType dtype);

@@ -77,6 +77,14 @@ Tensor sigmoid_of(const Tensor& x) {
 // max(x, 0) + log(1 + exp(-|x|)): no overflow.
 Tensor softplus_of(const Tensor& x) { return maximum(x, 0) + log(exp(-Located(abs(x))) + 1); }
 
+Tensor converted(const Tensor& x, DType to, bool saturate) {
+  if (is_storage(to) && !is_f8(to) && is_float(x.dtype())) return cast(cast(x, DType::i32), to);
+  if (!is_f8(to) || !saturate || x.dtype() == to) return cast(x, to);
+  const Tensor wide = is_float(x.dtype()) ? x : cast(x, DType::f32);
+  const double most = to == DType::f8e4m3 ? 448 : 57344;
+  return cast(clip(wide, -most, most), to);
+}
+
 bool is_signed(DType dtype) { return is_float(dtype) || Scalar::of_int(dtype, -1).i == -1; }
 std::string type_text(const Tensor& t) { return to_string(t.type()); }
 

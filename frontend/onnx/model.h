@@ -87,7 +87,7 @@ ModelProto parse_model(std::vector<uint8_t> bytes, const std::string& file);
 ModelProto load_model(const std::string& path);
 
 // --- tensors ---
-/// ONNX's element types as Quern names them ("f32", "i8", "f8e4m3fn"); "type 99" for others.
+/// ONNX's element types as Quern names them ("f32", "i8", "f8e4m3fnuz"); "type 99" for others.
 std::string element_name(int64_t data_type);
 /// Quern's dtype for it, if it has one.
 std::optional<DType> element_dtype(int64_t data_type);

@@ -45,10 +45,10 @@ Tensor softsign_of(const Tensor& x) { return x / (abs(x) + 1); }
 Tensor hard_swish(const Tensor& x) { return x * maximum(minimum(x / 6 + 0.5, 1), 0); }
 Tensor mish(const Tensor& x) { return x * tanh(softplus_of(x)); }
 
-// C's division: toward zero.
+// C's division: toward zero. Without its remainder, x is a multiple of y.
 Tensor divide(const Tensor& x, const Tensor& y) {
   if (is_float(x.dtype()) || !is_signed(x.dtype())) return x / y;
-  return sign(x) * sign(y) * (abs(x) / abs(y));
+  return (x - rem(x, y)) / y;
 }
 Tensor either(const Tensor& x, const Tensor& y) { return logical_or(x, y); }
 Tensor both(const Tensor& x, const Tensor& y) { return logical_and(x, y); }
@@ -156,16 +156,19 @@ void import_shift(Call& c) {
   c.want(direction == "LEFT" || direction == "RIGHT", "direction=" + direction);
   c.out(direction == "LEFT" ? shift_left(x, y) : shift_right_logical(x, y));
 }
-// Integers of one width wrap into each other; a bool is a byte that is 0 or 1.
+// A bool is a byte that is 0 or 1.
 void import_bit_cast(Call& c) {
-  const Tensor x = c.in(0);
-  const DType from = x.dtype(), to = c.dtype_of(c.integer("to", 0));
-  c.want(size_of(from) == size_of(to), "dtypes of different widths");
-  if (from != to && (is_float(from) || is_float(to) || to == DType::boolean)) c.unsupported(fmt::format("{} to {}: Quern has no op for it", name_of(from), name_of(to)));
-  c.out(cast(x, to));
+  Tensor x = c.in(0);
+  const DType to = c.dtype_of(c.integer("to", 0));
+  if (x.dtype() == to) return c.out(x);
+  if (x.dtype() == DType::boolean) x = cast(x, DType::u8);
+  c.want(size_of(x.dtype()) == size_of(to), "dtypes of different widths");
+  if (bits_of(x.dtype()) != bits_of(to)) c.unsupported(fmt::format("{} to {}: not every value is one", name_of(x.dtype()), name_of(to)));
+  c.out(bitcast(x, to));
 }
 
-void import_cast(Call& c) { c.out(cast(c.in(0), c.dtype_of(c.integer("to", 0)))); }
+void import_cast(Call& c) { c.out(converted(c.in(0), c.dtype_of(c.integer("to", 0)), c.flag("saturate", true))); }
+void import_cast_like(Call& c) { c.out(converted(c.in(0), c.in(1).dtype(), c.flag("saturate", true))); }
 
 }  // namespace
 
@@ -186,7 +189,7 @@ std::vector<OpEntry> math_ops() {
       binary("Add", add), binary("And", both), binary("Div", divide), binary("Equal", equals), binary("Greater", is_greater), binary("GreaterOrEqual", at_least),
       binary("Less", is_less), binary("LessOrEqual", at_most), binary("Mul", mul), binary("Or", either), binary("Sub", sub), binary("Xor", not_equal_of),
       folded("Max", larger), folded("Min", smaller), folded("Sum", add), folded("Mean", add, true),
-      {"Cast", import_cast}, {"CastLike", [](Call& c) { c.out(cast(c.in(0), c.in(1).dtype())); }}, {"Celu", import_celu}, {"Clip", import_clip},
+      {"Cast", import_cast}, {"CastLike", import_cast_like}, {"Celu", import_celu}, {"Clip", import_clip},
       {"Elu", import_elu}, {"Gelu", import_gelu}, {"HardSigmoid", import_hard_sigmoid}, {"Identity", identity}, {"IsInf", import_is_inf}, {"LeakyRelu", import_leaky},
       {"Mod", import_mod}, {"Pow", import_pow}, {"PRelu", import_prelu}, {"Selu", import_selu}, {"Shrink", import_shrink}, {"SwiGLU", import_swiglu}, {"Swish", import_swish},
       {"ThresholdedRelu", import_thresholded}, {"Where", [](Call& c) { c.out(where(c.in(0), c.in(1), c.in(2))); }},

@@ -27,16 +27,18 @@ Tensor along(const Call& c, const Tensor& s, const Tensor& x) {
   return ranged(reshape(broadcast_to(reshape(s, apart), wide), joined), axis, 0, n);
 }
 
-// In f32 or f64: rounded to the nearest even, moved by the zero point, saturated.
+// In f32 or f64: rounded to the nearest even (f8: by the cast), moved by the zero point, saturated.
 Tensor quantized(const Call& c, const Tensor& x, const Tensor& scale, const Tensor& zero, DType to) {
   if (is_float(to) || to == DType::boolean) c.unsupported(fmt::format("quantization to {}", name_of(to)));
   const DType wide = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  if (is_f8(to)) return converted(cast(x, wide) / cast(scale, wide) + cast(zero, wide), to, c.flag("saturate", true));
   const double inf = std::numeric_limits<double>::infinity(), low = Scalar::of(to, -inf).as_double(), high = Scalar::of(to, inf).as_double();
   const Tensor y = round(cast(x, wide) / cast(scale, wide)) + cast(zero, wide);
   return cast(minimum(maximum(y, low), high), to);
 }
 Tensor dequantized(const Tensor& x, const Tensor& scale, const Tensor& zero) {
-  const Tensor wide = cast(x, DType::i32) - cast(zero, DType::i32);
+  const DType exact = is_f8(x.dtype()) ? DType::f32 : DType::i32;
+  const Tensor wide = cast(x, exact) - cast(zero, exact);
   return cast(cast(wide, DType::f32) * cast(scale, DType::f32), scale.dtype());
 }
 

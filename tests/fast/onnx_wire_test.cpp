@@ -91,6 +91,16 @@ TEST(OnnxWire, ReadsTypedDataPackedAndNot) {
   EXPECT_EQ(parse(Pb().number(1, 2).number(2, 12).number(11, 4294967295).number(11, 1)), HostTensor::from(DType::u32, {2}, {4294967295, 1}));
   EXPECT_EQ(parse(Pb().number(2, 11).bytes(10, std::string("\0\0\0\0\0\0\xf8\x3f", 8))), HostTensor::from(DType::f64, {}, {1.5}));
   EXPECT_EQ(parse(Pb().number(1, 0).number(2, 1)), HostTensor(DType::f32, {0}));
+  EXPECT_EQ(parse(Pb().number(1, 2).number(2, 3).bytes(9, std::string("\x80\x05", 2))), HostTensor::from(DType::i8, {2}, {-128, 5}));
+  EXPECT_EQ(parse(Pb().number(1, 2).number(2, 4).number(5, 65535).number(5, 1)), HostTensor::from(DType::u16, {2}, {65535, 1}));
+  EXPECT_EQ(parse(Pb().number(1, 1).number(2, 13).number(11, uint64_t{1} << 63)), HostTensor::from(DType::u64, {1}, {0x1p63}));
+  EXPECT_EQ(parse(Pb().number(1, 2).number(2, 17).number(5, 0x38).number(5, 0xfe)), HostTensor::from(DType::f8e4m3, {2}, {1, -448}));
+  EXPECT_EQ(parse(Pb().number(1, 2).number(2, 19).bytes(9, std::string("\x3c\xfc", 2))), HostTensor::from(DType::f8e5m2, {2}, {1, -INFINITY}));
+  // Two to a byte, the first in the lower bits; what is left over of the last byte does not count.
+  EXPECT_EQ(parse(Pb().number(1, 3).number(2, 22).bytes(9, std::string("\x87\xf9", 2))), HostTensor::from(DType::i4, {3}, {7, -8, -7}));
+  EXPECT_EQ(parse(Pb().number(1, 3).number(2, 21).number(5, 0x87).number(5, 9)), HostTensor::from(DType::u4, {3}, {7, 8, 9}));
+  EXPECT_THROW(parse(Pb().number(1, 3).number(2, 22).bytes(9, std::string("\x87\xf9\x01", 3))), Error);
+  EXPECT_THROW(parse(Pb().number(1, 3).number(2, 21).number(5, 7).number(5, 8).number(5, 9)), Error);
 }
 
 TEST(OnnxWire, EveryTruncationIsSafe) {

@@ -33,12 +33,18 @@ inline int64_t element_of(DType d) {
   switch (d) {
     case DType::f32: return 1;
     case DType::u8: return 2;
+    case DType::i8: return 3;
+    case DType::u16: return 4;
+    case DType::i16: return 5;
     case DType::i32: return 6;
     case DType::i64: return 7;
     case DType::boolean: return 9;
     case DType::f16: return 10;
     case DType::f64: return 11;
     case DType::u32: return 12;
+    case DType::u64: return 13;
+    case DType::f8e4m3: return 17;
+    case DType::f8e5m2: return 19;
     default: return 16;
   }
 }
