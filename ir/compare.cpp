@@ -79,7 +79,7 @@ Difference compare(const HostTensor& got, const HostTensor& want) {
     if (std::isnan(w) || std::isnan(g)) error = std::isnan(w) && std::isnan(g) ? 0 : kInfinity;
     else if (std::isinf(w) || std::isinf(g)) error = w == g ? 0 : kInfinity;
     else if (is_float(want.dtype)) error = std::fabs(g - w) / scale;
-    else error = g == w ? 0 : kInfinity;
+    else error = (is_f8(want.dtype) ? g == w : got.get(i) == want.get(i)) ? 0 : kInfinity;   // not every i64 is a double
     if (error > worst.error || (worst.at < 0 && i == 0)) worst = {error, i, g, w};
   }
   return worst;

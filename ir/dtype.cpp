@@ -32,7 +32,7 @@ bool is_unsigned(DType dtype) {
   return dtype == DType::u32 || dtype == DType::u8 || dtype == DType::u64 || dtype == DType::u16 || dtype == DType::u4;
 }
 bool is_f8(DType dtype) { return dtype == DType::f8e4m3 || dtype == DType::f8e5m2; }
-bool is_storage(DType dtype) { return dtype >= DType::f8e4m3; }
+bool is_storage(DType dtype) { return is_f8(dtype) || dtype == DType::i4 || dtype == DType::u4; }
 
 // Rounds to `significant` bits, with subnormals below 2^min_exponent and overflow above `largest`.
 static double round_bits(double value, int significant, int min_exponent, double largest) {

@@ -85,7 +85,7 @@ Tensor converted(const Tensor& x, DType to, bool saturate) {
   return cast(clip(wide, -most, most), to);
 }
 
-bool is_signed(DType dtype) { return is_float(dtype) || Scalar::of_int(dtype, -1).i == -1; }
+bool is_signed(DType dtype) { return is_float(dtype) || (is_integer(dtype) && !is_unsigned(dtype)); }
 std::string type_text(const Tensor& t) { return to_string(t.type()); }
 
 }  // namespace quern::onnx

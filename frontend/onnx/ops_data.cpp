@@ -27,7 +27,7 @@ void import_non_zero(Call& c) {
 
 // -1, 0, 1; NaN is the greatest and equals itself, as NumPy has it.
 int order(const Scalar& a, const Scalar& b) {
-  if (!is_float(a.dtype)) return a.i < b.i ? -1 : a.i > b.i;
+  if (!is_float(a.dtype)) return below(a, b) ? -1 : below(b, a);
   if (std::isnan(a.f) || std::isnan(b.f)) return std::isnan(a.f) - std::isnan(b.f);
   return a.f < b.f ? -1 : a.f > b.f;
 }
