@@ -104,7 +104,9 @@ std::vector<NodeId> vjp_window(GraphBuilder& b, NodeId n, NodeId g) {
   const NodeId gx = b.add(Op::window, {g, b.scalar(node.type.dtype, 0)}, back);
   Shape all(shape.size());
   std::iota(all.begin(), all.end(), 0);
-  return {gx, b.add(Op::sub, {reduce_to(b, Op::reduce_sum, g, all), reduce_to(b, Op::reduce_sum, gx, all)})};
+  // What lies outside is summed by itself: a difference of sums would leave their rounding errors where nothing does.
+  const NodeId outside = b.add(Op::window, {b.full({DType::boolean, shape, {}}, 0), b.scalar(DType::boolean, 1)}, node.attrs);
+  return {gx, reduce_to(b, Op::reduce_sum, b.add(Op::select, {outside, g, zeros_like(b, g)}), all)};
 }
 
 // --- convolve ---
