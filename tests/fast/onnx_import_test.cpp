@@ -218,7 +218,7 @@ std::vector<HostTensor> run_node(const std::string& op, const std::vector<HostTe
     names.push_back("x" + std::to_string(i));
     std::vector<Dim> dims;
     for (int64_t e : inputs[i].shape) dims.emplace_back(e);
-    g.inputs.push_back(value(names.back(), kF32, dims));
+    g.inputs.push_back(value(names.back(), element_of(inputs[i].dtype), dims));
   }
   for (size_t i = 0; i < constants.size(); ++i) {
     names.push_back("c" + std::to_string(i));
@@ -328,6 +328,20 @@ TEST(OnnxImport, WhatTheDataShapesNeedsTheData) {
   EXPECT_EQ(got[2], i64({0, 1, 0, 2, 1}));
   EXPECT_EQ(got[3], i64({2, 2, 1}));
   EXPECT_EQ(got[4], HostTensor::from(DType::i64, {1, 3}, {0, 2, 3}));
+}
+
+TEST(OnnxImport, FewBitsSaturateOrWrap) {
+  const HostTensor x = f32({6}, {0.3, 460, 500, -1e6, -INFINITY, 61439});
+  const auto to = [&](DType d, int64_t saturate) {
+    return run_node("Cast", {x}, {attribute("to", element_of(d)), attribute("saturate", saturate)})[0];
+  };
+  EXPECT_EQ(to(DType::f8e4m3, 1), HostTensor::from(DType::f8e4m3, {6}, {0.3125, 448, 448, -448, -448, 448}));
+  EXPECT_EQ(to(DType::f8e4m3, 0), HostTensor::from(DType::f8e4m3, {6}, {0.3125, 448, NAN, -NAN, -NAN, NAN}));
+  EXPECT_EQ(to(DType::f8e5m2, 1), HostTensor::from(DType::f8e5m2, {6}, {0.3125, 448, 512, -57344, -57344, 57344}));
+  EXPECT_EQ(to(DType::f8e5m2, 0), HostTensor::from(DType::f8e5m2, {6}, {0.3125, 448, 512, -INFINITY, -INFINITY, 57344}));
+  EXPECT_EQ(run_node("Cast", {f32({4}, {-9, 7.9, 8, 15})}, {attribute("to", int64_t{22})})[0], HostTensor::from(DType::i4, {4}, {7, 7, -8, -1}));
+  const auto i8 = [](const std::vector<double>& v) { return HostTensor::from(DType::i8, {static_cast<int64_t>(v.size())}, v); };
+  EXPECT_EQ(run_node("Div", {i8({-128, -128, 7, -7}), i8({2, -1, -2, 3})}, {})[0], i8({-64, -128, -3, -2}));
 }
 
 // Every op of the tables refuses nonsense without harm: no inputs, too many, inputs of odd types and shapes.
