@@ -145,6 +145,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
   r.kernels = run_pipeline(graph, options.passes);
   r.verdicts = options.passes.verdicts;
+  r.notes.insert(r.notes.end(), options.passes.recomputed.begin(), options.passes.recomputed.end());
   for (const auto& t : options.passes.times) r.times.push_back(t);
   start = Clock::now();
 
@@ -206,6 +207,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
 
   for (const auto& [call, of_bounds] : schedule.images) schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
   assemble(r.kernels, at_bound, schedule, program);
+  if (options.passes.memory_limit >= 0 && program.arena_bytes > options.passes.memory_limit)
+    throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", program.arena_bytes, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
   lap("memory plan");
   return program;
 }

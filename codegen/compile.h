@@ -21,7 +21,7 @@ struct CompileReport {
   std::vector<std::pair<std::string, double>> times;   // phase, milliseconds
   std::vector<Verdict> verdicts;
   int64_t compiled = 0, cached = 0;
-  std::vector<std::string> notes;             // events: cache entries damaged, cache unusable, …
+  std::vector<std::string> notes;             // events: values recomputed, cache entries damaged, cache unusable, …
 };
 
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report = nullptr);

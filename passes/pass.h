@@ -28,11 +28,13 @@ struct PassContext {
   int64_t bisect_limit = -1;                    // < 0: no limit
   int64_t rewrites = 0;                         // asked so far
   bool relaxed = false;                         // short floats stay in f32 within a kernel
+  int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
   std::vector<std::pair<std::string, double>> times;                        // pass, milliseconds
   std::vector<Verdict> verdicts;
+  std::vector<std::string> recomputed;          // what `remat` chose
   std::vector<std::string> loops;               // what moved out of which loop
   std::string within;                           // what stands before the edges of the body at hand
   std::vector<KeptWide> ledger;
@@ -54,6 +56,7 @@ Graph expand(const Graph& graph, PassContext& context);      // transforms and E
 Graph simplify(const Graph& graph, PassContext& context);    // the rule table, to a fixed point, with hash-consing
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
+Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy
 // Each one's text before and after: tests/cases/passes, partition and tile, run by tests/fast/golden_test.cpp.

@@ -60,7 +60,7 @@ struct JsonArgument {
 /// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --relaxed, --no-cache: what every compiling command takes.
 struct PassArguments {
   std::vector<std::string> disabled;
-  int64_t bisect_limit = -1;
+  int64_t bisect_limit = -1, memory_limit = -1;
   bool print_all = false, tf32 = false, relaxed = false, no_cache = false;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;

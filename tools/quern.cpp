@@ -126,6 +126,7 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
+  command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
   command.add_flag("--relaxed", relaxed, "values of bf16 and f16 stay in f32 between the ops of a kernel; without it every op rounds");
   command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
@@ -138,6 +139,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   if (tf32) o.f32_products = F32Products::tf32;
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
+  o.passes.memory_limit = memory_limit;
   o.use_cache = !no_cache;
   if (print_all) o.passes.after = [](const std::string& pass, const Graph& g) { std::cerr << "after " << pass << ":\n" << to_string(g); };
   return o;

@@ -24,7 +24,7 @@
 #include "ir/op.h"
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
-#include "passes/pass.h"
+#include "passes/graph/partition.h"
 #include "passes/plan/place.h"
 
 namespace quern {
@@ -60,11 +60,14 @@ class Partitioner {
       for (NodeId a : graph.nodes[i].args) users_[static_cast<size_t>(a)].push_back(static_cast<NodeId>(i));
   }
 
-  Graph run() {
+  Partition run() {
     place_concats();
     merge_all();
     place_slices();
-    return build();
+    Partition out;
+    out.call_of.assign(graph_.nodes.size(), -1);
+    build(out);
+    return out;
   }
 
  private:
@@ -400,7 +403,7 @@ class Partitioner {
     return fmt::format("{}", fmt::join(names, "_"));
   }
 
-  Graph build() const {
+  void build(Partition& out) const {
     GraphBuilder b;
     b.symbol(graph_.symbol);
     std::map<NodeId, NodeId> map;
@@ -428,7 +431,8 @@ class Partitioner {
         for (NodeId a : at(nodes[0]).args) args.push_back(mapped(a));
         map[nodes[0]] = b.add(at(nodes[0]).op, std::move(args), at(nodes[0]).attrs, graph_.where(nodes[0]));
         for (NodeId result : nodes)
-          if (result != nodes[0]) map[result] = b.add(Op::result, {map.at(nodes[0])}, at(result).attrs, graph_.where(result));
+          if (result != nodes[0]) out.result_of[result] = map[result] = b.add(Op::result, {map.at(nodes[0])}, at(result).attrs, graph_.where(result));
+        for (NodeId id : nodes) out.call_of[static_cast<size_t>(id)] = map.at(nodes[0]);
         return;
       }
       Region r;
@@ -447,22 +451,24 @@ class Partitioner {
       for (size_t o = 0; o < outputs.size(); ++o) {
         Attrs which;
         which.index = {static_cast<int64_t>(planted(Fault::results_swapped) ? outputs.size() - 1 - o : o)};
-        map[outputs[o]] = b.add(Op::result, {call}, std::move(which), graph_.where(outputs[o]));
+        out.result_of[outputs[o]] = map[outputs[o]] = b.add(Op::result, {call}, std::move(which), graph_.where(outputs[o]));
       }
+      for (NodeId id : nodes) out.call_of[static_cast<size_t>(id)] = call;
     };
     for (size_t i = 0; i < graph_.nodes.size(); ++i)
       if (group_[i] >= 0) emit(group_[i]);
     for (const NamedOutput& o : graph_.outputs) b.output(o.name, mapped(o.node));
     for (const State& s : graph_.states) b.state(s.name, map.at(s.input), mapped(s.output));
-    return dead_code(b.finish());
+    out.kernels = b.finish();
   }
 };
 
 }  // namespace
 
+Partition partition_with_origins(const Graph& graph, PassContext& context) { return Partitioner(graph, context).run(); }
+
 Graph partition(const Graph& graph, PassContext& context) {
-  const Graph live = dead_code(graph);
-  return Partitioner(live, context).run();
+  return dead_code(partition_with_origins(dead_code(graph), context).kernels);
 }
 
 }  // namespace quern

@@ -136,5 +136,41 @@ TEST_F(Symbols, SizesThatAreRefused) {
   }), Code::symbol_place);
 }
 
+// Compiled once for each shape that comes, and the events say why; a symbol needs one program.
+TEST_F(Symbols, CompilationsAreCounted) {
+  const auto build = [](bool symbolic) {
+    return [symbolic](const std::vector<Type>& in) {
+      Model m;
+      const Shape shape = {symbolic ? m.symbol("n", 1, 64) : in[0].shape[0], in[0].shape[1]};
+      const Tensor x = m.input("x", in[0].dtype, shape);
+      m.output("y", exp(x) * 2);
+      return m.finish();
+    };
+  };
+  CompileOptions options;
+  options.use_cache = false;
+  const auto call = [&](Specialized& f, DType dtype, Shape shape) {
+    const HostTensor x = HostTensor::full(dtype, shape, 0.5);
+    const HostTensor y = f.run({x})[0];
+    EXPECT_EQ(y.shape, shape);
+    EXPECT_NEAR(y.at(y.size() - 1), 2 * std::exp(0.5), 1e-6);
+  };
+  Specialized fixed(*device, build(false), options), any(*device, build(true), options);
+  for (int64_t n : {4, 7, 4, 9, 7}) {
+    call(fixed, DType::f32, {n, 3});
+    call(any, DType::f32, {n, 3});
+  }
+  ASSERT_EQ(fixed.compilations().size(), 3u);
+  EXPECT_EQ(fixed.compilations()[0].reason, "the first call");
+  EXPECT_EQ(fixed.compilations()[2].reason, "input \"x\" is f32[9,3], the latest of 2 programs takes f32[7,3]");
+  EXPECT_EQ(any.compilations().size(), 1u);
+  call(any, DType::f64, {4, 3});
+  EXPECT_EQ(any.compilations().size(), 2u);
+  const auto wrong = [&](const std::vector<Type>&) { return build(false)({Type{DType::f32, {1, 1}, {}}}); };
+  Specialized other(*device, wrong, options);
+  EXPECT_THROW(other.run({HostTensor(DType::f32, {2, 2})}), Error);
+  EXPECT_TRUE(other.compilations().empty());
+}
+
 }  // namespace
 }  // namespace quern

@@ -254,6 +254,39 @@ TEST_F(Transforms, CheckpointsKeepTheirArgumentsAlone) {
   EXPECT_LT(less->program().arena_bytes, plain->program().arena_bytes * 3 / 4);
 }
 
+// The same without marks: under a limit the compiler chooses what is computed once more, says so, and keeps within it.
+TEST_F(Transforms, AMemoryLimitIsKept) {
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {256, 64}), w = m.input("w", DType::f32, {64, 64});
+  const Function loss = [&](const Tensors& p) {
+    Tensor h = x;
+    for (int i = 0; i < 8; ++i) h = gelu(matmul(h, p[0])) + h;
+    return Tensors{sum(h * h)};
+  };
+  const Reverse r = value_and_grad(loss, {w});
+  m.output("loss", r.outputs[0]);
+  m.output("dw", r.gradients[0]);
+  const Graph graph = m.finish();
+  std::mt19937_64 random(5);
+  const std::vector<HostTensor> inputs = {test::random_tensor({DType::f32, {256, 64}, {}}, -1, 1, random), test::random_tensor({DType::f32, {64, 64}, {}}, -0.2, 0.2, random)};
+  const auto plain = compiled(graph);
+  const std::vector<HostTensor> want = plain->run(inputs);
+  CompileOptions options;
+  options.use_cache = false;
+  int64_t last = plain->program().arena_bytes;
+  for (int64_t limit : {last * 3 / 4, last / 2}) {
+    options.passes.memory_limit = limit;
+    CompileReport report;
+    const auto less = jit(*device, graph, options, &report);
+    EXPECT_LE(less->program().arena_bytes, limit);
+    EXPECT_FALSE(report.notes.empty());
+    const std::vector<HostTensor> got = less->run(inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-5);
+  }
+  options.passes.memory_limit = 1024;
+  EXPECT_THROW(jit(*device, graph, options), Error);
+}
+
 // A derivative of the caller's own, here a wrong one, so that its traces can be told: in reverse, forward, batched, in a
 // checkpoint and in a second derivative.
 TEST_F(Transforms, TheCallersDerivativeCounts) {
