@@ -29,7 +29,7 @@ static void visit(const Graph& graph, Tolerance& t, bool top) {
       }
     if (n.op != Op::input && n.type.results.empty()) t.epsilon = std::max(t.epsilon, epsilon_of(n.type.dtype));
     int64_t summed = 1;
-    if (means<Reduce>(n.op))
+    if (means<Reduce>(n.op) || means<Cumulate>(n.op))
       for (int64_t a : n.attrs.axes) summed = checked_mul(summed, graph.type(n.args[0]).shape[static_cast<size_t>(a)]);
     if (means<Contract>(n.op)) {
       const ContractSpec spec = parse_contract(n.attrs.spec);

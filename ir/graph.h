@@ -63,12 +63,12 @@ enum class Transform : uint8_t { none, vjp, vmap, kernel, jvp, checkpoint };
 /// All attributes an op may have; unused ones stay empty and are not printed. `fields` names them once for
 /// printing, parsing, hashing and comparing.
 struct Attrs {
-  Shape axes;                      // reduce, argmax, transpose (permutation), broadcast, reverse, concat, iota, take, vmap
+  Shape axes;                      // reduce, argmax, cumulate, argsort, transpose (permutation), broadcast, reverse, concat, iota, take, vmap
   Shape shape;                     // reshape, broadcast, iota, random, window
   Shape start, limit, stride;      // slice; window, convolve: no limit; scan: limit=[steps], stride=[-1] from the last step on
   Shape dilation, base;            // window, convolve
   Shape low, high;                 // pad
-  std::string spec;                // contract: "bmk,bkn->bmn"; convolve
+  std::string spec;                // contract: "bmk,bkn->bmn"; convolve, cumulate, argsort
   std::string name;                // input; call
   std::vector<DType> dtype;        // cast, iota, input: one element
   Shape index;                     // result: which; random: stream; call vjp, jvp: arguments to differentiate; scan: [carries, scanned]; while_loop: [carries]

@@ -18,6 +18,10 @@
 // Reductions over zero elements give the identity: 0, 1, and for max/min the least/greatest value (∓inf for floats).
 // Sums, products of f16/bf16 accumulate in f32 or better and round once. argmax (i64) takes the lowest index among
 // equals, and the first NaN if there is one.
+// cumulate_sum (…_prod, _max, _min) along axes=[d]: out[i] combines x[0] to x[i], from the identity, as a reduction of them
+// would; spec "reverse": from the last element to x[i]; "exclusive": without x[i] itself; "exclusive,reverse": both.
+// argsort along axes=[d] (i64): the order that sorts x, stable, -0 beside 0; NaN counts as the greatest. spec
+// "descending": greatest first, equals still in their order.
 // contract "mk,kn->mn": letters name axes; a letter of both operands that the output lacks is summed, one that the
 // output has is a batch axis; a letter of one operand must be in the output. No letter repeats within an operand.
 // slice: start, limit, stride > 0. pad: low, high >= 0, value is a scalar argument. reverse: flips axes. concat: axes=[d].
@@ -47,6 +51,7 @@
 //
 // Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod, round, rem have derivative 0 at their kinks.
 // A tangent (jvp) is the transpose of the op's vjp, which is linear in the cotangent; no op has a rule of its own for it.
+// cumulate_max/min: the first element (in walking order) that gave the value takes all.
 // Derivatives are of f64, f32, bf16 and f16: through any other dtype, f8 included, none flows.
 // An op that is expanded (`Expand`) is differentiated as what it stands for. A scan keeps of each step what its derivative
 // reads; a cond runs the taken branch once more; a while_loop has forward mode only.
@@ -83,6 +88,7 @@ struct Guard { Index expr; int64_t low, high; };
 struct Piece { int arg; std::vector<Index> index; std::vector<Guard> guards; };
 struct View { std::vector<Piece> (*pieces)(const Node& node, std::span<const Type> args, std::span<const Index> out); };  // first match wins
 struct Reduce { Op combine; };                      // a binary elementwise op over attrs.axes
+struct Cumulate { Op combine; };                    // the same, every partial result: along attrs.axes[0]
 struct Contract {};
 struct Take {};
 struct PutAdd {};
@@ -90,7 +96,7 @@ struct Source {};                                   // input, constant, iota, ra
 struct Body {};                                     // call, scan, while_loop, cond, result
 /// Stands for simpler ops, built in the same graph.
 struct Expand { NodeId (*build)(GraphBuilder& b, const Node& node, std::span<const NodeId> args); };
-using Meaning = std::variant<Map, View, Reduce, Contract, Take, PutAdd, Source, Body, Expand>;
+using Meaning = std::variant<Map, View, Reduce, Cumulate, Contract, Take, PutAdd, Source, Body, Expand>;
 
 /// Derivative rule: given the node in `b` and the cotangent of its result, the cotangents of its arguments
 /// (-1 where none flows).
@@ -135,5 +141,9 @@ Scalar identity_of(Op combine, DType dtype);
 /// The parsed `spec` of a contract node: the letters of each operand and of the output.
 struct ContractSpec { std::string lhs, rhs, out; };
 ContractSpec parse_contract(const std::string& spec);   // throws Error(contract_spec)
+
+/// The parsed `spec` of a cumulate node.
+struct CumulateSpec { bool exclusive = false, reverse = false; };
+std::optional<CumulateSpec> parse_cumulate(const std::string& spec);
 
 }  // namespace quern

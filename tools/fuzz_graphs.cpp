@@ -68,14 +68,14 @@ class Drawer {
 
   static bool discontinuous(Op op, DType dtype) {
     if (!is_float(dtype)) return false;
-    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::bitcast || op == Op::argmax;
+    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::bitcast || op == Op::argmax || op == Op::argsort;
   }
   static bool exact_op(const Node& n) {
     if (!is_float(n.type.dtype)) return true;
     if (means<View>(n.op) || means<Take>(n.op) || means<Source>(n.op)) return true;
     switch (n.op) {
       case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::round: case Op::rem: case Op::add: case Op::sub: case Op::mul: case Op::max:
-      case Op::min: case Op::select: case Op::cast: case Op::bitcast: case Op::reduce_max: case Op::reduce_min: return true;
+      case Op::min: case Op::select: case Op::cast: case Op::bitcast: case Op::reduce_max: case Op::reduce_min: case Op::cumulate_max: case Op::cumulate_min: return true;
       default: return false;
     }
   }

@@ -15,7 +15,7 @@ static std::vector<OpDef> build_table() {
   std::vector<OpDef> table(kOpCount);
   std::vector<char> seen(kOpCount);
   for (auto family : {elementwise_ops, special_ops, compare_select_ops, cast_ops, reduce_ops, contract_ops, view_ops, window_ops,
-                      take_ops, source_ops, body_ops})
+                      take_ops, cumulate_ops, sort_ops, source_ops, body_ops})
     for (OpDef& d : family()) {
       QN_CHECK(!seen[static_cast<size_t>(d.op)], "an op is defined once");
       seen[static_cast<size_t>(d.op)] = 1;

@@ -20,6 +20,8 @@ std::vector<OpDef> contract_ops();
 std::vector<OpDef> view_ops();
 std::vector<OpDef> window_ops();
 std::vector<OpDef> take_ops();
+std::vector<OpDef> cumulate_ops();
+std::vector<OpDef> sort_ops();
 std::vector<OpDef> source_ops();
 std::vector<OpDef> body_ops();
 

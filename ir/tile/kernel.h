@@ -23,7 +23,8 @@
 // Sequence. Phases run in order, each sees all effects of those before it. Instances of a grid run in any order;
 // no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
 // start as the constant, and `yield` gives their next values; its results are the last. With no blocks the results are
-// the initial constants. `each` is seq without carries whose iterations are independent (placed there by `nest`).
+// the initial constants. A seq whose body itself stores keeps every step of its carries (a running sum): its axes have a
+// tile of 1. `each` is seq without carries whose iterations are independent (placed there by `nest`).
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing. A gathered index outside reads 0.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
 // a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), bf16, f16 (exact products, accumulated in f32).
@@ -144,6 +145,8 @@ std::string to_string(const Kernel& kernel);
 std::string to_string(const ScalarExpr& expr, const Kernel& kernel);
 Kernel parse_kernel(const std::string& text);                 // throws Error(bad_file)
 void verify(const Kernel& kernel);                            // throws Error(internal) naming the statement
+/// Whether the axis is walked element by element: one of a seq that stores every step.
+bool is_walked(const Kernel& kernel, AxisId axis);
 /// The kernel for one value of the symbol.
 Kernel at_size(Kernel kernel, int64_t n);
 /// Runs the kernel (one without a symbol) on the host; `buffers` are the parameters in order, outputs written in place.

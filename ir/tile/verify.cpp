@@ -10,6 +10,17 @@
 namespace quern::tile {
 namespace {
 
+bool stores(const Seq& q) {
+  return std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { return std::holds_alternative<Store>(s.node); });
+}
+bool walks(const Block& block, AxisId axis) {
+  return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
+    const auto* q = std::get_if<Seq>(&s.node);
+    const auto* e = std::get_if<Each>(&s.node);
+    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && stores(*q)) || walks(q->body, axis) : e && walks(e->body, axis);
+  });
+}
+
 class Verifier {
  public:
   explicit Verifier(const Kernel& kernel) : k_(kernel) {}
@@ -170,6 +181,8 @@ class Verifier {
     check(out.axes == acc.axes && out.dtype == acc.dtype, "an mma keeps the type of its sum");
   }
   void statement(const Seq& q) {
+    if (stores(q))
+      for (AxisId a : q.axes) check(k_.axes[static_cast<size_t>(a)].tile == 1, "a seq that stores its steps walks element by element");
     check(q.carries.size() == q.yields.size() && q.carries.size() == q.outs.size(), "a seq yields and gives one tile per carry");
     nested({}, [&] {   // a carry outlives the blocks, so its axes are open outside of them
       for (const Carry& c : q.carries) {
@@ -207,6 +220,10 @@ class Verifier {
 };
 
 }  // namespace
+
+bool is_walked(const Kernel& kernel, AxisId axis) {
+  return std::any_of(kernel.phases.begin(), kernel.phases.end(), [&](const Phase& p) { return walks(p.body, axis); });
+}
 
 void verify(const Kernel& kernel) { Verifier(kernel).run(); }
 

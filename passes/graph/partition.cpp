@@ -9,7 +9,9 @@
 //   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile);
 //   - walked by demand with symbolic indices, as lowering will do, a reduction or product is asked for at exactly the
 //     row axes (otherwise it would be recomputed per element), and a product's operands are views (not padded ones: their
-//     masks would be computed in every step of the sum) or casts of memory.
+//     masks would be computed in every step of the sum) or casts of memory;
+//   - no map is computed at more than four places for one element (chains of maps that each look at two places);
+//   - a running sum is its only output (every step is stored), and nothing else in it reduces.
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
 // between the calls.
 // Control flow is no kernel: its arguments and results are in memory; its bodies have been partitioned before.
@@ -33,6 +35,7 @@ namespace {
 // A group's rows must keep a machine busy before wide outputs are produced row by row.
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
 constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
+constexpr int kMaxReads = 4;   // a chain of maps that each read the one before at two places doubles at every step
 constexpr const char* kSameMemory = "the same memory";
 
 class Partitioner {
@@ -184,6 +187,7 @@ class Partitioner {
     std::vector<Index> rows;
     int next_axis = 0;
     std::set<std::pair<NodeId, std::string>> seen;
+    std::map<NodeId, int> reads;   // of maps, at different places
     std::string problem;
     Index fresh(int64_t extent) { return Index::axis(next_axis++, extent); }
   };
@@ -211,6 +215,7 @@ class Partitioner {
     };
     const auto inner = Overloaded{
         [&](const Map&) {
+          if (group_[i] >= 0 && ++w.reads[id] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
           if (operand && n.op != Op::cast) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
         },
@@ -234,6 +239,7 @@ class Partitioner {
           }
           walk(w, n.args[0], child, false);
         },
+        [&](const Cumulate&) { walk(w, n.args[0], index, false); },   // alone with what it reads: see obstacle
         [&](const Contract&) {
           if (!at_rows()) return;
           for (NodeId a : n.args) {
@@ -280,6 +286,8 @@ class Partitioner {
     if (products > 1) return "a kernel holds one product";
     if (products && !reductions.empty()) return "a product tiles the axis that the reduction wants whole";
     const std::vector<NodeId> outputs = outputs_of(nodes);
+    for (NodeId id : nodes)
+      if (means<Cumulate>(at(id).op) && (outputs != std::vector{id} || products || !reductions.empty())) return "a running sum is the result of its kernel";
     if (outputs.size() > kMaxOutputs) return fmt::format("a kernel has at most {} outputs", kMaxOutputs);
     Shape rows = at(outputs.at(0)).type.shape;
     int64_t widest = 0;

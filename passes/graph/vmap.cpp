@@ -108,7 +108,7 @@ class Batcher {
     Attrs attrs = n.attrs;
     if (means<Map>(n.op)) {
       for (NodeId a : n.args) args.push_back(batched(a));
-    } else if (means<Reduce>(n.op)) {
+    } else if (means<Reduce>(n.op) || means<Cumulate>(n.op)) {
       args = {batched(n.args[0])};
       if (!planted(Fault::vmap_axis)) shift(attrs.axes);
     } else if (means<Contract>(n.op)) {

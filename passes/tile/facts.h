@@ -3,6 +3,7 @@
 #pragma once
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "ir/support/overloaded.h"
 #include "ir/tile/kernel.h"
@@ -16,8 +17,11 @@ struct Facts {
   std::vector<const Store*> stores;
   std::vector<AxisId> each_axes;
   std::map<ValueId, const Load*> loaded;
+  std::set<AxisId> walked;                      // their tile is 1; what reduces along them is not among the reductions
 
   explicit Facts(const Kernel& k) {
+    for (size_t a = 0; a < k.axes.size(); ++a)
+      if (is_walked(k, static_cast<AxisId>(a))) walked.insert(static_cast<AxisId>(a));
     for (const Phase& p : k.phases) visit(p.body);
   }
 
@@ -26,7 +30,9 @@ struct Facts {
     for (const Stmt& s : block)
       std::visit(Overloaded{[&](const Load& l) { loads.push_back(&l); loaded[l.out] = &l; },
                             [&](const Mma& m) { products.push_back(&m); },
-                            [&](const ReduceTile& r) { reductions.push_back(&r); },
+                            [&](const ReduceTile& r) {
+                              if (!walked.count(r.axes[0])) reductions.push_back(&r);
+                            },
                             [&](const Store& t) { stores.push_back(&t); },
                             [&](const Seq& q) { visit(q.body); },
                             [&](const Each& e) {

@@ -42,8 +42,15 @@ class Lowering {
     for (NodeId i : graph_.inputs) add_buffer(BufferKind::in, graph_.type(i), i);
     for (const NamedOutput& o : graph_.outputs) add_buffer(BufferKind::out, graph_.type(o.node), -1);
     scopes_.emplace_back();
-    const std::vector<Index> rows = open_axes(row_shape(), 0);
     Phase phase;
+    if (const Node& result = graph_.at(graph_.outputs.at(0).node); means<Cumulate>(result.op)) {
+      phase.grid = store_steps(result);
+      phase.body = std::move(scopes_[0].block);
+      kernel_.phases.push_back(std::move(phase));
+      collect_sources();
+      return std::move(kernel_);
+    }
+    const std::vector<Index> rows = open_axes(row_shape(), 0);
     for (size_t a = 0; a < kernel_.axes.size(); ++a) phase.grid.push_back(static_cast<AxisId>(a));
     store_outputs(rows);
     phase.body = std::move(scopes_[0].block);
@@ -243,6 +250,7 @@ class Lowering {
         [&](const Map&) { return build_map(n, index); },
         [&](const View& view) { return build_view(view, n, index); },
         [&](const Reduce& reduce) { return build_reduce(reduce.combine, n, index); },
+        [&](const Cumulate&) -> int { QN_CHECK(false, "a running sum is the result of its kernel"); return 0; },
         [&](const Contract&) { return build_contract(n, index); },
         [&](const Take&) { return build_take(n, index); },
         [&](const PutAdd&) { return build_put_add(n, index); },
@@ -363,6 +371,21 @@ class Lowering {
     return operand(out);
   }
 
+  // One op on tiles, in the innermost block: where a carry is known.
+  ValueId map_here(Op op, DType dtype, std::vector<AxisId> axes, std::vector<ValueId> args) {
+    MapTile map{new_value(dtype, std::move(axes)), {}, std::move(args)};
+    ScalarNode result{ScalarNode::Kind::op, dtype, op};
+    for (size_t i = 0; i < map.args.size(); ++i) {
+      map.expr.push_back({ScalarNode::Kind::operand, kernel_.values[static_cast<size_t>(map.args[i])].dtype});
+      map.expr.back().operand = static_cast<int>(i);
+      result.args.push_back(static_cast<int>(i));
+    }
+    map.expr.push_back(std::move(result));
+    const ValueId out = map.out;
+    scopes_.back().block.push_back({std::move(map)});
+    return out;
+  }
+
   // Reduces `inner(loop index)` over fresh axes of the given extents.
   template <class F>
   int reduced(Op combine, DType dtype, const Shape& extents, const std::vector<Index>& index, F&& inner) {
@@ -376,15 +399,7 @@ class Lowering {
       const std::vector<AxisId> left = without(kernel_.values[static_cast<size_t>(tile)].axes, loop);
       const ValueId part = new_value(wide, left);
       scopes_.back().block.push_back({ReduceTile{part, combine, loop, tile}});
-      MapTile map{new_value(wide, kept), {}, {carry, part}};
-      for (int i = 0; i < 2; ++i) {
-        map.expr.push_back({ScalarNode::Kind::operand, wide});
-        map.expr.back().operand = i;
-      }
-      map.expr.push_back({ScalarNode::Kind::op, wide, combine, {0, 1}});
-      const ValueId out = map.out;
-      scopes_.back().block.push_back({std::move(map)});
-      return out;
+      return map_here(combine, wide, kept, {carry, part});
     });
     return convert(sum, dtype);
   }
@@ -478,6 +493,33 @@ class Lowering {
   void store(size_t output, const std::vector<Index>& index) {
     const ValueId value = materialise(element(graph_.outputs[output].node, index), axes_of(index));
     scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + output), index, value}});
+  }
+
+  // grid (kept axes) { seq (axis) carry (c = identity) { y = combine(c, x[…];  store out[…] = y;  yield y } }
+  std::vector<AxisId> store_steps(const Node& n) {
+    const Op combine = std::get<Cumulate>(def_of(n.op).meaning).combine;
+    const CumulateSpec spec = *parse_cumulate(n.attrs.spec);
+    const DType wide = accumulator(n.type.dtype);
+    const size_t along = static_cast<size_t>(n.attrs.axes[0]);
+    Shape rows = n.type.shape;
+    const int64_t extent = rows[along];
+    rows.erase(rows.begin() + static_cast<int64_t>(along));
+    std::vector<Index> index = open_axes(rows, 0);
+    const std::vector<AxisId> kept = axes_of(index);
+    const AxisId axis = static_cast<AxisId>(kernel_.axes.size());   // also of one element: the loop makes the step
+    kernel_.axes.push_back({fmt::format("i{}", axis), extent, 1, false});
+    axis_depth_.push_back(1);
+    const Index step = Index::axis(axis, extent);
+    index.insert(index.begin() + static_cast<int64_t>(along), spec.reverse ? step * -1 + Index(extent - 1) : step);
+    carried({axis}, kept, identity_of(combine, wide), [&](ValueId carry) {
+      const ValueId x = materialise(convert(element(n.args[0], index), wide), {axis}), part = new_value(wide, without(kernel_.values[static_cast<size_t>(x)].axes, {axis}));
+      scopes_.back().block.push_back({ReduceTile{part, combine, {axis}, x}});   // of one element
+      const ValueId next = map_here(combine, wide, kept, {carry, part}), wanted = spec.exclusive ? carry : next;
+      const ValueId out = wide == n.type.dtype ? wanted : map_here(Op::cast, n.type.dtype, kept, {wanted});
+      scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size()), index, out}});
+      return next;
+    });
+    return kept;
   }
 
   void store_outputs(const std::vector<Index>& rows) {

@@ -112,7 +112,7 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
     }
   for (size_t a = k.axes.size(); a-- > 0;) {
     Axis& axis = k.axes[a];
-    if (axis.lanes || axis.extent < 2 || !contiguous_in_stores(k, f, static_cast<AxisId>(a))) continue;
+    if (axis.lanes || axis.extent < 2 || f.walked.count(static_cast<AxisId>(a)) || !contiguous_in_stores(k, f, static_cast<AxisId>(a))) continue;
     if (try_lanes(k, static_cast<AxisId>(a))) axis.tile = vectors_tile(axis, arch.lanes, f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : 2);
   }
   // Column sums walk several rows at a time.

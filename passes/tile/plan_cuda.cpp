@@ -107,7 +107,7 @@ class Planner {
   std::vector<AxisId> inner_axes() {
     std::vector<AxisId> out;
     for (size_t a = 0; a < k_.axes.size(); ++a)
-      if (!in_grid(static_cast<AxisId>(a)) && k_.axes[a].extent > 1) out.push_back(static_cast<AxisId>(a));
+      if (!in_grid(static_cast<AxisId>(a)) && k_.axes[a].extent > 1 && !facts_.walked.count(static_cast<AxisId>(a))) out.push_back(static_cast<AxisId>(a));
     return out;
   }
   // No tile may have two axes on the same threads: `a` can take the places that `like` has.
@@ -120,7 +120,7 @@ class Planner {
   void rows() {
     std::vector<AxisId> all;
     for (size_t a = 0; a < k_.axes.size(); ++a)
-      if (k_.axes[a].extent > 1) all.push_back(static_cast<AxisId>(a));
+      if (k_.axes[a].extent > 1 && !facts_.walked.count(static_cast<AxisId>(a))) all.push_back(static_cast<AxisId>(a));
     if (all.empty()) return;
     AxisId lead = all.back();
     double most = 0;

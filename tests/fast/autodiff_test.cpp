@@ -210,5 +210,33 @@ TEST(Autodiff, ProductWithZeros) {
   }
 }
 
+// The derivatives of sum(weights * f(x)) in f64 where f is a running op along the only axis.
+std::vector<double> running(Op op, const char* spec, const std::vector<double>& x, const std::vector<double>& weights) {
+  GraphBuilder b;
+  const Type type{DType::f64, {static_cast<int64_t>(x.size())}, {}};
+  const NodeId in = b.input("x", type), w = b.input("w", type);
+  Attrs attrs;
+  attrs.axes = {0};
+  attrs.spec = spec;
+  const NodeId y = b.add(op, {in}, attrs);
+  b.output("g", def_of(op).vjp(b, y, w)[0]);
+  return interpret(b.finish(), {HostTensor::from(DType::f64, type.shape, x), HostTensor::from(DType::f64, type.shape, weights)})[0].to_doubles();
+}
+TEST(Autodiff, RunningOpsAtTiesZerosAndNaN) {
+  const double nan = std::nan(""), inf = std::numeric_limits<double>::infinity();
+  const std::vector<double> w = {1, 2, 4, 8, 16};
+  using V = std::vector<double>;
+  EXPECT_EQ(running(Op::cumulate_max, "", {3, 1, 3, 5, 5}, w), V({7, 0, 0, 24, 0}));   // the first that gave the value
+  EXPECT_EQ(running(Op::cumulate_max, "reverse", {3, 1, 3, 5, 5}, w), V({0, 0, 0, 0, 31}));
+  EXPECT_EQ(running(Op::cumulate_min, "", {3, 1, 1, 5, 0}, w), V({1, 14, 0, 0, 16}));
+  EXPECT_EQ(running(Op::cumulate_max, "", {1, nan, 7, nan, 2}, w), V({1, 30, 0, 0, 0}));
+  EXPECT_EQ(running(Op::cumulate_max, "", {-inf, -inf, 0, 1, 1}, w), V({3, 0, 4, 24, 0}));
+  EXPECT_EQ(running(Op::cumulate_max, "exclusive", {1, 3, 2, 4, 9}, w), V({2, 12, 0, 16, 0}));   // w[0] is of the identity
+  EXPECT_EQ(running(Op::cumulate_prod, "", {2, 0, 3, 0, 5}, w), V({1, 2 * 2 + 2 * 3 * 4, 0, 0, 0}));
+  EXPECT_EQ(running(Op::cumulate_prod, "", {0, 2, 3, 1, 1}, w), V({1 + 4 + 24 + 48 + 96, 0, 0, 0, 0}));
+  EXPECT_EQ(running(Op::cumulate_prod, "exclusive,reverse", {7, 2, 0, 3, 5}, w), V({0, 0, 15 * (2 + 1 * 2), 5 * 4, 8 + 3 * 4}));
+  EXPECT_EQ(running(Op::cumulate_sum, "exclusive", {1, 2, 3, 4, 5}, w), V({30, 28, 24, 16, 0}));
+}
+
 }  // namespace
 }  // namespace quern

@@ -26,7 +26,7 @@ TEST_P(OpSweep, InterpreterTextAndTiles) {
     ASSERT_TRUE(parse_graph(to_string(c.graph)) == c.graph) << to_string(c.graph);
     for (int64_t tile : {1, 3}) {
       const auto got = test::run_tiles(c.graph, c.inputs, [&](tile::Kernel k) {
-        for (tile::Axis& a : k.axes) a.tile = tile;
+        test::tile_by(k, tile);
         EXPECT_EQ(tile::to_string(tile::parse_kernel(tile::to_string(k))), tile::to_string(k));
         return k;
       });
@@ -40,7 +40,7 @@ TEST(OpSweep, SpecialValuesThroughTiles) {
   for (const test::Case& c : test::special_cases()) {
     SCOPED_TRACE(c.name);
     const auto got = test::run_tiles(c.graph, c.inputs, [](tile::Kernel k) {
-      for (tile::Axis& a : k.axes) a.tile = 5;
+      test::tile_by(k, 5);
       return k;
     });
     EXPECT_EQ(test::class_mismatch(got[0], interpret(c.graph, c.inputs)[0], tolerance_of(c.graph).bound(), !test::sums(c.op)), "");
@@ -52,7 +52,7 @@ TEST(OpSweep, HundredThousandRowsThroughTiles) {
     SCOPED_TRACE(c.name);
     const std::vector<HostTensor> want = interpret(c.graph, c.inputs);
     const auto got = test::run_tiles(c.graph, c.inputs, [](tile::Kernel k) {
-      for (tile::Axis& a : k.axes) a.tile = 512;
+      test::tile_by(k, 512);
       return k;
     });
     for (size_t o = 0; o < want.size(); ++o) {

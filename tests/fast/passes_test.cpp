@@ -100,7 +100,7 @@ TEST(Partition, RandomGraphsThroughTiles) {
     const Graph expanded = expand(g, context);
     const auto want = interpret(expanded, inputs);
     const auto got = test::run_tiles(g, inputs, [](tile::Kernel kernel) {
-      for (tile::Axis& a : kernel.axes) a.tile = 5;
+      test::tile_by(kernel, 5);
       return kernel;
     });
     for (size_t o = 0; o < want.size(); ++o) ASSERT_LE(compare(got[o], want[o]).error, tolerance_of(expanded).bound()) << to_string(g);

@@ -90,9 +90,15 @@ inline std::vector<Op> swept_ops() {
 inline bool is_exact(Op op) {
   switch (op) {
     case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::sqrt: case Op::add: case Op::sub: case Op::mul: case Op::div:
-    case Op::mod: case Op::rem: case Op::round: case Op::max: case Op::min: case Op::select: case Op::cast: case Op::bitcast: case Op::reduce_max: case Op::reduce_min: return true;
+    case Op::mod: case Op::rem: case Op::round: case Op::max: case Op::min: case Op::select: case Op::cast: case Op::bitcast: case Op::reduce_max: case Op::reduce_min:
+    case Op::cumulate_max: case Op::cumulate_min: case Op::argsort: return true;
     default: return means<View>(op) || means<Take>(op) || means<Source>(op);
   }
+}
+/// Every axis in tiles of n elements, but for those that are walked one by one.
+inline void tile_by(tile::Kernel& k, int64_t n) {
+  for (size_t a = 0; a < k.axes.size(); ++a)
+    if (!is_walked(k, static_cast<tile::AxisId>(a))) k.axes[a].tile = n;
 }
 /// The bound of a sweep case.
 inline double bound_of(const Case& c) {
@@ -100,7 +106,7 @@ inline double bound_of(const Case& c) {
 }
 
 /// Whether the op sums: then the order of terms shows where they cancel or overflow, and in the sign of a zero.
-inline bool sums(Op op) { return means<Contract>(op) || op == Op::convolve || means<PutAdd>(op) || op == Op::reduce_sum || op == Op::reduce_prod; }
+inline bool sums(Op op) { return means<Contract>(op) || op == Op::convolve || means<PutAdd>(op) || op == Op::reduce_sum || op == Op::reduce_prod || op == Op::cumulate_sum || op == Op::cumulate_prod; }
 
 /// The sweep's smaller cases on NaN, infinities, signed zeros and the ends of each dtype's range (which sums leave out).
 inline std::vector<Case> special_cases() {
