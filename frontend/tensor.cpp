@@ -12,7 +12,16 @@
 
 namespace quern {
 
-SourceLoc source_of(const Where& where) {
+static thread_local const Where* composed = nullptr;
+Composed::Composed(const Where& where) : outermost_(composed == nullptr) {
+  if (outermost_) composed = &where;
+}
+Composed::~Composed() {
+  if (outermost_) composed = nullptr;
+}
+
+SourceLoc source_of(const Where& given) {
+  const Where& where = composed ? *composed : given;
   std::string file = where.file_name();
   size_t slash = file.rfind('/');
   if (slash != std::string::npos && slash > 0) slash = file.rfind('/', slash - 1);
@@ -27,9 +36,6 @@ Error error_at(Code code, const std::string& message, const Where& where, const 
   return e;
 }
 
-namespace {
-
-// Made, and of one model: before anything else is asked of them.
 void want_tensors(const char* name, const std::vector<Tensor>& tensors, const Where& where) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!tensors[i]) throw error_at(Code::empty_tensor, fmt::format("{}: argument {} is a default-constructed Tensor", name, i), where).with_help("assign it before");
@@ -38,6 +44,19 @@ void want_tensors(const char* name, const std::vector<Tensor>& tensors, const Wh
                      {{"lhs", tensors[0]}, {"rhs", tensors[i]}}).with_help("build both in one Model, or pass the value as an input");
   }
 }
+
+Shape axes_of(const char* name, const Tensor& x, Shape axes, Where where) {
+  want_tensors(name, {x}, where);
+  for (int64_t& a : axes) {
+    if (a < -x.rank() || a >= x.rank())
+      throw error_at(Code::bad_axis, fmt::format("{}: axis {} is outside {}", name, a, to_string(x.type())), where, {{"operand", x}})
+          .with_help(x.rank() ? fmt::format("axes run from {} to {}", -x.rank(), x.rank() - 1) : "a scalar has no axes");
+    if (a < 0) a += x.rank();
+  }
+  return axes;
+}
+
+namespace {
 
 Tensor add_node(const char* name, Op op, const std::vector<Tensor>& args, Attrs attrs, const Where& where) {
   want_tensors(name, args, where);
@@ -77,16 +96,7 @@ Tensor binary(Op op, const char* name, const Operand& a, const Operand& b, const
   return add_node(name, op, {broadcast_to(x, shape, where), broadcast_to(y, shape, where)}, {}, where);
 }
 
-Shape normalised(const Tensor& x, Shape axes, const char* name, const Where& where) {
-  want_tensors(name, {x}, where);
-  for (int64_t& a : axes) {
-    if (a < -x.rank() || a >= x.rank())
-      throw error_at(Code::bad_axis, fmt::format("{}: axis {} is outside {}", name, a, to_string(x.type())), where, {{"operand", x}})
-          .with_help(x.rank() ? fmt::format("axes run from {} to {}", -x.rank(), x.rank() - 1) : "a scalar has no axes");
-    if (a < 0) a += x.rank();
-  }
-  return axes;
-}
+Shape normalised(const Tensor& x, Shape axes, const char* name, const Where& where) { return axes_of(name, x, std::move(axes), where); }
 
 Tensor reduce(Op op, const char* name, const Tensor& x, Shape axes, const Where& where) {
   want_tensors(name, {x}, where);

@@ -57,6 +57,22 @@ SourceLoc source_of(const Where& where);   // the last two components of the pat
 /// An error at the user's line that shows the operands: {"lhs", x}, ….
 Error error_at(Code code, const std::string& message, const Where& where, const std::vector<std::pair<const char*, Tensor>>& operands = {});
 
+/// For functions that are made of the DSL's own: while it lives, nodes and errors of this thread carry its line, whatever is
+/// passed inside. Of several the outermost counts: the user's.
+class Composed {
+ public:
+  explicit Composed(const Where& where);
+  ~Composed();
+  Composed(const Composed&) = delete;
+
+ private:
+  bool outermost_;
+};
+/// The axes from 0 on; errors say that they are of `name`.
+Shape axes_of(const char* name, const Tensor& x, Shape axes, Where where = Where::current());
+/// Made, and of one model: asked before anything else.
+void want_tensors(const char* name, const std::vector<Tensor>& tensors, const Where& where);
+
 /// A graph being built, with its named inputs, outputs and states.
 class Model {
  public:

@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "frontend/attention.h"
+#include "frontend/einsum.h"
 #include "frontend/onnx/call.h"
 
 namespace quern::onnx {
@@ -23,40 +25,6 @@ void import_gemm(Call& c) {
 }
 
 // --- Einsum ---
-struct Term {
-  Tensor x;
-  std::string letters;   // of its axes
-};
-// Repeated letters are a diagonal.
-void take_diagonals(const Call& c, Term& t) {
-  for (size_t d = 0; d < t.letters.size(); ++d) {
-    const size_t again = t.letters.find(t.letters[d], d + 1);
-    if (again == std::string::npos) continue;
-    const int64_t n = t.x.shape().at(d);
-    c.want(t.x.shape().at(again) == n, "a diagonal of two extents");
-    const Tensor near = moved(moved(t.x, static_cast<int64_t>(again), 0), static_cast<int64_t>(d) + 1, 1);
-    Shape shape(near.shape().begin() + 1, near.shape().end());
-    shape[0] = n * n;
-    const Tensor index = c.coordinates(DType::i64, {n}, 0) * static_cast<double>(n + 1);
-    t.x = take(reshape(near, shape), index, 0);
-    const char letter = t.letters[d];
-    t.letters.erase(again, 1);
-    t.letters.erase(d, 1);
-    t.letters.insert(t.letters.begin(), letter);
-    --d;
-  }
-}
-// Letters that nobody else wants are summed.
-void sum_lonely(Term& t, const std::string& wanted) {
-  Shape axes;
-  std::string rest;
-  for (size_t d = 0; d < t.letters.size(); ++d)
-    if (wanted.find(t.letters[d]) == std::string::npos) axes.push_back(static_cast<int64_t>(d));
-    else rest += t.letters[d];
-  if (axes.empty()) return;
-  t.x = sum(t.x, axes);
-  t.letters = rest;
-}
 void import_einsum(Call& c) {
   std::string equation = c.text("equation", "");
   std::erase(equation, ' ');
@@ -92,7 +60,8 @@ void import_einsum(Call& c) {
     }
     return out;
   };
-  std::vector<Term> terms;
+  std::vector<Tensor> terms;
+  std::vector<std::string> letters;
   size_t most_dots = 0;
   std::map<char, int64_t> extents;
   for (size_t i = 0; i < specs.size(); ++i) {
@@ -100,10 +69,11 @@ void import_einsum(Call& c) {
     const size_t named = specs[i].size() - (has_dots ? 3 : 0), rank = static_cast<size_t>(c.in(i).rank());
     c.want(has_dots ? named <= rank : named == rank, fmt::format("\"{}\" for rank {}", specs[i], rank));
     most_dots = std::max(most_dots, rank - named);
-    terms.push_back({c.in(i), spell(specs[i], rank - named)});
+    terms.push_back(c.in(i));
+    letters.push_back(spell(specs[i], rank - named));
     for (size_t d = 0; d < rank; ++d) {
-      int64_t& e = extents.try_emplace(terms[i].letters[d], 1).first->second;
-      e = std::max(e, terms[i].x.shape().at(d));
+      int64_t& e = extents.try_emplace(letters[i][d], 1).first->second;
+      e = std::max(e, terms[i].shape().at(d));
     }
   }
   if (arrow == std::string::npos) {   // the ellipsis, then letters that occur once, in order
@@ -113,31 +83,18 @@ void import_einsum(Call& c) {
     output = (left.find("...") == std::string::npos ? "" : "...") + once;
   }
   const std::string out = spell(output, most_dots);
-  for (Term& t : terms) {   // an axis of extent 1 beside a longer one is dropped: it broadcasts
+  std::string joined;
+  for (size_t i = 0; i < terms.size(); ++i) {   // an axis of extent 1 beside a longer one is dropped: it broadcasts
     Shape shape;
     std::string rest;
-    for (size_t d = 0; d < t.letters.size(); ++d)
-      if (t.x.shape().at(d) == extents[t.letters[d]]) shape.push_back(t.x.shape().at(d)), rest += t.letters[d];
-      else c.want(t.x.shape().at(d) == 1, "extents differ");
-    if (shape != t.x.shape()) t = {reshape(t.x, shape), rest};
-    take_diagonals(c, t);
+    for (size_t d = 0; d < letters[i].size(); ++d)
+      if (const int64_t n = terms[i].shape().at(d); n == extents[letters[i][d]]) shape.push_back(n), rest += letters[i][d];
+      else c.want(n == 1, "extents differ");
+    if (shape != terms[i].shape()) terms[i] = reshape(terms[i], shape);
+    joined += (i ? "," : "") + rest;
   }
-  Term total = terms[0];
-  for (size_t i = 1; i < terms.size(); ++i) {
-    std::string later = out;
-    for (size_t j = i + 1; j < terms.size(); ++j) later += terms[j].letters;
-    sum_lonely(total, later + terms[i].letters);
-    sum_lonely(terms[i], later + total.letters);
-    std::string kept;
-    for (char l : total.letters + terms[i].letters)
-      if (later.find(l) != std::string::npos && kept.find(l) == std::string::npos) kept += l;
-    total = {contract(fmt::format("{},{}->{}", total.letters, terms[i].letters, kept), total.x, terms[i].x), kept};
-  }
-  sum_lonely(total, out);
-  c.want(total.letters.size() == out.size(), "an output axis that no input has, or twice");
-  Shape order;
-  for (char l : out) order.push_back(static_cast<int64_t>(total.letters.find(l)));
-  c.out(transpose(total.x, order));
+  for (size_t i = 0; i < out.size(); ++i) c.want(joined.find(out[i]) != std::string::npos && out.find(out[i], i + 1) == std::string::npos, "an output axis that no input has, or twice");
+  c.out(einsum(joined + "->" + out, terms));
 }
 
 // --- attention ---
@@ -249,10 +206,7 @@ void import_rotary(Call& c) {
   sine = expand_dims(sine, 1);
   const Tensor part = ranged(x, 3, 0, turned);
   const bool interleaved = c.flag("interleaved");
-  const Tensor a = interleaved ? slice(part, 3, 0, turned, 2) : slice(part, 3, 0, turned / 2);
-  const Tensor b = interleaved ? slice(part, 3, 1, turned, 2) : slice(part, 3, turned / 2, turned);
-  const Tensor real = cosine * a - sine * b, imaginary = sine * a + cosine * b;
-  Tensor y = interleaved ? reshape(concat({expand_dims(real, -1), expand_dims(imaginary, -1)}, -1), part.shape()) : concat({real, imaginary}, 3);
+  Tensor y = rotate_pairs(part, cosine, sine, interleaved);
   if (turned < size) y = concat({y, slice(x, 3, turned, size)}, 3);
   c.out(by_heads ? y : from_heads(y));
 }

@@ -1,55 +1,32 @@
-// ONNX ops along an axis that Quern has no primitive for, written by comparing every element with every other: running
-// sums and products, TopK, and the n-grams of TfIdfVectorizer. An axis of n elements costs n*n steps (no memory: the
-// comparisons fuse into the reduction), so n is limited.
+// ONNX ops that look along an axis: running sums and products, TopK, and the n-grams of TfIdfVectorizer.
 #include <algorithm>
 
 #include <fmt/format.h>
 
 #include "frontend/onnx/call.h"
+#include "frontend/reduce.h"
 
 namespace quern::onnx {
 namespace {
 
-constexpr int64_t kMaxRunning = 4096, kMaxRanked = 1024;
-
-// y[i] is the sum or product of the x[j] on its side; the others are replaced, as 0 times infinity is no 0.
 void running(Call& c, bool product) {
-  Tensor x = c.in(0);
+  const Tensor x = c.in(0);
   if (x.dtype() == DType::boolean) c.unsupported("bool");
-  const int64_t axis = c.axis(c.known_integer(1, "the axis"), x.rank()), n = x.shape().at(static_cast<size_t>(axis)), last = x.rank() - 1;
-  if (n > kMaxRunning) c.unsupported(fmt::format("an axis of {} elements; the cost is quadratic, so at most {} are taken", n, kMaxRunning));
+  const int64_t axis = c.axis(c.known_integer(1, "the axis"), x.rank());
   const bool exclusive = c.flag("exclusive"), backwards = c.flag("reverse");
-  const Tensor i = c.coordinates(DType::i32, {n, n}, 0), j = c.coordinates(DType::i32, {n, n}, 1), from = backwards ? i : j, to = backwards ? j : i;
-  const Tensor wide = where(exclusive ? less(from, to) : less_equal(from, to), expand_dims(moved(x, axis, last), last), product ? 1 : 0);
-  c.out(moved(product ? prod(wide, {last + 1}) : sum(wide, {last + 1}), last, axis));
+  c.out(product ? cumprod(x, axis, exclusive, backwards) : cumsum(x, axis, exclusive, backwards));
 }
 
-// The rank of an element is how many come before it: greater ones, and equal ones of a lower index. NaN is the greatest.
+// NaN is the greatest.
 void import_top_k(Call& c) {
-  Tensor x = c.in(0);
-  const int64_t axis = c.axis(c.integer("axis", -1), x.rank()), n = x.shape().at(static_cast<size_t>(axis)), last = x.rank() - 1;
+  const Tensor x = c.in(0);
+  const int64_t axis = c.axis(c.integer("axis", -1), x.rank()), n = x.shape().at(static_cast<size_t>(axis));
   const int64_t k = c.opset < 10 ? c.integer("k", -1) : c.known_integer(1, "k");
   c.want(k >= 0 && k <= n, fmt::format("k={} of {} elements", k, n));
-  if (n > kMaxRanked) c.unsupported(fmt::format("an axis of {} elements; the cost is quadratic, so at most {} are taken", n, kMaxRanked));
   if (x.dtype() == DType::boolean) c.unsupported("bool");
-  x = moved(x, axis, last);
-  const Tensor self = expand_dims(x, last + 1), other = expand_dims(x, last);
-  const bool largest = c.flag("largest", true);
-  Tensor before = largest ? less(self, other) : less(other, self), same = equal(self, other);
-  if (is_float(x.dtype())) {
-    const Tensor a = is_nan(self), b = is_nan(other);
-    before = logical_or(before, largest ? logical_and(b, logical_not(a)) : logical_and(a, logical_not(b)));
-    same = logical_or(same, logical_and(a, b));
-  }
-  const Tensor earlier = less(c.coordinates(DType::i32, {n, n}, 1), c.coordinates(DType::i32, {n, n}, 0));
-  const Tensor rank = sum(cast(logical_or(before, logical_and(same, earlier)), DType::i32), {last + 1});
-  const Tensor here = equal(expand_dims(rank, last), c.coordinates(DType::i32, {k, n}, 0));   // […, k, n]
-  const Tensor index = sum(where(here, c.coordinates(DType::i64, {k, n}, 1), 0), {last + 1});
-  const Shape shape = index.shape();
-  const int64_t rows = k ? index.type().size() / k : 0;
-  const Tensor at = reshape(index, {rows, k}) + c.coordinates(DType::i64, {rows, k}, 0) * static_cast<double>(n);
-  c.out(moved(reshape(take(flat(x), at, 0), shape), last, axis));
-  c.out(moved(index, last, axis), 1);
+  const TopK found = top_k(x, k, axis, c.flag("largest", true));
+  c.out(found.values);
+  c.out(found.indices, 1);
 }
 
 // How often each n-gram of the pool occurs, with up to max_skip_count elements skipped between its parts.

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "frontend/onnx/call.h"
+#include "frontend/shape.h"
 
 namespace quern::onnx {
 namespace {
@@ -289,10 +290,7 @@ void import_trilu(Call& c) {
   const Tensor x = c.in(0);
   const int64_t k = c.has(1) ? c.known_integer(1, "k") : 0, rank = x.rank();
   c.want(rank >= 2, "rank of at least 2");
-  const double diagonal = static_cast<double>(std::clamp<int64_t>(k, -kMaxExtent, kMaxExtent));
-  const Tensor row = c.coordinates(DType::i64, x.shape(), rank - 2), column = c.coordinates(DType::i64, x.shape(), rank - 1);
-  const Tensor keep = c.flag("upper", true) ? less_equal(row + diagonal, column) : less_equal(column, row + diagonal);
-  c.out(where(keep, x, c.filled(x.dtype(), x.shape(), 0)));
+  c.out(c.flag("upper", true) ? triu(x, k) : tril(x, k));
 }
 
 void import_depth_to_space(Call& c) {

@@ -11,10 +11,15 @@
 
 #include <gtest/gtest.h>
 
+#include "frontend/attention.h"
 #include "frontend/conv.h"
+#include "frontend/einsum.h"
+#include "frontend/loss.h"
 #include "frontend/nn.h"
 #include "frontend/norm.h"
 #include "frontend/params.h"
+#include "frontend/reduce.h"
+#include "frontend/shape.h"
 #include "codegen/compile.h"
 #include "ir/interpret.h"
 #include "ir/text.h"
@@ -84,6 +89,33 @@ std::vector<Fixture> dsl() {
       WRONG(concat_ranks, bad_rank, {"f32[2,3]", "f32[3]"}, [](Model& m) { concat({in(m, "x", {2, 3}), in(m, "y", {3})}, 0); }),
       WRONG(expand_dims_axis, bad_axis, {"f32[2]"}, [](Model& m) { expand_dims(in(m, "x", {2}), 5); }),
       WRONG(take_float_index, index_dtype, {"f32[9,4]", "f32[2]"}, [](Model& m) { take(in(m, "x", {9, 4}), in(m, "i", {2})); }),
+      WRONG(cumsum_axis, bad_axis, {"f32[2,3]"}, [](Model& m) { cumsum(in(m, "x", {2, 3}), 2); }),
+      WRONG(cumsum_bool, dtype_unsupported, {"bool[3]"}, [](Model& m) { cumsum(in(m, "x", {3}, boolean), 0); }),
+      WRONG(argsort_scalar, bad_axis, {"f32[]"}, [](Model& m) { argsort(in(m, "x", {})); }),
+      WRONG(argsort_bool, dtype_unsupported, {"bool[3]"}, [](Model& m) { sort(in(m, "x", {3}, boolean)); }),
+      WRONG(top_k_many, slice_bounds, {"f32[2,3]"}, [](Model& m) { top_k(in(m, "x", {2, 3}), 4); }),
+      WRONG(take_along_shapes, shapes_differ, {"f32[2,3]", "i64[3,3]"}, [](Model& m) { take_along_axis(in(m, "x", {2, 3}), in(m, "i", {3, 3}, DType::i64), 1); }),
+      WRONG(split_sum, slice_bounds, {"f32[4]"}, [](Model& m) { split(in(m, "x", {4}), {1, 2}); }),
+      WRONG(split_negative, too_large, {"f32[4]"}, [](Model& m) { split(in(m, "x", {4}), {-1, 5}); }),
+      WRONG(stack_shapes, shapes_differ, {"f32[4]", "f32[5]"}, [](Model& m) { stack({in(m, "x", {4}), in(m, "y", {5})}); }),
+      WRONG(squeeze_wide, element_count, {"f32[4,1]"}, [](Model& m) { squeeze(in(m, "x", {4, 1}), {0}); }),
+      WRONG(tiled_rank, bad_rank, {"f32[4]"}, [](Model& m) { tiled(in(m, "x", {4}), {2, 2}); }),
+      WRONG(tiled_far, too_large, {"f32[4]"}, [](Model& m) { tiled(in(m, "x", {4}), {kMaxExtent}); }),
+      WRONG(tril_vector, bad_rank, {"f32[4]"}, [](Model& m) { tril(in(m, "x", {4})); }),
+      WRONG(norm_zero, attribute_missing, {"f32[4]"}, [](Model& m) { norm(in(m, "x", {4}), 0); }),
+      WRONG(variance_integer, dtype_unsupported, {"i32[4]"}, [](Model& m) { variance(in(m, "x", {4}, i32)); }),
+      WRONG(einsum_extent, inner_dims, {"f32[2,3]", "f32[4,5]"}, [](Model& m) { einsum("ij,jk->ik", {in(m, "x", {2, 3}), in(m, "y", {4, 5})}); }),
+      WRONG(einsum_rank, bad_rank, {"f32[2,3]"}, [](Model& m) { einsum("ijk->i", {in(m, "x", {2, 3})}); }),
+      WRONG(einsum_letter, contract_spec, {"f32[2,3]"}, [](Model& m) { einsum("ij->k", {in(m, "x", {2, 3})}); }),
+      WRONG(einsum_terms, argument_count, {"f32[2,3]"}, [](Model& m) { einsum("ij,jk->ik", {in(m, "x", {2, 3})}); }),
+      WRONG(mae_shapes, loss_operands, {"f32[2]", "f32[3]"}, [](Model& m) { mae(in(m, "x", {2}), in(m, "y", {3})); }),
+      WRONG(nll_labels, loss_operands, {"f32[2,3]", "f32[2]"}, [](Model& m) { nll(in(m, "x", {2, 3}), in(m, "y", {2})); }),
+      WRONG(smoothing_far, attribute_missing, {"f32[2,3]"}, [](Model& m) { cross_entropy(in(m, "x", {2, 3}), in(m, "y", {2}, i32), CrossEntropy{.label_smoothing = 2}); }),
+      WRONG(attention_rank, bad_rank, {"f32[2,3,4]"}, [](Model& m) { const Tensor x = in(m, "x", {2, 3, 4}); attention(x, x, x); }),
+      WRONG(attention_heads, channel_groups, {"f32[1,3,4,8]", "f32[1,2,4,8]"}, [](Model& m) { const Tensor k = in(m, "k", {1, 2, 4, 8}); attention(in(m, "q", {1, 3, 4, 8}), k, k); }),
+      WRONG(attention_mask, dtype_unsupported, {"f32[4,4]"}, [](Model& m) { const Tensor q = in(m, "q", {1, 2, 4, 8}); attention(q, q, q, {.mask = in(m, "m", {4, 4})}); }),
+      WRONG(rope_odd, bad_rank, {"f32[4,3]"}, [](Model& m) { rope(in(m, "x", {4, 3})); }),
+      WRONG(embedding_rank, bad_rank, {"f32[4]", "i32[2]"}, [](Model& m) { embedding(in(m, "x", {4}), in(m, "i", {2}, i32)); }),
       WRONG(take_axis, bad_axis, {"f32[9]"}, [](Model& m) { take(in(m, "x", {9}), in(m, "i", {2}, i32), 1); }),
       WRONG(random_key_dtype, random_key, {"f32[]"}, [](Model& m) { random_uniform(in(m, "k", {}), {2}, 0); }),
       WRONG(dropout_of_one, dropout_rate, {"f32[2]"}, [](Model& m) { dropout(in(m, "x", {2}), 1.0, in(m, "k", {}, u32), 0); }),
