@@ -19,6 +19,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   if (!is_float(q.dtype()) || k.dtype() != q.dtype() || v.dtype() != q.dtype()) fail(Code::dtypes_differ, fmt::format("wants floats of one dtype, got {}, {} and {}", name_of(q.dtype()), name_of(k.dtype()), name_of(v.dtype())), "cast them");
   if (qs[0] != ks[0] || ks[0] != vs[0] || ks[1] != vs[1] || ks[2] != vs[2] || qs[3] != ks[3]) fail(Code::shapes_differ, fmt::format("{} by {} by {}", to_string(q.type()), to_string(k.type()), to_string(v.type())), "one batch; keys and values of equal heads and length; queries and keys of equal size");
   if (ks[1] == 0 || qs[1] % ks[1] != 0) fail(Code::channel_groups, fmt::format("{} heads of queries for {} of keys", qs[1], ks[1]), "a multiple of the heads of keys");
+  if (options.mask && options.mask.dtype() != DType::boolean) throw error_at(Code::dtype_unsupported, fmt::format("attention: the mask is {}", to_string(options.mask.type())), at, {{"q", q}, {"mask", options.mask}}).with_help("bools, true where a query sees the key; numbers to be added are the bias");
   const int64_t groups = ks[1], shared = qs[1] / groups, n = qs[2], m = ks[2];
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(qs[3], 1)));
   Tensor scores = contract("bghqd,bgkd->bghqk", reshape(q, {qs[0], groups, shared, n, qs[3]}) * scale, k);

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "frontend/onnx/call.h"
+#include "frontend/resize.h"
 
 namespace quern::onnx {
 namespace {
@@ -203,86 +204,33 @@ void import_feature_extractor(Call& c) {
   c.out(x.rank() == 1 ? expand_dims(y, 0) : y);
 }
 
-// --- Resize: along every axis a matrix of weights, known at import ---
-struct Sampling {
-  std::string mode, coordinates, nearest;
-  double cubic = -0.75;
-  bool exclude_outside = false, antialias = false;
-};
-double source_of_pixel(const Call& c, const Sampling& s, double out, double scale, int64_t in_size, int64_t to, double start, double end) {
-  const double n = static_cast<double>(in_size), out_size = scale * n;   // before it was rounded to `to`
-  if (s.coordinates == "half_pixel") return (out + 0.5) / scale - 0.5;
-  if (s.coordinates == "half_pixel_symmetric") {   // half_pixel around the middle of what the scaled extent was cut to
-    const double adjustment = static_cast<double>(to) / out_size;
-    return n / 2 * (1 - adjustment) + (out + 0.5) / scale - 0.5;
-  }
-  if (s.coordinates == "pytorch_half_pixel") return out_size > 1 ? (out + 0.5) / scale - 0.5 : 0;
-  if (s.coordinates == "align_corners") return out_size > 1 ? out * (n - 1) / (out_size - 1) : 0;
-  if (s.coordinates == "asymmetric") return out / scale;
-  if (s.coordinates == "tf_half_pixel_for_nn") return (out + 0.5) / scale;
-  if (s.coordinates == "tf_crop_and_resize") return out_size > 1 ? start * (n - 1) + out * (end - start) * (n - 1) / (out_size - 1) : 0.5 * (start + end) * (n - 1);
-  c.wrong("coordinate_transformation_mode=" + s.coordinates);
+// --- Resize ---
+template <class T>
+T named(const Call& c, const std::string& attribute, const std::string& name, const std::vector<std::pair<const char*, T>>& names) {
+  for (const auto& [text, value] : names)
+    if (name == text) return value;
+  c.wrong(attribute + "=" + name);
 }
-double kernel(const Sampling& s, double x) {
-  x = std::fabs(x);
-  if (s.mode == "linear") return std::max(0.0, 1 - x);
-  const double a = s.cubic;
-  return x < 1 ? ((a + 2) * x - (a + 3)) * x * x + 1 : x < 2 ? ((x - 5) * x + 8) * x * a - 4 * a : 0;
-}
-int64_t nearest_of(const Call& c, const Sampling& s, double x) {
-  if (s.nearest == "round_prefer_floor") return static_cast<int64_t>(std::ceil(x - 0.5));
-  if (s.nearest == "round_prefer_ceil") return static_cast<int64_t>(std::floor(x + 0.5));
-  if (s.nearest == "floor") return static_cast<int64_t>(std::floor(x));
-  if (s.nearest == "ceil") return static_cast<int64_t>(std::ceil(x));
-  c.wrong("nearest_mode=" + s.nearest);
-}
-Tensor resized(const Call& c, const Tensor& x, int64_t axis, int64_t to, double scale, const Sampling& s, double start, double end, double outside) {
-  const int64_t n = x.shape().at(static_cast<size_t>(axis));
-  const bool crop = s.coordinates == "tf_crop_and_resize";
-  c.want(n > 0 && to >= 0, "an empty axis");
-  if (checked_mul(n, to) > (int64_t{1} << 24)) c.unsupported(fmt::format("an axis from {} to {}: its weights would take more than 2^24 elements", n, to));
-  Shape index;
-  HostTensor weights(x.dtype(), {to, n}), inside(DType::boolean, {to});
-  for (int64_t o = 0; o < to; ++o) {
-    const double at = source_of_pixel(c, s, static_cast<double>(o), scale, n, to, start, end);
-    inside.set(o, Scalar::of_int(DType::boolean, at >= 0 && at <= static_cast<double>(n - 1)));
-    if (s.mode == "nearest") {
-      index.push_back(std::clamp<int64_t>(nearest_of(c, s, at), 0, n - 1));
-      continue;
-    }
-    const double stretch = s.antialias && scale < 1 ? scale : 1, reach = (s.mode == "linear" ? 1 : 2) / stretch;
-    std::vector<double> row(static_cast<size_t>(n));
-    double total = 0;
-    for (int64_t k = static_cast<int64_t>(std::floor(at - reach)); k <= static_cast<int64_t>(std::ceil(at + reach)); ++k) {
-      const bool beyond = k < 0 || k >= n;
-      const double w = beyond && s.exclude_outside ? 0 : kernel(s, (static_cast<double>(k) - at) * stretch);
-      total += w;
-      row[static_cast<size_t>(std::clamp<int64_t>(k, 0, n - 1))] += w;
-    }
-    for (int64_t k = 0; k < n; ++k) weights.set(o * n + k, Scalar::of(x.dtype(), total != 0 ? row[static_cast<size_t>(k)] / total : 0));
-  }
-  Tensor y;
-  if (s.mode == "nearest") {
-    y = take(x, c.integers_tensor(index), axis);
-  } else {
-    if (!is_float(x.dtype())) c.unsupported(fmt::format("mode={} of {}", s.mode, name_of(x.dtype())));
-    std::string in;
-    for (int64_t d = 0; d < x.rank(); ++d) in += static_cast<char>('a' + d);
-    std::string out = in;
-    out[static_cast<size_t>(axis)] = 'z';
-    y = contract(fmt::format("{},z{}->{}", in, in[static_cast<size_t>(axis)], out), x, c.constant(weights));
-  }
-  if (!crop) return y;
-  Shape column(x.shape().size(), 1);
-  column[static_cast<size_t>(axis)] = to;
-  return where(reshape(c.constant(inside), column), y, outside);
+Resampling sampling_of(const Call& c, bool old) {   // Resize-10 and Upsample: nearest or linear, asymmetric
+  using R = Resampling;
+  R s;
+  s.mode = named<R::Mode>(c, "mode", c.text("mode", "nearest"), {{"nearest", R::Mode::nearest}, {"linear", R::Mode::linear}, {"cubic", R::Mode::cubic}});
+  using C = R::Coordinates;
+  s.coordinates = named<C>(c, "coordinate_transformation_mode", c.text("coordinate_transformation_mode", old ? "asymmetric" : "half_pixel"),
+                           {{"half_pixel", C::half_pixel}, {"half_pixel_symmetric", C::half_pixel_symmetric}, {"pytorch_half_pixel", C::pytorch_half_pixel}, {"align_corners", C::align_corners},
+                            {"asymmetric", C::asymmetric}, {"tf_half_pixel_for_nn", C::tf_half_pixel_for_nn}, {"tf_crop_and_resize", C::crop}});
+  using N = R::Rounding;
+  s.nearest = named<N>(c, "nearest_mode", c.text("nearest_mode", old ? "floor" : "round_prefer_floor"), {{"round_prefer_floor", N::prefer_floor}, {"round_prefer_ceil", N::prefer_ceil}, {"floor", N::floor}, {"ceil", N::ceil}});
+  s.cubic = c.real("cubic_coeff_a", -0.75);
+  s.exclude_outside = c.flag("exclude_outside");
+  s.antialias = c.flag("antialias");
+  return s;
 }
 void import_resize(Call& c) {
   Tensor x = c.in(0);
-  const bool old = c.opset < 11;   // Resize-10 and Upsample: nearest or linear, asymmetric
-  Sampling s{c.text("mode", "nearest"), c.text("coordinate_transformation_mode", old ? "asymmetric" : "half_pixel"), c.text("nearest_mode", old ? "floor" : "round_prefer_floor"), c.real("cubic_coeff_a", -0.75),
-             c.flag("exclude_outside"), c.flag("antialias")};
-  c.want(s.mode == "nearest" || s.mode == "linear" || s.mode == "cubic", "mode=" + s.mode);
+  const bool old = c.opset < 11;
+  const Resampling s = sampling_of(c, old);
+  const bool crop = s.coordinates == Resampling::Coordinates::crop;
   const size_t scales_at = old ? 1 : 2;
   Shape axes = c.integers("axes");
   if (!c.find("axes"))
@@ -299,7 +247,7 @@ void import_resize(Call& c) {
   for (int64_t n : sizes) c.want(n >= 0 && n <= kMaxExtent, "a size");
   if (!old && c.has(1)) roi = c.known(c.in(1), "the region").to_doubles();
   c.want((scales.size() == axes.size()) != (sizes.size() == axes.size()), "a scale or a size for every axis");
-  if (s.coordinates == "tf_crop_and_resize") c.want(roi.size() == 2 * axes.size(), "a region of two numbers for every axis");
+  if (crop) c.want(roi.size() == 2 * axes.size(), "a region of two numbers for every axis");
   const std::string policy = c.text("keep_aspect_ratio_policy", "stretch");
   std::vector<double> ratio;
   for (size_t k = 0; k < axes.size(); ++k) {
@@ -318,9 +266,11 @@ void import_resize(Call& c) {
     const int64_t n = x.shape().at(static_cast<size_t>(axes[k]));
     c.want(std::isfinite(ratio[k]) && ratio[k] > 0 && ratio[k] < 1e6, "a positive scale");
     const int64_t to = sizes.empty() ? static_cast<int64_t>(std::floor(ratio[k] * static_cast<double>(n))) : sizes[k];
-    const bool crop = s.coordinates == "tf_crop_and_resize";
     if (to == n && ratio[k] == 1 && !crop) continue;
-    x = resized(c, x, axes[k], to, ratio[k], s, crop ? roi[k] : 0, crop ? roi[k + axes.size()] : 1, c.real("extrapolation_value", 0));
+    c.want(n > 0 && to >= 0, "an empty axis");
+    if (checked_mul(n, to) > (int64_t{1} << 24)) c.unsupported(fmt::format("an axis from {} to {}: its weights would take more than 2^24 elements", n, to));
+    if (s.mode != Resampling::Mode::nearest && !is_float(x.dtype())) c.unsupported(fmt::format("mode={} of {}", c.text("mode", ""), name_of(x.dtype())));
+    x = resize_axis(x, axes[k], to, s, ratio[k], crop ? roi[k] : 0, crop ? roi[k + axes.size()] : 1, c.real("extrapolation_value", 0));
   }
   c.out(x);
 }
