@@ -21,16 +21,17 @@ Type infer_cumulate(const InferContext& c) {
   c.want(c.attrs.axes.size() == 1, Code::attribute_missing, "wants one axis", "axes=[0], say");
   want_axes(c, c.attrs.axes, c.args[0].rank());
   c.want(parse_cumulate(c.attrs.spec).has_value(), Code::attribute_missing, "`" + c.attrs.spec + "` is no spec of it", "nothing, exclusive, reverse or exclusive,reverse");
+  want_arithmetic(c);
   c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
   return c.args[0];
 }
 
-// Accumulates in f64 (integers in i64, wrapping at every step's rounding alone).
+// Accumulates in f64 (integers in i64 or u64, wrapping at every step's rounding alone).
 HostTensor eval_cumulate(const Node& node, std::span<const HostTensor* const> args) {
   const HostTensor& x = *args[0];
   const Op combine = std::get<Cumulate>(def_of(node.op).meaning).combine;
   const CumulateSpec spec = *parse_cumulate(node.attrs.spec);
-  const DType dtype = x.dtype, wide = is_float(dtype) ? DType::f64 : DType::i64;
+  const DType dtype = x.dtype, wide = is_float(dtype) ? DType::f64 : is_unsigned(dtype) ? DType::u64 : DType::i64;
   const size_t axis = static_cast<size_t>(node.attrs.axes[0]);
   const int64_t n = x.shape[axis], stride = row_major(x.shape)[axis];
   HostTensor out(dtype, x.shape);
@@ -127,7 +128,7 @@ std::vector<NodeId> vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
 }
 
 std::vector<Sample> cumulate_samples(DType d) {
-  if (d == DType::boolean) return {};
+  if (d == DType::boolean || is_storage(d)) return {};
   const auto sample = [&](Shape shape, int64_t axis, const char* spec = "") {
     Sample s{{{d, std::move(shape), {}}}, {}, -2, 2};
     s.attrs.axes = {axis};

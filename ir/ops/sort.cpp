@@ -23,6 +23,7 @@ Type infer_argsort(const InferContext& c) {
   c.want(c.attrs.axes.size() == 1, Code::attribute_missing, "wants one axis", "axes=[0], say");
   want_axes(c, c.attrs.axes, c.args[0].rank());
   c.want(c.attrs.spec.empty() || descends(c.attrs), Code::attribute_missing, "`" + c.attrs.spec + "` is no spec of it", "nothing or descending");
+  want_arithmetic(c);
   c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
   return checked(c, {DType::i64, c.args[0].shape, {}});
 }
@@ -181,7 +182,7 @@ NodeId build_argsort(GraphBuilder& b, const Node& node, std::span<const NodeId> 
 }
 
 std::vector<Sample> argsort_samples(DType d) {
-  if (d == DType::boolean) return {};
+  if (d == DType::boolean || is_storage(d)) return {};
   const auto sample = [&](Shape shape, int64_t axis, const char* spec = "") {
     Sample s{{{d, std::move(shape), {}}}, {}, -3, 3};
     s.attrs.axes = {axis};
