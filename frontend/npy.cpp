@@ -137,25 +137,29 @@ DType npy_dtype(DType dtype) {
   return dtype == DType::i4 ? DType::i8 : dtype == DType::u4 ? DType::u8 : dtype;
 }
 
-void save_npy(const std::string& path, const HostTensor& tensor) {
-  if (const DType wider = npy_dtype(tensor.dtype); wider != tensor.dtype) {
-    HostTensor wide(wider, tensor.shape);
-    for (int64_t i = 0; i < wide.size(); ++i) wide.set(i, Scalar::cast(wider, tensor.get(i)));
-    return save_npy(path, wide);
+NpyFile::NpyFile(const HostTensor& given) : given_(&given) {
+  if (const DType wider = npy_dtype(given.dtype); wider != given.dtype) {
+    wide_ = HostTensor(wider, given.shape);
+    for (int64_t i = 0; i < wide_.size(); ++i) wide_.set(i, Scalar::cast(wider, given.get(i)));
   }
   const char* descr = nullptr;
   for (const auto& [dtype, text] : kTypes)
-    if (dtype == tensor.dtype) descr = text;
+    if (dtype == tensor().dtype) descr = text;
   std::string shape;
-  for (int64_t d : tensor.shape) shape += fmt::format("{}{}", shape.empty() ? "" : ", ", d);
-  if (tensor.shape.size() == 1) shape += ",";
-  std::string head = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}", descr, shape);
-  head.resize(static_cast<size_t>(round_up(static_cast<int64_t>(head.size()) + 11, 64)) - 11, ' ');   // the data is aligned to 64
-  head += '\n';
-  std::string start("\x93NUMPY\x01\x00", 8);
-  start += static_cast<char>(head.size() & 255);
-  start += static_cast<char>(head.size() >> 8);
-  write_bytes(path, {start, head, {reinterpret_cast<const char*>(tensor.bytes.data()), tensor.bytes.size()}});
+  for (int64_t d : given.shape) shape += fmt::format("{}{}", shape.empty() ? "" : ", ", d);
+  if (given.shape.size() == 1) shape += ",";
+  std::string dict = fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}", descr, shape);
+  dict.resize(static_cast<size_t>(round_up(static_cast<int64_t>(dict.size()) + 11, 64)) - 11, ' ');   // the data is aligned to 64
+  dict += '\n';
+  head = std::string("\x93NUMPY\x01\x00", 8);
+  head += static_cast<char>(dict.size() & 255);
+  head += static_cast<char>(dict.size() >> 8);
+  head += dict;
+}
+
+void save_npy(const std::string& path, const HostTensor& tensor) {
+  const NpyFile file(tensor);
+  write_bytes(path, {file.head, file.data()});
 }
 
 }  // namespace quern

@@ -8,8 +8,8 @@
 #include <unistd.h>
 
 #include <fmt/format.h>
-#include <zlib.h>
 
+#include "frontend/zip.h"
 #include "ir/support/file.h"
 
 // The digits travel inside the binary.
@@ -34,36 +34,14 @@ std::vector<int64_t> shuffled(int64_t n, uint32_t seed) {
   return order;
 }
 
-static std::vector<uint8_t> inflate_bytes(const unsigned char* data, size_t size, int64_t limit, const std::string& name) {
-  z_stream z{};
-  if (inflateInit2(&z, 32 + MAX_WBITS) != Z_OK) throw Error(Code::out_of_memory, "zlib cannot start").with_help("free some memory");
-  z.next_in = const_cast<unsigned char*>(data);
-  z.avail_in = static_cast<uInt>(size);
-  std::vector<uint8_t> out;
-  int status = Z_OK;
-  while (status == Z_OK) {
-    const size_t at = out.size();
-    out.resize(at + (1 << 20));
-    z.next_out = out.data() + at;
-    z.avail_out = 1 << 20;
-    status = inflate(&z, Z_NO_FLUSH);
-    out.resize(out.size() - z.avail_out);
-    if (static_cast<int64_t>(out.size()) > limit || (status == Z_BUF_ERROR && z.avail_in == 0)) break;
-  }
-  inflateEnd(&z);
-  if (static_cast<int64_t>(out.size()) > limit) throw Error(Code::file_too_large, fmt::format("{}: unzips to more than {} bytes", name, limit)).with_help("is it the right file?");
-  if (status != Z_STREAM_END) throw Error(Code::bad_gzip, fmt::format("{}: damaged or truncated gzip data", name)).with_help("fetch the file again");
-  return out;
-}
-
 std::vector<uint8_t> read_file(const std::string& path, int64_t limit) {
   std::vector<uint8_t> out = read_bytes(path, limit);
-  if (out.size() > 2 && out[0] == 0x1f && out[1] == 0x8b) return inflate_bytes(out.data(), out.size(), limit, path);
+  if (out.size() > 2 && out[0] == 0x1f && out[1] == 0x8b) return gunzip(out, limit, path);
   return out;
 }
 
 Dataset load_digits() {
-  const std::vector<uint8_t> text = inflate_bytes(quern_digits_begin, static_cast<size_t>(quern_digits_end - quern_digits_begin), 1 << 22, "digits");
+  const std::vector<uint8_t> text = gunzip({quern_digits_begin, quern_digits_end}, 1 << 22, "digits");
   std::vector<int> numbers;
   int value = 0;
   bool open = false;

@@ -1,4 +1,4 @@
-// quern run: executes a package or a model once, on tensors from .npy files, a checkpoint, or filled ones.
+// quern run: executes a package or a model once, on tensors from .npy and .npz files, a checkpoint, or filled ones.
 #include <cmath>
 #include <map>
 #include <memory>
@@ -8,6 +8,7 @@
 
 #include "frontend/checkpoint.h"
 #include "frontend/npy.h"
+#include "frontend/npz.h"
 #include "ir/interpret.h"
 #include "ir/symbol.h"
 #include "ir/support/file.h"
@@ -17,6 +18,7 @@
 #include "models/trainer.h"
 #include "tools/commands.h"
 #include "tools/fuzz_graphs.h"
+#include "tools/package.h"
 
 namespace quern {
 namespace {
@@ -24,13 +26,18 @@ namespace {
 struct Arguments {
   ModelArgument model;
   std::string device = "cpu", fill = "random", print = "stats", weights;
-  std::vector<std::string> inputs, outputs;   // NAME=FILE.npy
+  std::vector<std::string> inputs, outputs;   // NAME=FILE.npy, NAME=FILE.npz, NAME=FILE.npz:MEMBER
   uint64_t seed = 1;
   PassArguments passes;
   JsonArgument json;
 };
 
-using Files = std::vector<std::pair<std::string, std::string>>;
+// Where a tensor is read from or written to.
+struct Place {
+  std::string name, file;
+  std::string member;   // of an .npz; "" for an .npy
+  std::string text() const { return member.empty() ? file : fmt::format("{}:{}", file, member); }
+};
 std::string type_text(const HostTensor& t) { return to_string(Type{t.dtype, t.shape, {}}); }
 
 [[noreturn]] void fail_name(const std::string& message, const std::string& name, const std::vector<std::string>& known) {
@@ -39,19 +46,53 @@ std::string type_text(const HostTensor& t) { return to_string(Type{t.dtype, t.sh
   throw Error(Code::unknown_tensor, message).with_help(suggestion(name, known, list.empty() ? "there are none" : "there are " + list));
 }
 
-// NAME=FILE, each name known and named once.
-Files split(const char* flag, const std::vector<std::string>& words, const std::vector<std::string>& known) {
-  Files out;
+// NAME=FILE.npy, NAME=FILE.npz (its member NAME) or NAME=FILE.npz:MEMBER; each name known and named once.
+std::vector<Place> split(const char* flag, const std::vector<std::string>& words, const std::vector<std::string>& known) {
+  std::vector<Place> out;
   std::set<std::string> seen;
   for (const std::string& w : words) {
     const size_t equals = w.rfind('=');
-    if (equals == std::string::npos || equals == 0 || equals + 1 == w.size()) throw Error(Code::bad_value, fmt::format("{} {}: wants NAME=FILE.npy", flag, w)).with_help(fmt::format("e.g. {} {}=file.npy", flag, known.empty() ? "x" : known[0]));
-    const std::string name = w.substr(0, equals);
-    if (std::find(known.begin(), known.end(), name) == known.end()) fail_name(fmt::format("{} {}: the model has no \"{}\"", flag, w, name), name, known);
-    if (!seen.insert(name).second) throw Error(Code::bad_value, fmt::format("{} {}: \"{}\" is named twice", flag, w, name)).with_help("name each tensor once");
-    out.emplace_back(name, w.substr(equals + 1));
+    if (equals == std::string::npos || equals == 0 || equals + 1 == w.size()) throw Error(Code::bad_value, fmt::format("{} {}: wants NAME=FILE.npy or NAME=FILE.npz", flag, w)).with_help(fmt::format("e.g. {} {}=file.npy", flag, known.empty() ? "x" : known[0]));
+    Place p{w.substr(0, equals), w.substr(equals + 1), ""};
+    if (std::find(known.begin(), known.end(), p.name) == known.end()) fail_name(fmt::format("{} {}: the model has no \"{}\"", flag, w, p.name), p.name, known);
+    if (!seen.insert(p.name).second) throw Error(Code::bad_value, fmt::format("{} {}: \"{}\" is named twice", flag, w, p.name)).with_help("name each tensor once");
+    if (const size_t colon = p.file.rfind(".npz:"); colon != std::string::npos) {
+      p.member = p.file.substr(colon + 5);
+      p.file.resize(colon + 4);
+      if (p.member.empty()) throw Error(Code::bad_value, fmt::format("{} {}: names no member behind the colon", flag, w)).with_help(fmt::format("{} {}={}:{}", flag, p.name, p.file, p.name));
+    } else if (p.file.ends_with(".npz")) {
+      p.member = p.name;
+    }
+    out.push_back(std::move(p));
   }
   return out;
+}
+
+// Every archive is read once.
+std::map<std::string, HostTensor> read_all(const std::vector<Place>& places) {
+  std::map<std::string, HostTensor> out;
+  std::map<std::string, Npz> archives;
+  for (const Place& p : places) out.emplace(p.name, p.member.empty() ? load_npy(p.file) : archives.try_emplace(p.file, p.file).first->second.at(p.member));
+  return out;
+}
+
+// An archive is written once, with all that goes into it.
+void want_places(const std::vector<Place>& places) {
+  std::set<std::string> seen;
+  for (const Place& p : places) {
+    want_writable(p.file);
+    if (!p.member.empty() && !seen.insert(p.text()).second) throw Error(Code::bad_value, fmt::format("--output {}={}: another output is written there", p.name, p.text())).with_help(fmt::format("give each output a member of its own: {}={}:{}", p.name, p.file, p.name));
+  }
+}
+void write_all(const std::vector<Place>& places, const std::vector<NamedOutput>& outputs, const std::vector<HostTensor>& values) {
+  std::map<std::string, NamedTensors> archives;
+  for (const Place& p : places)
+    for (size_t o = 0; o < outputs.size(); ++o) {
+      if (outputs[o].name != p.name) continue;
+      if (p.member.empty()) save_npy(p.file, values[o]);
+      else archives[p.file].emplace_back(p.member, values[o]);
+    }
+  for (const auto& [file, tensors] : archives) save_npz(file, tensors);
 }
 
 // The tensor for a place of `want`'s type; where NumPy has no such dtype (bf16, f8, 4 bits), one of that which stands for it is cast.
@@ -96,22 +137,6 @@ Json show(const std::string& print, FILE* out, const std::string& name, const Ho
   return row;
 }
 
-// The package's graph; its slots must be of the types that the graph says.
-Graph graph_of(const Program& program, const std::string& file) {
-  const Graph graph = parse_graph(program.graph_text, file);
-  bool agree = graph.outputs.size() == program.outputs.size() && graph.states.size() == program.states.size() && graph.inputs.size() == program.inputs.size() + program.states.size();
-  std::set<NodeId> states;
-  for (const State& s : graph.states) states.insert(s.input);
-  size_t next = 0;
-  for (NodeId id : graph.inputs) {
-    if (states.count(id) || !agree || next == program.inputs.size()) continue;
-    const Slot& slot = program.slots[static_cast<size_t>(program.inputs[next++])];
-    agree = agree && slot.dtype == graph.type(id).dtype && slot.shape == at_size(graph.type(id).shape, program.size_high);
-  }
-  if (!agree || next != program.inputs.size()) throw Error(Code::damaged_package, fmt::format("{}: its graph and its program disagree", file)).with_help("compile it again");
-  return graph;
-}
-
 void run(const Arguments& a) {
   const std::string& m = a.model.name;
   if (a.print != "stats" && a.print != "values") throw Error(Code::bad_value, fmt::format("--print {}: wants stats or values", a.print)).with_help(suggestion(a.print, {"stats", "values"}, "stats is the default"));
@@ -123,8 +148,7 @@ void run(const Arguments& a) {
   if (m.size() > 4 && m.substr(m.size() - 4) == ".qpk") {
     if (!device) throw Error(Code::unknown_device, "a package runs on a device").with_help("to interpret, give the .qir");
     if (!a.model.settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for packages").with_help("give --set to `quern compile`");
-    const Program program = load_program(read_file(m, int64_t{1} << 31), m);
-    graph = graph_of(program, m);
+    const Program program = load_package(m, &graph);
     executable = std::make_unique<Executable>(*device, program);
   } else {
     graph = a.model.load(&model_weights);
@@ -141,13 +165,12 @@ void run(const Arguments& a) {
     position[names.back()] = i;
   }
   for (const NamedOutput& o : graph.outputs) output_names.push_back(o.name);
-  const Files input_files = split("--input", a.inputs, names), output_files = split("--output", a.outputs, output_names);
-  for (const auto& [name, file] : output_files) want_writable(file);
+  const std::vector<Place> input_files = split("--input", a.inputs, names), output_files = split("--output", a.outputs, output_names);
+  want_places(output_files);
   std::mt19937_64 random(a.seed);
   // Files say the symbol's value where they can.
-  std::map<std::string, HostTensor> files;
+  std::map<std::string, HostTensor> files = read_all(input_files);
   std::vector<Shape> shapes;
-  for (const auto& [name, file] : input_files) files.emplace(name, load_npy(file));
   for (NodeId id : graph.inputs) shapes.push_back(files.count(graph.at(id).attrs.name) ? files.at(graph.at(id).attrs.name).shape : Shape{});
   const Graph sized = at_size(graph, size_for(graph, shapes));
   std::vector<HostTensor> all = random_inputs(sized, random), inputs;
@@ -171,7 +194,7 @@ void run(const Arguments& a) {
     for (const State& s : graph.states)
       if (!given.count(graph.at(s.input).attrs.name)) fmt::print(stderr, "quern: {} has no \"{}\"; it is filled ({})\n", a.weights, s.name, a.fill);
   }
-  for (const auto& [name, file] : input_files) give(name, std::move(files.at(name)), file);
+  for (const Place& p : input_files) give(p.name, std::move(files.at(p.name)), p.text());
 
   for (size_t i = 0; i < all.size(); ++i) {
     const State* state = nullptr;
@@ -190,9 +213,7 @@ void run(const Arguments& a) {
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   Json rows = Json::array();
   for (size_t o = 0; o < graph.outputs.size(); ++o) rows.push_back(show(a.print, out, graph.outputs[o].name, outputs[o]));
-  for (const auto& [name, file] : output_files)
-    for (size_t o = 0; o < graph.outputs.size(); ++o)
-      if (graph.outputs[o].name == name) save_npy(file, outputs[o]);
+  write_all(output_files, graph.outputs, outputs);
   a.json.write({{"schema", 1}, {"model", m}, {"device", a.device}, {"seed", a.seed}, {"outputs", rows}});
 }
 
@@ -204,15 +225,15 @@ void register_run(CLI::App& root) {
   a->model.add_to(*c);
   c->get_option("model")->description("a package (.qpk), a registered model (mlp), a .qir or an .onnx file");
   c->add_option("--device", a->device, "interpret, cpu[:ARCH], cuda[:N] or null")->capture_default_str();
-  c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file; repeat for several")->allow_extra_args(false);
-  c->add_option("--output", a->outputs, "NAME=FILE.npy: write an output to a file; repeat for several")->allow_extra_args(false);
+  c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file, or NAME=FILE.npz[:MEMBER] from an archive (its member NAME); repeat for several")->allow_extra_args(false);
+  c->add_option("--output", a->outputs, "NAME=FILE.npy, or NAME=FILE.npz[:MEMBER]: write an output to a file or into an archive; repeat for several")->allow_extra_args(false);
   c->add_option("--weights", a->weights, "a .safetensors file with states or inputs by name");
   c->add_option("--fill", a->fill, "what is not given: random, zeros or iota (0, 1, 2, …)")->capture_default_str();
   c->add_option("--print", a->print, "stats or values")->capture_default_str();
   c->add_option("--seed", a->seed, "of --fill random")->capture_default_str();
   a->passes.add_to(*c);
   a->json.add_to(*c);
-  c->footer("Examples:\n  quern run mlp.qpk --input x=batch.npy --weights mlp.safetensors --output loss=loss.npy\n  quern run model.qir --device interpret --print values");
+  c->footer("Examples:\n  quern run mlp.qpk --input x=batch.npy --weights mlp.safetensors --output loss=loss.npy\n  quern run model.onnx --input x=batch.npz --output y=out.npz --output z=out.npz:second\n  quern run model.qir --device interpret --print values");
   c->callback([a] { run(*a); });
 }
 
