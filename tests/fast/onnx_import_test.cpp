@@ -6,7 +6,7 @@
 #include "frontend/onnx/import.h"
 #include "ir/interpret.h"
 #include "ir/text.h"
-#include "tests/support/onnx_writer.h"
+#include "tools/onnx_writer.h"
 
 namespace quern::onnx {
 namespace {

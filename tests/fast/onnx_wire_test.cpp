@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "frontend/onnx/model.h"
-#include "tests/support/onnx_writer.h"
+#include "tools/onnx_writer.h"
 
 namespace quern::onnx {
 namespace {

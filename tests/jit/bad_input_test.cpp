@@ -15,7 +15,7 @@
 #include "runtime/cpu/device.h"
 #include "runtime/jit.h"
 #include "tests/support/command.h"
-#include "tests/support/onnx_writer.h"
+#include "tools/onnx_writer.h"
 #include "tools/diagnostics.h"
 
 namespace quern::test {

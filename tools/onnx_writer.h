@@ -1,4 +1,5 @@
-// Writes ONNX models for tests: protobuf by hand, so that no test needs another library, and any field may be wrong.
+// Writes ONNX models, for tests and as seeds of `quern fuzz files`: protobuf by hand, so that none needs another library,
+// and any field may be wrong.
 #pragma once
 #include <cstring>
 #include <initializer_list>
