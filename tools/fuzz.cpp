@@ -1,17 +1,21 @@
-// quern fuzz graphs: random graphs on a target against the interpreter.
+// quern fuzz graphs: random graphs on a target against the interpreter. quern fuzz files: damaged files and their readers.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <memory>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "ir/compare.h"
 #include "ir/interpret.h"
 #include "ir/support/file.h"
+#include "ir/support/suggest.h"
 #include "ir/text.h"
 #include "runtime/jit.h"
 #include "tools/commands.h"
+#include "tools/diagnostics.h"
+#include "tools/fuzz_files.h"
 #include "tools/fuzz_graphs.h"
 
 namespace quern {
@@ -158,10 +162,46 @@ void fuzz(const Arguments& a) {
   if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help(a.out.empty() ? "--out DIR writes them" : fmt::format("quern check {}/FILE.qir", a.out));
 }
 
+struct FileArguments {
+  FileFuzz fuzz;
+  std::string kind = "all";
+  JsonArgument json;
+};
+
+void fuzz_all_files(const FileArguments& a) {
+  std::vector<FileKind> kinds = file_kinds();
+  std::vector<std::string> names = {"all"};
+  for (const FileKind& k : kinds) names.push_back(k.name);
+  if (std::find(names.begin(), names.end(), a.kind) == names.end()) throw Error(Code::bad_value, fmt::format("--kind {}: wants one of {}", a.kind, fmt::join(names, ", "))).with_help(suggestion(a.kind, names, "all is the default"));
+  std::erase_if(kinds, [&](const FileKind& k) { return a.kind != "all" && k.name != a.kind; });
+  const FileFuzzReport report = fuzz_files(kinds, a.fuzz);
+  FILE* out = a.json.wants_stdout() ? stderr : stdout;
+  Json rows = Json::object(), found = Json::array();
+  int64_t files = 0;
+  for (const auto& [name, c] : report.kinds) {
+    Json codes = Json::object();
+    std::string text;
+    for (const auto& [code, times] : c.refused) {
+      codes[to_string(code)] = times;
+      text += fmt::format(" {} x{}", to_string(code), times);
+    }
+    fmt::print(out, "{:<12} {:>8} files {:>8} loaded; refused:{}\n", name, c.files, c.loaded, text.empty() ? " none" : text);
+    rows[name] = {{"files", c.files}, {"loaded", c.loaded}, {"refused", codes}};
+    files += c.files;
+  }
+  for (const FileFinding& f : report.findings) {
+    fmt::print(out, "FOUND {} {}: {}; {}\n", f.kind, f.index, visible(f.what), f.file.empty() ? "the file could not be kept" : f.file);
+    found.push_back({{"index", f.index}, {"kind", f.kind}, {"what", f.what}, {"file", f.file}});
+  }
+  fmt::print(out, "{} damaged files, seed {}: {} findings{}\n", files, a.fuzz.seed, report.findings.size(), report.findings.size() == kMostFindings ? ", where the campaign ended" : "");
+  a.json.write({{"schema", 1}, {"seed", a.fuzz.seed}, {"files", files}, {"kinds", rows}, {"findings", found}});
+  report.want_none();
+}
+
 }  // namespace
 
 void register_fuzz(CLI::App& root) {
-  CLI::App* c = root.add_subcommand("fuzz", "random graphs against the interpreter");
+  CLI::App* c = root.add_subcommand("fuzz", "random graphs against the interpreter, damaged files against their readers");
   c->require_subcommand(1);
   auto a = std::make_shared<Arguments>();
   CLI::App* g = c->add_subcommand("graphs", "random graphs on a target");
@@ -176,6 +216,16 @@ void register_fuzz(CLI::App& root) {
   a->json.add_to(*g);
   g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");
   g->callback([a] { fuzz(*a); });
+  auto b = std::make_shared<FileArguments>();
+  CLI::App* f = c->add_subcommand("files", "files that are damaged: each must load or be refused with a reason");
+  f->add_option("-n", b->fuzz.count, "how many files")->capture_default_str()->check(CLI::Range(1, 1000000000));
+  f->add_option("--seed", b->fuzz.seed, "of the damage")->capture_default_str();
+  f->add_option("--kind", b->kind, "onnx, safetensors, npy, npz, qir, qpk, idx or all")->capture_default_str();
+  f->add_option("--only", b->fuzz.only, "of all N files try this one, counted from 0")->check(CLI::Range(0, 999999999));
+  f->add_option("--out", b->fuzz.out, "a folder for files that are mishandled")->capture_default_str()->each([](const std::string& folder) { want_writable(folder + "/fuzz.bin"); });
+  b->json.add_to(*f);
+  f->footer("A reader may take 2 seconds of CPU time, and 64 MiB and four times the file's size of memory.\n\nExamples:\n  quern fuzz files -n 10000 --seed 1\n  quern fuzz files -n 10000 --seed 1 --kind onnx --only 4711 --out found/");
+  f->callback([b] { fuzz_all_files(*b); });
 }
 
 }  // namespace quern

@@ -81,6 +81,7 @@ class Reader {
     last_ = pos_;
     for (++pos_; pos_ < text_.size() && text_[pos_] != '"'; ++pos_) {
       if (text_[pos_] == '\n') fail("a string ends on its line");
+      if (static_cast<unsigned char>(text_[pos_]) < 32) fail("a control character in a string");   // would not print
       if (text_[pos_] == '\\' && pos_ + 1 < text_.size()) {
         ++pos_;
         out += text_[pos_] == 'n' ? '\n' : text_[pos_];

@@ -8,6 +8,7 @@
 
 #include "frontend/checkpoint.h"
 #include "frontend/npy.h"
+#include "frontend/npz.h"
 #include "ir/support/env.h"
 #include "ir/support/hash.h"
 #include "ir/text.h"
@@ -274,6 +275,31 @@ TEST_F(BadInput, TensorsForRun) {
   save_safetensors(weights, {{"v", HostTensor(DType::f32, {5, 4})}});
   refused(run + "--weights " + weights, 2, "Q0411", "the model has no \"v\"");
   refused(run + "--output y=" + at("none/y.npy"), 3, "Q0302", "No such file");
+}
+
+TEST_F(BadInput, ArchivesForRun) {
+  const std::string model = write("two.qir", "graph (%0: f32[2] \"x\", %1: f32[2] \"b\") {\n  %2 = add %0, %1 : f32[2]\n  %3 = neg %0 : f32[2]\n  output \"y\" %2\n  output \"z\" %3\n}\n"), run = "run " + model + " --device interpret ", all = at("all.npz"), out = at("out.npz");
+  save_npz(all, {{"x", HostTensor::from(DType::f32, {2}, {1, 2})}, {"bias", HostTensor::from(DType::f32, {2}, {10, 20})}});
+  const std::string inputs = "--input x=" + all + " --input b=" + all + ":bias ";
+  expect(run + inputs + "--output y=" + out + " --output z=" + out + ":second", 0, "y f32[2] min 11");
+  EXPECT_EQ(Npz(out).names(), (std::vector<std::string>{"y", "second"}));
+  EXPECT_EQ(Npz(out).at("y"), HostTensor::from(DType::f32, {2}, {11, 22}));
+  EXPECT_EQ(Npz(out).at("second"), HostTensor::from(DType::f32, {2}, {-1, -2}));
+  refused(run + "--input b=" + all, 2, "Q0411", "all.npz: holds no \"b\"");
+  refused(run + "--input b=" + all + ":", 2, "Q0403", "names no member");
+  refused(run + "--output y=" + out + ":y --output z=" + out + ":y", 2, "Q0403", "another output is written there");
+  refused(run + "--output y=" + at("none/out.npz") + ":y", 3, "Q0302", "No such file");
+  std::string bytes = read(all);
+  refused(run + "--input x=" + write("cut.npz", bytes.substr(0, bytes.size() - 1)), 3, "Q0315", "cut.npz");
+  bytes[80] = static_cast<char>(bytes[80] ^ 1);
+  refused(run + "--input x=" + write("flipped.npz", bytes), 3, "Q0315", "member \"x.npy\"");
+}
+
+TEST_F(BadInput, DamagedFilesInNumbers) {
+  expect("fuzz files -n 70 --seed 3 --out " + folder.string(), 0, "70 damaged files, seed 3: 0 findings");
+  expect("fuzz files -n 10 --kind npz --json -", 0, "\"findings\": []");
+  refused("fuzz files --kind npx", 2, "Q0403", "did you mean \"npz\"?");
+  refused("fuzz files --out " + at("none"), 3, "Q0302", "No such file");
 }
 
 TEST_F(BadInput, GraphsAsText) {
