@@ -109,7 +109,8 @@ Outcome run_set(const onnx::ModelProto& model, const fs::path& set, bool may_rou
   for (const auto& [name, value] : imported.weights) by_name[name] = value;
   std::vector<HostTensor> inputs;
   for (NodeId i : imported.graph.inputs) inputs.push_back(by_name.at(imported.graph.at(i).attrs.name));
-  const std::vector<HostTensor> got = device ? jit(*device, imported.graph, compile)->run(inputs) : interpret(imported.graph, inputs);
+  PassContext context;
+  const std::vector<HostTensor> got = device ? jit(*device, imported.graph, compile)->run(inputs) : interpret(expand(imported.graph, context), inputs);
 
   Outcome out{State::passed, "", imported.used, false};
   size_t next = 0;

@@ -36,6 +36,7 @@ class Call {
   bool has(size_t i) const;                          // given, and not an empty optional
   Tensor in(size_t i) const;
   Value value(size_t i) const;
+  Tensor named(std::string_view name) const;         // a tensor that an earlier node defined
   bool wants(size_t o) const { return o < node.outputs.size() && !node.outputs[o].empty(); }
   void out(Tensor t, size_t o = 0);
   void out(Value v, size_t o = 0);

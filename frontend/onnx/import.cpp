@@ -87,6 +87,13 @@ Tensor Call::in(size_t i) const {
   if (v.kind == Value::Kind::sequence) unsupported(fmt::format("input {} is a sequence", i));
   return v.items[0];
 }
+Tensor Call::named(std::string_view name) const {
+  const Value* v = scope_.find(name);
+  want(v, fmt::format("\"{}\" is not defined before", name));
+  if (v->kind == Value::Kind::missing) throw Depends{};
+  want(v->kind == Value::Kind::tensor, fmt::format("\"{}\" is no tensor", name));
+  return v->items[0];
+}
 void Call::out(Value v, size_t o) {
   if (wants(o)) scope_.values[node.outputs[o]] = std::move(v);
 }

@@ -120,7 +120,14 @@ void import_leaky(Call& c) {
   c.out(where(less(x, 0), x * c.real("alpha", 0.01), x));
 }
 void import_prelu(Call& c) {
-  const Tensor x = c.in(0), slope = c.in(1);
+  const Tensor x = c.in(0);
+  Tensor slope = c.in(1);
+  if (c.opset < 7 && slope.rank() == 1 && slope.shape()[0] != 1) {   // one for each channel
+    c.want(x.rank() >= 2 && slope.shape()[0] == x.shape()[1], "one slope, or one for every channel");
+    Shape shape(x.shape().size() - 1, 1);
+    shape[0] = slope.shape()[0];
+    slope = reshape(slope, shape);
+  }
   c.out(where(less(x, 0), x * slope, x));
 }
 void import_thresholded(Call& c) {

@@ -190,6 +190,18 @@ void import_momentum(Call& c) {
     c.out(v, n + i);
   }
 }
+// dy/dx of what the graph computed before, at the place where it was computed.
+void import_gradient(Call& c) {
+  const Attribute *xs = c.find("xs"), *y = c.find("y");
+  c.want(xs && y && !xs->texts.empty(), "xs and y");
+  std::vector<Tensor> wanted;
+  for (size_t i = 0; i < xs->texts.size(); ++i) {
+    if (i >= c.inputs() || c.node.inputs[i] != xs->texts[i]) c.unsupported("a gradient at other values than those that the graph computes with");
+    wanted.push_back(c.in(i));
+  }
+  const std::vector<Tensor> out = grad(c.named(y->s), wanted);
+  for (size_t i = 0; i < out.size(); ++i) c.out(out[i], i);
+}
 
 }  // namespace
 
@@ -198,7 +210,7 @@ std::vector<OpEntry> norm_ops() {
       {"BatchNormalization", import_batch_norm}, {"Dropout", import_dropout}, {"GroupNormalization", import_group_norm}, {"InstanceNormalization", import_instance_norm},
       {"LayerNormalization", import_layer_norm}, {"LRN", import_lrn}, {"MeanVarianceNormalization", import_mean_variance}, {"NegativeLogLikelihoodLoss", import_likelihood},
       {"RMSNormalization", import_rms_norm}, {"SoftmaxCrossEntropyLoss", import_cross_entropy}, {"ai.onnx.preview.training.Adagrad", import_adagrad},
-      {"ai.onnx.preview.training.Adam", import_adam}, {"ai.onnx.preview.training.Momentum", import_momentum},
+      {"ai.onnx.preview.training.Adam", import_adam}, {"ai.onnx.preview.training.Gradient", import_gradient}, {"ai.onnx.preview.training.Momentum", import_momentum},
   };
 }
 

@@ -142,10 +142,24 @@ Tensor greatest_places(const Call& c, const Tensor& x, const Tensor& all, const 
   }
   return index;
 }
+// A large kernel goes dim by dim: the greatest of a box is that of its rows' greatest, and the boxes are never made.
+Tensor greatest_by_dims(Tensor x, const Steps& s, const Shape& positions) {
+  for (size_t d = 0; d < s.dims; ++d) {
+    Steps one = s;
+    Shape where(x.shape().begin() + 2, x.shape().end());
+    for (size_t e = 0; e < s.dims; ++e)
+      if (e != d) one.kernel[e] = one.stride[e] = one.dilation[e] = 1, one.low[e] = 0;
+    where[d] = positions[d];
+    x = max(windows(x, one, where, true), places(one));
+  }
+  return x;
+}
 void import_max_pool(Call& c) {
+  constexpr int64_t kLargeKernel = 64;
   const Tensor x = c.in(0);
   const Steps s = pool_steps(c, x);
   const Shape positions = s.positions(c);
+  if (!c.wants(1) && count(s.kernel) > kLargeKernel) return c.out(greatest_by_dims(x, s, positions));
   const Tensor all = windows(x, s, positions, true), best = max(all, places(s));
   c.out(best);
   if (c.wants(1)) c.out(greatest_places(c, x, all, best, s, positions), 1);

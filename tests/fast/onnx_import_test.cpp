@@ -6,6 +6,7 @@
 #include "frontend/onnx/import.h"
 #include "ir/interpret.h"
 #include "ir/text.h"
+#include "passes/pass.h"
 #include "tools/onnx_writer.h"
 
 namespace quern::onnx {
@@ -132,6 +133,54 @@ TEST(OnnxImport, BoundInputsAreConstants) {
   const Loaded b = load(model(g), offered);
   EXPECT_EQ(b.imported.graph.inputs.size(), 2u);
   EXPECT_EQ(b.imported.used, std::set<std::string>{"s"});
+}
+
+TEST(OnnxImport, OldPReluHasASlopeForEveryChannel) {
+  GraphParts g;
+  g.nodes = {node("PRelu", {"x", "slope"}, {"y"})};
+  g.inputs = {value("x", kF32, {2, 3, 2})};
+  g.outputs = {value("y", kF32, {})};
+  g.initializers = {tensor("slope", f32({3}, {0.5, 2, 4}))};
+  const Loaded m = load(model(g, 6));
+  ASSERT_EQ(reasons(m.imported), "");
+  EXPECT_EQ(run(m.imported, {f32({2, 3, 2}, {-1, 1, -1, 1, -1, 1, 1, 1, 1, 1, -2, -3})})[0], f32({2, 3, 2}, {-0.5, 1, -2, 1, -4, 1, 1, 1, 1, 1, -8, -12}));
+  EXPECT_FALSE(load(model(g, 7)).imported.missing.empty());   // broadcasts from the last axis
+}
+
+TEST(OnnxImport, LargePoolsAreTheSmallOnes) {
+  GraphParts g;   // 9 x 9 places, past the limit, and the same with indices, which takes the other way
+  const std::vector<Pb> how = {attribute("kernel_shape", std::vector<int64_t>{9, 9}), attribute("strides", std::vector<int64_t>{3, 2}), attribute("dilations", std::vector<int64_t>{2, 1}), attribute("pads", std::vector<int64_t>{4, 3, 2, 1}), attribute("ceil_mode", int64_t{1})};
+  g.nodes = {node("MaxPool", {"x"}, {"y"}, how), node("MaxPool", {"x"}, {"z", "i"}, how)};
+  g.inputs = {value("x", kF32, {2, 1, 20, 15})};
+  g.outputs = {value("y", kF32, {}), value("z", kF32, {}), value("i", kI64, {})};
+  const Loaded m = load(model(g));
+  ASSERT_EQ(reasons(m.imported), "");
+  std::vector<double> x(600);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<double>(i * 7919 % 601) - 300;
+  const std::vector<HostTensor> out = run(m.imported, {f32({2, 1, 20, 15}, x)});
+  EXPECT_EQ(out[0], out[1]);
+  EXPECT_GT(out[0].size(), 20);
+}
+
+TEST(OnnxImport, GradientsOfWhatCameBefore) {
+  Pb xs = Pb().bytes(1, "xs").bytes(9, "a").bytes(9, "b").number(20, 8);
+  GraphParts g;
+  g.nodes = {node("Mul", {"a", "b"}, {"c"}), node("Mul", {"c", "a"}, {"d"}), node("Gradient", {"a", "b"}, {"da", "db"}, {xs, attribute("y", std::string("d"))}, "ai.onnx.preview.training")};
+  g.inputs = {value("a", kF32, {}), value("b", kF32, {})};
+  g.outputs = {value("d", kF32, {}), value("da", kF32, {}), value("db", kF32, {})};
+  const Loaded m = load(model(g));
+  ASSERT_EQ(reasons(m.imported), "");
+  PassContext context;
+  Imported expanded = m.imported;
+  expanded.graph = expand(m.imported.graph, context);
+  const std::vector<HostTensor> out = run(expanded, {f32({}, {3}), f32({}, {5})});
+  EXPECT_EQ(out[0].at(0), 45);
+  EXPECT_EQ(out[1].at(0), 30);
+  EXPECT_EQ(out[2].at(0), 9);
+  g.nodes[2] = node("Gradient", {"b", "a"}, {"da", "db"}, {xs, attribute("y", std::string("d"))}, "ai.onnx.preview.training");
+  EXPECT_NE(reasons(load(model(g)).imported).find("at other values"), std::string::npos);
+  g.nodes[2] = node("Gradient", {"a", "b"}, {"da", "db"}, {xs, attribute("y", std::string("none"))}, "ai.onnx.preview.training");
+  EXPECT_NE(reasons(load(model(g)).imported).find("\"none\" is not defined"), std::string::npos);
 }
 
 TEST(OnnxImport, FunctionsAreInlinedWithTheirAttributes) {
