@@ -298,7 +298,7 @@ Graph read_graph(Reader& r) {
       r.expect("%");
       const int64_t name = r.integer();
       r.expect("=");
-      add_inputs(name);
+      add_inputs(name == INT64_MAX ? name : name + 1);   // with an input of this name, which is then defined twice
       const std::string op_name = r.word();
       const auto op = parse_op(op_name);
       if (!op || *op == Op::input) fail_op(r, op_name);

@@ -37,7 +37,7 @@ Attrs with(Shape Attrs::*field, Shape value) {
 Type infer_reshape(const InferContext& c) {
   want_args(c, 1);
   const Type t = checked(c, {c.args[0].dtype, c.attrs.shape, {}});
-  c.want(t.size() == c.args[0].size(), Code::element_count, fmt::format("{} elements do not fit {}", c.args[0].size(), to_string(t)), "the number of elements must stay");
+  c.want(t.size() == c.args[0].size(), Code::element_count, fmt::format("{} elements do not fit {}, which has {}", c.args[0].size(), to_string(t), t.size()), "the number of elements must stay");
   return t;
 }
 HostTensor eval_reshape(const Node& node, std::span<const HostTensor* const> args) {

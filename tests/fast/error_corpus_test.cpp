@@ -1,4 +1,4 @@
-// The error corpus: wrong uses of the DSL and wrong graphs as text. Each must name its line, its code, every operand's
+// The error corpus: wrong uses of the DSL, wrong graphs as text, wrong files. Each must name its line, its code, every operand's
 // type and a way out, and must look as the golden text in tests/cases/errors/NAME.txt (line numbers of this file
 // written as LINE). After a wanted change of wording: QN_BLESS=1 error_corpus_test writes them anew.
 #include <cmath>
@@ -17,15 +17,22 @@
 #include "frontend/loss.h"
 #include "frontend/nn.h"
 #include "frontend/norm.h"
+#include "frontend/npy.h"
+#include "frontend/npz.h"
+#include "frontend/onnx/import.h"
 #include "frontend/params.h"
 #include "frontend/reduce.h"
 #include "frontend/resize.h"
 #include "frontend/shape.h"
+#include "frontend/transforms.h"
 #include "codegen/compile.h"
 #include "ir/interpret.h"
+#include "ir/support/file.h"
 #include "ir/text.h"
 #include "passes/pass.h"
 #include "tools/diagnostics.h"
+#include "tools/fuzz_files.h"
+#include "tools/onnx_writer.h"
 
 namespace quern {
 namespace {
@@ -168,6 +175,9 @@ std::vector<Fixture> dsl() {
       WRONG(resize_far, too_large, {"f32[1,4]"}, [](Model& m) { resize(in(m, "x", {1, 4}), {int64_t{1} << 40}); }),
       WRONG(resize_integer, dtype_unsupported, {"i32[1,4]"}, [](Model& m) { resize(in(m, "x", {1, 4}, i32), {8}); }),
       WRONG(embedding_rank, bad_rank, {"f32[4]", "i32[2]"}, [](Model& m) { embedding(in(m, "x", {4}), in(m, "i", {2}, i32)); }),
+      WRONG(deep_model, shapes_differ, {"f32[4,16]", "f32[8]", "input \"b2\""}, [](Model& m) { linear(relu(linear(in(m, "x", {4, 8}), in(m, "w1", {8, 12}), in(m, "b1", {12}))), in(m, "w2", {12, 16}), in(m, "b2", {8})); }),
+      WRONG(vmap_lanes, shapes_differ, {"5 lanes", "7"}, [](Model& m) { vmap([](const auto& a) { return std::vector<Tensor>{a[0] + a[1]}; }, {in(m, "x", {5, 2}), in(m, "y", {7, 2})}); }),
+      WRONG(vmap_axis, bad_axis, {"f32[5,2]"}, [](Model& m) { vmap([](const auto& a) { return a; }, {in(m, "x", {5, 2})}, {2}); }),
   };
 }
 
@@ -196,6 +206,72 @@ std::vector<TextFixture> texts() {
       {"text_window", Code::window_step, "wrong.qir:2:3", "graph (%0: f32[4,3] \"x\", %1: f32[] \"v\") {\n  %2 = window %0, %1 {shape=[4], start=[0], stride=[1], dilation=[1], base=[0]} : f32[4,3]\n}\n"},
       {"text_put_add", Code::update_shape, "wrong.qir:2:3", "graph (%0: f32[4] \"x\", %1: i32[2] \"i\", %2: f32[3] \"u\") {\n  %3 = put_add %0, %1, %2 {axes=[0]} : f32[4]\n}\n"},
       {"text_symbol", Code::symbol_shape, "wrong.qir:3", "graph (%0: f32[n,2] \"x\") {\n  output \"y\" %0\n}\n"},
+      {"text_control", Code::syntax, "wrong.qir:1:", "graph (%0: f32[2] \"x\ty\") {\n}\n"},
+      {"text_input_again", Code::defined_twice, "wrong.qir:2:3", "graph (%0: f32[2] \"x\", %1: f32[2] \"y\") {\n  %1 = exp %0 : f32[2]\n  output \"z\" %1\n}\n"},
+      {"text_reshape", Code::element_count, "wrong.qir:2:3", "graph (%0: f32[2,3] \"x\") {\n  %1 = reshape %0 {shape=[4,2]} : f32[4,2]\n}\n"},
+  };
+}
+
+// Files as the commands read them; `place` is the node, tensor or member that the error must name.
+struct FileFixture {
+  const char* name;
+  Code code;
+  const char* place;
+  std::function<void()> read;
+};
+std::vector<FileFixture> files() {
+  using namespace onnx_writer;
+  const auto import = [](std::vector<Pb> nodes, std::vector<Pb> inputs, int64_t opset = 17) {
+    return [=] {
+      GraphParts g;
+      g.nodes = nodes, g.inputs = inputs;
+      g.outputs = {value("y", 1, {})};
+      const onnx::ModelProto parsed = onnx::parse_model(model(g, opset).file(), "m.onnx");
+      if (const onnx::Imported m = onnx::import_model(parsed, {}); !m.missing.empty()) throw onnx::missing_error("m.onnx", m.missing);
+    };
+  };
+  const auto npy = [](const std::string& descr, const std::string& order, const std::string& shape, size_t data) {
+    return [=] {
+      std::string text = "{'descr': " + descr + ", 'fortran_order': " + order + ", 'shape': " + shape + ", }\n";
+      text = std::string("\x93NUMPY\x01\x00", 8) + static_cast<char>(text.size()) + '\0' + text + std::string(data, '\0');
+      parse_npy({text.begin(), text.end()}, "x.npy");
+    };
+  };
+  const auto safetensors = [](const std::string& head, size_t data) {
+    return [=] {
+      const uint64_t size = head.size();
+      std::ofstream("w.safetensors", std::ios::binary) << std::string(reinterpret_cast<const char*>(&size), 8) << head << std::string(data, '\0');
+      load_safetensors("w.safetensors");
+    };
+  };
+  const auto archive = [](const std::string& member, size_t cut) {
+    return [=] {
+      save_npz("x.npz", {{"weight", HostTensor(f32, {4})}});
+      std::vector<uint8_t> bytes = read_bytes("x.npz", 1 << 20);
+      if (cut) bytes[cut] ^= 1;
+      std::ofstream("x.npz", std::ios::binary).write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+      Npz("x.npz").at(member);
+    };
+  };
+  return {
+      {"onnx_product", Code::onnx_unsupported, "MatMul \"node_y\": matmul: inner dimensions differ: 3 (lhs dim 1) vs 4", import({node("MatMul", {"a", "b"}, {"y"})}, {value("a", 1, {2, 3}), value("b", 1, {4, 5})})},
+      {"onnx_shapes", Code::onnx_unsupported, "Add \"node_y\": +: shapes do not broadcast: f32[2,3] (lhs) vs f32[4]", import({node("Add", {"a", "b"}, {"y"})}, {value("a", 1, {2, 3}), value("b", 1, {4})})},
+      {"onnx_several", Code::onnx_unsupported, "mine.Magic \"node_h\"", import({node("Magic", {"a"}, {"h"}, {}, "mine"), node("Reshape", {"a", "to"}, {"y"})}, {value("a", 1, {6}), value("to", 7, {2})})},
+      {"onnx_undefined", Code::bad_onnx, "node 1 \"node_y\" (Neg) uses \"a\"", import({node("Neg", {"a"}, {"y"})}, {})},
+      {"onnx_extent", Code::unknown_extent, "\"a\" dim 0 is \"batch\"", import({node("Neg", {"a"}, {"y"})}, {value("a", 1, {std::string("batch"), 3})})},
+      {"onnx_cut", Code::bad_onnx, "m.onnx: at byte", [] { onnx::parse_model({0x08, 0x08, 0x3a, 0x7f, 0x0a}, "m.onnx"); }},
+      {"onnx_opset", Code::onnx_unsupported, "opset 99", import({node("Neg", {"a"}, {"y"})}, {value("a", 1, {3})}, 99)},
+      {"npy_order", Code::bad_npy, "x.npy: is in Fortran order", npy("'<f4'", "True", "(2, 3)", 24)},
+      {"npy_endian", Code::bad_npy, "'>f8'", npy("'>f8'", "False", "(2,)", 16)},
+      {"npy_short", Code::bad_npy, "20 bytes of data, the head promises 24", npy("'<f4'", "False", "(2, 3)", 20)},
+      {"npy_fields", Code::bad_npy, "not a plain one", npy("[('a', '<f4')]", "False", "(2,)", 8)},
+      {"npz_member", Code::unknown_tensor, "x.npz: holds no \"wieght\"", archive("wieght", 0)},
+      {"npz_damaged", Code::bad_npz, "member \"weight.npy\"", archive("weight", 60)},
+      {"npz_npy", Code::bad_npz, "x.npy: not a zip archive", [] { zip_members(std::vector<uint8_t>(100), "x.npy"); }},
+      {"safetensors_dtype", Code::bad_safetensors, "tensor \"w\" has the unsupported dtype C64", safetensors("{\"w\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[0,8]}}", 8)},
+      {"safetensors_short", Code::bad_safetensors, "tensor \"w\" does not lie within the file", safetensors("{\"w\":{\"dtype\":\"F32\",\"shape\":[2,3],\"data_offsets\":[0,24]}}", 20)},
+      {"safetensors_shape", Code::bad_safetensors, "tensor \"w\": its shape", safetensors("{\"w\":{\"dtype\":\"F32\",\"shape\":[-2],\"data_offsets\":[0,8]}}", 8)},
+      {"safetensors_hole", Code::bad_safetensors, "overlap or leave holes", safetensors("{\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", 8)},
   };
 }
 
@@ -219,6 +295,12 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
   return {
       {Code::bad_body, [=] { call(Op::exp, Transform::none, {2, 4}); }},
       {Code::bad_body, [=] { call(Op::exp, Transform::vmap, {}); }},
+      {Code::bad_npz, [] { zip_members({}, "x.npz"); }},
+      {Code::file_mishandled, [] {
+         FileFuzzReport found;
+         found.findings.push_back({0, "npy", "takes more than 2 seconds", "fuzz-1-0-x.npy"});
+         found.want_none();
+       }},
       {Code::symbol_size, [] {
          Model m;
          m.output("y", exp(m.input("x", f32, {m.symbol("batch", 2, 4), 3})));
@@ -323,10 +405,27 @@ TEST_F(ErrorCorpus, EveryWrongTextNamesItsPlace) {
   }
 }
 
+TEST_F(ErrorCorpus, EveryWrongFileNamesItsPart) {
+  for (const FileFixture& f : files()) {
+    SCOPED_TRACE(f.name);
+    try {
+      f.read();
+      ADD_FAILURE() << "no error";
+    } catch (const Error& e) {
+      EXPECT_EQ(to_string(e.code), to_string(f.code)) << e.what();
+      EXPECT_NE(std::string(e.what()).find(f.place), std::string::npos) << e.what();
+      EXPECT_FALSE(e.help.empty());
+      compare_golden(f.name, e);
+    }
+  }
+  for (const char* file : {"w.safetensors", "x.npz"}) std::filesystem::remove(file);
+}
+
 TEST_F(ErrorCorpus, NoGoldenIsLeftOver) {
   std::set<std::string> known;
   for (const Fixture& f : dsl()) known.insert(f.name);
   for (const TextFixture& f : texts()) known.insert(f.name);
+  for (const FileFixture& f : files()) known.insert(f.name);
   size_t seen = 0;
   for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(golden_path("x")).parent_path())) {
     EXPECT_TRUE(known.count(entry.path().stem().string())) << entry.path();
