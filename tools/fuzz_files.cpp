@@ -118,7 +118,7 @@ void write_file(const std::string& path, const std::string& bytes) {
 std::string file_of(const FileKind& kind, uint64_t seed, int64_t k) {
   std::seed_seq mix{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32)};
   std::mt19937_64 random(mix);
-  std::string bytes = mutated(kind.seeds, random);
+  std::string bytes = kind.protobuf && random() % 4 ? mutated_protobuf(kind.seeds, random) : mutated(kind.seeds, random);
   if (kind.repair && random() % 4) kind.repair(bytes);
   return bytes;
 }

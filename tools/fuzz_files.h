@@ -18,6 +18,7 @@ struct FileKind {
   std::function<void(const std::string& path)> read;
   std::function<void(std::string& bytes)> repair = {};     // makes checksums match again: behind them is more to test
   std::map<std::string, std::string> beside = {};          // other files that it needs in its folder
+  bool protobuf = false;                                   // most damage keeps to its structure
 };
 /// All that Quern reads: onnx, safetensors, npy, npz, qir, qpk, idx.
 std::vector<FileKind> file_kinds();

@@ -5,9 +5,16 @@
 #include <cctype>
 #include <cstdint>
 #include <iterator>
+#include <string_view>
 
 namespace quern {
 namespace {
+
+std::string varint_text(uint64_t value) {
+  std::string out;
+  for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
+  return out + static_cast<char>(value);
+}
 
 class Mutator {
  public:
@@ -125,16 +132,96 @@ class Mutator {
   void varint() {
     size_t at = place(), end = at;
     while (end < bytes_.size() && (bytes_[end] & 0x80)) ++end;
-    uint64_t value = telling();
-    std::string out;
-    for (; value >= 0x80; value >>= 7) out += static_cast<char>(value | 0x80);
-    out += static_cast<char>(value);
-    bytes_.replace(at, end + 1 - at, out);
+    bytes_.replace(at, end + 1 - at, varint_text(telling()));
   }
 };
+
+// --- protobuf ---
+struct Field {
+  uint64_t number = 0, type = 0, value = 0;
+  std::string bytes;           // of type 2, unless it reads as a message; of types 1 and 5
+  std::vector<Field> inner;
+};
+
+bool take_varint(std::string_view& from, uint64_t& out) {
+  out = 0;
+  for (int shift = 0; shift < 64 && !from.empty(); shift += 7) {
+    const uint8_t byte = static_cast<uint8_t>(from[0]);
+    from.remove_prefix(1);
+    out |= static_cast<uint64_t>(byte & 0x7f) << shift;
+    if (byte < 0x80) return true;
+  }
+  return false;
+}
+bool take_message(std::string_view from, int depth, std::vector<Field>& out) {
+  while (!from.empty()) {
+    Field f;
+    uint64_t key = 0, size = 0;
+    if (!take_varint(from, key) || key >> 3 == 0) return false;
+    f.number = key >> 3, f.type = key & 7;
+    if (f.type == 0) {
+      if (!take_varint(from, f.value)) return false;
+    } else {
+      if (f.type == 1 || f.type == 5) size = f.type == 1 ? 8 : 4;
+      else if (f.type != 2 || !take_varint(from, size)) return false;
+      if (size > from.size()) return false;
+      f.bytes = from.substr(0, static_cast<size_t>(size));
+      from.remove_prefix(static_cast<size_t>(size));
+      if (f.type == 2 && depth > 0 && (!take_message(f.bytes, depth - 1, f.inner) || f.inner.empty())) f.inner.clear();
+    }
+    out.push_back(std::move(f));
+  }
+  return true;
+}
+std::string message_text(const std::vector<Field>& fields) {
+  std::string out;
+  for (const Field& f : fields) {
+    const std::string bytes = f.inner.empty() ? f.bytes : message_text(f.inner);
+    out += varint_text(f.number << 3 | f.type) + (f.type == 0 ? varint_text(f.value) : f.type == 2 ? varint_text(bytes.size()) + bytes : bytes);
+  }
+  return out;
+}
+void list_fields(std::vector<Field>& fields, std::vector<std::pair<std::vector<Field>*, size_t>>& out) {
+  for (size_t i = 0; i < fields.size(); ++i) {
+    out.emplace_back(&fields, i);
+    list_fields(fields[i].inner, out);
+  }
+}
+void change_field(std::vector<Field>& message, std::mt19937_64& random) {
+  std::vector<std::pair<std::vector<Field>*, size_t>> all;
+  list_fields(message, all);
+  if (all.empty()) return;
+  const auto [list, at] = all[random() % all.size()];
+  const auto [other_list, other_at] = all[random() % all.size()];
+  Field& f = (*list)[at];
+  const Field other = (*other_list)[other_at];
+  static constexpr uint64_t kValues[] = {0, 1, 2, 3, 4, 7, 9, 10, 11, 16, 64, 1000, 65536, 1 << 20, 1u << 31, uint64_t{1} << 40, uint64_t{1} << 62, uint64_t{1} << 63, ~uint64_t{0}, ~uint64_t{0} - 1};
+  switch (random() % 8) {
+    case 0: list->erase(list->begin() + static_cast<int64_t>(at)); break;
+    case 1: list->insert(list->begin() + static_cast<int64_t>(at), Field(f)); break;
+    case 2: std::swap(f, (*list)[random() % list->size()]); break;
+    case 3: f.number = 1 + random() % 16; break;
+    case 4: list->push_back(other); break;
+    case 5:
+      if (other.type == f.type) f.value = other.value, f.bytes = other.bytes, f.inner = other.inner;
+      break;
+    default:
+      if (f.type == 0) f.value = kValues[random() % std::size(kValues)];
+      else if (f.inner.empty() && !f.bytes.empty()) f.bytes[random() % f.bytes.size()] ^= static_cast<char>(1 << random() % 8);
+      break;
+  }
+}
 
 }  // namespace
 
 std::string mutated(const std::vector<std::string>& seeds, std::mt19937_64& random) { return Mutator(seeds, random).run(); }
+
+std::string mutated_protobuf(const std::vector<std::string>& seeds, std::mt19937_64& random) {
+  const std::string& seed = seeds[random() % seeds.size()];
+  std::vector<Field> message;
+  if (!take_message(seed, 12, message)) return mutated(seeds, random);
+  for (uint64_t n = 1 + random() % 3; n > 0; --n) change_field(message, random);
+  return message_text(message);
+}
 
 }  // namespace quern

@@ -10,4 +10,7 @@ namespace quern {
 /// prefixes that lie, spans cut, doubled, removed or taken from another seed. At most 64 KiB longer than its seeds.
 std::string mutated(const std::vector<std::string>& seeds, std::mt19937_64& random);
 
+/// The same for protobuf: fields are removed, doubled, exchanged, renumbered or changed, and every length is right again.
+std::string mutated_protobuf(const std::vector<std::string>& seeds, std::mt19937_64& random);
+
 }  // namespace quern

@@ -298,7 +298,7 @@ TEST_F(BadInput, ArchivesForRun) {
 TEST_F(BadInput, DamagedFilesInNumbers) {
   expect("fuzz files -n 70 --seed 3 --out " + folder.string(), 0, "70 damaged files, seed 3: 0 findings");
   expect("fuzz files -n 10 --kind npz --json -", 0, "\"findings\": []");
-  refused("fuzz files --kind npx", 2, "Q0403", "did you mean \"npz\"?");
+  refused("fuzz files --kind onx", 2, "Q0403", "did you mean \"onnx\"?");
   refused("fuzz files --out " + at("none"), 3, "Q0302", "No such file");
 }
 
