@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ranges>
 #include <set>
 
 #include <fmt/format.h>
@@ -81,7 +82,7 @@ NamedTensors load_safetensors(const std::string& path) {
     try {
       const std::string dtype_name = value.at("dtype").get<std::string>();
       const auto* known = std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& n) { return dtype_name == n.second; });
-      if (known == std::end(kNames)) fail(fmt::format("tensor \"{}\" has the unsupported dtype {}", name, dtype_name));
+      if (known == std::end(kNames)) throw Error(Code::bad_safetensors, fmt::format("{}: tensor \"{}\" has the unsupported dtype {}", path, name, dtype_name)).with_help(fmt::format("save it as one of {}", fmt::join(kNames | std::views::values, ", ")));
       Shape shape, offsets;
       try {
         shape = integers(value.at("shape"));

@@ -479,7 +479,11 @@ Error missing_error(const std::string& file, const std::vector<Missing>& missing
   Error e(Code::onnx_unsupported, fmt::format("{}: {} node{} cannot be imported", file, missing.size(), missing.size() == 1 ? "" : "s"));
   for (size_t i = 0; i < missing.size() && i < 100; ++i) e.with_note(fmt::format("{} \"{}\": {}", missing[i].op, missing[i].node, missing[i].reason));
   if (missing.size() > 100) e.with_note(fmt::format("and {} more", missing.size() - 100));
-  return e.with_help("what shapes depend on can be given: --bind NAME=FILE.npy, --input-shape NAME=2,3; other nodes must be replaced in the model");
+  if (std::any_of(missing.begin(), missing.end(), [](const Missing& m) { return m.reason.find("must be known") != std::string::npos; }))
+    return e.with_help("what shapes depend on can be given: --bind NAME=FILE.npy, --input-shape NAME=2,3; other nodes must be replaced in the model");
+  if (std::any_of(missing.begin(), missing.end(), [](const Missing& m) { return m.wrong; }))
+    return e.with_help("the model, or an --input-shape, breaks a rule of the op; python3 -c \"import onnx; onnx.shape_inference.infer_shapes(onnx.load('m.onnx'), strict_mode=True)\" says more");
+  return e.with_help("replace these nodes in the model, or export it with another opset");
 }
 
 Imported import_file(const std::string& path, const ImportOptions& options) {
