@@ -82,7 +82,10 @@ NamedTensors load_safetensors(const std::string& path) {
     try {
       const std::string dtype_name = value.at("dtype").get<std::string>();
       const auto* known = std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& n) { return dtype_name == n.second; });
-      if (known == std::end(kNames)) throw Error(Code::bad_safetensors, fmt::format("{}: tensor \"{}\" has the unsupported dtype {}", path, name, dtype_name)).with_help(fmt::format("save it as one of {}", fmt::join(kNames | std::views::values, ", ")));
+      if (known == std::end(kNames)) {
+        const auto values = kNames | std::views::values;   // two stand twice
+        throw Error(Code::bad_safetensors, fmt::format("{}: tensor \"{}\" has the unsupported dtype {}", path, name, dtype_name)).with_help(fmt::format("save it as one of {}", fmt::join(std::set<std::string_view>(values.begin(), values.end()), ", ")));
+      }
       Shape shape, offsets;
       try {
         shape = integers(value.at("shape"));
