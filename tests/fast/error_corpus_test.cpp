@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 
 #include "frontend/attention.h"
+#include "frontend/control.h"
 #include "frontend/conv.h"
 #include "frontend/einsum.h"
 #include "frontend/loss.h"
@@ -178,6 +179,21 @@ std::vector<Fixture> dsl() {
       WRONG(deep_model, shapes_differ, {"f32[4,16]", "f32[8]", "input \"b2\""}, [](Model& m) { linear(relu(linear(in(m, "x", {4, 8}), in(m, "w1", {8, 12}), in(m, "b1", {12}))), in(m, "w2", {12, 16}), in(m, "b2", {8})); }),
       WRONG(vmap_lanes, shapes_differ, {"5 lanes", "7"}, [](Model& m) { vmap([](const auto& a) { return std::vector<Tensor>{a[0] + a[1]}; }, {in(m, "x", {5, 2}), in(m, "y", {7, 2})}); }),
       WRONG(vmap_axis, bad_axis, {"f32[5,2]"}, [](Model& m) { vmap([](const auto& a) { return a; }, {in(m, "x", {5, 2})}, {2}); }),
+      WRONG(scan_carry, loop_body, {"f32[3]", "f32[2,3]"}, [](Model& m) { scan([](const auto& c, const auto& x) { return ScanStep{{c[0] + x[0]}, {}}; }, {in(m, "h", {3})}, {in(m, "xs", {4, 2, 3})}); }),
+      WRONG(scan_carries, loop_body, {"1 carries", "0 come out"}, [](Model& m) { scan([](const auto&, const auto& x) { return ScanStep{{}, {x[0]}}; }, {in(m, "h", {3})}, {in(m, "xs", {4, 3})}); }),
+      WRONG(scan_steps, shapes_differ, {"4 steps", "f32[5,3]"}, [](Model& m) { scan([](const auto&, const auto& x) { return ScanStep{{}, {x[0] * x[1]}}; }, {}, {in(m, "xs", {4, 3}), in(m, "ys", {5, 3})}); }),
+      WRONG(scan_nothing, argument_count, {}, [](Model& m) { scan([](const auto& c, const auto&) { return ScanStep{{c[0] * 2}, {}}; }, {in(m, "h", {3})}, {}); }),
+      WRONG(while_flag, loop_body, {"bool[3]"}, [](Model& m) { while_loop([](const auto& c) { return less(c[0], 1); }, [](const auto& c) { return std::vector<Tensor>{c[0] * 2}; }, {in(m, "x", {3})}); }),
+      WRONG(while_carry, loop_body, {"f32[]", "f64[]"}, [](Model& m) { while_loop([](const auto& c) { return less(c[0], 1); }, [](const auto& c) { return std::vector<Tensor>{cast(c[0], DType::f64)}; }, {in(m, "x", {})}); }),
+      WRONG(while_reversed, while_gradient, {"scan"}, [](Model& m) {
+        const Tensor x = in(m, "x", {});
+        const Tensor y = while_loop([](const auto& c) { return less(c[0], 1); }, [](const auto& c) { return std::vector<Tensor>{c[0] * 2}; }, {x})[0];
+        m.output("dx", grad(y, {x})[0]);
+        PassContext context;
+        expand(m.finish(), context);
+      }),
+      WRONG(cond_types, loop_body, {"f32[3]", "f32[]"}, [](Model& m) { cond(in(m, "p", {}, boolean), [](const auto& a) { return a; }, [](const auto& a) { return std::vector<Tensor>{sum(a[0])}; }, {in(m, "x", {3})}); }),
+      WRONG(cond_predicate, loop_body, {"f32[]"}, [](Model& m) { cond(in(m, "p", {}), [](const auto& a) { return a; }, [](const auto& a) { return a; }, {in(m, "x", {3})}); }),
   };
 }
 
