@@ -21,7 +21,7 @@ const std::vector<Pass>& pipeline() {
       {"fold", fold},            // constants
       {"loops", loops},          // scans: what need not be inside comes before or behind
       {"remat", remat, Pass::Bodies::with_graph},     // where memory is limited: recomputation instead of waiting values
-      {"partition", partition},  // groups of nodes → kernel calls
+      {"partition", partition, Pass::Bodies::with_graph},  // groups of nodes → kernel calls
       {"precision", precision},  // where short floats are rounded
   };
   return passes;

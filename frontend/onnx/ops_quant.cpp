@@ -1,9 +1,8 @@
 // ONNX's quantized arithmetic: integers with a scale and a zero point, for a tensor, along an axis or in blocks.
-#include <limits>
-
 #include <fmt/format.h>
 
 #include "frontend/onnx/call.h"
+#include "frontend/quantize.h"
 
 namespace quern::onnx {
 namespace {
@@ -27,19 +26,12 @@ Tensor along(const Call& c, const Tensor& s, const Tensor& x) {
   return ranged(reshape(broadcast_to(reshape(s, apart), wide), joined), axis, 0, n);
 }
 
-// In f32 or f64: rounded to the nearest even (f8: by the cast), moved by the zero point, saturated.
+// f8 without saturation differs from the frontend's: there overflow is infinity or NaN.
 Tensor quantized(const Call& c, const Tensor& x, const Tensor& scale, const Tensor& zero, DType to) {
   if (is_float(to) || to == DType::boolean) c.unsupported(fmt::format("quantization to {}", name_of(to)));
-  const DType wide = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
-  if (is_f8(to)) return converted(cast(x, wide) / cast(scale, wide) + cast(zero, wide), to, c.flag("saturate", true));
-  const double inf = std::numeric_limits<double>::infinity(), low = Scalar::of(to, -inf).as_double(), high = Scalar::of(to, inf).as_double();
-  const Tensor y = round(cast(x, wide) / cast(scale, wide)) + cast(zero, wide);
-  return cast(minimum(maximum(y, low), high), to);
-}
-Tensor dequantized(const Tensor& x, const Tensor& scale, const Tensor& zero) {
-  const DType exact = is_f8(x.dtype()) ? DType::f32 : DType::i32;
-  const Tensor wide = cast(x, exact) - cast(zero, exact);
-  return cast(cast(wide, DType::f32) * cast(scale, DType::f32), scale.dtype());
+  const Tensor wide = is_float(x.dtype()) ? x : cast(x, DType::f32);
+  if (is_f8(to) && !c.flag("saturate", true)) return cast(cast(wide, DType::f32) / cast(scale, DType::f32) + cast(zero, DType::f32), to);
+  return quantize(wide, is_float(scale.dtype()) ? scale : cast(scale, DType::f32), zero, to);
 }
 
 void import_quantize(Call& c) {
@@ -54,7 +46,7 @@ void import_quantize(Call& c) {
 void import_dequantize(Call& c) {
   const Tensor x = c.in(0), scale = along(c, c.in(1), x);
   if (is_float(x.dtype())) c.unsupported(fmt::format("dequantization of {}", name_of(x.dtype())));
-  const Tensor y = dequantized(x, scale, c.has(2) ? along(c, c.in(2), x) : c.number(x.dtype(), 0));
+  const Tensor y = dequantize(x, scale, c.has(2) ? along(c, c.in(2), x) : c.number(x.dtype(), 0));
   c.out(c.integer("output_dtype", 0) ? cast(y, c.dtype_of(c.integer("output_dtype", 0))) : y);
 }
 void import_dynamic_quantize(Call& c) {

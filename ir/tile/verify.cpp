@@ -17,7 +17,7 @@ bool walks(const Block& block, AxisId axis) {
   return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
     const auto* q = std::get_if<Seq>(&s.node);
     const auto* e = std::get_if<Each>(&s.node);
-    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && stores(*q)) || walks(q->body, axis) : e && walks(e->body, axis);
+    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && (stores(*q) || q->carries.size() > 1)) || walks(q->body, axis) : e && walks(e->body, axis);
   });
 }
 

@@ -14,11 +14,13 @@
 //   - a running sum is its only output (every step is stored), and nothing else in it reduces.
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
 // between the calls.
-// Control flow is no kernel: its arguments and results are in memory; its bodies have been partitioned before.
+// Control flow is no kernel: its arguments and results are in memory, its bodies are partitioned by themselves. But a scan
+// whose steps are elementwise on one shape is one: each element walks through all steps.
 // Relies on expand (no composed ops, no transforms). Every merge asks the bisect counter.
 #include <algorithm>
 #include <map>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -38,6 +40,27 @@ constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
 constexpr int kMaxReads = 4;   // a chain of maps that each read the one before at two places doubles at every step
 constexpr const char* kSameMemory = "the same memory";
 
+// Maps of one shape in every step, and single elements; so each element can walk through the steps alone.
+bool is_elementwise_scan(const Node& n) {
+  if (n.op != Op::scan || n.attrs.limit[0] < 1) return false;
+  const Graph& body = *n.attrs.body;
+  const size_t varying = static_cast<size_t>(n.attrs.index[0]);
+  const Shape* shape = nullptr;
+  if (body.nodes.size() > kMaxNodes || body.outputs.size() > kMaxOutputs) return false;
+  for (size_t i = 0; i < body.nodes.size(); ++i) {
+    const Node& inner = body.nodes[i];
+    const bool spread = (inner.op == Op::broadcast || inner.op == Op::reshape || inner.op == Op::barrier) && (body.type(inner.args[0]).size() == 1 || inner.type == body.type(inner.args[0]));
+    if (!means<Map>(inner.op) && !spread && inner.op != Op::input && !(inner.op == Op::constant && inner.type.size() == 1)) return false;
+    if (inner.type.size() == 1) continue;
+    if (inner.type.size() == 0 || (shape && inner.type.shape != *shape)) return false;
+    shape = &inner.type.shape;
+  }
+  const auto whole = [&](NodeId id) { return !shape || body.type(id).shape == *shape; };   // of all elements, not one for all
+  for (size_t k = 0; k < varying; ++k)
+    if (!whole(body.inputs[k])) return false;
+  return std::all_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return whole(o.node); });
+}
+
 class Partitioner {
  public:
   Partitioner(const Graph& graph, PassContext& context) : graph_(graph), context_(context), first_verdict_(context.verdicts.size()) {
@@ -52,7 +75,7 @@ class Partitioner {
     for (const Node& node : graph.nodes)   // what `take` reads by computed rows must be in memory
       if (means<Take>(node.op) && free_[static_cast<size_t>(node.args[0])]) own_group(node.args[0]);
     for (const Node& node : graph.nodes)   // and so must be what loops and branches read
-      if (is_control_flow(node.op))
+      if (is_control_flow(node.op) && !is_elementwise_scan(node))
         for (NodeId a : node.args)
           if (free_[static_cast<size_t>(a)] && at(a).op != Op::constant) own_group(a);
     for (const Node& node : graph.nodes)   // a padded operand is written out once rather than masked in every step of a sum
@@ -333,7 +356,7 @@ class Partitioner {
     if (place) {
       reason = kSameMemory;
     } else if (of_control(producer) || of_control(consumer)) {
-      reason = "what loops and branches read and make is in memory";
+      reason = of_control(producer) && is_elementwise_scan(at(members_[static_cast<size_t>(p)][0])) ? "a loop's kernel holds nothing else" : "what loops and branches read and make is in memory";
     } else if (p != c) {
       std::vector<NodeId> both;
       std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
@@ -405,7 +428,7 @@ class Partitioner {
   static std::string name_for(const Graph& body) {
     std::vector<std::string> names;
     for (const Node& n : body.nodes)
-      if (!means<Source>(n.op) && !means<View>(n.op) && (names.empty() || names.back() != name_of(n.op))) names.emplace_back(name_of(n.op));
+      if (!means<Source>(n.op) && !means<View>(n.op) && n.op != Op::result && (names.empty() || names.back() != name_of(n.op))) names.emplace_back(name_of(n.op));
     if (names.empty()) names.push_back("copy");
     if (names.size() > 4) names = {names[0], names[1], "and", fmt::format("{}_more", names.size() - 2)};
     return fmt::format("{}", fmt::join(names, "_"));
@@ -434,7 +457,7 @@ class Partitioner {
         map[nodes[0]] = b.add(view.op, std::move(args), view.attrs, graph_.where(nodes[0]));
         return;
       }
-      if (is_control_flow(at(nodes[0]).op)) {
+      if (is_control_flow(at(nodes[0]).op) && !is_elementwise_scan(at(nodes[0]))) {
         std::vector<NodeId> args;
         for (NodeId a : at(nodes[0]).args) args.push_back(mapped(a));
         map[nodes[0]] = b.add(at(nodes[0]).op, std::move(args), at(nodes[0]).attrs, graph_.where(nodes[0]));
@@ -476,7 +499,16 @@ class Partitioner {
 Partition partition_with_origins(const Graph& graph, PassContext& context) { return Partitioner(graph, context).run(); }
 
 Graph partition(const Graph& graph, PassContext& context) {
-  return dead_code(partition_with_origins(dead_code(graph), context).kernels);
+  Graph own = dead_code(graph);
+  for (size_t i = 0; i < own.nodes.size(); ++i) {
+    Node& n = own.nodes[i];
+    if (!is_control_flow(n.op) || is_elementwise_scan(n)) continue;
+    const std::string outer = std::exchange(context.within, fmt::format("{}in %{} {}: ", context.within, i, name_of(n.op)));
+    for (auto* body : {&n.attrs.body, &n.attrs.otherwise})
+      if (*body) *body = std::make_shared<const Graph>(partition(**body, context));
+    context.within = outer;
+  }
+  return dead_code(partition_with_origins(own, context).kernels);
 }
 
 }  // namespace quern

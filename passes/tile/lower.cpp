@@ -1,557 +1,355 @@
 // Lowering by demand; see lower.h. `element(node, index)` gives the scalar expression of one element of a node; axes in
 // the index make it a tile. Expressions are kept as a DAG and become `map` statements when a tile is needed (a reduce,
 // an mma, a store, or an operand with fewer axes, which then stands further out).
-#include "passes/tile/lower.h"
-
-#include <algorithm>
-#include <map>
-
-#include <fmt/format.h>
-
-#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "ir/symbol.h"
-#include "passes/tile/bind.h"
+#include "passes/tile/lowering.h"
 
 namespace quern {
 
-namespace {
-
-using namespace tile;
-
-/// A node of the expression DAG under construction.
-struct Element {
-  ScalarNode node;               // args are Element ids; operand is a ValueId
-  std::vector<AxisId> axes;      // sorted
-  int depth = 0;                 // innermost scope it needs
-  ValueId tile = -1;             // its materialised tile, if any
-};
-
-struct Scope {
-  Block block;
-  std::map<std::string, int> elements;   // "node|index" → Element
-};
-
-class Lowering {
- public:
-  Lowering(const Graph& region, const std::string& name) : graph_(region) { kernel_.name = name; }
-
-  Kernel run() {
-    flat_ = is_flat();
-    symbolic_ = std::any_of(graph_.nodes.begin(), graph_.nodes.end(), [](const Node& n) { return is_symbolic(n.type.shape); });
-    for (NodeId i : graph_.inputs) add_buffer(BufferKind::in, graph_.type(i), i);
-    for (const NamedOutput& o : graph_.outputs) add_buffer(BufferKind::out, graph_.type(o.node), -1);
-    scopes_.emplace_back();
-    Phase phase;
-    if (const Node& result = graph_.at(graph_.outputs.at(0).node); means<Cumulate>(result.op)) {
-      phase.grid = store_steps(result);
-      phase.body = std::move(scopes_[0].block);
-      kernel_.phases.push_back(std::move(phase));
-      collect_sources();
-      return std::move(kernel_);
-    }
-    const std::vector<Index> rows = open_axes(row_shape(), 0);
-    for (size_t a = 0; a < kernel_.axes.size(); ++a) phase.grid.push_back(static_cast<AxisId>(a));
-    store_outputs(rows);
+Kernel Lowering::run() {
+  flat_ = is_flat();
+  symbolic_ = std::any_of(graph_.nodes.begin(), graph_.nodes.end(), [](const Node& n) { return is_symbolic(n.type.shape); });
+  for (NodeId i : graph_.inputs) add_buffer(BufferKind::in, graph_.type(i), i);
+  for (const NamedOutput& o : graph_.outputs) add_buffer(BufferKind::out, graph_.type(o.node), -1);
+  scopes_.emplace_back();
+  Phase phase;
+  if (const Node& result = graph_.at(graph_.outputs.at(0).node); means<Cumulate>(result.op) || result.op == Op::result) {
+    phase.grid = result.op == Op::result ? walk_scan(graph_.at(result.args[0])) : store_steps(result);
     phase.body = std::move(scopes_[0].block);
     kernel_.phases.push_back(std::move(phase));
     collect_sources();
     return std::move(kernel_);
   }
+  const std::vector<Index> rows = open_axes(row_shape(), 0);
+  for (size_t a = 0; a < kernel_.axes.size(); ++a) phase.grid.push_back(static_cast<AxisId>(a));
+  store_outputs(rows);
+  phase.body = std::move(scopes_[0].block);
+  kernel_.phases.push_back(std::move(phase));
+  collect_sources();
+  return std::move(kernel_);
+}
 
- private:
-  const Graph& graph_;
-  Kernel kernel_;
-  bool flat_ = false;                    // all tensors are seen as rank 1 (or single elements)
-  bool symbolic_ = false;                // some shape holds the symbol
-  std::map<NodeId, BufferId> buffer_of_;
-  std::vector<Element> elements_;
-  std::vector<Scope> scopes_;            // the open ones, outermost first
-  std::map<ValueId, std::pair<BufferId, std::vector<BoxIndex>>> loads_;
-  std::vector<int> axis_depth_;
+bool Lowering::is_flat() const {
+  const Shape* shape = nullptr;
+  for (const Node& n : graph_.nodes) {
+    const bool spread = means<View>(n.op) && n.args.size() == 1 && graph_.type(n.args[0]).size() == 1;
+    const bool leaf = n.op == Op::input || n.op == Op::constant || n.op == Op::random || n.op == Op::extent;
+    if (!means<Map>(n.op) && !spread && !leaf) return false;
+    if (n.type.size() == 1) continue;
+    if (!shape) shape = &n.type.shape;
+    if (n.type.shape != *shape) return false;
+  }
+  return true;
+}
 
-  // --- shapes ---
-  // Maps of one shape, single elements aside: their axes collapse into one.
-  bool is_flat() const {
-    const Shape* shape = nullptr;
-    for (const Node& n : graph_.nodes) {
-      const bool spread = means<View>(n.op) && n.args.size() == 1 && graph_.type(n.args[0]).size() == 1;
-      const bool leaf = n.op == Op::input || n.op == Op::constant || n.op == Op::random || n.op == Op::extent;
-      if (!means<Map>(n.op) && !spread && !leaf) return false;
-      if (n.type.size() == 1) continue;
-      if (!shape) shape = &n.type.shape;
-      if (n.type.shape != *shape) return false;
+Shape Lowering::row_shape() const {
+  Shape rows = shape_of(graph_.type(graph_.outputs.at(0).node));
+  const auto shorten = [&](const Type& type) {
+    const Shape shape = shape_of(type);
+    if (shape.size() < rows.size()) rows = shape;
+  };
+  for (const NamedOutput& o : graph_.outputs) shorten(graph_.type(o.node));
+  for (const Node& n : graph_.nodes)
+    if (means<Reduce>(n.op) || means<PutAdd>(n.op)) shorten(n.type);
+  return rows;
+}
+
+std::vector<Index> Lowering::open_axes(const Shape& extents, int depth) {
+  std::vector<Index> out;
+  for (int64_t extent : extents) {
+    if (extent == 1) {
+      out.emplace_back(0);
+      continue;
     }
-    return true;
+    const AxisId id = static_cast<AxisId>(kernel_.axes.size());
+    kernel_.axes.push_back({fmt::format("i{}", id), extent, 1, false});
+    axis_depth_.push_back(depth);
+    out.push_back(Index::axis(id, extent));
   }
-  Shape shape_of(const Type& type) const {
-    if (!flat_) return type.shape;
-    return type.size() == 1 ? Shape{} : Shape{type.size()};
-  }
-  // The shortest of the outputs and of what reductions give: the axes that one grid instance keeps.
-  Shape row_shape() const {
-    Shape rows = shape_of(graph_.type(graph_.outputs.at(0).node));
-    const auto shorten = [&](const Type& type) {
-      const Shape shape = shape_of(type);
-      if (shape.size() < rows.size()) rows = shape;
-    };
-    for (const NamedOutput& o : graph_.outputs) shorten(graph_.type(o.node));
-    for (const Node& n : graph_.nodes)
-      if (means<Reduce>(n.op) || means<PutAdd>(n.op)) shorten(n.type);
-    return rows;
-  }
+  return out;
+}
 
-  void add_buffer(BufferKind kind, const Type& type, NodeId node) {
-    const BufferId id = static_cast<BufferId>(kernel_.buffers.size());
-    kernel_.buffers.push_back({fmt::format("p{}", id), kind, type.dtype, shape_of(type)});
-    if (node >= 0) buffer_of_[node] = id;
-  }
+int Lowering::operand(ValueId value) {
+  ScalarNode n{ScalarNode::Kind::operand, kernel_.values[static_cast<size_t>(value)].dtype};
+  n.operand = value;
+  const int id = add_element(std::move(n), kernel_.values[static_cast<size_t>(value)].axes);
+  elements_[static_cast<size_t>(id)].tile = value;
+  return id;
+}
 
-  // --- axes and scopes ---
-  std::vector<Index> open_axes(const Shape& extents, int depth) {
-    std::vector<Index> out;
-    for (int64_t extent : extents) {
-      if (extent == 1) {
-        out.emplace_back(0);
-        continue;
-      }
-      const AxisId id = static_cast<AxisId>(kernel_.axes.size());
-      kernel_.axes.push_back({fmt::format("i{}", id), extent, 1, false});
-      axis_depth_.push_back(depth);
-      out.push_back(Index::axis(id, extent));
+int Lowering::apply(Op op, DType dtype, std::vector<int> args) {
+  std::set<AxisId> all;
+  for (int a : args) all.insert(elements_[static_cast<size_t>(a)].axes.begin(), elements_[static_cast<size_t>(a)].axes.end());
+  // What varies along fewer axes is computed once, further out.
+  for (int& a : args)
+    if (elements_[static_cast<size_t>(a)].node.kind != ScalarNode::Kind::constant && elements_[static_cast<size_t>(a)].node.kind != ScalarNode::Kind::coord && elements_[static_cast<size_t>(a)].axes.size() < all.size())
+      a = operand(materialise(a));
+  ScalarNode n{ScalarNode::Kind::op, dtype, op};
+  n.args = std::move(args);
+  return add_element(std::move(n), {all.begin(), all.end()});
+}
+
+void Lowering::linearise(int id, ScalarExpr& expr, std::vector<ValueId>& args, std::map<int, int>& done) const {
+  if (done.count(id)) return;
+  const Element& e = elements_[static_cast<size_t>(id)];
+  ScalarNode n = e.node;
+  if (e.tile >= 0) {   // already a tile
+    n = {ScalarNode::Kind::operand, e.node.dtype};
+    const auto at = std::find(args.begin(), args.end(), e.tile);
+    n.operand = static_cast<int>(at - args.begin());
+    if (at == args.end()) args.push_back(e.tile);
+  } else {
+    for (int& a : n.args) {
+      linearise(a, expr, args, done);
+      a = done.at(a);
     }
-    return out;
   }
-  static std::vector<AxisId> axes_of(std::span<const Index> index) {
-    std::set<int> axes;
-    for (const Index& e : index) e.collect_axes(axes);
-    return {axes.begin(), axes.end()};
-  }
-  int depth_of(const std::vector<AxisId>& axes) const {
-    int depth = 0;
-    for (AxisId a : axes) depth = std::max(depth, axis_depth_[static_cast<size_t>(a)]);
-    return depth;
-  }
-  ValueId new_value(DType dtype, std::vector<AxisId> axes) {
-    kernel_.values.push_back({dtype, std::move(axes)});
-    return static_cast<ValueId>(kernel_.values.size() - 1);
-  }
-  Block& block_at(int depth) { return scopes_[static_cast<size_t>(depth)].block; }
+  done[id] = static_cast<int>(expr.size());
+  expr.push_back(std::move(n));
+}
 
-  // Runs `build` inside a new block that stands in the scope of `depth`; returns the block.
-  template <class F>
-  Block nested(int depth, F&& build) {
-    std::vector<Scope> hidden;
-    while (static_cast<int>(scopes_.size()) > depth + 1) {
-      hidden.push_back(std::move(scopes_.back()));
-      scopes_.pop_back();
+ValueId Lowering::materialise(int id, const std::vector<AxisId>& extra) {
+  Element& e = elements_[static_cast<size_t>(id)];
+  std::set<AxisId> axes(e.axes.begin(), e.axes.end());
+  axes.insert(extra.begin(), extra.end());
+  if (e.tile >= 0 && axes.size() == e.axes.size()) return e.tile;
+  MapTile map;
+  std::map<int, int> done;
+  linearise(id, map.expr, map.args, done);
+  std::vector<AxisId> sorted(axes.begin(), axes.end());
+  map.out = new_value(e.node.dtype, sorted);
+  const ValueId out = map.out;
+  block_at(depth_of(sorted)).push_back({std::move(map)});
+  if (axes.size() == e.axes.size()) e.tile = out;
+  return out;
+}
+
+int Lowering::element(NodeId id, const std::vector<Index>& index) {
+  std::string key = fmt::format("{}|", id);
+  for (const Index& e : index) key += e.text([](int a) { return fmt::format("i{}", a); }) + ",";
+  for (const Scope& s : scopes_)
+    if (const auto it = s.elements.find(key); it != s.elements.end()) return it->second;
+  const int out = build(id, index);
+  scopes_[static_cast<size_t>(depth_of(axes_of(index)))].elements[key] = out;
+  return out;
+}
+
+int Lowering::build(NodeId id, const std::vector<Index>& index) {
+  const Node& n = graph_.at(id);
+  const auto alternative = Overloaded{
+      [&](const Map&) { return build_map(n, index); },
+      [&](const View& view) { return build_view(view, n, index); },
+      [&](const Reduce& reduce) { return build_reduce(reduce.combine, n, index); },
+      [&](const Cumulate&) -> int { QN_CHECK(false, "a running sum is the result of its kernel"); return 0; },
+      [&](const Contract&) { return build_contract(n, index); },
+      [&](const Take&) { return build_take(n, index); },
+      [&](const PutAdd&) { return build_put_add(n, index); },
+      [&](const Source&) { return build_source(id, n, index); },
+      [&](const Body&) -> int { QN_CHECK(false, "a region holds no calls but one scan"); return 0; },
+      [&](const Expand&) -> int { QN_CHECK(false, "expand has removed composed ops"); return 0; }};
+  return std::visit(alternative, def_of(n.op).meaning);
+}
+
+int Lowering::build_view(const View& view, const Node& n, const std::vector<Index>& index) {
+  if (flat_) return element(n.args[0], {});   // a single element, spread
+  std::vector<Type> types;
+  for (NodeId a : n.args) types.push_back(graph_.type(a));
+  const std::vector<Piece> pieces = view.pieces(n, types, index);
+  const auto piece_element = [&](const Piece& p) { return element(n.args[static_cast<size_t>(p.arg)], p.index); };
+  int out = piece_element(pieces.back());
+  for (size_t p = pieces.size() - 1; p-- > 0;) {
+    const int taken = piece_element(pieces[p]);
+    int inside = -1;
+    const auto require = [&](int condition) { inside = inside < 0 ? condition : apply(Op::logical_and, DType::boolean, {inside, condition}); };
+    for (const Guard& g : pieces[p].guards) {
+      if (symbolic_ && g.expr.high() >= g.high) want_constant(g.high);   // at run time no buffer ends there
+      if (load_guards(taken, g, out)) continue;
+      if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {limit(g.low), coord(g.expr)}));
+      if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), limit(g.high)}));
     }
-    scopes_.emplace_back();
-    build();
-    Block block = std::move(scopes_.back().block);
-    scopes_.pop_back();
-    for (; !hidden.empty(); hidden.pop_back()) scopes_.push_back(std::move(hidden.back()));
-    return block;
+    out = inside < 0 ? taken : apply(Op::select, n.type.dtype, {inside, taken, out});
   }
+  return out;
+}
 
-  // --- elements ---
-  int add_element(ScalarNode node, std::vector<AxisId> axes) {
-    const int depth = depth_of(axes);
-    elements_.push_back({std::move(node), std::move(axes), depth, -1});
-    return static_cast<int>(elements_.size() - 1);
-  }
-  int operand(ValueId value) {
-    ScalarNode n{ScalarNode::Kind::operand, kernel_.values[static_cast<size_t>(value)].dtype};
-    n.operand = value;
-    const int id = add_element(std::move(n), kernel_.values[static_cast<size_t>(value)].axes);
-    elements_[static_cast<size_t>(id)].tile = value;
-    return id;
-  }
-  int constant(Scalar value) {
-    ScalarNode n{ScalarNode::Kind::constant, value.dtype};
-    n.constant = value;
-    return add_element(std::move(n), {});
-  }
-  int limit(int64_t value) {   // of a guard
-    if (symbolic_) want_constant(value);
-    return constant(Scalar::of_int(DType::i64, value));
-  }
-  int coord(const Index& index) {
-    if (index.is_constant()) return constant(Scalar::of_int(DType::i64, index.value()));
-    ScalarNode n{ScalarNode::Kind::coord, DType::i64};
-    n.coord = index;
-    return add_element(std::move(n), axes_of(std::span(&index, 1)));
-  }
-  int apply(Op op, DType dtype, std::vector<int> args) {
-    std::set<AxisId> all;
-    for (int a : args) all.insert(elements_[static_cast<size_t>(a)].axes.begin(), elements_[static_cast<size_t>(a)].axes.end());
-    // What varies along fewer axes is computed once, further out.
-    for (int& a : args)
-      if (elements_[static_cast<size_t>(a)].node.kind != ScalarNode::Kind::constant && elements_[static_cast<size_t>(a)].node.kind != ScalarNode::Kind::coord && elements_[static_cast<size_t>(a)].axes.size() < all.size())
-        a = operand(materialise(a));
-    ScalarNode n{ScalarNode::Kind::op, dtype, op};
-    n.args = std::move(args);
-    return add_element(std::move(n), {all.begin(), all.end()});
-  }
-  int convert(int element, DType dtype) {
-    return elements_[static_cast<size_t>(element)].node.dtype == dtype ? element : apply(Op::cast, dtype, {element});
-  }
+bool Lowering::load_guards(int taken, const Guard& g, int otherwise) const {
+  const auto& [node, axes, depth, tile] = elements_[static_cast<size_t>(taken)];
+  const ScalarNode& fill = elements_[static_cast<size_t>(otherwise)].node;
+  const auto it = loads_.find(tile);
+  if (it == loads_.end() || fill.kind != ScalarNode::Kind::constant || !(fill.constant == Scalar::of(fill.dtype, 0))) return false;
+  const auto& [buffer, index] = it->second;
+  const Shape& shape = kernel_.buffers[static_cast<size_t>(buffer)].shape;
+  for (size_t d = 0; d < index.size(); ++d)
+    if (index[d].gather < 0 && index[d].index == g.expr && g.low == 0 && g.high == shape[d]) return true;
+  return false;
+}
 
-  void linearise(int id, ScalarExpr& expr, std::vector<ValueId>& args, std::map<int, int>& done) const {
-    if (done.count(id)) return;
-    const Element& e = elements_[static_cast<size_t>(id)];
-    ScalarNode n = e.node;
-    if (e.tile >= 0) {   // already a tile
-      n = {ScalarNode::Kind::operand, e.node.dtype};
-      const auto at = std::find(args.begin(), args.end(), e.tile);
-      n.operand = static_cast<int>(at - args.begin());
-      if (at == args.end()) args.push_back(e.tile);
-    } else {
-      for (int& a : n.args) {
-        linearise(a, expr, args, done);
-        a = done.at(a);
-      }
-    }
-    done[id] = static_cast<int>(expr.size());
-    expr.push_back(std::move(n));
+int Lowering::load(BufferId buffer, std::vector<BoxIndex> index) {
+  std::set<AxisId> axes;
+  for (const BoxIndex& b : index) {
+    if (b.gather >= 0) axes.insert(kernel_.values[static_cast<size_t>(b.gather)].axes.begin(), kernel_.values[static_cast<size_t>(b.gather)].axes.end());
+    else b.index.collect_axes(axes);
   }
+  const std::vector<AxisId> sorted(axes.begin(), axes.end());
+  const ValueId out = new_value(kernel_.buffers[static_cast<size_t>(buffer)].dtype, sorted);
+  loads_[out] = {buffer, index};
+  block_at(depth_of(sorted)).push_back({Load{out, buffer, std::move(index)}});
+  return operand(out);
+}
 
-  // The element as a tile over its axes and `extra`, defined in the outermost scope that knows them.
-  ValueId materialise(int id, const std::vector<AxisId>& extra = {}) {
-    Element& e = elements_[static_cast<size_t>(id)];
-    std::set<AxisId> axes(e.axes.begin(), e.axes.end());
-    axes.insert(extra.begin(), extra.end());
-    if (e.tile >= 0 && axes.size() == e.axes.size()) return e.tile;
-    MapTile map;
-    std::map<int, int> done;
-    linearise(id, map.expr, map.args, done);
-    std::vector<AxisId> sorted(axes.begin(), axes.end());
-    map.out = new_value(e.node.dtype, sorted);
-    const ValueId out = map.out;
-    block_at(depth_of(sorted)).push_back({std::move(map)});
-    if (axes.size() == e.axes.size()) e.tile = out;
-    return out;
-  }
-
-  // --- nodes ---
-  int element(NodeId id, const std::vector<Index>& index) {
-    std::string key = fmt::format("{}|", id);
-    for (const Index& e : index) key += e.text([](int a) { return fmt::format("i{}", a); }) + ",";
-    for (const Scope& s : scopes_)
-      if (const auto it = s.elements.find(key); it != s.elements.end()) return it->second;
-    const int out = build(id, index);
-    scopes_[static_cast<size_t>(depth_of(axes_of(index)))].elements[key] = out;
-    return out;
-  }
-
-  int build(NodeId id, const std::vector<Index>& index) {
-    const Node& n = graph_.at(id);
-    const auto alternative = Overloaded{
-        [&](const Map&) { return build_map(n, index); },
-        [&](const View& view) { return build_view(view, n, index); },
-        [&](const Reduce& reduce) { return build_reduce(reduce.combine, n, index); },
-        [&](const Cumulate&) -> int { QN_CHECK(false, "a running sum is the result of its kernel"); return 0; },
-        [&](const Contract&) { return build_contract(n, index); },
-        [&](const Take&) { return build_take(n, index); },
-        [&](const PutAdd&) { return build_put_add(n, index); },
-        [&](const Source&) { return build_source(id, n, index); },
-        [&](const Body&) -> int { QN_CHECK(false, "a region holds no calls"); return 0; },
-        [&](const Expand&) -> int { QN_CHECK(false, "expand has removed composed ops"); return 0; }};
-    return std::visit(alternative, def_of(n.op).meaning);
-  }
-
-  std::vector<Index> index_for(NodeId arg, const std::vector<Index>& index) const {
-    return flat_ && graph_.type(arg).size() == 1 ? std::vector<Index>{} : index;
-  }
-
-  int build_map(const Node& n, const std::vector<Index>& index) {
-    std::vector<int> args;
-    for (NodeId a : n.args) args.push_back(element(a, index_for(a, index)));
-    return apply(n.op, n.type.dtype, std::move(args));
-  }
-
-  int build_view(const View& view, const Node& n, const std::vector<Index>& index) {
-    if (flat_) return element(n.args[0], {});   // a single element, spread
-    std::vector<Type> types;
-    for (NodeId a : n.args) types.push_back(graph_.type(a));
-    const std::vector<Piece> pieces = view.pieces(n, types, index);
-    const auto piece_element = [&](const Piece& p) { return element(n.args[static_cast<size_t>(p.arg)], p.index); };
-    int out = piece_element(pieces.back());
-    for (size_t p = pieces.size() - 1; p-- > 0;) {
-      const int taken = piece_element(pieces[p]);
-      int inside = -1;
-      const auto require = [&](int condition) { inside = inside < 0 ? condition : apply(Op::logical_and, DType::boolean, {inside, condition}); };
-      for (const Guard& g : pieces[p].guards) {
-        if (symbolic_ && g.expr.high() >= g.high) want_constant(g.high);   // at run time no buffer ends there
-        if (load_guards(taken, g, out)) continue;
-        if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {limit(g.low), coord(g.expr)}));
-        if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), limit(g.high)}));
-      }
-      out = inside < 0 ? taken : apply(Op::select, n.type.dtype, {inside, taken, out});
-    }
-    return out;
-  }
-
-  // A load outside its buffer reads 0: is that what the guard is for?
-  bool load_guards(int taken, const Guard& g, int otherwise) const {
-    const auto& [node, axes, depth, tile] = elements_[static_cast<size_t>(taken)];
-    const ScalarNode& fill = elements_[static_cast<size_t>(otherwise)].node;
-    const auto it = loads_.find(tile);
-    if (it == loads_.end() || fill.kind != ScalarNode::Kind::constant || !(fill.constant == Scalar::of(fill.dtype, 0))) return false;
-    const auto& [buffer, index] = it->second;
-    const Shape& shape = kernel_.buffers[static_cast<size_t>(buffer)].shape;
-    for (size_t d = 0; d < index.size(); ++d)
-      if (index[d].gather < 0 && index[d].index == g.expr && g.low == 0 && g.high == shape[d]) return true;
-    return false;
-  }
-
-  int load(BufferId buffer, std::vector<BoxIndex> index) {
-    std::set<AxisId> axes;
-    for (const BoxIndex& b : index) {
-      if (b.gather >= 0) axes.insert(kernel_.values[static_cast<size_t>(b.gather)].axes.begin(), kernel_.values[static_cast<size_t>(b.gather)].axes.end());
-      else b.index.collect_axes(axes);
-    }
-    const std::vector<AxisId> sorted(axes.begin(), axes.end());
-    const ValueId out = new_value(kernel_.buffers[static_cast<size_t>(buffer)].dtype, sorted);
-    loads_[out] = {buffer, index};
-    block_at(depth_of(sorted)).push_back({Load{out, buffer, std::move(index)}});
-    return operand(out);
-  }
-
-  int build_source(NodeId id, const Node& n, const std::vector<Index>& index) {
-    if (n.op == Op::input) {
-      std::vector<BoxIndex> box;
-      for (const Index& e : index) box.push_back({e, -1});
-      return load(buffer_of_.at(id), std::move(box));
-    }
-    if (n.op == Op::constant) {
-      QN_CHECK(n.type.size() == 1, "partition passes constants of several elements as operands");
-      return constant(n.attrs.value->get(0));
-    }
-    if (n.op == Op::extent) {
-      const int64_t size = count(n.attrs.shape);
-      if (!is_symbolic(size)) return constant(Scalar::of_int(DType::i64, size));
-      ScalarNode s{ScalarNode::Kind::symbol, DType::i64};
-      s.constant = Scalar::of_int(DType::i64, symbol_factor(size));
-      return add_element(std::move(s), {});
-    }
-    if (n.op == Op::iota) return convert(coord(index[static_cast<size_t>(n.attrs.axes[0])]), n.type.dtype);
-    ScalarNode r{ScalarNode::Kind::random, DType::u32};
-    r.args = {operand(materialise(element(n.args[0], {})))};
-    r.operand = static_cast<int>(n.attrs.index[0]);
-    r.coord = flat_ ? (index.empty() ? Index(0) : index[0]) : flatten(index, n.type.shape);
-    if (planted(Fault::random_counter)) r.coord = r.coord + Index(1);
-    const Index position = r.coord;
-    return add_element(std::move(r), axes_of(std::span(&position, 1)));
-  }
-
-  // Sums and products of short floats accumulate in f32.
-  static DType accumulator(DType dtype) { return (dtype == DType::bf16 || dtype == DType::f16) && !planted(Fault::accumulator_cast) ? DType::f32 : dtype; }
-  static std::vector<AxisId> without(const std::vector<AxisId>& axes, const std::vector<AxisId>& removed) {
-    std::vector<AxisId> out;
-    for (AxisId a : axes)
-      if (std::find(removed.begin(), removed.end(), a) == removed.end()) out.push_back(a);
-    return out;
-  }
-
-  // seq (axes) carry (c = init) { yield step(c) }, where step runs inside and returns the carry's next tile.
-  template <class F>
-  int carried(const std::vector<AxisId>& loop, const std::vector<AxisId>& kept, Scalar init, F&& step) {
-    Seq seq;
-    seq.axes = loop;
-    const ValueId carry = new_value(init.dtype, kept);
-    seq.carries = {{carry, init}};
-    ValueId next = -1;
-    const int depth = depth_of(kept);
-    seq.body = nested(depth, [&] { next = step(carry); });
-    seq.yields = {next};
-    seq.outs = {new_value(init.dtype, kept)};
-    const ValueId out = seq.outs[0];
-    block_at(depth).push_back({std::move(seq)});
-    return operand(out);
-  }
-
-  // One op on tiles, in the innermost block: where a carry is known.
-  ValueId map_here(Op op, DType dtype, std::vector<AxisId> axes, std::vector<ValueId> args) {
-    MapTile map{new_value(dtype, std::move(axes)), {}, std::move(args)};
-    ScalarNode result{ScalarNode::Kind::op, dtype, op};
-    for (size_t i = 0; i < map.args.size(); ++i) {
-      map.expr.push_back({ScalarNode::Kind::operand, kernel_.values[static_cast<size_t>(map.args[i])].dtype});
-      map.expr.back().operand = static_cast<int>(i);
-      result.args.push_back(static_cast<int>(i));
-    }
-    map.expr.push_back(std::move(result));
-    const ValueId out = map.out;
-    scopes_.back().block.push_back({std::move(map)});
-    return out;
-  }
-
-  // Reduces `inner(loop index)` over fresh axes of the given extents.
-  template <class F>
-  int reduced(Op combine, DType dtype, const Shape& extents, const std::vector<Index>& index, F&& inner) {
-    const std::vector<AxisId> kept = axes_of(index);
-    const std::vector<Index> loop_index = open_axes(extents, depth_of(kept) + 1);
-    const std::vector<AxisId> loop = axes_of(loop_index);
-    const DType wide = accumulator(dtype);
-    if (loop.empty()) return convert(inner(loop_index), dtype);
-    const int sum = carried(loop, kept, combine == Op::max && planted(Fault::reduce_identity) ? Scalar::of(wide, 0) : identity_of(combine, wide), [&](ValueId carry) {
-      const ValueId tile = materialise(convert(inner(loop_index), wide), loop);
-      const std::vector<AxisId> left = without(kernel_.values[static_cast<size_t>(tile)].axes, loop);
-      const ValueId part = new_value(wide, left);
-      scopes_.back().block.push_back({ReduceTile{part, combine, loop, tile}});
-      return map_here(combine, wide, kept, {carry, part});
-    });
-    return convert(sum, dtype);
-  }
-
-  int build_reduce(Op combine, const Node& n, const std::vector<Index>& index) {
-    const Shape shape = graph_.type(n.args[0]).shape;
-    Shape extents;
-    for (int64_t a : n.attrs.axes) extents.push_back(shape[static_cast<size_t>(a)]);
-    return reduced(combine, n.type.dtype, extents, index, [&](const std::vector<Index>& loop) {
-      std::vector<Index> inner;
-      size_t next = 0;
-      for (size_t d = 0; d < shape.size(); ++d) {
-        const auto at = std::find(n.attrs.axes.begin(), n.attrs.axes.end(), static_cast<int64_t>(d));
-        inner.push_back(at == n.attrs.axes.end() ? index[next++] : loop[static_cast<size_t>(at - n.attrs.axes.begin())]);
-      }
-      return element(n.args[0], inner);
-    });
-  }
-
-  int build_contract(const Node& n, const std::vector<Index>& index) {
-    const ContractSpec spec = parse_contract(n.attrs.spec);
-    std::string summed;
-    Shape extents;
-    for (size_t d = 0; d < spec.lhs.size(); ++d)
-      if (spec.out.find(spec.lhs[d]) == std::string::npos) {
-        summed += spec.lhs[d];
-        extents.push_back(graph_.type(n.args[0]).shape[d]);
-      }
-    const auto operand_index = [&](const std::string& letters, const std::vector<Index>& loop) {
-      std::vector<Index> out;
-      for (char c : letters) {
-        const size_t at = spec.out.find(c);
-        out.push_back(at != std::string::npos ? index[at] : loop[summed.find(c)]);
-      }
-      return out;
-    };
-    const auto product = [&](DType dtype, const std::vector<Index>& loop) {
-      return apply(Op::mul, dtype, {convert(element(n.args[0], operand_index(spec.lhs, loop)), dtype),
-                                    convert(element(n.args[1], operand_index(spec.rhs, loop)), dtype)});
-    };
-    const DType wide = accumulator(n.type.dtype);
-    const bool single = count(extents) == 1;
-    if (!is_float(n.type.dtype) || single)
-      return reduced(Op::add, n.type.dtype, extents, index, [&](const std::vector<Index>& loop) { return product(single ? n.type.dtype : wide, loop); });
-    const std::vector<AxisId> kept = axes_of(index);
-    const std::vector<Index> loop_index = open_axes(extents, depth_of(kept) + 1);
-    const std::vector<AxisId> loop = axes_of(loop_index);
-    const int sum = carried(loop, kept, Scalar::of(wide, 0), [&](ValueId carry) {
-      Mma mma;
-      mma.precision = n.type.dtype == DType::f64 ? Precision::f64 : n.type.dtype == DType::f32 ? Precision::f32
-                      : n.type.dtype == DType::bf16 ? Precision::bf16 : Precision::f16;
-      mma.axes = loop;
-      mma.acc = carry;
-      mma.a = materialise(element(n.args[0], operand_index(spec.lhs, loop_index)), loop);
-      mma.b = materialise(element(n.args[1], operand_index(spec.rhs, loop_index)), loop);
-      mma.out = new_value(wide, kept);
-      const ValueId out = mma.out;
-      scopes_.back().block.push_back({std::move(mma)});
-      return out;
-    });
-    return convert(sum, n.type.dtype);
-  }
-
-  int build_take(const Node& n, const std::vector<Index>& index) {
-    QN_CHECK(graph_.at(n.args[0]).op == Op::input, "partition keeps what take reads in memory");
-    const size_t axis = static_cast<size_t>(n.attrs.axes[0]), rank = graph_.type(n.args[1]).shape.size();
-    const std::vector<Index> at(index.begin() + static_cast<int64_t>(axis), index.begin() + static_cast<int64_t>(axis + rank));
+int Lowering::build_source(NodeId id, const Node& n, const std::vector<Index>& index) {
+  if (n.op == Op::input) {
     std::vector<BoxIndex> box;
-    for (size_t d = 0; d < axis; ++d) box.push_back({index[d], -1});
-    box.push_back({Index(0), materialise(element(n.args[1], at))});
-    for (size_t d = axis + rank; d < index.size(); ++d) box.push_back({index[d], -1});
-    return load(buffer_of_.at(n.args[0]), std::move(box));
+    for (const Index& e : index) box.push_back({e, -1});
+    return load(buffer_of_.at(id), std::move(box));
   }
+  if (n.op == Op::constant) {
+    QN_CHECK(n.type.size() == 1, "partition passes constants of several elements as operands");
+    return constant(n.attrs.value->get(0));
+  }
+  if (n.op == Op::extent) {
+    const int64_t size = count(n.attrs.shape);
+    if (!is_symbolic(size)) return constant(Scalar::of_int(DType::i64, size));
+    ScalarNode s{ScalarNode::Kind::symbol, DType::i64};
+    s.constant = Scalar::of_int(DType::i64, symbol_factor(size));
+    return add_element(std::move(s), {});
+  }
+  if (n.op == Op::iota) return convert(coord(index[static_cast<size_t>(n.attrs.axes[0])]), n.type.dtype);
+  ScalarNode r{ScalarNode::Kind::random, DType::u32};
+  r.args = {operand(materialise(element(n.args[0], {})))};
+  r.operand = static_cast<int>(n.attrs.index[0]);
+  r.coord = flat_ ? (index.empty() ? Index(0) : index[0]) : flatten(index, n.type.shape);
+  if (planted(Fault::random_counter)) r.coord = r.coord + Index(1);
+  const Index position = r.coord;
+  return add_element(std::move(r), axes_of(std::span(&position, 1)));
+}
 
-  // x[v] + sum over n of (i[n] == v ? u[n] : 0): deterministic, and quadratic in the rows.
-  int build_put_add(const Node& n, const std::vector<Index>& index) {
-    const size_t axis = static_cast<size_t>(n.attrs.axes[0]);
-    const DType dtype = n.type.dtype, wide = accumulator(dtype);
-    const int row = coord(index[axis]);
-    const int added = reduced(Op::add, wide, graph_.type(n.args[1]).shape, index, [&](const std::vector<Index>& loop) {
-      std::vector<Index> at(index.begin(), index.begin() + static_cast<int64_t>(axis));
-      at.insert(at.end(), loop.begin(), loop.end());
-      at.insert(at.end(), index.begin() + static_cast<int64_t>(axis) + 1, index.end());
-      const int hit = apply(Op::eq, DType::boolean, {convert(element(n.args[1], loop), DType::i64), row});
-      return apply(Op::select, wide, {hit, convert(element(n.args[2], at), wide), constant(Scalar::of(wide, 0))});
+ValueId Lowering::map_here(Op op, DType dtype, std::vector<AxisId> axes, std::vector<ValueId> args) {
+  MapTile map{new_value(dtype, std::move(axes)), {}, std::move(args)};
+  ScalarNode result{ScalarNode::Kind::op, dtype, op};
+  for (size_t i = 0; i < map.args.size(); ++i) {
+    map.expr.push_back({ScalarNode::Kind::operand, kernel_.values[static_cast<size_t>(map.args[i])].dtype});
+    map.expr.back().operand = static_cast<int>(i);
+    result.args.push_back(static_cast<int>(i));
+  }
+  map.expr.push_back(std::move(result));
+  const ValueId out = map.out;
+  scopes_.back().block.push_back({std::move(map)});
+  return out;
+}
+
+int Lowering::build_reduce(Op combine, const Node& n, const std::vector<Index>& index) {
+  const Shape shape = graph_.type(n.args[0]).shape;
+  Shape extents;
+  for (int64_t a : n.attrs.axes) extents.push_back(shape[static_cast<size_t>(a)]);
+  return reduced(combine, n.type.dtype, extents, index, [&](const std::vector<Index>& loop) {
+    std::vector<Index> inner;
+    size_t next = 0;
+    for (size_t d = 0; d < shape.size(); ++d) {
+      const auto at = std::find(n.attrs.axes.begin(), n.attrs.axes.end(), static_cast<int64_t>(d));
+      inner.push_back(at == n.attrs.axes.end() ? index[next++] : loop[static_cast<size_t>(at - n.attrs.axes.begin())]);
+    }
+    return element(n.args[0], inner);
+  });
+}
+
+int Lowering::build_contract(const Node& n, const std::vector<Index>& index) {
+  const ContractSpec spec = parse_contract(n.attrs.spec);
+  std::string summed;
+  Shape extents;
+  for (size_t d = 0; d < spec.lhs.size(); ++d)
+    if (spec.out.find(spec.lhs[d]) == std::string::npos) {
+      summed += spec.lhs[d];
+      extents.push_back(graph_.type(n.args[0]).shape[d]);
+    }
+  const auto operand_index = [&](const std::string& letters, const std::vector<Index>& loop) {
+    std::vector<Index> out;
+    for (char c : letters) {
+      const size_t at = spec.out.find(c);
+      out.push_back(at != std::string::npos ? index[at] : loop[summed.find(c)]);
+    }
+    return out;
+  };
+  const auto product = [&](DType dtype, const std::vector<Index>& loop) {
+    return apply(Op::mul, dtype, {convert(element(n.args[0], operand_index(spec.lhs, loop)), dtype),
+                                  convert(element(n.args[1], operand_index(spec.rhs, loop)), dtype)});
+  };
+  const DType wide = accumulator(n.type.dtype);
+  const bool single = count(extents) == 1;
+  if (!is_float(n.type.dtype) || single)
+    return reduced(Op::add, n.type.dtype, extents, index, [&](const std::vector<Index>& loop) { return product(single ? n.type.dtype : wide, loop); });
+  const std::vector<AxisId> kept = axes_of(index);
+  const std::vector<Index> loop_index = open_axes(extents, depth_of(kept) + 1);
+  const std::vector<AxisId> loop = axes_of(loop_index);
+  const int sum = carried(loop, kept, Scalar::of(wide, 0), [&](ValueId carry) {
+    Mma mma;
+    mma.precision = n.type.dtype == DType::f64 ? Precision::f64 : n.type.dtype == DType::f32 ? Precision::f32
+                    : n.type.dtype == DType::bf16 ? Precision::bf16 : Precision::f16;
+    mma.axes = loop;
+    mma.acc = carry;
+    mma.a = materialise(element(n.args[0], operand_index(spec.lhs, loop_index)), loop);
+    mma.b = materialise(element(n.args[1], operand_index(spec.rhs, loop_index)), loop);
+    mma.out = new_value(wide, kept);
+    const ValueId out = mma.out;
+    scopes_.back().block.push_back({std::move(mma)});
+    return out;
+  });
+  return convert(sum, n.type.dtype);
+}
+
+int Lowering::build_take(const Node& n, const std::vector<Index>& index) {
+  QN_CHECK(graph_.at(n.args[0]).op == Op::input, "partition keeps what take reads in memory");
+  const size_t axis = static_cast<size_t>(n.attrs.axes[0]), rank = graph_.type(n.args[1]).shape.size();
+  const std::vector<Index> at(index.begin() + static_cast<int64_t>(axis), index.begin() + static_cast<int64_t>(axis + rank));
+  std::vector<BoxIndex> box;
+  for (size_t d = 0; d < axis; ++d) box.push_back({index[d], -1});
+  box.push_back({Index(0), materialise(element(n.args[1], at))});
+  for (size_t d = axis + rank; d < index.size(); ++d) box.push_back({index[d], -1});
+  return load(buffer_of_.at(n.args[0]), std::move(box));
+}
+
+int Lowering::build_put_add(const Node& n, const std::vector<Index>& index) {
+  const size_t axis = static_cast<size_t>(n.attrs.axes[0]);
+  const DType dtype = n.type.dtype, wide = accumulator(dtype);
+  const int row = coord(index[axis]);
+  const int added = reduced(Op::add, wide, graph_.type(n.args[1]).shape, index, [&](const std::vector<Index>& loop) {
+    std::vector<Index> at(index.begin(), index.begin() + static_cast<int64_t>(axis));
+    at.insert(at.end(), loop.begin(), loop.end());
+    at.insert(at.end(), index.begin() + static_cast<int64_t>(axis) + 1, index.end());
+    const int hit = apply(Op::eq, DType::boolean, {convert(element(n.args[1], loop), DType::i64), row});
+    return apply(Op::select, wide, {hit, convert(element(n.args[2], at), wide), constant(Scalar::of(wide, 0))});
+  });
+  return convert(apply(Op::add, wide, {convert(element(n.args[0], index), wide), added}), dtype);
+}
+
+void Lowering::store_outputs(const std::vector<Index>& rows) {
+  std::map<Shape, std::vector<size_t>> wide;   // by the shape behind the rows
+  for (size_t o = 0; o < graph_.outputs.size(); ++o) {
+    const Shape shape = shape_of(graph_.type(graph_.outputs[o].node));
+    if (shape.size() == rows.size()) store(o, rows);
+    else wide[Shape(shape.begin() + static_cast<int64_t>(rows.size()), shape.end())].push_back(o);
+  }
+  for (const auto& [rest, outputs] : wide) {
+    std::vector<Index> index = rows;
+    const std::vector<Index> inner = open_axes(rest, 1);
+    index.insert(index.end(), inner.begin(), inner.end());
+    Each each;
+    each.axes = axes_of(inner);
+    each.body = nested(0, [&] {
+      for (size_t o : outputs) store(o, index);
     });
-    return convert(apply(Op::add, wide, {convert(element(n.args[0], index), wide), added}), dtype);
+    scopes_[0].block.push_back({std::move(each)});
   }
+}
 
-  // --- outputs ---
-  void store(size_t output, const std::vector<Index>& index) {
-    const ValueId value = materialise(element(graph_.outputs[output].node, index), axes_of(index));
-    scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + output), index, value}});
+void Lowering::collect_sources() {
+  for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+    const SourceLoc where = graph_.where(static_cast<NodeId>(i));
+    if (where.line && std::find(kernel_.sources.begin(), kernel_.sources.end(), where) == kernel_.sources.end())
+      kernel_.sources.push_back(where);
   }
-
-  // grid (kept axes) { seq (axis) carry (c = identity) { y = combine(c, x[…];  store out[…] = y;  yield y } }
-  std::vector<AxisId> store_steps(const Node& n) {
-    const Op combine = std::get<Cumulate>(def_of(n.op).meaning).combine;
-    const CumulateSpec spec = *parse_cumulate(n.attrs.spec);
-    const DType wide = accumulator(n.type.dtype);
-    const size_t along = static_cast<size_t>(n.attrs.axes[0]);
-    Shape rows = n.type.shape;
-    const int64_t extent = rows[along];
-    rows.erase(rows.begin() + static_cast<int64_t>(along));
-    std::vector<Index> index = open_axes(rows, 0);
-    const std::vector<AxisId> kept = axes_of(index);
-    const AxisId axis = static_cast<AxisId>(kernel_.axes.size());   // also of one element: the loop makes the step
-    kernel_.axes.push_back({fmt::format("i{}", axis), extent, 1, false});
-    axis_depth_.push_back(1);
-    const Index step = Index::axis(axis, extent);
-    index.insert(index.begin() + static_cast<int64_t>(along), spec.reverse ? step * -1 + Index(extent - 1) : step);
-    carried({axis}, kept, identity_of(combine, wide), [&](ValueId carry) {
-      const ValueId x = materialise(convert(element(n.args[0], index), wide), {axis}), part = new_value(wide, without(kernel_.values[static_cast<size_t>(x)].axes, {axis}));
-      scopes_.back().block.push_back({ReduceTile{part, combine, {axis}, x}});   // of one element
-      const ValueId next = map_here(combine, wide, kept, {carry, part}), wanted = spec.exclusive ? carry : next;
-      const ValueId out = wide == n.type.dtype ? wanted : map_here(Op::cast, n.type.dtype, kept, {wanted});
-      scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size()), index, out}});
-      return next;
-    });
-    return kept;
-  }
-
-  void store_outputs(const std::vector<Index>& rows) {
-    std::map<Shape, std::vector<size_t>> wide;   // by the shape behind the rows
-    for (size_t o = 0; o < graph_.outputs.size(); ++o) {
-      const Shape shape = shape_of(graph_.type(graph_.outputs[o].node));
-      if (shape.size() == rows.size()) store(o, rows);
-      else wide[Shape(shape.begin() + static_cast<int64_t>(rows.size()), shape.end())].push_back(o);
-    }
-    for (const auto& [rest, outputs] : wide) {
-      std::vector<Index> index = rows;
-      const std::vector<Index> inner = open_axes(rest, 1);
-      index.insert(index.end(), inner.begin(), inner.end());
-      Each each;
-      each.axes = axes_of(inner);
-      each.body = nested(0, [&] {
-        for (size_t o : outputs) store(o, index);
-      });
-      scopes_[0].block.push_back({std::move(each)});
-    }
-  }
-
-  void collect_sources() {
-    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
-      const SourceLoc where = graph_.where(static_cast<NodeId>(i));
-      if (where.line && std::find(kernel_.sources.begin(), kernel_.sources.end(), where) == kernel_.sources.end())
-        kernel_.sources.push_back(where);
-    }
-  }
-};
-
-}  // namespace
+}
 
 tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound) { return bind_symbol(Lowering(region, name).run(), bound); }
 

@@ -191,6 +191,33 @@ TEST_F(Control, CondTakesOne) {
   }
 }
 
+// A geometric random walk: each element walks through all steps alone, in both directions of time and differentiation.
+TEST_F(Control, AnElementwiseScanIsOneKernel) {
+  for (Direction d : {Direction::forward, Direction::backward}) {
+    Model m;
+    const Tensor z = m.input("z", DType::f32, {50, 300}), start = m.input("start", DType::f32, {300}), drift = m.input("drift", DType::f32, {300}), flags = m.input("flags", DType::boolean, {50, 300});
+    const Scan r = scan([&](const Tensors& c, const Tensors& x) {
+      const Tensor next = where(x[1], c[0] * exp(x[0] * 0.01 + drift), c[0]);
+      return ScanStep{{next, maximum(c[1], next)}, {next}};
+    }, {start, start}, {z, flags}, -1, d);
+    m.output("last", r.carries[0]);
+    m.output("highest", r.carries[1]);
+    m.output("path", r.stacked[0]);
+    std::mt19937_64 random(3);
+    std::vector<HostTensor> inputs;
+    for (const Shape& s : {Shape{50, 300}, {300}, {300}}) inputs.push_back(test::random_tensor({DType::f32, s, {}}, -1, 1, random));
+    HostTensor on(DType::boolean, {50, 300});
+    for (int64_t i = 0; i < on.size(); ++i) on.set(i, Scalar::of_int(DType::boolean, i % 3 != 0));
+    inputs.push_back(on);
+    const Graph graph = m.finish();
+    const auto e = compiled(graph);
+    EXPECT_EQ(e->program().steps.size(), 1u);
+    PassContext context;
+    const std::vector<HostTensor> want = interpret(expand(graph, context), inputs), got = e->run(inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-5) << o;
+  }
+}
+
 // A branch and an unbounded loop in each step of a scan.
 TEST_F(Control, EverythingInAScan) {
   Model m;

@@ -274,7 +274,7 @@ TEST_F(Transforms, AMemoryLimitIsKept) {
   CompileOptions options;
   options.use_cache = false;
   int64_t last = plain->program().arena_bytes;
-  for (int64_t limit : {last * 3 / 4, last / 2}) {
+  for (int64_t limit : {last * 3 / 4, last * 13 / 20}) {
     options.passes.memory_limit = limit;
     CompileReport report;
     const auto less = jit(*device, graph, options, &report);

@@ -10,6 +10,7 @@
 #include "frontend/attention.h"
 #include "frontend/einsum.h"
 #include "frontend/loss.h"
+#include "frontend/quantize.h"
 #include "frontend/reduce.h"
 #include "frontend/resize.h"
 #include "frontend/shape.h"
@@ -355,6 +356,22 @@ TEST(Library, Gradients) {
   // Read by place: the derivative puts the cotangent back there.
   const HostTensor back = values({long_row}, [](X x) { return grad(sum(take_along_axis(x[0], iota(x[0].graph(), DType::i64, {1, 3}, 1) * 2, 1)), {x[0]})[0]; });
   for (int64_t i = 0; i < 600; ++i) EXPECT_EQ(back.at(i), i < 6 && i % 2 == 0) << i;
+}
+
+// Rounded to even, moved, saturated; per tensor and along an axis; back again.
+TEST(Library, Quantization) {
+  const HostTensor x = HostTensor::from(DType::f32, {2, 4}, {0.25, -0.75, 100, -100, 0.5, 1.5, std::nan(""), 2});
+  const auto number = [](GraphBuilder& b, DType d, double v) { return Tensor(&b, b.scalar(d, v)); };
+  const auto quantized = [&](DType to, double zero) {
+    return values({x}, [&](const std::vector<Tensor>& t) { return quantize(t[0], number(t[0].graph(), DType::f32, 0.5), number(t[0].graph(), to, zero), to); });
+  };
+  expect(quantized(DType::i8, 3), {2, 4}, {3, 1, 127, -128, 4, 6, 0, 7});   // -1.5 and 0.5 go to even
+  expect(quantized(DType::u8, 10), {2, 4}, {10, 8, 210, 0, 11, 13, 0, 14});
+  expect(quantized(DType::i4, 0), {2, 4}, {0, -2, 7, -8, 1, 3, 0, 4});
+  const HostTensor scales = HostTensor::from(DType::f32, {2, 1}, {1, 0.25});
+  expect(values({x, scales}, [&](const std::vector<Tensor>& t) { return quantize(t[0], t[1], number(t[0].graph(), DType::i8, 0), DType::i8); }), {2, 4}, {0, -1, 100, -100, 2, 6, 0, 8});
+  const HostTensor q = HostTensor::from(DType::u8, {3}, {0, 10, 255});
+  expect(values({q}, [&](const std::vector<Tensor>& t) { return dequantize(t[0], number(t[0].graph(), DType::f32, 0.5), number(t[0].graph(), DType::u8, 10)); }), {3}, {-5, 0, 122.5});
 }
 
 }  // namespace

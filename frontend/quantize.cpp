@@ -1,0 +1,52 @@
+// See quantize.h.
+#include "frontend/quantize.h"
+
+#include <limits>
+
+#include <fmt/format.h>
+
+namespace quern {
+namespace {
+
+void want_small(const char* name, DType dtype, const Tensor& of, const Where& where) {
+  if (is_float(dtype) || dtype == DType::boolean) throw error_at(Code::dtype_unsupported, fmt::format("{}: {} is no dtype of quantized values", name, quern::name_of(dtype)), where, {{"operand", of}}).with_help("u8, i8, another integer dtype, f8e4m3 or f8e5m2");
+}
+void want_float(const char* name, const char* what, const Tensor& t, const Where& where) {
+  if (!is_float(t.dtype())) throw error_at(Code::dtype_unsupported, fmt::format("{}: {} is {}, no float", name, what, to_string(t.type())), where, {{what, t}}).with_help("cast it to f32");
+}
+void want_zero(const char* name, const Tensor& zero, DType dtype, const Where& where) {
+  if (zero.dtype() != dtype) throw error_at(Code::dtypes_differ, fmt::format("{}: the zero point is {}, quantized values are {}", name, to_string(zero.type()), quern::name_of(dtype)), where, {{"zero point", zero}}).with_help(fmt::format("cast it to {}", quern::name_of(dtype)));
+}
+
+}  // namespace
+
+Tensor quantize(const Tensor& x, const Tensor& scale, const Tensor& zero_point, DType to, Where where) {
+  const Composed line(where);
+  want_tensors("quantize", {x, scale, zero_point}, where);
+  want_float("quantize", "x", x, where);
+  want_float("quantize", "scale", scale, where);
+  want_small("quantize", to, x, where);
+  want_zero("quantize", zero_point, to, where);
+  const DType wide = x.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor steps = cast(x, wide) / cast(scale, wide);
+  if (is_f8(to)) {
+    const double most = to == DType::f8e4m3 ? 448 : 57344;
+    return cast(clip(steps + cast(zero_point, wide), -most, most), to);
+  }
+  const double inf = std::numeric_limits<double>::infinity();
+  const Tensor moved = clip(round(steps) + cast(zero_point, wide), Scalar::of(to, -inf).as_double(), Scalar::of(to, inf).as_double());
+  return cast(moved, to);
+}
+
+Tensor dequantize(const Tensor& q, const Tensor& scale, const Tensor& zero_point, Where where) {
+  const Composed line(where);
+  want_tensors("dequantize", {q, scale, zero_point}, where);
+  want_small("dequantize", q.dtype(), q, where);
+  want_float("dequantize", "scale", scale, where);
+  want_zero("dequantize", zero_point, q.dtype(), where);
+  const DType exact = is_f8(q.dtype()) ? DType::f32 : DType::i32;
+  const Tensor wide = cast(q, exact) - cast(zero_point, exact);
+  return cast(cast(wide, DType::f32) * cast(scale, DType::f32), scale.dtype());
+}
+
+}  // namespace quern

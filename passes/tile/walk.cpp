@@ -1,0 +1,128 @@
+// Lowering of what walks along an axis, one element of the grid after step by step: running sums, and scans whose steps are
+// elementwise. Part of lower.cpp; the axis is a seq whose steps are stored, or that has several carries (tile::is_walked).
+#include <functional>
+
+#include "passes/tile/lowering.h"
+
+namespace quern {
+
+std::vector<AxisId> Lowering::store_steps(const Node& n) {
+  const Op combine = std::get<Cumulate>(def_of(n.op).meaning).combine;
+  const CumulateSpec spec = *parse_cumulate(n.attrs.spec);
+  const DType wide = accumulator(n.type.dtype);
+  const size_t along = static_cast<size_t>(n.attrs.axes[0]);
+  Shape rows = n.type.shape;
+  const int64_t extent = rows[along];
+  rows.erase(rows.begin() + static_cast<int64_t>(along));
+  std::vector<Index> index = open_axes(rows, 0);
+  const std::vector<AxisId> kept = axes_of(index);
+  const AxisId axis = static_cast<AxisId>(kernel_.axes.size());   // also of one element: the loop makes the step
+  kernel_.axes.push_back({fmt::format("i{}", axis), extent, 1, false});
+  axis_depth_.push_back(1);
+  const Index step = Index::axis(axis, extent);
+  index.insert(index.begin() + static_cast<int64_t>(along), spec.reverse ? step * -1 + Index(extent - 1) : step);
+  carried({axis}, kept, identity_of(combine, wide), [&](ValueId carry) {
+    const ValueId x = materialise(convert(element(n.args[0], index), wide), {axis}), part = new_value(wide, without(kernel_.values[static_cast<size_t>(x)].axes, {axis}));
+    scopes_.back().block.push_back({ReduceTile{part, combine, {axis}, x}});   // of one element
+    const ValueId next = map_here(combine, wide, kept, {carry, part}), wanted = spec.exclusive ? carry : next;
+    const ValueId out = wide == n.type.dtype ? wanted : map_here(Op::cast, n.type.dtype, kept, {wanted});
+    scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size()), index, out}});
+    return next;
+  });
+  return kept;
+}
+
+std::vector<AxisId> Lowering::walk_scan(const Node& n) {
+  const Graph& body = *n.attrs.body;
+  const size_t carries = static_cast<size_t>(n.attrs.index[0]), scanned = static_cast<size_t>(n.attrs.index[1]);
+  const int64_t steps = n.attrs.limit[0];
+  const bool backward = !n.attrs.stride.empty() && n.attrs.stride[0] < 0;
+  Shape shape;   // of every value in a step but single elements
+  for (const Node& inner : body.nodes)
+    if (inner.type.size() != 1) shape = inner.type.shape;
+  const std::vector<Index> rows = open_axes(shape, 0);
+  const std::vector<AxisId> kept = axes_of(rows);
+  const AxisId axis = static_cast<AxisId>(kernel_.axes.size());
+  kernel_.axes.push_back({fmt::format("i{}", axis), steps, 1, false});
+  axis_depth_.push_back(1);
+  const Index step = backward ? Index::axis(axis, steps) * -1 + Index(steps - 1) : Index::axis(axis, steps);
+  const auto place = [&](const Type& in_a_step) { return in_a_step.size() == 1 ? std::vector<Index>(in_a_step.shape.size(), Index(0)) : rows; };
+  std::map<NodeId, ValueId> values;   // inputs of the body
+  const auto init_of = [&](size_t i) { return materialise(element(n.args[i], place(body.type(body.inputs[i]))), kept); };
+  std::vector<ValueId> starts;
+  for (size_t k = 0; k < carries; ++k) starts.push_back(init_of(k));
+  for (size_t i = carries + scanned; i < n.args.size(); ++i) values[body.inputs[i]] = init_of(i);
+  Seq seq;
+  seq.axes = {axis};
+  seq.carries = {{new_value(DType::boolean, kept), Scalar::of_int(DType::boolean, 0)}};
+  for (ValueId s : starts) {
+    const DType dtype = kernel_.values[static_cast<size_t>(s)].dtype;
+    seq.carries.push_back({new_value(dtype, kept), Scalar::of(dtype, 0)});
+  }
+  seq.body = nested(0, [&] {
+    for (size_t k = 0; k < carries; ++k) values[body.inputs[k]] = map_here(Op::select, kernel_.values[static_cast<size_t>(starts[k])].dtype, kept, {seq.carries[0].var, seq.carries[k + 1].var, starts[k]});
+    for (size_t i = carries; i < carries + scanned; ++i) {
+      std::vector<Index> index = place(body.type(body.inputs[i]));
+      index.insert(index.begin(), step);
+      const ValueId x = materialise(element(n.args[i], index), {axis});
+      const ValueId one = new_value(kernel_.values[static_cast<size_t>(x)].dtype, without(kernel_.values[static_cast<size_t>(x)].axes, {axis}));
+      scopes_.back().block.push_back({ReduceTile{one, Op::max, {axis}, x}});   // of one element
+      values[body.inputs[i]] = one;
+    }
+    std::map<NodeId, ValueId> made;
+    const auto value = [&](NodeId id) {
+      const auto [it, fresh] = made.emplace(id, -1);
+      if (fresh) it->second = step_value(body, id, values, kept);
+      return it->second;
+    };
+    MapTile yes{new_value(DType::boolean, kept), {}, {}};
+    yes.expr.push_back({ScalarNode::Kind::constant, DType::boolean});
+    yes.expr.back().constant = Scalar::of_int(DType::boolean, 1);
+    seq.yields = {yes.out};
+    scopes_.back().block.push_back({std::move(yes)});
+    for (size_t k = 0; k < carries; ++k) seq.yields.push_back(value(body.outputs[k].node));
+    for (size_t o = 0; o < graph_.outputs.size(); ++o) {
+      const size_t r = static_cast<size_t>(graph_.at(graph_.outputs[o].node).attrs.index[0]);
+      if (r < carries) continue;
+      std::vector<Index> index = place(body.type(body.outputs[r].node));
+      index.insert(index.begin(), step);
+      scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + o), index, value(body.outputs[r].node)}});
+    }
+  });
+  for (const Carry& c : seq.carries) seq.outs.push_back(new_value(kernel_.values[static_cast<size_t>(c.var)].dtype, kept));
+  const std::vector<ValueId> last = seq.outs;
+  scopes_[0].block.push_back({std::move(seq)});
+  for (size_t o = 0; o < graph_.outputs.size(); ++o)
+    if (const size_t r = static_cast<size_t>(graph_.at(graph_.outputs[o].node).attrs.index[0]); r < carries)
+      scopes_[0].block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + o), place(body.type(body.inputs[r])), last[r + 1]}});
+  return kept;
+}
+
+ValueId Lowering::step_value(const Graph& body, NodeId id, const std::map<NodeId, ValueId>& values, const std::vector<AxisId>& kept) {
+  MapTile map{new_value(body.type(id).dtype, kept), {}, {}};
+  std::map<NodeId, int> done;
+  const std::function<int(NodeId)> at = [&](NodeId node) {
+    if (const auto it = done.find(node); it != done.end()) return it->second;
+    const Node& n = body.at(node);
+    ScalarNode s{ScalarNode::Kind::op, n.type.dtype, n.op};
+    if (means<View>(n.op)) return done[node] = at(n.args[0]);
+    if (n.op == Op::input) {
+      s.kind = ScalarNode::Kind::operand;
+      s.operand = static_cast<int>(map.args.size());
+      map.args.push_back(values.at(node));
+    } else if (n.op == Op::constant) {
+      s.kind = ScalarNode::Kind::constant;
+      s.constant = n.attrs.value->get(0);
+    } else {
+      for (NodeId a : n.args) s.args.push_back(at(a));
+    }
+    map.expr.push_back(std::move(s));
+    return done[node] = static_cast<int>(map.expr.size()) - 1;
+  };
+  at(id);
+  const ValueId out = map.out;
+  scopes_.back().block.push_back({std::move(map)});
+  return out;
+}
+
+}  // namespace quern
