@@ -75,7 +75,10 @@ static std::string cast(DType to, DType from, const std::string& x) {
 // By way of memory's form, which has the bits of all but i4 and u4.
 static std::string bitcast(DType to, DType from, const std::string& x) {
   if (to == from) return x;
-  return from_memory(to, fmt::format("qn_bits<{}>({})", memory_type(to), to_memory(from, x)));
+  std::string bits = to_memory(from, x);
+  if (from == DType::f16 || from == DType::bf16)   // the machine's rounding has one NaN for all
+    bits = fmt::format("({0} != {0} ? (u16)(__float_as_uint({0}) >> 16 {1}) : {2})", x, from == DType::f16 ? "& 0x8000 | 0x7e00" : "| 0x40", bits);
+  return from_memory(to, fmt::format("qn_bits<{}>({})", memory_type(to), bits));
 }
 
 std::string apply(Op op, DType out, DType arg, const std::vector<std::string>& a) {

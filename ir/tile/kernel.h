@@ -145,7 +145,8 @@ std::string to_string(const Kernel& kernel);
 std::string to_string(const ScalarExpr& expr, const Kernel& kernel);
 Kernel parse_kernel(const std::string& text);                 // throws Error(bad_file)
 void verify(const Kernel& kernel);                            // throws Error(internal) naming the statement
-/// Whether the axis is walked element by element: one of a seq that stores every step, or has several carries.
+/// Whether the axis is walked element by element: one of a seq that stores every step, or carries a flag (of a
+/// scan: whether the first step is behind).
 bool is_walked(const Kernel& kernel, AxisId axis);
 /// The kernel for one value of the symbol.
 Kernel at_size(Kernel kernel, int64_t n);

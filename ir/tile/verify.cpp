@@ -13,11 +13,15 @@ namespace {
 bool stores(const Seq& q) {
   return std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { return std::holds_alternative<Store>(s.node); });
 }
+// A carry that is a flag: a scan's, by which it knows the first step.
+bool tells_first(const Seq& q) {
+  return std::any_of(q.carries.begin(), q.carries.end(), [](const Carry& c) { return c.init.dtype == DType::boolean; });
+}
 bool walks(const Block& block, AxisId axis) {
   return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
     const auto* q = std::get_if<Seq>(&s.node);
     const auto* e = std::get_if<Each>(&s.node);
-    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && (stores(*q) || q->carries.size() > 1)) || walks(q->body, axis) : e && walks(e->body, axis);
+    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && (stores(*q) || tells_first(*q))) || walks(q->body, axis) : e && walks(e->body, axis);
   });
 }
 

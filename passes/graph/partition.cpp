@@ -37,7 +37,7 @@ namespace {
 // A group's rows must keep a machine busy before wide outputs are produced row by row.
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
 constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
-constexpr int kMaxReads = 4;   // a chain of maps that each read the one before at two places doubles at every step
+constexpr int kMaxReads = 4;   // in one loop: a chain of maps that each read the one before at two places doubles at every step
 constexpr const char* kSameMemory = "the same memory";
 
 // Maps of one shape in every step, and single elements; so each element can walk through the steps alone.
@@ -210,7 +210,7 @@ class Partitioner {
     std::vector<Index> rows;
     int next_axis = 0;
     std::set<std::pair<NodeId, std::string>> seen;
-    std::map<NodeId, int> reads;   // of maps, at different places
+    std::map<std::pair<NodeId, std::set<int>>, int> reads;   // of maps, at different places of the same axes
     std::string problem;
     Index fresh(int64_t extent) { return Index::axis(next_axis++, extent); }
   };
@@ -238,7 +238,9 @@ class Partitioner {
     };
     const auto inner = Overloaded{
         [&](const Map&) {
-          if (group_[i] >= 0 && ++w.reads[id] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
+          std::set<int> axes;
+          for (const Index& e : index) e.collect_axes(axes);
+          if (group_[i] >= 0 && ++w.reads[{id, axes}] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
           if (operand && n.op != Op::cast) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
         },

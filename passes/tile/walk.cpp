@@ -1,5 +1,5 @@
 // Lowering of what walks along an axis, one element of the grid after step by step: running sums, and scans whose steps are
-// elementwise. Part of lower.cpp; the axis is a seq whose steps are stored, or that has several carries (tile::is_walked).
+// elementwise. Part of lower.cpp; the axis is a seq whose steps are stored, or that carries a flag (tile::is_walked).
 #include <functional>
 
 #include "passes/tile/lowering.h"
@@ -66,7 +66,7 @@ std::vector<AxisId> Lowering::walk_scan(const Node& n) {
       index.insert(index.begin(), step);
       const ValueId x = materialise(element(n.args[i], index), {axis});
       const ValueId one = new_value(kernel_.values[static_cast<size_t>(x)].dtype, without(kernel_.values[static_cast<size_t>(x)].axes, {axis}));
-      scopes_.back().block.push_back({ReduceTile{one, Op::max, {axis}, x}});   // of one element
+      scopes_.back().block.push_back({ReduceTile{one, Op::min, {axis}, x}});   // of one element
       values[body.inputs[i]] = one;
     }
     std::map<NodeId, ValueId> made;
