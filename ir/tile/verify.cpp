@@ -10,8 +10,8 @@
 namespace quern::tile {
 namespace {
 
-bool stores(const Seq& q) {
-  return std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { return std::holds_alternative<Store>(s.node); });
+bool stores(const Seq& q) {   // each step of a carry; without one, steps are tiles like others
+  return !q.carries.empty() && std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { return std::holds_alternative<Store>(s.node); });
 }
 // A carry that is a flag: a scan's, by which it knows the first step.
 bool tells_first(const Seq& q) {
