@@ -26,7 +26,7 @@ namespace quern {
 namespace {
 
 // What a symbol's kernels are made for beside its bound: single rows and few of them want other plans than many.
-constexpr int64_t kSmallSizes[] = {1, 8};
+constexpr int64_t kSmallSizes[] = {1, 8, 64, 512};
 
 using Clock = std::chrono::steady_clock;
 double milliseconds_since(Clock::time_point start) {
