@@ -3,12 +3,14 @@
 
 #include <fmt/format.h>
 
+#include "frontend/npy.h"
 #include "ir/compare.h"
 #include "ir/interpret.h"
 #include "ir/symbol.h"
 #include "runtime/jit.h"
 #include "tools/commands.h"
 #include "tools/fuzz_graphs.h"
+#include "tools/fuzz_oracle.h"
 
 namespace quern {
 namespace {
@@ -18,6 +20,7 @@ struct Arguments {
   std::string target = "cpu";
   int64_t samples = 3;
   uint64_t seed = 1;
+  std::vector<std::string> inputs;   // NAME=FILE.npy
   bool grad = false;
   PassArguments passes;
   JsonArgument json;
@@ -58,6 +61,20 @@ Graph comparable(const Graph& graph, bool grad) {
   return b.finish();
 }
 
+// Values for the inputs that files give, in their place. What NumPy lacks was saved as another dtype.
+void give_files(const std::vector<std::string>& words, const Graph& graph, std::vector<HostTensor>& inputs) {
+  for (const std::string& w : words) {
+    const size_t equals = w.find('=');
+    size_t i = 0;
+    while (i < graph.inputs.size() && (equals == std::string::npos || graph.at(graph.inputs[i]).attrs.name != w.substr(0, equals))) ++i;
+    if (i == graph.inputs.size()) throw Error(Code::bad_value, fmt::format("--input {}: wants NAME=FILE.npy of an input of the model", w)).with_help("quern dump shows the inputs");
+    const HostTensor t = load_npy(w.substr(equals + 1));
+    if ((t.dtype != inputs[i].dtype && t.dtype != npy_dtype(inputs[i].dtype)) || t.shape != inputs[i].shape)
+      throw Error(Code::tensor_mismatch, fmt::format("--input {}: {} does not fit {}", w, to_string(Type{t.dtype, t.shape, {}}), to_string(Type{inputs[i].dtype, inputs[i].shape, {}}))).with_help("save it with that dtype and shape");
+    for (int64_t e = 0; e < t.size(); ++e) inputs[i].set(e, Scalar::cast(inputs[i].dtype, t.get(e)));
+  }
+}
+
 void check(const Arguments& a) {
   const Target target = parse_target(a.target);
   const Graph graph = comparable(a.model.load(), a.grad);
@@ -67,8 +84,7 @@ void check(const Arguments& a) {
   if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("check runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
   const auto executable = jit(*device, graph, options, &report);
   print_notes(report);
-  PassContext context;
-  const Graph reference = expand(graph, context);
+  const Graph reference = graph.symbol ? expand(graph, options.passes) : reference_of(graph);   // sizes are not written out
   const Symbol symbol = graph.symbol.value_or(Symbol{});
   const Tolerance tolerance = tolerance_of(at_size(reference, symbol.high), options.f32_products == F32Products::tf32);
   std::mt19937_64 random(a.seed);
@@ -81,6 +97,7 @@ void check(const Arguments& a) {
     for (HostTensor& t : inputs)
       if (t.dtype == DType::f32 && t.shape.size() >= 2)
         for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = (t.data<float>()[i] - 1.075f) * 0.4f;
+    give_files(a.inputs, graph, inputs);
     const std::vector<HostTensor> want = interpret(reference, inputs), got = executable->run(inputs);
     for (size_t o = 0; o < worst.size(); ++o) {
       const Difference d = compare(got[o], want[o]);
@@ -115,6 +132,7 @@ void register_check(CLI::App& root) {
   c->add_flag("--grad", a->grad, "compare gradients, too");
   c->add_option("--samples", a->samples, "how many sets of random inputs")->capture_default_str()->check(CLI::Range(1, 1000));
   c->add_option("--seed", a->seed, "of the random inputs")->capture_default_str();
+  c->add_option("--input", a->inputs, "NAME=FILE.npy: an input or a state from a file, in all samples; repeat for several")->allow_extra_args(false);
   a->passes.add_to(*c);
   a->json.add_to(*c);
   c->footer("Examples:\n  quern check mlp --target cpu --grad\n  quern check model.qir --samples 10 --json -");

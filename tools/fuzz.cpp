@@ -1,22 +1,23 @@
-// quern fuzz graphs: random graphs on a target against the interpreter. quern fuzz files: damaged files and their readers.
+// quern fuzz graphs: random graphs on a target against the interpreter; what fails is made small and written to files.
+// quern fuzz files: damaged files and their readers.
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <memory>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "ir/compare.h"
-#include "ir/interpret.h"
+#include "frontend/npy.h"
+#include "ir/support/fault.h"
 #include "ir/support/file.h"
 #include "ir/support/suggest.h"
 #include "ir/text.h"
-#include "runtime/jit.h"
+#include "passes/pass.h"
 #include "tools/commands.h"
 #include "tools/diagnostics.h"
 #include "tools/fuzz_files.h"
 #include "tools/fuzz_graphs.h"
+#include "tools/fuzz_reduce.h"
 
 namespace quern {
 namespace {
@@ -25,45 +26,72 @@ struct Arguments {
   int64_t count = 100, only = -1;
   uint64_t seed = 1;
   std::string target = "cpu", out, part;
-  bool grad = false, stop = false;
+  bool grad = false, vmap = false, tile = false, stop = false, no_reduce = false;
   JsonArgument json;
 };
 
-// The gradient of the weighted sum of all float outputs with respect to all float inputs, beside the outputs.
-Graph with_gradient(const Graph& graph) {
-  GraphBuilder body;
-  std::vector<NodeId> inputs;
+// Beside the outputs, the gradient of the weighted sum of all float outputs with respect to all float inputs, or with `forward`
+// the tangents of all outputs for tangents of these.
+Graph with_derivative(const Graph& graph, bool forward) {
+  GraphBuilder body, b;
+  std::vector<NodeId> inputs, args;
   Attrs attrs;
+  attrs.transform = forward ? Transform::jvp : Transform::vjp;
   for (NodeId i : graph.inputs) {
     inputs.push_back(body.input(graph.at(i).attrs.name, graph.type(i)));
+    args.push_back(b.input(graph.at(i).attrs.name, graph.type(i)));
     if (is_float(graph.type(i).dtype)) attrs.index.push_back(static_cast<int64_t>(inputs.size()) - 1);
   }
-  const std::vector<NodeId> outputs = body.inline_body(graph, inputs);
+  if (attrs.index.empty()) return graph;
+  const std::vector<NodeId> outputs = body.inline_body(graph, inputs), values = b.inline_body(graph, args);
   NodeId loss = body.scalar(DType::f64, 0);
   for (NodeId o : outputs) {
     if (!is_float(body.type(o).dtype)) continue;
     Attrs cast, all;
     cast.dtype = {DType::f64};
     for (int64_t d = 0; d < body.type(o).rank(); ++d) all.axes.push_back(d);
-    const NodeId wide = body.add(Op::cast, {o}, cast);
-    const NodeId bounded = body.add(Op::tanh, {wide});
-    loss = body.add(Op::add, {loss, all.axes.empty() ? bounded : body.add(Op::reduce_sum, {bounded}, all)});
+    const NodeId bounded = body.add(Op::tanh, {body.add(Op::cast, {o}, cast)});
+    if (forward) body.output("", bounded);
+    else loss = body.add(Op::add, {loss, all.axes.empty() ? bounded : body.add(Op::reduce_sum, {bounded}, all)});
   }
-  if (attrs.index.empty()) return graph;
-  body.output("loss", loss);
+  if (!forward) body.output("loss", loss);
+  if (body.graph().outputs.empty()) return graph;
+  const size_t first = body.graph().outputs.size(), wanted = forward ? first : attrs.index.size();
+  if (forward)
+    for (int64_t i : std::vector<int64_t>(attrs.index)) args.push_back(b.input(fmt::format("t{}", i), graph.type(graph.inputs[static_cast<size_t>(i)])));
   attrs.body = std::make_shared<const Graph>(body.finish());
-  attrs.transform = Transform::vjp;
-  GraphBuilder b;
-  std::vector<NodeId> args;
-  for (NodeId i : graph.inputs) args.push_back(b.input(graph.at(i).attrs.name, graph.type(i)));
-  const std::vector<NodeId> values = b.inline_body(graph, args);
   for (size_t o = 0; o < values.size(); ++o) b.output(graph.outputs[o].name, values[o]);
-  const size_t wanted = attrs.index.size();
   const NodeId call = b.add(Op::call, args, attrs);
   for (size_t g = 0; g < wanted; ++g) {
     Attrs which;
-    which.index = {static_cast<int64_t>(g) + 1};
+    which.index = {static_cast<int64_t>(first + g)};
     b.output(fmt::format("d{}", g), b.add(Op::result, {call}, which));
+  }
+  return b.finish();
+}
+
+// The graph for one to three lanes, of most of its inputs, along any axis of theirs.
+Graph with_lanes(const Graph& graph, std::mt19937_64& random) {
+  if (graph.inputs.empty()) return graph;
+  GraphBuilder b;
+  std::vector<NodeId> args;
+  Attrs attrs;
+  const int64_t lanes = 1 + static_cast<int64_t>(random() % 3);
+  const size_t always = random() % graph.inputs.size();
+  for (size_t i = 0; i < graph.inputs.size(); ++i) {
+    Type type = graph.type(graph.inputs[i]);
+    const int64_t axis = i != always && random() % 4 == 0 ? -1 : static_cast<int64_t>(random() % (type.shape.size() + 1));
+    if (axis >= 0) type.shape.insert(type.shape.begin() + axis, lanes);
+    attrs.axes.push_back(axis);
+    args.push_back(b.input(graph.at(graph.inputs[i]).attrs.name, type));
+  }
+  attrs.transform = Transform::vmap;
+  attrs.body = std::make_shared<const Graph>(graph);
+  const NodeId call = b.add(Op::call, args, attrs);
+  for (size_t o = 0; o < graph.outputs.size(); ++o) {
+    Attrs which;
+    which.index = {static_cast<int64_t>(o)};
+    b.output(graph.outputs[o].name, b.add(Op::result, {call}, which));
   }
   return b.finish();
 }
@@ -83,27 +111,6 @@ void add_states(Graph& graph, std::mt19937_64& random) {
   graph.outputs.push_back({"again", values[random() % values.size()]});
 }
 
-// Runs one step; the outputs, then the new states.
-std::vector<HostTensor> run_step(Executable& executable, const Graph& graph, const std::vector<HostTensor>& inputs) {
-  std::vector<HostTensor> plain;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const auto state = std::find_if(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
-    if (state == graph.states.end()) plain.push_back(inputs[i]);
-    else executable.set_state(state->name, inputs[i]);
-  }
-  std::vector<HostTensor> out = executable.run(plain);
-  for (const State& s : graph.states) out.push_back(executable.state(s.name));
-  return out;
-}
-
-// What one output or new state depends on: an error bound of its own, not that of the least precise output.
-Graph computation_of(const Graph& graph, size_t root) {
-  Graph one = graph;
-  one.outputs = {{"", graph.roots()[root]}};
-  one.states.clear();
-  return dead_code(one);
-}
-
 // "I/N": which of the graphs are this process's.
 std::pair<int64_t, int64_t> parse_part(const std::string& text) {
   int64_t part = 0, parts = 0;
@@ -113,53 +120,72 @@ std::pair<int64_t, int64_t> parse_part(const std::string& text) {
   return {part - 1, parts};
 }
 
+void write_case(const FuzzCase& c, const std::string& base) {
+  write_text(base + ".qir", to_string(c.graph));
+  for (size_t i = 0; i < c.inputs.size(); ++i) save_npy(fmt::format("{}.{}.npy", base, c.graph.at(c.graph.inputs[i]).attrs.name), c.inputs[i]);
+}
+
 void fuzz(const Arguments& a) {
   const auto [part, parts] = a.part.empty() ? std::pair<int64_t, int64_t>{0, 1} : parse_part(a.part);
   const Target target = parse_target(a.target);
   const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
   if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("fuzz runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
+  any_planted();   // an unknown fault is an error at once
   std::mt19937_64 random(a.seed);
   Coverage coverage;
-  int64_t graphs = 0, ops = 0, mismatches = 0, kernels = 0, unstable = 0;
+  OracleCounts counts;
+  int64_t graphs = 0, mismatches = 0, lanes = 0;
+  const DrawOptions draw{true};
+  const auto run = [&](FuzzCase c, int64_t k, const char* what, bool strict) {
+    OracleCounts scratch;
+    const auto oracle = [&](OracleCounts& into) -> Oracle {
+      return [&, strict](const Graph& graph, const std::vector<HostTensor>& inputs) { return a.tile ? check_tiles(graph, inputs, strict, 1 + k % 5, into) : check_compiled(*device, graph, inputs, strict, into); };
+    };
+    const std::string name = fmt::format("fuzz-{}-{}{}", a.seed, k, what), base = a.out.empty() ? name : a.out + "/" + name;
+    if (a.only >= 0 && !a.out.empty()) write_case(c, base);
+    const Failure failure = oracle(counts)(c.graph, c.inputs);
+    if (!failure) return;
+    ++mismatches;
+    fmt::print(stderr, "graph {}{}: {}\n", k, what, failure.text);
+    if (a.no_reduce) return;
+    const int64_t before = ops_of(c.graph);
+    c = reduce_case(std::move(c), oracle(scratch), failure, 30);
+    write_case(c, base);
+    std::string inputs;
+    for (NodeId i : c.graph.inputs) inputs += fmt::format(" --input {0}={1}.{0}.npy", c.graph.at(i).attrs.name, base);
+    fmt::print(stderr, "  from {} to {} ops; ", before, ops_of(c.graph));
+    if (c.graph.states.empty() && !a.tile) fmt::print(stderr, "again: quern check {}.qir{}\n", base, inputs);
+    else fmt::print(stderr, "again: quern fuzz graphs -n {} --seed {}{}{}{} --only {}\n", k + 1, a.seed, a.grad ? " --grad" : "", a.vmap ? " --vmap" : "", a.tile ? " --tile" : "", k);
+  };
   for (int64_t k = 0; k < a.count && !(a.stop && mismatches); ++k) {
-    Graph graph = random_graph(random, coverage);
-    if (a.grad) graph = with_gradient(graph);
-    add_states(graph, random);
-    const std::vector<HostTensor> inputs = random_inputs(graph, random);
-    const std::string file = fmt::format("{}fuzz-{}-{}.qir", a.out.empty() ? "" : a.out + "/", a.seed, k);
-    if ((a.only >= 0 && k != a.only) || k % parts != part) continue;
-    if (a.only >= 0 && !a.out.empty()) write_text(file, to_string(graph));
-    ++graphs;
-    PassContext context;
-    const Graph reference = expand(graph, context);
-    ops += static_cast<int64_t>(reference.nodes.size());
-    const std::vector<HostTensor> want = interpret(reference, inputs);
-    CompileOptions options;
-    options.use_cache = false;
-    CompileReport report;
-    const auto executable = jit(*device, graph, options, &report);
-    kernels += static_cast<int64_t>(report.lowered.size());
-    const std::vector<HostTensor> got = run_step(*executable, graph, inputs);
-    for (size_t o = 0; o < got.size(); ++o) {
-      // Where the reference itself is not finite (an overflow of a short float), only its absence is compared.
-      const std::vector<double> values = want[o].to_doubles();
-      const bool finite = std::all_of(values.begin(), values.end(), [](double v) { return std::isfinite(v); });
-      unstable += !finite;
-      const Difference d = compare(got[o], want[o]);
-      const double bound = tolerance_of(computation_of(reference, o)).bound();
-      if (d.error <= bound || !finite) continue;
-      ++mismatches;
-      fmt::print(stderr, "graph {}: output {} differs by {:.2e} (bound {:.2e}) at element {}: got {}, want {}\n", k, o < graph.outputs.size() ? graph.outputs[o].name : graph.states[o - graph.outputs.size()].name, d.error, bound, d.at, d.got, d.want);
-      if (!a.out.empty()) write_text(file, to_string(graph));
-      break;
+    Graph graph = random_graph(random, coverage, draw);
+    if (a.grad) graph = with_derivative(graph, random() % 4 == 0);
+    FuzzCase batched;
+    if (a.vmap) {
+      batched.graph = with_lanes(graph, random);
+      batched.inputs = random_inputs(batched.graph, random);
     }
+    add_states(graph, random);
+    FuzzCase plain{graph, random_inputs(graph, random)};
+    const bool special = !a.grad && random() % 8 == 0;
+    const bool strict = special && add_special_values(plain.graph, plain.inputs, random);
+    if ((a.only >= 0 && k != a.only) || k % parts != part) continue;
+    ++graphs;
+    run(std::move(plain), k, "", strict);
+    if (a.vmap && !(a.stop && mismatches)) ++lanes, run(std::move(batched), k, "-lanes", false);
   }
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   const double rejected = coverage.drawn ? 100.0 * static_cast<double>(coverage.rejected) / static_cast<double>(coverage.drawn) : 0;
-  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite\n", graphs, ops, kernels, to_string(target),
-             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, unstable);
-  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"graphs", graphs}, {"ops", ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}});
-  if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help(a.out.empty() ? "--out DIR writes them" : fmt::format("quern check {}/FILE.qir", a.out));
+  std::string bodies;
+  Json by_body = Json::object();
+  for (const auto& [name, n] : coverage.bodies) {
+    bodies += fmt::format(", {} {}", n, name);
+    by_body[name] = n;
+  }
+  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite; {} graphs in lanes; drawn in all{}\n", graphs, counts.ops, counts.kernels, a.tile ? "tiles" : to_string(target),
+             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, lanes, bodies.substr(1));
+  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"vmap", a.vmap}, {"tile", a.tile}, {"graphs", graphs}, {"ops", counts.ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}, {"bodies", by_body}});
+  if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help("quern check runs the reduced cases again; --disable-pass there finds the pass");
 }
 
 struct FileArguments {
@@ -208,13 +234,16 @@ void register_fuzz(CLI::App& root) {
   g->add_option("-n", a->count, "how many graphs")->capture_default_str()->check(CLI::Range(1, 1000000000));
   g->add_option("--seed", a->seed, "of the graphs and their inputs")->capture_default_str();
   g->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
-  g->add_flag("--grad", a->grad, "with the gradient of all outputs");
+  g->add_flag("--grad", a->grad, "with the gradient of all outputs, or their tangents");
+  g->add_flag("--vmap", a->vmap, "each graph also for several lanes");
+  g->add_flag("--tile", a->tile, "on the tile interpreter: no code is generated");
+  g->add_flag("--no-reduce", a->no_reduce, "do not make what differs small, nor write it");
   g->add_flag("--stop", a->stop, "at the first graph that differs");
   g->add_option("--only", a->only, "of all N graphs run this one, counted from 0, and write it to --out")->check(CLI::Range(0, 999999999));
   g->add_option("--part", a->part, "I/N: of all graphs run every N-th from the I-th, as one of N processes");
-  g->add_option("--out", a->out, "a folder for graphs that differ")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
+  g->add_option("--out", a->out, "a folder for graphs that differ; without it the current one")->each([](const std::string& folder) { want_writable(folder + "/fuzz.qir"); });
   a->json.add_to(*g);
-  g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --out found/");
+  g->footer("Examples:\n  quern fuzz graphs -n 500 --seed 1 --grad --target cpu\n  quern fuzz graphs -n 20 --vmap --out found/\n  quern fuzz graphs -n 200000 --tile --part 1/8");
   g->callback([a] { fuzz(*a); });
   auto b = std::make_shared<FileArguments>();
   CLI::App* f = c->add_subcommand("files", "files that are damaged: each must load or be refused with a reason");

@@ -1,7 +1,8 @@
 // Drawing random graphs; see fuzz_graphs.h. An op is drawn among the least hit op×dtype pairs together with one of its
 // samples (shapes and attributes that its type rule accepts); each argument is an earlier value of that type, or such
 // a value made to fit by reshaping, slicing or padding, or a new input. In between, values are dressed up in chains of
-// views and of arithmetic with constants, which is what the rewriting passes look for.
+// views and of arithmetic with constants, which is what the rewriting passes look for. With `bodies`, a sub-graph is
+// drawn for a call, a loop or a branch by a Drawer of its own, which says for each input what range it needs.
 #include "tools/fuzz_graphs.h"
 
 #include <algorithm>
@@ -25,17 +26,14 @@ double Coverage::fraction() const {
 namespace {
 
 constexpr double kInputLow = 0.8, kInputHigh = 1.35;   // of floats
+constexpr double kAny = 0x1p63;                        // of integers: all, in either direction
 
 class Drawer {
  public:
-  Drawer(std::mt19937_64& random, Coverage& coverage) : random_(random), coverage_(coverage) {}
+  Drawer(std::mt19937_64& random, Coverage& coverage, const DrawOptions& options, int depth = 0) : random_(random), coverage_(coverage), options_(options), depth_(depth) {}
 
   Graph run() {
-    const int wanted = 2 + static_cast<int>(below(39));
-    for (int made = 0; made < wanted; ++made) {
-      draw_op();
-      if (below(3) == 0 && !pool_.empty()) dress(pool_[below(pool_.size())]);
-    }
+    draw(2 + static_cast<int>(below(39)));
     name_outputs();
     return dead_code(builder_.finish());
   }
@@ -48,8 +46,19 @@ class Drawer {
   };
   std::mt19937_64& random_;
   Coverage& coverage_;
+  const DrawOptions& options_;
+  int depth_;                    // of bodies around this one
   GraphBuilder builder_;
   std::vector<Made> pool_;
+  std::vector<Made> inputs_;     // of a body: what it may be given
+
+  void draw(int wanted) {
+    for (int made = 0; made < wanted; ++made) {
+      if (options_.bodies && depth_ < 2 && below(depth_ ? 6 : 12) == 0) draw_body();
+      else draw_op();
+      if (below(3) == 0 && !pool_.empty()) dress(pool_[below(pool_.size())]);
+    }
+  }
 
   uint64_t below(uint64_t n) { return random_() % n; }
 
@@ -81,7 +90,8 @@ class Drawer {
   }
 
   // Inputs are drawn from [0.8, 1.35] (random_inputs); an op that wants others gets them moved into its range.
-  NodeId new_input(const Type& type, double low, double high) {
+  NodeId new_input(const Type& type, double low, double high, bool need_exact) {
+    if (depth_) return body_input(type, low, high, need_exact || !is_float(type.dtype) || below(4) == 0);
     NodeId id = builder_.input("x" + std::to_string(builder_.graph().inputs.size()), type);
     const bool moved = is_float(type.dtype) && (low > kInputLow || high < kInputHigh);
     if (moved) {
@@ -92,6 +102,13 @@ class Drawer {
     return id;
   }
 
+  NodeId body_input(const Type& type, double low, double high, bool exact) {
+    const NodeId id = builder_.input("x" + std::to_string(inputs_.size()), type);
+    inputs_.push_back({id, exact, low, high});
+    pool_.push_back(inputs_.back());
+    return id;
+  }
+
   // An earlier value of the type whose range fits, made to fit if need be.
   NodeId argument(const Type& type, double low, double high, bool need_exact) {
     if (below(8) != 0) {
@@ -99,7 +116,8 @@ class Drawer {
         const Made& m = pool_[below(pool_.size())];
         const Type have = builder_.type(m.id);
         if (have.dtype != type.dtype || (need_exact && !m.exact)) continue;
-        if (is_float(type.dtype) || type.dtype == DType::boolean ? m.low < low || m.high > high : low < 0 || m.low < low || m.high > high) continue;
+        if (is_float(type.dtype) && (m.low < low || m.high > high)) continue;
+        if (!is_float(type.dtype) && below(3) == 0) continue;   // small integers are of inputs
         NodeId id = m.id;
         const bool exact = m.exact;
         const double from = m.low, to = m.high;
@@ -111,7 +129,7 @@ class Drawer {
         return id;
       }
     }
-    return new_input(type, low, high);
+    return new_input(type, low, high, need_exact);
   }
   NodeId fit(NodeId id, const Type& type) {
     const Type have = builder_.type(id);
@@ -177,27 +195,28 @@ class Drawer {
       if (below(3) == 0) pool_.push_back({positive, false, 0.75, 2.75});
       (void)exact;
     } else {
-      pool_.push_back({id, exact, type.dtype == DType::boolean ? 0.0 : -0x1p63, type.dtype == DType::boolean ? 1.0 : 0x1p63});
+      pool_.push_back({id, exact, type.dtype == DType::boolean ? 0.0 : -kAny, type.dtype == DType::boolean ? 1.0 : kAny});
     }
   }
   std::vector<NodeId> outputs_;
 
   // One to four more ops on a value, none of which leaves its range; often on an input of their own, where the error bound
-  // is as tight as the dtype allows.
+  // is as tight as the dtype allows. Views, views around reductions, arithmetic with constants.
   void dress(Made m) {
     const Type type = builder_.type(m.id);
     if (below(3) == 0) {
-      new_input(type, m.low, m.high);
+      new_input(type, m.low, m.high, false);
       m = pool_.back();
     }
     const bool floating = is_float(type.dtype);
     for (uint64_t left = 1 + below(4); left > 0; --left) {
       const Type now = builder_.type(m.id);
-      Attrs axes;
+      const size_t rank = now.shape.size(), axis = rank ? below(rank) : 0;
+      Attrs axes, shape, cut;
       for (int64_t d = 0; d < now.rank(); ++d) axes.axes.push_back(d);
-      switch (below(floating ? 5 : 2)) {
+      switch (below(floating ? 10 : 6)) {
         case 0:
-          if (!axes.axes.empty()) axes.axes = {axes.axes[below(axes.axes.size())]};
+          if (rank) axes.axes = {static_cast<int64_t>(axis)};
           m.id = builder_.add(Op::reverse, {m.id}, axes);
           break;
         case 1:
@@ -205,19 +224,268 @@ class Drawer {
           m.id = builder_.add(Op::transpose, {m.id}, axes);
           break;
         case 2:
+          shape.shape = {now.size()};
+          if (rank == 2) shape.shape = {now.shape[1], now.shape[0]};
+          if (rank == 1 && now.size() % 2 == 0) shape.shape = {2, now.size() / 2};
+          m.id = builder_.add(Op::reshape, {m.id}, shape);
+          break;
+        case 3:   // along a new axis
+          if (now.size() > 500 || rank > 4) break;
+          shape.shape = now.shape;
+          shape.shape.insert(shape.shape.begin() + static_cast<int64_t>(axis), static_cast<int64_t>(below(4)));
+          for (int64_t& d : axes.axes) d += d >= static_cast<int64_t>(axis);
+          shape.axes = axes.axes;
+          m.id = builder_.add(Op::broadcast, {m.id}, shape);
+          break;
+        case 4:
+          cut.start.assign(rank, 0), cut.limit = now.shape, cut.stride.assign(rank, 1);
+          if (rank && now.shape[axis] > 0) {
+            cut.start[axis] = static_cast<int64_t>(below(static_cast<uint64_t>(now.shape[axis])));
+            cut.stride[axis] = 1 + static_cast<int64_t>(below(2));
+          }
+          m.id = builder_.add(Op::slice, {m.id}, cut);
+          break;
+        case 5:
+          if (!rank || is_storage(now.dtype) || now.dtype == DType::boolean || now.shape[axis] == 0) break;
+          axes.axes = {static_cast<int64_t>(axis)};
+          m.id = builder_.add(below(2) ? Op::reduce_max : Op::reduce_min, {m.id}, axes);
+          break;
+        case 6:
           m.id = builder_.add(Op::neg, {builder_.add(Op::neg, {m.id})});
           break;
-        case 3:
+        case 7:
           m.id = builder_.add(below(2) ? Op::mul : Op::div, {m.id, builder_.full(now, 1)});
           break;
-        case 4:   // a product of constants that no short dtype holds: 1 up to its rounding
+        case 8:   // a product of constants that no short dtype holds: 1 up to its rounding
           m.id = builder_.add(Op::mul, {m.id, builder_.add(Op::mul, {builder_.full(now, 3), builder_.full(now, 0.333)})});
           m.exact = false;
+          break;
+        case 9:   // there and back again
+          if (now.dtype != DType::f32 && now.dtype != DType::f64) break;
+          cut.dtype = {DType::f64}, shape.dtype = {now.dtype};
+          m.id = builder_.add(Op::cast, {builder_.add(Op::cast, {m.id}, cut)}, shape);
           break;
       }
     }
     outputs_.push_back(m.id);
     pool_.push_back(m);
+  }
+
+  // --- sub-graphs ---
+  static std::shared_ptr<const Graph> shared(GraphBuilder& b) { return std::make_shared<const Graph>(dead_code(b.finish())); }
+  static Type with_axis(Type type, size_t axis, int64_t extent) {
+    type.shape.insert(type.shape.begin() + static_cast<int64_t>(axis), extent);
+    return type;
+  }
+  // Of a carry, or of what is scanned: often that of a value at hand.
+  Type small_type() {
+    for (int tries = 0; tries < 4 && !pool_.empty(); ++tries)
+      if (const Type t = builder_.type(pool_[below(pool_.size())].id); t.size() <= 64 && t.rank() <= 3 && below(2)) return t;
+    constexpr DType dtypes[] = {DType::f32, DType::f32, DType::f64, DType::bf16, DType::f16, DType::i32, DType::i64, DType::u8, DType::i8, DType::u64, DType::boolean};
+    const Shape shapes[] = {{}, {3}, {8}, {16}, {4, 4}, {2, 3}, {1}, {0}, {2, 1, 5}, {32}};
+    return {dtypes[below(std::size(dtypes))], shapes[below(std::size(shapes))], {}};
+  }
+  // One to three values of this body that it may give back, late ones mostly.
+  std::vector<Made> chosen(uint64_t most) {
+    std::vector<Made> out;
+    for (uint64_t n = 1 + below(most), tries = 0; out.size() < n && tries < 20; ++tries) {
+      const uint64_t back = below(below(3) ? std::min<uint64_t>(pool_.size(), 4) : pool_.size());
+      out.push_back(pool_[pool_.size() - 1 - back]);
+    }
+    return out;
+  }
+  NodeId given(const Made& input, const Type& type) { return argument(type, input.low, input.high, input.exact); }
+  void keep_results(NodeId node, const std::vector<Made>& results) {
+    for (size_t r = 0; r < results.size(); ++r) {
+      if (below(6) == 0 && r + 1 < results.size()) continue;   // one that nobody reads
+      Attrs which;
+      which.index = {static_cast<int64_t>(r)};
+      const NodeId id = builder_.add(Op::result, {node}, which);
+      pool_.push_back({id, results[r].exact, results[r].low, results[r].high});
+      outputs_.push_back(id);
+    }
+  }
+
+  void draw_body() {
+    switch (below(8)) {
+      case 0: return draw_call(Transform::none);
+      case 1: return draw_call(Transform::checkpoint);
+      case 2: return draw_call(Transform::vmap);
+      case 3: case 4: return draw_scan();
+      case 5: return draw_rnn();
+      case 6: return draw_while();
+      case 7: return draw_cond();
+    }
+  }
+
+  void draw_call(Transform transform) {
+    Drawer inner(random_, coverage_, options_, depth_ + 1);
+    inner.draw(1 + static_cast<int>(below(4)));
+    if (inner.pool_.empty()) return;
+    std::vector<Made> results = inner.chosen(3);
+    for (const Made& r : results) inner.builder_.output("", r.id);
+    if (inner.inputs_.empty() && transform == Transform::vmap) transform = Transform::none;
+    Attrs attrs;
+    attrs.transform = transform;
+    const int64_t lanes = 1 + static_cast<int64_t>(below(3));
+    const size_t always = inner.inputs_.empty() ? 0 : below(inner.inputs_.size());
+    std::vector<NodeId> args;
+    for (size_t i = 0; i < inner.inputs_.size(); ++i) {
+      const Type type = inner.builder_.type(inner.inputs_[i].id);
+      const bool mapped = transform == Transform::vmap && (i == always || below(4));
+      const size_t axis = mapped ? below(type.shape.size() + 1) : 0;
+      if (transform == Transform::vmap) attrs.axes.push_back(mapped ? static_cast<int64_t>(axis) : -1);
+      args.push_back(given(inner.inputs_[i], mapped ? with_axis(type, axis, lanes) : type));
+    }
+    attrs.body = shared(inner.builder_);
+    ++coverage_.bodies[transform == Transform::vmap ? "vmap" : transform == Transform::checkpoint ? "checkpoint" : "call"];
+    keep_results(builder_.add(Op::call, args, attrs), results);
+  }
+
+  // How a carry goes on: within its range, which is wider for a sum over the steps that nothing else reads.
+  struct Carry { Made in; bool sum; };
+  Carry carry(Drawer& inner, const Type& type) {
+    const bool floating = is_float(type.dtype), sum = floating && below(3) == 0;
+    inner.body_input(type, floating ? (sum ? -10 : -2) : -kAny, floating ? (sum ? 10 : 2) : kAny, !floating);
+    if (sum) inner.pool_.pop_back();
+    return {inner.inputs_.back(), sum};
+  }
+  static NodeId next_of(Drawer& inner, const Carry& c) {
+    GraphBuilder& b = inner.builder_;
+    const Type type = b.type(c.in.id);
+    const bool number = type.dtype != DType::boolean && !is_storage(type.dtype);
+    if (inner.below(8) == 0) return c.in.id;
+    const NodeId value = inner.argument(type, -2, 2, !is_float(type.dtype));
+    if (c.sum) return b.add(Op::add, inner.below(2) ? std::vector{c.in.id, value} : std::vector{value, c.in.id});
+    if (!number || inner.below(3) == 0) return value;
+    const NodeId both = b.add(inner.below(2) ? Op::add : Op::sub, {c.in.id, value});
+    return is_float(type.dtype) ? b.add(Op::tanh, {both}) : both;
+  }
+
+  void draw_scan() {
+    Drawer inner(random_, coverage_, options_, depth_ + 1);
+    Attrs attrs;
+    const size_t carries = below(3), scanned = below(3);
+    attrs.index = {static_cast<int64_t>(carries), static_cast<int64_t>(scanned)};
+    attrs.limit = {below(10) ? 1 + static_cast<int64_t>(below(4)) : 0};
+    if (below(2)) attrs.stride = {-1};
+    std::vector<Carry> kept;
+    for (size_t k = 0; k < carries; ++k) kept.push_back(carry(inner, small_type()));
+    for (size_t k = 0; k < scanned; ++k) {
+      const Type type = small_type();
+      inner.body_input(type, is_float(type.dtype) ? -2 : -kAny, is_float(type.dtype) ? 2 : kAny, !is_float(type.dtype) || below(2));
+    }
+    inner.draw(1 + static_cast<int>(below(4)));
+    std::vector<Made> results, next;
+    for (const Carry& c : kept) {
+      next.push_back({next_of(inner, c), c.in.exact, c.in.low, c.in.high});
+      results.push_back(next.back());
+    }
+    if (inner.pool_.empty() && results.empty()) return;
+    if (!inner.pool_.empty() && (results.empty() || below(4)))
+      for (const Made& r : inner.chosen(3)) results.push_back(r);
+    for (size_t k = 0; k < carries; ++k)
+      if (below(3) == 0) results.push_back(below(2) ? next[k] : Made{kept[k].in});   // its history
+    finish_scan(inner, attrs, results, kept);
+  }
+  void finish_scan(Drawer& inner, Attrs attrs, const std::vector<Made>& results, const std::vector<Carry>& kept) {
+    for (const Made& r : results) inner.builder_.output("", r.id);
+    const size_t carries = kept.size(), scanned = static_cast<size_t>(attrs.index[1]);
+    std::vector<NodeId> args;
+    for (size_t i = 0; i < inner.inputs_.size(); ++i) {
+      Made in = inner.inputs_[i];
+      if (i < carries && kept[i].sum) in.low = -2, in.high = 2;
+      const Type type = inner.builder_.type(in.id);
+      args.push_back(given(in, i >= carries && i < carries + scanned ? with_axis(type, 0, attrs.limit[0]) : type));
+    }
+    attrs.body = shared(inner.builder_);
+    ++coverage_.bodies["scan"];
+    keep_results(builder_.add(Op::scan, args, attrs), results);
+    if (below(5)) return;   // the same again, in the other direction
+    attrs.stride = attrs.stride.empty() ? Shape{-1} : Shape{};
+    keep_results(builder_.add(Op::scan, args, attrs), results);
+  }
+
+  // h' = tanh(x W + h U), whose products move out of the loop.
+  void draw_rnn() {
+    Drawer inner(random_, coverage_, options_, depth_ + 1);
+    GraphBuilder& b = inner.builder_;
+    const DType dtype = below(3) ? DType::f32 : DType::f64;
+    const int64_t rows = 1 + static_cast<int64_t>(below(3)), in = 1 + static_cast<int64_t>(below(5)), wide = below(2) ? 16 : 3;
+    const auto input = [&](Shape shape) { return inner.body_input({dtype, std::move(shape), {}}, -1, 1, false); };
+    const NodeId h = input({rows, wide});
+    const Carry state{inner.inputs_.back(), false};
+    const NodeId x = input({rows, in}), w = input({in, wide}), u = input({wide, wide});
+    Attrs product, attrs;
+    product.spec = "mk,kn->mn";
+    const NodeId from_x = b.add(Op::contract, {x, w}, product);
+    const NodeId from_h = b.add(Op::contract, {h, u}, product);
+    const NodeId next = b.add(Op::tanh, {b.add(Op::add, {from_x, from_h})});
+    attrs.index = {1, 1};
+    attrs.limit = {1 + static_cast<int64_t>(below(4))};
+    if (below(2)) attrs.stride = {-1};
+    inner.pool_.push_back({next, false, -1, 1});
+    if (below(2)) inner.draw(1);
+    std::vector<Made> results = {{next, false, -1, 1}, {next, false, -1, 1}};
+    for (const Made& r : inner.chosen(2)) results.push_back(r);
+    finish_scan(inner, attrs, results, {state});
+  }
+
+  // At most four times, which lanes may do differently often; derivatives stop here.
+  void draw_while() {
+    Drawer inner(random_, coverage_, options_, depth_ + 1);
+    GraphBuilder& b = inner.builder_;
+    const Type flag{DType::boolean, {}, {}}, number{DType::i32, {}, {}};
+    std::vector<Carry> kept;
+    for (const Type& type : {flag, number}) {
+      inner.body_input(type, -kAny, kAny, true);
+      kept.push_back({inner.inputs_.back(), false});
+    }
+    for (uint64_t k = 1 + below(2); k > 0; --k) kept.push_back(carry(inner, small_type()));
+    inner.draw(1 + static_cast<int>(below(3)));
+    const NodeId limit = inner.argument(number, 0, 3, true);
+    const NodeId count = b.add(Op::add, {kept[1].in.id, b.scalar(DType::i32, 1)});
+    const NodeId more = b.add(Op::lt, {count, b.add(Op::min, {limit, b.scalar(DType::i32, 4)})});
+    std::vector<Made> results;
+    for (size_t k = 0; k < kept.size(); ++k) {
+      const NodeId next = k == 0 ? more : k == 1 ? count : next_of(inner, kept[k]);
+      results.push_back({next, kept[k].in.exact, kept[k].in.low, kept[k].in.high});
+      b.output("", next);
+    }
+    std::vector<NodeId> args;
+    for (size_t i = 0; i < inner.inputs_.size(); ++i) {
+      Made in = inner.inputs_[i];
+      if (i < kept.size() && kept[i].sum) in.low = -2, in.high = 2;
+      NodeId arg = i == 1 ? builder_.scalar(DType::i32, 0) : i == 0 && below(4) ? builder_.scalar(DType::boolean, 1) : given(in, b.type(in.id));
+      if (is_float(b.type(in.id).dtype)) arg = builder_.add(Op::stop_gradient, {arg});
+      args.push_back(arg);
+    }
+    Attrs attrs;
+    attrs.index = {static_cast<int64_t>(kept.size())};
+    attrs.body = shared(b);
+    ++coverage_.bodies["while_loop"];
+    keep_results(builder_.add(Op::while_loop, args, attrs), results);
+  }
+
+  void draw_cond() {
+    Drawer yes(random_, coverage_, options_, depth_ + 1), no(random_, coverage_, options_, depth_ + 1);
+    yes.draw(1 + static_cast<int>(below(3)));
+    if (yes.pool_.empty()) return;
+    std::vector<Made> results = yes.chosen(3);
+    for (const Made& in : yes.inputs_) no.body_input(yes.builder_.type(in.id), in.low, in.high, in.exact);
+    no.draw(1 + static_cast<int>(below(2)));
+    for (const Made& r : results) {
+      yes.builder_.output("", r.id);
+      no.builder_.output("", no.given(r, yes.builder_.type(r.id)));
+    }
+    for (size_t i = yes.inputs_.size(); i < no.inputs_.size(); ++i) yes.builder_.input("x" + std::to_string(i), no.builder_.type(no.inputs_[i].id));
+    std::vector<NodeId> args = {argument({DType::boolean, {}, {}}, 0, 1, true)};
+    for (const Made& in : no.inputs_) args.push_back(given(in, no.builder_.type(in.id)));
+    Attrs attrs;
+    attrs.body = shared(yes.builder_);
+    attrs.otherwise = shared(no.builder_);
+    ++coverage_.bodies["cond"];
+    keep_results(builder_.add(Op::cond, args, attrs), results);
   }
 
   // Everything that nothing reads is an output, and some of what is read, too.
@@ -235,7 +503,28 @@ class Drawer {
 
 }  // namespace
 
-Graph random_graph(std::mt19937_64& random, Coverage& coverage) { return Drawer(random, coverage).run(); }
+Graph random_graph(std::mt19937_64& random, Coverage& coverage, const DrawOptions& options) { return Drawer(random, coverage, options).run(); }
+
+// Sums whose order is open, and what tells one zero from the other, or one NaN.
+static bool has_op(const Graph& graph, bool (*wanted)(const Graph&, const Node&)) {
+  return std::any_of(graph.nodes.begin(), graph.nodes.end(), [&](const Node& n) {
+    for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+      if (body && has_op(*body, wanted)) return true;
+    return wanted(graph, n);
+  });
+}
+bool add_special_values(const Graph& graph, std::vector<HostTensor>& inputs, std::mt19937_64& random) {
+  if (has_op(graph, [](const Graph& g, const Node& n) { return n.op == Op::convolve || (n.op == Op::bitcast && !is_integer(g.type(n.args[0]).dtype)); })) return false;
+  const bool sums = has_op(graph, [](const Graph&, const Node& n) { return means<Contract>(n.op) || means<PutAdd>(n.op) || n.op == Op::reduce_sum; });
+  for (HostTensor& t : inputs) {
+    std::vector<double> values = {0, -1, 127, -128, 255, 0x1p15, 0x1p31 - 1, -0x1p31, 0x1p63, -0x1p63, 0x1p64};
+    if (is_float(t.dtype)) values = {NAN, INFINITY, -INFINITY, 0, sums ? 0 : -0.0, -1, t.dtype == DType::f64 ? 0x1p-1074 : t.dtype == DType::f16 ? 0x1p-24 : t.dtype == DType::bf16 ? 0x1p-133 : 0x1p-149};
+    if (!is_storage(t.dtype) && t.dtype != DType::boolean)
+      for (int64_t i = 0; i < t.size(); ++i)
+        if (random() % 12 == 0) t.set(i, Scalar::of(t.dtype, values[random() % values.size()]));
+  }
+  return true;
+}
 
 std::vector<HostTensor> random_inputs(const Graph& graph, std::mt19937_64& random) {
   // Positive and moderate: within the range of every sample (see OpDef::samples), no kink of max or abs in reach.

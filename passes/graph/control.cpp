@@ -184,6 +184,7 @@ class ScanVjp {
 
   // A forward scan that also stacks the residuals; theirs.
   std::vector<NodeId> stacks() {
+    if (residuals_.empty()) return {};
     GraphBuilder forward;   // built as own_ was, so that numbers agree
     const std::vector<NodeId> out = forward.inline_body(body_, inputs_like(forward, body_));
     for (size_t o = 0; o < carries_; ++o) forward.output(body_.outputs[o].name, out[o]);

@@ -1,0 +1,34 @@
+// What `quern fuzz graphs` and `quern check` compare a compiled graph with, and how they say that it failed.
+#pragma once
+#include <functional>
+#include <random>
+#include <string>
+
+#include "ir/graph.h"
+#include "runtime/device.h"
+
+namespace quern {
+
+/// The graph without sub-graphs that can be written out: calls are put in, lanes of a vmap and steps of a scan stand one after
+/// the other, a cond is both branches and a choice. While_loops and derivatives stay, and are written out inside. So what
+/// the passes make of loops, branches and lanes meets a reference that knows none of them.
+Graph written_out(const Graph& graph);
+/// written_out, then transforms and composed ops expanded: what interpret() takes.
+Graph reference_of(const Graph& graph);
+
+/// How a case failed: `kind` is empty where it did not, else "differs" or the code of an error.
+struct Failure {
+  std::string kind, text;
+  explicit operator bool() const { return !kind.empty(); }
+};
+/// Runs a case in some way and compares it.
+using Oracle = std::function<Failure(const Graph& graph, const std::vector<HostTensor>& inputs)>;
+
+/// Compiled for the device. `strict`: infinities and NaN must agree, too; else outputs of whose reference some element is not
+/// finite are not compared. `unstable` counts these, `kernels` the kernels.
+struct OracleCounts { int64_t kernels = 0, unstable = 0, ops = 0; };
+Failure check_compiled(Device& device, const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, OracleCounts& counts);
+/// The same of the lowered kernels on the tile interpreter, with tiles of `tile` elements.
+Failure check_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, int64_t tile, OracleCounts& counts);
+
+}  // namespace quern
