@@ -342,13 +342,13 @@ class Level {
       inputs.push_back(arena_.slice_of(buffer, type, stride, loop.id, start, step, entries));
       targets[k] = arena_.slice_of(buffer, type, stride, loop.id, (start + step + entries) % entries, step, entries);
       out.push_back(Copy{slot(n.args[k]), arena_.sub_range(buffer, type, start * stride)});
-      results[k] = arena_.sub_range(buffer, type, (start + step * steps + entries * steps) % entries * stride);
-      for (const auto& [o, offset] : {std::pair{before, int64_t{backward}}, {after, int64_t{!backward}}})
+      results[k] = arena_.sub_range(buffer, type, (start + step * (steps - planted(Fault::carry_entry)) + entries * steps) % entries * stride);
+      for (const auto& [o, offset] : {std::pair{before, int64_t{backward != planted(Fault::history_offset)}}, {after, int64_t{backward == planted(Fault::history_offset)}}})
         if (o >= 0) results[static_cast<size_t>(o)] = arena_.sub_range(buffer, n.type.results[static_cast<size_t>(o)], offset * stride);
     }
     const auto slice = [&](int64_t whole, Type type) {
       type.shape.erase(type.shape.begin());
-      return arena_.slice_of(whole, type, type.bytes(), loop.id, backward ? steps - 1 : 0, backward ? -1 : 1, steps);
+      return arena_.slice_of(whole, type, type.bytes(), loop.id, backward && !planted(Fault::slices_start) ? steps - 1 : 0, backward ? -1 : 1, steps);
     };
     std::vector<Step> before_step;
     for (size_t i = carries; i < n.args.size(); ++i) {
@@ -370,6 +370,7 @@ class Level {
       }
     loop.steps = std::move(before_step);
     std::vector<Step> inside = body(n.attrs.body, call).run_body(inputs, targets);
+    if (planted(Fault::slice_copied_late)) std::swap(loop.steps, inside);
     std::move(inside.begin(), inside.end(), std::back_inserter(loop.steps));
     out.push_back(std::move(loop));
     give_results(call, results);
@@ -385,7 +386,7 @@ class Level {
       out.push_back(Copy{slot(n.args[i]), inputs[i]});
     }
     While loop{inputs[0], body(n.attrs.body, call).run_body(inputs, next)};
-    for (size_t k = 0; k < carries; ++k) loop.steps.push_back(Copy{next[k], inputs[k]});
+    for (size_t k = 0; k < carries - (planted(Fault::while_carry) && carries > 2); ++k) loop.steps.push_back(Copy{next[k], inputs[k]});
     out.push_back(std::move(loop));
     inputs.resize(carries);
     give_results(call, inputs);
@@ -397,6 +398,7 @@ class Level {
     for (const Type& t : n.type.results) results.push_back(arena_.new_place(t, when(call).first, last));
     Branch branch{slot(n.args[0]), body(n.attrs.body, call).run_body(inputs, results), {}};
     branch.no = body(n.attrs.otherwise, call).run_body(inputs, results);
+    if (planted(Fault::branches_swapped)) std::swap(branch.yes, branch.no);
     out.push_back(std::move(branch));
     give_results(call, results);
   }

@@ -406,7 +406,7 @@ class Drawer {
     keep_results(builder_.add(Op::scan, args, attrs), results);
   }
 
-  // h' = tanh(x W + h U), whose products move out of the loop.
+  // h' = tanh(x W + h U), s' = s + h V: products move out of the loop.
   void draw_rnn() {
     Drawer inner(random_, coverage_, options_, depth_ + 1);
     GraphBuilder& b = inner.builder_;
@@ -414,21 +414,27 @@ class Drawer {
     const int64_t rows = 1 + static_cast<int64_t>(below(3)), in = 1 + static_cast<int64_t>(below(5)), wide = below(2) ? 16 : 3;
     const auto input = [&](Shape shape) { return inner.body_input({dtype, std::move(shape), {}}, -1, 1, false); };
     const NodeId h = input({rows, wide});
-    const Carry state{inner.inputs_.back(), false};
-    const NodeId x = input({rows, in}), w = input({in, wide}), u = input({wide, wide});
+    std::vector<Carry> kept = {{inner.inputs_.back(), false}};
+    inner.body_input({dtype, {rows, wide}, {}}, -70, 70, false);   // a sum of products over the steps
+    inner.pool_.pop_back();
+    kept.push_back({inner.inputs_.back(), true});
+    const NodeId x = input({rows, in}), w = input({in, wide}), u = input({wide, wide}), v = input({wide, wide});
     Attrs product, attrs;
     product.spec = "mk,kn->mn";
     const NodeId from_x = b.add(Op::contract, {x, w}, product);
     const NodeId from_h = b.add(Op::contract, {h, u}, product);
     const NodeId next = b.add(Op::tanh, {b.add(Op::add, {from_x, from_h})});
-    attrs.index = {1, 1};
+    NodeId part = b.add(Op::contract, {h, v}, product);
+    if (below(2)) part = b.add(Op::neg, {part});
+    const NodeId sum = b.add(Op::add, {kept[1].in.id, part});
+    attrs.index = {2, 1};
     attrs.limit = {1 + static_cast<int64_t>(below(4))};
     if (below(2)) attrs.stride = {-1};
     inner.pool_.push_back({next, false, -1, 1});
     if (below(2)) inner.draw(1);
-    std::vector<Made> results = {{next, false, -1, 1}, {next, false, -1, 1}};
+    std::vector<Made> results = {{next, false, -1, 1}, {sum, false, -70, 70}, {next, false, -1, 1}};
     for (const Made& r : inner.chosen(2)) results.push_back(r);
-    finish_scan(inner, attrs, results, {state});
+    finish_scan(inner, attrs, results, kept);
   }
 
   // At most four times, which lanes may do differently often; derivatives stop here.

@@ -357,7 +357,7 @@ class Emitter {
       switch (n.kind) {
         case ScalarNode::Kind::constant: v[i] = s_.constant(n.constant); break;
         case ScalarNode::Kind::operand: v[i] = reg(m.args[static_cast<size_t>(n.operand)], c); break;
-        case ScalarNode::Kind::symbol: v[i] = b_.CreateMul(f_->getArg(4), i64(n.constant.i)); break;
+        case ScalarNode::Kind::symbol: v[i] = b_.CreateMul(f_->getArg(4), i64(n.constant.i + planted(Fault::symbol_factor))); break;
         case ScalarNode::Kind::coord: v[i] = evaluate(n.coord, c, true); break;
         case ScalarNode::Kind::random: v[i] = s_.philox(v[static_cast<size_t>(n.args[0])], static_cast<uint32_t>(n.operand), evaluate(n.coord, c, true)); break;
         case ScalarNode::Kind::op: {

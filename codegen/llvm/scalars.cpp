@@ -145,12 +145,13 @@ LlvmValue Scalars::cast(DType to, DType from, LlvmValue x) const {
 // By way of memory's form, which has the bits of all but i4 and u4.
 LlvmValue Scalars::bitcast(DType to, DType from, LlvmValue x) const {
   if (to == from) return x;
+  if (planted(Fault::bitcast_as_cast)) return cast(to, from, x);
   return from_memory(to, b.CreateBitCast(to_memory(from, x), like(memory(to), x)));
 }
 
 LlvmValue Scalars::wrap4(DType dtype, LlvmValue x) const {
   llvm::Type* t = x->getType();
-  return dtype == DType::u4 ? b.CreateAnd(x, integer(t, 15)) : b.CreateAShr(b.CreateShl(x, integer(t, 4)), integer(t, 4));
+  return dtype == DType::u4 || planted(Fault::i4_unsigned) ? b.CreateAnd(x, integer(t, 15)) : b.CreateAShr(b.CreateShl(x, integer(t, 4)), integer(t, 4));
 }
 
 LlvmValue Scalars::from_f8(DType dtype, LlvmValue bits) const {
@@ -178,7 +179,7 @@ LlvmValue Scalars::to_f8(DType dtype, LlvmValue x) const {
   const LlvmValue sign = b.CreateAnd(b.CreateLShr(bits, integer(word, width - 8)), integer(word, 0x80));
   // Half a unit less one, and one more where the last kept bit is odd: nearest even.
   const LlvmValue odd = b.CreateAnd(b.CreateLShr(body, integer(word, drop)), integer(word, 1));
-  const LlvmValue up = b.CreateAdd(b.CreateAdd(body, integer(word, (int64_t{1} << (drop - 1)) - 1)), odd);
+  const LlvmValue up = planted(Fault::f8_truncated) ? body : b.CreateAdd(b.CreateAdd(body, integer(word, (int64_t{1} << (drop - 1)) - 1)), odd);
   const LlvmValue normal = b.CreateSub(b.CreateLShr(up, integer(word, drop)), integer(word, int64_t{(wide ? 1023 : 127) - bias} << mantissa));
   // A sum whose unit is that of the numbers below the least normal one rounds to it.
   const LlvmValue large = number(t, std::ldexp(1.0, 1 - bias - mantissa + (wide ? 52 : 23)));
@@ -194,7 +195,7 @@ LlvmValue Scalars::shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) con
   llvm::Type* t = x->getType();
   const int64_t bits = t->getScalarSizeInBits();
   const LlvmValue inside = b.CreateICmpULT(by, integer(t, bits));
-  if (op == Op::shift_right_arithmetic && !is_unsigned) return b.CreateAShr(x, b.CreateSelect(inside, by, integer(t, bits - 1)));
+  if (op == Op::shift_right_arithmetic && (!is_unsigned || planted(Fault::unsigned_shift))) return b.CreateAShr(x, b.CreateSelect(inside, by, integer(t, bits - 1)));
   const LlvmValue safe = b.CreateSelect(inside, by, integer(t, 0));
   return b.CreateSelect(inside, op == Op::shift_left ? b.CreateShl(x, safe) : b.CreateLShr(x, safe), integer(t, 0));
 }
@@ -224,7 +225,7 @@ LlvmValue Scalars::divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder)
     out = b.CreateSelect(by_minus_one, zero, b.CreateSelect(uneven, b.CreateAdd(r, y), r));
   } else {
     const LlvmValue q = b.CreateSDiv(x, safe);
-    out = b.CreateSelect(by_minus_one, b.CreateSub(zero, x), b.CreateSelect(uneven, b.CreateSub(q, integer(t, 1)), q));
+    out = b.CreateSelect(by_minus_one, b.CreateSub(zero, x), b.CreateSelect(planted(Fault::division_truncates) ? b.getFalse() : uneven, b.CreateSub(q, integer(t, 1)), q));
   }
   return b.CreateSelect(by_zero, zero, out);
 }

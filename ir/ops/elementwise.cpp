@@ -184,7 +184,7 @@ Nodes vjp_atanh(GraphBuilder& b, NodeId n, NodeId g) { Vjp v{b, n, g}; return {v
 Nodes vjp_atan2(GraphBuilder& b, NodeId n, NodeId g) {   // of y, x: (x, -y)/(x^2 + y^2)
   Vjp v{b, n, g};
   const NodeId y = v.arg(0), x = v.arg(1), share = v.op(Op::div, g, v.op(Op::add, v.times(x, x), v.times(y, y)));
-  return {v.times(share, x), v.op(Op::neg, v.times(share, y))};
+  return {v.times(share, x), planted(Fault::adjoint_of_atan2) ? v.times(share, y) : v.op(Op::neg, v.times(share, y))};
 }
 Nodes vjp_rem(GraphBuilder& b, NodeId n, NodeId g) {   // x - trunc(x/y) y
   Vjp v{b, n, g};

@@ -81,7 +81,7 @@ std::vector<Piece> window_pieces(const Node& node, std::span<const Type> args, s
   Piece inside{0, {out.begin(), out.end()}, {}};
   for (size_t d = 0; d < n; ++d) {
     const Step s = step_of(node.attrs, d);
-    const Index place = s.place(out[first + d], out[first + n + d]), rest = floor_mod(place, s.base);
+    const Index place = s.place(out[first + d], planted(Fault::window_dilation) ? Index(0) : out[first + n + d]), rest = floor_mod(place, s.base);
     Index& e = inside.index[first + d];
     e = floor_div(place, s.base);
     if (rest.high() > 0 && !planted(Fault::window_residue)) inside.guards.push_back({rest, 0, 1});
@@ -214,7 +214,7 @@ NodeId build_convolve(GraphBuilder& b, const Node& node, std::span<const NodeId>
       cuts.shape.push_back(places);
       continue;
     }
-    const int64_t first = floor_div(s.start, s.base), positions = floor_div(s.start + a.shape[d] - 1, s.base) - first + 1, share = ceil_div(places, s.base);
+    const int64_t first = planted(Fault::convolve_start) ? s.start / s.base : floor_div(s.start, s.base), positions = floor_div(s.start + a.shape[d] - 1, s.base) - first + 1, share = ceil_div(places, s.base);
     window.shape.push_back(positions);
     add_step(window, first, 1, -1, 1);
     wide.push_back(share);
@@ -250,7 +250,7 @@ std::vector<NodeId> vjp_convolve(GraphBuilder& b, NodeId n, NodeId g) {
   for (size_t d = 0; d < dims; ++d) {
     const Step step = step_of(node.attrs, d);
     for_x.shape.push_back(xs[xs.size() - dims + d]);
-    add_step(for_x, -step.start, step.base, -step.dilation, step.stride);
+    add_step(for_x, -step.start, step.base, planted(Fault::adjoint_of_convolve) ? step.dilation : -step.dilation, step.stride);
     for_r.shape.push_back(rs[rs.size() - dims + d]);
     add_step(for_r, step.start, step.dilation, step.stride, step.base);
   }

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "ir/op.h"
+#include "ir/support/fault.h"
 #include "passes/graph/autodiff.h"
 #include "passes/graph/forward.h"
 
@@ -103,6 +104,7 @@ std::vector<NodeId> vjp_of_cond(GraphBuilder& b, const Node& node, const std::ve
   Attrs attrs;
   attrs.body = shared(vjp_graph(*node.attrs.body, of));
   attrs.otherwise = shared(vjp_graph(*node.attrs.otherwise, of));
+  if (planted(Fault::cond_vjp_swapped)) std::swap(attrs.body, attrs.otherwise);
   const NodeId reverse = b.add(Op::cond, with_cotangents(b, node.args, node.type.results, cotangents), std::move(attrs));
   std::vector<NodeId> out = spread(results_of(b, reverse), of);
   out.insert(out.begin(), -1);
@@ -145,7 +147,7 @@ class ScanVjp {
     first_ = static_cast<NodeId>(own_.graph().nodes.size());
     std::vector<Cotangent> pairs;
     for (size_t o = 0; o < out.size(); ++o) {
-      const bool flows = o < carries_ ? wanted_[o] != 0 : cotangents_[o] >= 0 && float_typed(own_.type(out[o]));
+      const bool flows = o < carries_ ? wanted_[o] != 0 : cotangents_[o] >= 0 && float_typed(own_.type(out[o])) && !planted(Fault::stack_cotangent);
       given_.push_back(flows ? own_.input("", own_.type(out[o])) : -1);
       if (flows) pairs.push_back({out[o], given_.back()});
     }
@@ -188,7 +190,11 @@ class ScanVjp {
     GraphBuilder forward;   // built as own_ was, so that numbers agree
     const std::vector<NodeId> out = forward.inline_body(body_, inputs_like(forward, body_));
     for (size_t o = 0; o < carries_; ++o) forward.output(body_.outputs[o].name, out[o]);
-    for (NodeId r : residuals_) forward.output("residual", r);
+    for (NodeId r : residuals_) {
+      const auto carry = std::find(in_.begin(), in_.begin() + static_cast<int64_t>(carries_), r);
+      const bool late = planted(Fault::residual_step) && carry != in_.begin() + static_cast<int64_t>(carries_);
+      forward.output("residual", late ? out[static_cast<size_t>(carry - in_.begin())] : r);
+    }
     Attrs attrs = node_.attrs;
     attrs.body = shared(forward.finish());
     const std::vector<NodeId> all = results_of(b_, b_.add(Op::scan, node_.args, std::move(attrs)));
@@ -207,7 +213,7 @@ class ScanVjp {
     };
     const auto type = [&](NodeId own) { return own_.type(own); };
     for (size_t k = 0; k < carries_; ++k)
-      if (given_[k] >= 0) input(0, cotangent_or_zero(b_, cotangents_[k], type(given_[k])), type(given_[k]), given_[k]);
+      if (given_[k] >= 0) input(0, cotangent_or_zero(b_, planted(Fault::carry_cotangent) ? -1 : cotangents_[k], type(given_[k])), type(given_[k]), given_[k]);
     std::vector<NodeId> sums(in_.size(), -1);   // over the steps, of what is the same in all; short floats are summed in f32
     for (size_t i = carries_ + scanned_; i < in_.size(); ++i) {
       Type sum = type(in_[i]);
@@ -237,7 +243,7 @@ class ScanVjp {
     for (size_t k = 0; k < carries_; ++k)
       if (wanted_[k]) reverse.output("", mapped(k));
     for (size_t i = carries_ + scanned_; i < in_.size(); ++i)
-      if (wanted_[i]) reverse.output("", reverse.add(Op::add, {sums[i], cast(reverse, mapped(i), reverse.type(sums[i]).dtype)}));
+      if (wanted_[i]) reverse.output("", reverse.add(planted(Fault::last_step_only) ? Op::max : Op::add, {sums[i], cast(reverse, mapped(i), reverse.type(sums[i]).dtype)}));
     for (size_t i = carries_; i < carries_ + scanned_; ++i)
       if (wanted_[i]) reverse.output("", mapped(i));
     std::vector<NodeId> out(in_.size(), -1);
@@ -245,7 +251,7 @@ class ScanVjp {
     Attrs attrs;
     attrs.index = {static_cast<int64_t>(args[0].size()), static_cast<int64_t>(args[1].size())};
     attrs.limit = node_.attrs.limit;
-    if (node_.attrs.stride.empty() || node_.attrs.stride[0] > 0) attrs.stride = {-1};
+    if ((node_.attrs.stride.empty() || node_.attrs.stride[0] > 0) != planted(Fault::scan_vjp_direction)) attrs.stride = {-1};
     attrs.body = shared(reverse.finish());
     std::vector<NodeId> all;
     for (const auto& role : args) all.insert(all.end(), role.begin(), role.end());
@@ -325,8 +331,8 @@ std::vector<NodeId> jvp_of_loop(GraphBuilder& b, const Node& node, std::vector<N
   for (const auto& [first, limit] : {std::pair{size_t{0}, carries}, {carries, carries + scanned}, {carries + scanned, n}}) {
     append(args, slice(node.args, first, limit));
     append(args, slice(given, first, limit));
-    order.push_back(slice(j.in, first, limit));
-    order.push_back(slice(j.given, first, limit));
+    order.push_back(slice(planted(Fault::tangents_for_carries) && first == 0 && limit > 0 ? j.given : j.in, first, limit));
+    order.push_back(slice(planted(Fault::tangents_for_carries) && first == 0 && limit > 0 ? j.in : j.given, first, limit));
   }
   for (const auto& [first, limit] : {std::pair{size_t{0}, carries}, {carries, outs}}) {
     append(outputs, slice(j.out, first, limit));

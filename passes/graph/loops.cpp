@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 
 #include "ir/op.h"
+#include "ir/support/fault.h"
 #include "passes/graph/vmap.h"
 #include "passes/pass.h"
 
@@ -34,7 +35,7 @@ bool is_cheap(Op op) { return means<View>(op) || means<Source>(op); }
 // with the results of `n`, then those stacks of `other`.
 std::optional<Attrs> merged(const Graph& g, NodeId id, NodeId other_id) {
   const Node &n = g.at(id), &other = g.at(other_id);
-  if (n.args != other.args || n.attrs.index != other.attrs.index || n.attrs.limit != other.attrs.limit || n.attrs.stride != other.attrs.stride) return std::nullopt;
+  if (n.args != other.args || n.attrs.index != other.attrs.index || n.attrs.limit != other.attrs.limit || (n.attrs.stride != other.attrs.stride && !planted(Fault::directions_merged))) return std::nullopt;
   GraphBuilder b;
   std::vector<NodeId> in;
   for (NodeId i : n.attrs.body->inputs) in.push_back(b.input(n.attrs.body->at(i).attrs.name, n.attrs.body->type(i)));
@@ -134,7 +135,7 @@ class ScanMover {
     fixed_.assign(n, 1), scan_.assign(n, 0), carry_.assign(n, 0);
     for (size_t i = 0; i < body_.inputs.size(); ++i) {
       const size_t id = static_cast<size_t>(body_.inputs[i]);
-      if (i < carries_ && out(i) != body_.inputs[i]) carry_[id] = 1;   // one that never changes is a fixed one
+      if (i < carries_ && out(i) != body_.inputs[i] && !(i > 0 && planted(Fault::carry_hoisted))) carry_[id] = 1;   // one that never changes is a fixed one
       if (is_scanned(i)) scan_[id] = 1;
       fixed_[id] = !carry_[id] && !scan_[id];
     }
@@ -412,7 +413,7 @@ class ScanMover {
       const NodeId sum = sum_over_steps(behind_.at(summand_.at(k)));
       const Node& start = b_.graph().at(args_[k]);
       const bool zero = start.op == Op::broadcast && b_.graph().at(start.args[0]).op == Op::constant && b_.graph().at(start.args[0]).attrs.value->at(0) == 0;
-      results_[k] = zero ? sum : b_.add(Op::add, {args_[k], sum});
+      results_[k] = zero || planted(Fault::start_of_sum) ? sum : b_.add(Op::add, {args_[k], sum});
     }
   }
   std::map<NodeId, NodeId> stack_;
@@ -430,7 +431,7 @@ class ScanMover {
   NodeId sum_over_steps(NodeId x) {
     const Node n = b_.graph().at(x);
     if (n.op == Op::add || n.op == Op::sub) return b_.add(n.op, {sum_over_steps(n.args[0]), sum_over_steps(n.args[1])});
-    if (n.op == Op::neg) return b_.add(n.op, {sum_over_steps(n.args[0])});
+    if (n.op == Op::neg) return planted(Fault::sum_loses_sign) ? sum_over_steps(n.args[0]) : b_.add(n.op, {sum_over_steps(n.args[0])});
     if (n.op == Op::cast && is_float(b_.type(n.args[0]).dtype)) return b_.add(n.op, {sum_over_steps(n.args[0])}, n.attrs);
     if (n.op == Op::transpose && n.attrs.axes[0] == 0) {
       Attrs attrs;

@@ -78,6 +78,10 @@ class Batcher {
     for (int64_t d = 0; d < b_.type(x).rank(); ++d)
       if (d < from || d >= from + count) attrs.axes.push_back(d);
     for (int64_t k = 0; k < count; ++k) attrs.axes.insert(attrs.axes.begin() + to + k, from + k);
+    if (planted(Fault::lanes_moved_back)) {
+      const Shape there = attrs.axes;
+      for (size_t d = 0; d < there.size(); ++d) attrs.axes[static_cast<size_t>(there[d])] = static_cast<int64_t>(d);
+    }
     return b_.add(Op::transpose, {x}, std::move(attrs));
   }
   NodeId reshape(NodeId x, Shape shape) {
@@ -211,7 +215,7 @@ class Batcher {
     Attrs which = n.attrs;
     which.index[0] += more_carries_.count(n.args[0]) > 0;
     const NodeId r = b_.add(Op::result, {at(n.args[0]).id}, which);
-    return {lanes && of.op == Op::scan && static_cast<int64_t>(i) >= of.attrs.index[0] ? move(r, 1, 0) : r, lanes};
+    return {lanes && of.op == Op::scan && static_cast<int64_t>(i) >= of.attrs.index[0] && !planted(Fault::stacks_by_step) ? move(r, 1, 0) : r, lanes};
   }
 
   // A flag for every lane in the shape of a value with lanes.
@@ -231,7 +235,7 @@ class Batcher {
     std::vector<NodeId> out;
     for (size_t o = 0; o < yes.size(); ++o) {
       const NodeId x = yes[o].batched ? yes[o].id : spread(yes[o].id), y = no[o].batched ? no[o].id : spread(no[o].id);
-      out.push_back(b_.add(Op::select, {along(b_, at(n.args[0]).id, x), x, y}));
+      out.push_back(planted(Fault::lanes_branch_swapped) ? b_.add(Op::select, {along(b_, at(n.args[0]).id, x), y, x}) : b_.add(Op::select, {along(b_, at(n.args[0]).id, x), x, y}));
     }
     lanes_of_[id] = Flags(out.size(), 1);
     chosen_[id] = out;
@@ -244,7 +248,7 @@ class Batcher {
       Attrs to, all;
       to.dtype = {DType::i32};
       all.axes = {0};
-      const NodeId most = b.add(Op::reduce_max, {b.add(Op::cast, {flags}, to)}, all);
+      const NodeId most = b.add(planted(Fault::while_all) ? Op::reduce_min : Op::reduce_max, {b.add(Op::cast, {flags}, to)}, all);
       return b.add(Op::lt, {b.full(b.type(most), 0), most});
     };
     const size_t carries = static_cast<size_t>(n.attrs.index[0]);
@@ -254,7 +258,7 @@ class Batcher {
     std::vector<NodeId> inside, args;
     for (NodeId i : step.inputs) inside.push_back(own.input(step.at(i).attrs.name, step.type(i)));
     std::vector<NodeId> next = own.inline_body(step, inside);
-    for (size_t k = 0; k < carries; ++k) next[k] = own.add(Op::select, {along(own, inside[0], next[k]), next[k], inside[k]});
+    for (size_t k = 0; k < carries && !planted(Fault::done_lanes_go_on); ++k) next[k] = own.add(Op::select, {along(own, inside[0], next[k]), next[k], inside[k]});
     own.output("any", any(own, next[0]));
     for (NodeId o : next) own.output("", o);
     attrs.body = std::make_shared<const Graph>(own.finish());
@@ -282,6 +286,7 @@ class Batcher {
     const NodeId inside = spread(b_.add(n.op, {b_.full(x, 1), b_.scalar(DType::boolean, 0)}, attrs));
     if (n.op == Op::pad) prepend(attrs.low, 0), prepend(attrs.high, 0);
     const NodeId values = b_.add(n.op, {batched(n.args[0]), b_.scalar(n.type.dtype, 0)}, attrs);
+    if (planted(Fault::lanes_fill)) return values;
     Attrs along;
     along.axes = {0};
     along.shape = with_lanes(n.type.shape);
@@ -311,7 +316,7 @@ class Batcher {
     if (b_.type(index).dtype != DType::i64) index = b_.add(Op::cast, {index}, to);
     const NodeId inside = b_.add(Op::logical_and, {b_.add(Op::le, {b_.full(type, 0), index}), b_.add(Op::lt, {index, size(type, rows)})});
     const NodeId row = b_.add(Op::add, {index, b_.add(Op::mul, {b_.add(Op::iota, {}, lane), size(type, rows)})});
-    index = b_.add(Op::select, {inside, row, b_.full(type, -1)});
+    index = b_.add(Op::select, {inside, planted(Fault::rows_of_lane_0) ? index : row, b_.full(type, -1)});
     const NodeId x = move(batched(n.args[0]), axis + 1, 1);
     const Shape split = b_.type(x).shape;
     Shape joined(split.begin() + 1, split.end());
