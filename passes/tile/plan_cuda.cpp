@@ -232,7 +232,9 @@ class Planner {
       if (role < 0 || axis(a).extent >= axis(role).extent) role = a;
     }
     const AxisId depth = longest_of(m->axes);
-    if (i < 0 || j < 0 || axis(i).extent < kShortSide || axis(j).extent < kShortSide || axis(depth).extent < 8) return false;
+    if (i < 0 || j < 0 || axis(i).extent < kShortSide || axis(j).extent < kShortSide) return false;
+    // A short sum whose operands are read across it is as fast from memory: the loads are whole vectors there, too.
+    if (axis(depth).extent < (runs_along(m->a, depth) || runs_along(m->b, depth) ? 8 : 16)) return false;
     if (!staging_is_legal(*m)) return false;
     // Columns are what stores run along.
     if (contiguous_bytes_of_stores(i) > contiguous_bytes_of_stores(j)) std::swap(i, j);
