@@ -395,7 +395,7 @@ class ScanMover {
     }
     const auto known = [&](NodeId id) -> NodeId {
       if (hoisted_.count(id)) return hoisted_.at(id);
-      if (stack_.count(id)) return stack_.at(id);
+      if (stack_.count(id) && !fixed_[static_cast<size_t>(id)]) return stack_.at(id);   // what is the same in all steps is not read from its stack
       if (body_.at(id).op != Op::input) return -1;
       const size_t i = input_of(id);
       return is_scanned(i) || fixed_[static_cast<size_t>(id)] ? args_[i] : -1;

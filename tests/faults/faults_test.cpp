@@ -144,7 +144,7 @@ TEST(Faults, AnUnknownNameIsAnError) {
 
 // What differs is made small: a graph of few ops, which still differs when `quern check` reads it.
 TEST(Faults, AFailingCaseIsMadeSmall) {
-  for (const char* fault : {"load_stride", "fanout_overwritten", "tangents_for_carries"}) {
+  for (const char* fault : {"load_stride", "fanout_overwritten", "carry_entry"}) {
     const std::filesystem::path folder = testing::TempDir() + "quern_reduced_" + std::to_string(::getpid());
     std::filesystem::create_directories(folder);
     const std::string with = no_cache + "QUERN_FAULT=" + fault;
