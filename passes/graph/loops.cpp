@@ -413,7 +413,7 @@ class ScanMover {
       const NodeId sum = sum_over_steps(behind_.at(summand_.at(k)));
       const Node& start = b_.graph().at(args_[k]);
       const bool zero = start.op == Op::broadcast && b_.graph().at(start.args[0]).op == Op::constant && b_.graph().at(start.args[0]).attrs.value->at(0) == 0;
-      results_[k] = zero || planted(Fault::start_of_sum) ? sum : b_.add(Op::add, {args_[k], sum});
+      results_[k] = zero ? sum : b_.add(Op::add, {args_[k], sum});
     }
   }
   std::map<NodeId, NodeId> stack_;
@@ -431,7 +431,7 @@ class ScanMover {
   NodeId sum_over_steps(NodeId x) {
     const Node n = b_.graph().at(x);
     if (n.op == Op::add || n.op == Op::sub) return b_.add(n.op, {sum_over_steps(n.args[0]), sum_over_steps(n.args[1])});
-    if (n.op == Op::neg) return planted(Fault::sum_loses_sign) ? sum_over_steps(n.args[0]) : b_.add(n.op, {sum_over_steps(n.args[0])});
+    if (n.op == Op::neg) return b_.add(n.op, {sum_over_steps(n.args[0])});
     if (n.op == Op::cast && is_float(b_.type(n.args[0]).dtype)) return b_.add(n.op, {sum_over_steps(n.args[0])}, n.attrs);
     if (n.op == Op::transpose && n.attrs.axes[0] == 0) {
       Attrs attrs;

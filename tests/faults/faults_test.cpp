@@ -78,7 +78,7 @@ std::string first_guess(Fault fault) {
     case Fault::f8_truncated: case Fault::i4_unsigned: return sweep("cpu", "*/cast");
     case Fault::division_truncates: return sweep("cpu", "*/div");
     case Fault::unsigned_shift: return sweep("cpu", "*/shift_right_arithmetic");
-    case Fault::done_lanes_go_on: case Fault::start_of_sum: case Fault::sum_loses_sign: case Fault::directions_merged: case Fault::while_carry: return fuzz_lanes;
+    case Fault::done_lanes_go_on: case Fault::directions_merged: case Fault::while_carry: return fuzz_lanes;
     case Fault::gather_unchecked: return sweep("cpu", "*/take");
     default: return fuzz;
   }
