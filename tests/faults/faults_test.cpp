@@ -27,7 +27,7 @@ struct Outcome {
 };
 Outcome run(const std::string& environment, const std::string& command) {
   const auto start = std::chrono::steady_clock::now();
-  FILE* pipe = ::popen(("env -u QUERN_FAULT " + environment + " timeout 120 " + command + " 2>&1").c_str(), "r");
+  FILE* pipe = ::popen(("env -u QUERN_FAULT " + environment + " timeout 300 " + command + " 2>&1").c_str(), "r");
   Outcome r;
   char block[4096];
   for (size_t n; (n = std::fread(block, 1, sizeof block, pipe)) > 0;) r.text.append(block, n);
@@ -39,7 +39,7 @@ Outcome run(const std::string& environment, const std::string& command) {
 
 const std::string no_cache = "QUERN_CACHE_DIR= ";
 const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 40 --seed 1 --grad --target cpu --stop --no-reduce";
-const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 60 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
+const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 16 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
   const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"sizes", QN_SIZES}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
