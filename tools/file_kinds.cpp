@@ -59,7 +59,7 @@ std::vector<Graph> graphs() {
 // One of every kind of step; the machine code returns at once.
 Program package() {
   const auto slot = [](SlotKind kind, DType dtype, Shape shape, std::string name = "", int64_t offset = 0, int64_t parent = -1) {
-    Slot s{kind, dtype, std::move(shape), std::move(name), offset, 0, parent, {}};
+    Slot s{kind, dtype, std::move(shape), std::move(name), offset, 0, parent};
     if (kind == SlotKind::constant) s.value = HostTensor::full(dtype, s.shape, 1.5);
     return s;
   };
@@ -73,9 +73,12 @@ Program package() {
   image.lines = "m.h:12";
   p.images = {image};
   p.slots = {slot(SlotKind::input, DType::f32, {2, 3}, "x"), slot(SlotKind::state, DType::i32, {}, "step"), slot(SlotKind::constant, DType::f32, {3}), slot(SlotKind::arena, DType::f32, {2, 3}),
-             slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {2, 3}, "y"), slot(SlotKind::output, DType::f32, {2}, "", 0, 5)};
+             slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {2, 3}, "y"), slot(SlotKind::output, DType::f32, {2}, "", 0, 5), slot(SlotKind::arena, DType::f32, {2}, "", 0, 3), slot(SlotKind::arena, DType::boolean, {}, "", 64)};
+  Slot& moving = p.slots[7];   // the rows of another
+  moving.loop = 0, moving.stride = 8, moving.step = 1, moving.entries = 3;
   p.inputs = {0}, p.states = {1}, p.outputs = {5};
-  p.steps = {Fill{4, 255}, Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}};
+  p.steps = {Fill{4, 255}, Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}, Loop{0, 3, {Copy{7, 6}}}, While{8, {Fill{8, 0}}}, Branch{8, {Fill{4, 1}}, {Copy{6, 6}}}};
+  p.loops = 1;
   p.arena_bytes = 128, p.lower_bound = 69;
   return p;
 }
@@ -91,11 +94,23 @@ Program sized_package() {   // for several sizes, by two images
   p.steps = {Launch{{0, 1}, {0, 2, 3}}, Launch{{0, 1}, {3, 4, 5}}};
   return p;
 }
+// How many steps a run takes, up to many.
+int64_t steps_of(const std::vector<Step>& steps) {
+  constexpr int64_t kMany = 1 << 20;
+  int64_t n = 0;
+  for (const Step& s : steps) {
+    if (const auto* l = std::get_if<Loop>(&s)) n += std::min(l->count, kMany) * steps_of(l->steps);
+    else if (const auto* w = std::get_if<While>(&s)) n += steps_of(w->steps);
+    else if (const auto* b = std::get_if<Branch>(&s)) n += steps_of(b->yes) + steps_of(b->no);
+    n = std::min(n + 1, kMany);
+  }
+  return n;
+}
 void read_package(const std::string& path) {
   Graph graph;
   const Program p = load_package(path, &graph);
   check_graph(graph);
-  if (planned_bytes(p, 1) > (1 << 22)) return;   // large to try
+  if (planned_bytes(p, 1) > (1 << 22) || steps_of(p.steps) > 1000) return;   // large or long to try
   std::string transcript;
   const auto device = open_device("null", &transcript);
   Executable e(*device, p);

@@ -50,7 +50,7 @@ Emitter::Emitter(const Kernel& kernel, int arch) : k_(kernel), arch_(arch) {
     const Axis& axis = k_.axes[a];
     const Spread& s = axis.spread;
     Place p;
-    p.start = fmt::format("i{}", a);
+    p.start = fmt::format("at{}", a);
     if (s.threads > 1 || s.warps > 1) p.base = fmt::format("t{}", a);
     p.extent = axis.extent;
     p.tile = axis.tile;

@@ -148,16 +148,20 @@ TEST_F(Control, RandomBitsDifferFromStepToStep) {
   EXPECT_GT(seen.size(), 310u);   // of 320
 }
 
-// The square root by Newton's iteration until it is good enough: lanes need different numbers of steps.
-Tensor newton(const Tensor& x) {
+// The square root by Newton's iteration until it is good enough, and after how many steps: lanes need different ones.
+Tensors newton_steps(const Tensor& x) {
   return while_loop([&](const Tensors& c) { return less(x * 0 + 1e-12, abs(c[0] * c[0] - x)); },
-                    [&](const Tensors& c) { return Tensors{(c[0] + x / c[0]) * 0.5, c[1] + 1}; }, {x, x * 0})[0];
+                    [&](const Tensors& c) { return Tensors{(c[0] + x / c[0]) * 0.5, c[1] + 1}; }, {x, x * 0});
 }
+Tensor newton(const Tensor& x) { return newton_steps(x)[0]; }
 TEST_F(Control, WhileRunsUntilDone) {
   Model m;
   const Tensor x = m.input("x", DType::f64, {}), lanes = m.input("lanes", DType::f64, {5}), dx = m.input("dx", DType::f64, {});
   same(m, {newton(x)}, {sqrt(x)});
   same(m, vmap([](const Tensors& p) { return Tensors{newton(p[0])}; }, {lanes}), {sqrt(lanes)});
+  Tensors steps;   // a lane that is done stays as it is
+  for (int64_t i = 0; i < 5; ++i) steps.push_back(newton_steps(at(lanes, i))[1]);
+  same(m, {vmap([](const Tensors& p) { return Tensors{newton_steps(p[0])[1]}; }, {lanes})[0]}, {stack(steps)});
   same(m, jvp([](const Tensors& p) { return Tensors{newton(p[0])}; }, {x}, {dx}).tangents, {dx / (sqrt(x) * 2)});
   same(m, {while_loop([](const Tensors& c) { return less(c[0], c[1]); }, [](const Tensors& c) { return Tensors{c[0] + 1, c[1]}; }, {x, x})[0]}, {x});   // not once
   run_pairs(m, {HostTensor::full(DType::f64, {}, 7.0), HostTensor::from(DType::f64, {5}, {1, 2, 0.01, 400, 3}), HostTensor::full(DType::f64, {}, 0.3)});

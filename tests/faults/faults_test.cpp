@@ -67,7 +67,7 @@ std::string first_guess(Fault fault) {
     case Fault::scan_vjp_direction: case Fault::carry_cotangent: case Fault::stack_cotangent: case Fault::residual_step: case Fault::last_step_only:
     case Fault::carry_entry: case Fault::history_offset: case Fault::slices_start: case Fault::slice_copied_late: case Fault::carry_hoisted: return sweep("control", "*WrittenOut");
     case Fault::cond_vjp_swapped: case Fault::branches_swapped: case Fault::lanes_branch_swapped: return sweep("control", "*CondTakesOne");
-    case Fault::while_all: return sweep("control", "*WhileRuns*");
+    case Fault::while_all: case Fault::done_lanes_go_on: return sweep("control", "*WhileRuns*");
     case Fault::tangents_for_carries: case Fault::stacks_by_step: return sweep("control", "*ForwardMode*");
     case Fault::lanes_moved_back: case Fault::rows_of_lane_0: return sweep("op", "*Vmap/take");
     case Fault::lanes_fill: return sweep("op", "*Vmap/pad");
@@ -78,7 +78,7 @@ std::string first_guess(Fault fault) {
     case Fault::f8_truncated: case Fault::i4_unsigned: return sweep("cpu", "*/cast");
     case Fault::division_truncates: return sweep("cpu", "*/div");
     case Fault::unsigned_shift: return sweep("cpu", "*/shift_right_arithmetic");
-    case Fault::done_lanes_go_on: case Fault::directions_merged: case Fault::while_carry: return fuzz_lanes;
+    case Fault::directions_merged: case Fault::while_carry: return fuzz_lanes;
     case Fault::gather_unchecked: return sweep("cpu", "*/take");
     default: return fuzz;
   }
