@@ -137,7 +137,7 @@ Type infer_slice(const InferContext& c) {
   Type t = c.args[0];
   for (size_t d = 0; d < rank; ++d) {
     const int64_t lo = c.attrs.start[d], hi = c.attrs.limit[d], step = c.attrs.stride[d];
-    c.want(0 <= lo && lo <= hi && hi <= c.args[0].shape[d] && step > 0, Code::slice_bounds, fmt::format("[{}:{}:{}] is outside dim {} of extent {}", lo, hi, step, d, c.args[0].shape[d]), "0 <= start <= limit <= extent, stride >= 1");
+    c.want(0 <= lo && lo <= hi && hi <= c.args[0].shape[d] && step > 0 && step <= kMaxExtent, Code::slice_bounds, fmt::format("[{}:{}:{}] is outside dim {} of extent {}", lo, hi, step, d, c.args[0].shape[d]), "0 <= start <= limit <= extent, 1 <= stride <= 2^40");
     t.shape[d] = ceil_div(hi - lo, step);
   }
   return t;
