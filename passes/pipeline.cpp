@@ -45,8 +45,8 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const std::string& name : context.disabled) {
     std::vector<std::string> names;
     for (const Pass& p : pipeline()) names.emplace_back(p.name);
-    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold and precision may be disabled"));
-    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold and precision can");
+    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, remat and precision may be disabled"));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, remat and precision can");
   }
   if (context.verify) verify(graph);
   Graph current = graph;
