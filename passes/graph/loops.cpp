@@ -105,7 +105,10 @@ class ScanMover {
   std::map<NodeId, NodeId> behind_;             // the same, of nodes that move behind: known when the loop is there
   std::set<size_t> sums_;                       // carries that sum up what moves behind
   std::vector<NodeId> stacked_;                 // nodes that are stacked for what moves behind
-  std::set<NodeId> moved_;
+  std::set<NodeId> moved_;                      // nodes that come behind the loop
+  std::vector<NodeId> behind_roots_;            // those of them, and the stacked summands, that are asked for
+  std::map<size_t, NodeId> summand_;            // of carries that are sums
+  std::map<NodeId, NodeId> stack_;              // body node → its stack, when the loop is there
 
   NodeId out(size_t o) const { return body_.outputs[o].node; }
   size_t input_of(NodeId id) const { return static_cast<size_t>(std::find(body_.inputs.begin(), body_.inputs.end(), id) - body_.inputs.begin()); }
@@ -228,8 +231,7 @@ class ScanMover {
       const std::vector<NodeId> made = b_.inline_body(c.graph, args);
       for (size_t w = 0; w < once.size(); ++w) hoisted_[once[w]] = made[w];
     }
-    const bool has_loop = std::any_of(all.begin(), all.end(), [&](NodeId id) { return scan_[static_cast<size_t>(id)] != 0; });
-    if (has_loop && context_.allow()) {
+    if (!all.empty() && context_.allow()) {
       for_all_steps(all, [&](NodeId id) { return hoisted_.count(id) ? hoisted_.at(id) : body_.at(id).op == Op::input ? args_[input_of(id)] : -1; }, hoisted_);
       note("before", all);
     }
@@ -257,19 +259,18 @@ class ScanMover {
 
   void move_behind() {
     if (steps_ < 2) return;
-    std::map<size_t, NodeId> summands;
     std::vector<NodeId> of_carries;
     for (size_t k = 0; k < carries_; ++k) {
       if (!live_[k] || !is_carry(k)) continue;
       const NodeId v = summand(k);
-      if (v >= 0 && !fixed_[static_cast<size_t>(v)]) summands[k] = v;
+      if (v >= 0 && !fixed_[static_cast<size_t>(v)]) summand_[k] = v;
       else of_carries.push_back(out(k));
     }
     for (size_t i = 0; i < body_.nodes.size(); ++i)
       if (is_control_flow(body_.nodes[i].op)) of_carries.push_back(static_cast<NodeId>(i));
     const std::vector<char> kept = reach(of_carries);   // what the other carries need, and loops and branches inside
     std::vector<NodeId> roots;
-    for (const auto& [k, v] : summands) roots.push_back(v);
+    for (const auto& [k, v] : summand_) roots.push_back(v);
     for (size_t o = carries_; o < used_.size(); ++o)
       if (used_[o] && !hoisted_.count(out(o))) roots.push_back(out(o));
     const std::vector<char> wanted = reach(roots);
@@ -291,30 +292,19 @@ class ScanMover {
           }
       }
     }
-    // A sum moves if its summand does or is stacked: the carry goes. Else it keeps what its summand needs.
-    std::vector<NodeId> stay;
-    for (const auto& [k, v] : summands)
+    if (moved_.empty() || !context_.allow()) return moved_.clear();
+    for (const auto& [k, v] : summand_)   // a sum moves if its summand does or is stacked: the carry goes
       if (moved_.count(v) || stacks.count(v)) sums_.insert(k);
-      else stay.push_back(out(k));
-    const std::vector<char> needed = reach(stay);
-    const bool clash = std::any_of(moved_.begin(), moved_.end(), [&](NodeId id) { return needed[static_cast<size_t>(id)] != 0; });
-    if (moved_.empty() || clash || !context_.allow()) {   // a sum of products and others: as it is
-      moved_.clear();
-      sums_.clear();
-      return;
-    }
     std::vector<NodeId> heavy;
     for (NodeId id : moved_)
       if (is_heavy(body_.at(id).op)) heavy.push_back(id);
     note("behind", heavy);
     // What the moved ones read of the loop, through views.
-    std::vector<NodeId> from;
     for (size_t o = carries_; o < used_.size(); ++o)
-      if (used_[o] && moved_.count(out(o))) from.push_back(out(o));
-    for (size_t k : sums_) from.push_back(summands.at(k));
-    behind_roots_ = from;
+      if (used_[o] && moved_.count(out(o))) behind_roots_.push_back(out(o));
+    for (size_t k : sums_) behind_roots_.push_back(summand_.at(k));
     std::vector<char> walk(body_.nodes.size());
-    for (NodeId f : from) walk[static_cast<size_t>(f)] = 1;
+    for (NodeId f : behind_roots_) walk[static_cast<size_t>(f)] = 1;
     for (size_t i = walk.size(); i-- > 0;) {
       const NodeId id = static_cast<NodeId>(i);
       if (!walk[i] || fixed_[i] || hoisted_.count(id)) continue;
@@ -324,10 +314,7 @@ class ScanMover {
       }
       for (NodeId a : body_.at(id).args) walk[static_cast<size_t>(a)] = 1;
     }
-    for (const auto& [k, v] : summands) summand_[k] = v;
   }
-  std::vector<NodeId> behind_roots_;
-  std::map<size_t, NodeId> summand_;
   // A view is made anew behind the loop rather than stacked.
   bool through(NodeId id) const { return means<View>(body_.at(id).op) && body_.at(id).args.size() == 1; }
 
@@ -416,7 +403,6 @@ class ScanMover {
       results_[k] = zero ? sum : b_.add(Op::add, {args_[k], sum});
     }
   }
-  std::map<NodeId, NodeId> stack_;
 
   NodeId spread(NodeId x) {
     Attrs attrs;
