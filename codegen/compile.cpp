@@ -2,7 +2,9 @@
 #include "codegen/compile.h"
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
+#include <cmath>
 #include <functional>
 #include <map>
 #include <set>
@@ -24,9 +26,6 @@
 
 namespace quern {
 namespace {
-
-// What a symbol's kernels are made for beside its bound: single rows and few of them want other plans than many.
-constexpr int64_t kSmallSizes[] = {1, 8, 64, 512};
 
 using Clock = std::chrono::steady_clock;
 double milliseconds_since(Clock::time_point start) {
@@ -117,6 +116,26 @@ void describe(KernelImage& image, const tile::Kernel& planned, const tile::Kerne
   image.lines = fmt::format("{}", fmt::join(lines, ", "));
 }
 
+// --- kernels with the symbol ---
+
+// What they are planned for, rising: 1, powers of two from 8, and the upper bound. Equal plans share an image.
+std::vector<int64_t> planned_sizes(const Symbol& symbol) {
+  std::vector<int64_t> out;
+  for (int64_t n = 1; n < symbol.high; n = std::max<int64_t>(8, 2 * n))
+    if (n >= symbol.low) out.push_back(n);
+  out.push_back(symbol.high);
+  return out;
+}
+
+// The kernel's structure and plan, whatever the symbol's bound.
+std::string plan_text(tile::Kernel kernel) {
+  for (tile::Axis& a : kernel.axes)
+    if (a.symbol) a.extent = a.symbol;
+  for (tile::Buffer& b : kernel.buffers)
+    if (b.symbol) b.shape[0] = b.symbol;
+  return tile::structure(kernel);
+}
+
 // Loops and branches of symbolic sizes are not compiled yet.
 void refuse_symbol(const Graph& graph, NodeId id) {
   const Node& n = graph.at(id);
@@ -149,23 +168,23 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   for (const auto& t : options.passes.times) r.times.push_back(t);
   start = Clock::now();
 
-  // One image per distinct kernel; kernels with the symbol are planned for several bounds.
+  // One image per distinct kernel; those with the symbol are planned for several sizes, the largest first.
   const Graph at_bound = bound ? at_size(r.kernels, bound) : r.kernels, at_one = bound ? at_size(r.kernels, 1) : r.kernels;
   Program program;
   if (graph.symbol) {
     program.size_low = graph.symbol->low, program.size_high = bound;
-    for (int64_t b : kSmallSizes)
-      if (program.size_low <= b && b < bound) program.bounds.push_back(b);
-    program.bounds.push_back(bound);
+    program.bounds = planned_sizes(*graph.symbol);
   }
-  std::map<std::string, int64_t> by_structure;
+  // The order of steps is chosen for a size between the bounds: memory for the largest, but no copies for the small ones.
+  const int64_t middle = std::bit_ceil(static_cast<uint64_t>(std::sqrt(static_cast<double>(program.size_low) * static_cast<double>(program.size_high))));
+  std::map<std::string, int64_t> by_plan;
   std::vector<int64_t> bound_of;   // of each distinct kernel; 0: it has no symbol
   Schedule schedule;
   r.lowered.clear();
   r.planned.clear();
   // A graph's kernels, and those of the bodies in it, which have no symbol.
   const std::function<void(const Graph&, const Graph&, const Graph&)> lower_calls = [&](const Graph& kernels, const Graph& bounded, const Graph& single) {
-    for (NodeId call : schedule.calls[&bounded] = order_calls(bounded)) {
+    for (NodeId call : schedule.calls[&bounded] = order_calls(at_size(kernels, middle))) {
       const Node& n = kernels.at(call);
       if (is_control_flow(n.op)) {
         refuse_symbol(kernels, call);
@@ -174,22 +193,26 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         continue;
       }
       const bool symbolic = bound && !(*bounded.at(call).attrs.body == *n.attrs.body);
-      for (int64_t b : symbolic ? program.bounds : std::vector<int64_t>{0}) {
-        const Graph& body = b == 1 ? *single.at(call).attrs.body : *n.attrs.body;   // 1 is no variable
-        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), b);
-        const auto [it, fresh] = by_structure.emplace(planted(Fault::kernel_key) ? n.attrs.name : tile::structure(lowered), static_cast<int64_t>(r.lowered.size()));
-        schedule.images[{&bounded, call}].push_back(it->second);
+      const std::vector<int64_t> sizes = symbolic ? program.bounds : std::vector<int64_t>{0};
+      std::vector<int64_t>& images = schedule.images[{&bounded, call}];
+      images.resize(sizes.size());
+      for (size_t s = sizes.size(); s-- > 0;) {
+        const Graph& body = sizes[s] == 1 ? *single.at(call).attrs.body : *n.attrs.body;   // 1 is no variable
+        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s]);
+        tile::verify(lowered);
+        tile::Kernel planned = options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
+        const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
+        images[s] = it->second;
         if (!fresh) {
           auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;
-          for (const SourceLoc& s : lowered.sources)
-            if (std::find(sources.begin(), sources.end(), s) == sources.end()) sources.push_back(s);
+          for (const SourceLoc& l : lowered.sources)
+            if (std::find(sources.begin(), sources.end(), l) == sources.end()) sources.push_back(l);
           continue;
         }
-        tile::verify(lowered);
-        r.planned.push_back(options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products));
-        tile::verify(r.planned.back());
+        tile::verify(planned);
+        r.planned.push_back(std::move(planned));
         r.lowered.push_back(std::move(lowered));
-        bound_of.push_back(b);
+        bound_of.push_back(sizes[s]);
       }
     }
   };

@@ -19,8 +19,8 @@ struct Place {
   bool masked = false;           // some tile reaches past the limit
   bool symbolic = false;         // a loop over a symbolic extent
   std::string limit;             // the extent, then in terms of the symbol `n`
-  std::string tiles() const {    // how many the limit has
-    return symbolic ? fmt::format("(({} + {}) / {})", limit, tile - 1, tile) : fmt::format("{}", ceil_div(extent, tile));
+  std::string tiles() const {    // how many the limit has; a size is at least 1
+    return symbolic && extent > tile ? fmt::format("(({} + {}) / {})", limit, tile - 1, tile) : fmt::format("{}", ceil_div(extent, tile));
   }
 };
 

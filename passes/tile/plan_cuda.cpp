@@ -20,6 +20,7 @@ constexpr int64_t kBlock = 256;          // threads, where nothing else decides
 constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; a constant, so that plans do not vary
 constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
+constexpr int64_t kShortSum = 8;         // of a column: one thread's, whose loads are on their way together
 
 int64_t power_up(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1)))); }
 int log2_of(int64_t n) { return std::countr_zero(static_cast<uint64_t>(n)); }
@@ -128,6 +129,9 @@ class Planner {
       if (const double bytes = contiguous_bytes(a); bytes >= most) most = bytes, lead = a;
     if (in_grid(lead)) lead_kept(lead);
     else lead_inner(lead);
+    // A short loop over the symbol is unrolled like any other, under masks.
+    for (AxisId a : all)
+      if (axis(a).symbol && !in_grid(a) && axis(a).spread == Spread{} && axis(a).extent <= kShortSum) axis(a).tile = power_up(axis(a).extent);
   }
 
   // Threads along a kept axis; what is left of the block goes to the loops (column sums) or to further kept axes.
@@ -140,7 +144,7 @@ class Planner {
     const int64_t others = instances() / std::max<int64_t>(1, axis(lead).extent);
     int64_t block = kBlock;
     int64_t threads = power_up(ceil_div(axis(lead).extent, vector));
-    if (sums && longest >= 8) {
+    if (sums && longest > kShortSum) {
       // Columns: 128-byte rows of lanes, less where the machine would stay empty; the rest of the block shares the sum.
       if (vector > 4) vector = 4;
       threads = std::min(power_up(ceil_div(axis(lead).extent, vector)), std::max<int64_t>(1, 32 / vector));
