@@ -148,7 +148,7 @@ class Planner {
       // Columns: 128-byte rows of lanes, less where the machine would stay empty; the rest of the block shares the sum.
       if (vector > 4) vector = 4;
       threads = std::min(power_up(ceil_div(axis(lead).extent, vector)), std::max<int64_t>(1, 32 / vector));
-      while (threads > 2 && ceil_div(axis(lead).extent, threads * vector) * others < 64) threads /= 2;
+      while (threads > 2 && ceil_div(axis(lead).extent, threads * vector) * others < 128) threads /= 2;
       give(lead, threads, vector, 1);
       share_inner(inner, std::min(block / threads, power_up(ceil_div(longest, 2))), 4);
     } else {
