@@ -212,7 +212,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         tile::verify(planned);
         r.planned.push_back(std::move(planned));
         r.lowered.push_back(std::move(lowered));
-        bound_of.push_back(sizes[s]);
+        bound_of.push_back(sizes[s] == 1 ? 0 : sizes[s]);
       }
     }
   };

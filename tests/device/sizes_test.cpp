@@ -108,6 +108,23 @@ TEST_F(Symbols, PackagesKeepTheSymbol) {
   EXPECT_EQ(e.run({inputs[0]})[0], interpret(expand(graph, context), inputs)[0]);
 }
 
+// The kernel for one row is that of a tensor that always has one.
+TEST_F(Symbols, PackagesShareTheKernelForOneRow) {
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {m.symbol("n", 1, 100), 4}), w = m.input("w", DType::f32, {1, 4});
+  m.output("y", tanh(x));
+  m.output("z", tanh(w));
+  CompileOptions options;
+  options.target = device->target();
+  const Program program = load_program(save_program(compile(m.finish(), options)), "p.qpk");
+  Executable e(*device, program);
+  for (int64_t n : {1, 100}) {
+    const auto out = e.run({HostTensor::full(DType::f32, {n, 4}, 1), HostTensor::full(DType::f32, {1, 4}, 2)});
+    EXPECT_NEAR(out[0].at(4 * n - 1), std::tanh(1), 1e-6);
+    EXPECT_NEAR(out[1].at(3), std::tanh(2), 1e-6);
+  }
+}
+
 TEST_F(Symbols, SizesThatAreRefused) {
   const TrainingStep step = mlp_step({12, 4, {8}, 0}, {2, 40}, {}, 1);
   const auto e = compiled(step.graph);
