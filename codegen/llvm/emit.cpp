@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include "codegen/llvm/values.h"
+#include "codegen/llvm/places.h"
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 
@@ -26,10 +26,9 @@ int64_t scratch_bytes(const Kernel& kernel) {
 
 namespace {
 
-class Emitter {
+class Emitter : Places {
  public:
-  Emitter(const Kernel& kernel, const CpuArch& arch, llvm::Function* function)
-      : k_(kernel), lanes_(arch.lanes), f_(function), b_(function->getContext()), s_(b_, arch.lanes, arch.fma), at_(kernel.axes.size()), tiles_(kernel.values.size()) {}
+  Emitter(const Kernel& kernel, const CpuArch& arch, llvm::Function* function) : Places(kernel, arch, function) {}
 
   void run() {
     QN_CHECK(k_.phases.size() == 1, "a CPU kernel has one phase");
@@ -53,35 +52,6 @@ class Emitter {
   }
 
  private:
-  struct At {               // where an axis stands
-    LlvmValue start = nullptr;
-    int64_t count = 0;      // of elements, static
-  };
-  const Kernel& k_;
-  int lanes_;
-  llvm::Function* f_;
-  Builder b_;
-  Scalars s_;
-  std::vector<At> at_;
-  std::vector<std::vector<LlvmValue>> tiles_;   // by value: registers, row-major over coordinates
-  std::vector<LlvmValue> pointers_;
-
-  // --- small helpers ---
-  LlvmValue i64(int64_t v) { return b_.getInt64(static_cast<uint64_t>(v)); }
-  llvm::BasicBlock* new_block(const char* name) { return llvm::BasicBlock::Create(f_->getContext(), name, f_); }
-  const Axis& axis(AxisId a) const { return k_.axes[static_cast<size_t>(a)]; }
-  const Value& value(ValueId v) const { return k_.values[static_cast<size_t>(v)]; }
-  bool is_lanes(AxisId a) const { return axis(a).lanes; }
-  AxisId lanes_axis(const std::vector<AxisId>& axes) const {
-    for (AxisId a : axes)
-      if (is_lanes(a)) return a;
-    return -1;
-  }
-  int64_t steps(AxisId a) const {   // coordinates, or vectors on the lanes axis
-    const int64_t n = at_[static_cast<size_t>(a)].count;
-    return is_lanes(a) ? ceil_div(n, lanes_) : n;
-  }
-
   void load_pointers() {
     int64_t offset = 0;
     for (size_t p = 0; p < k_.buffers.size(); ++p) {
@@ -170,110 +140,6 @@ class Emitter {
     if (rest > 0 && !planted(Fault::remainder_dropped)) once(full * a.tile, rest);
     return state;
   }
-
-  // --- coordinates: one step per axis (a vector on the lanes axis) ---
-  using Coords = std::map<AxisId, int64_t>;
-  void each_coordinate(const std::vector<AxisId>& axes, const std::function<void(Coords&)>& f) {
-    Coords c;
-    const std::function<void(size_t)> go = [&](size_t d) {
-      if (d == axes.size()) return f(c);
-      for (int64_t i = 0, n = steps(axes[d]); i < n; ++i) {
-        c[axes[d]] = i;
-        go(d + 1);
-      }
-    };
-    go(0);
-  }
-  LlvmValue& reg(ValueId v, const Coords& c) {
-    int64_t p = 0;
-    for (AxisId a : value(v).axes) p = p * steps(a) + c.at(a);
-    return tiles_[static_cast<size_t>(v)][static_cast<size_t>(p)];
-  }
-  void allocate(ValueId v) {
-    int64_t n = 1;
-    for (AxisId a : value(v).axes) n *= steps(a);
-    tiles_[static_cast<size_t>(v)].assign(static_cast<size_t>(n), nullptr);
-  }
-  // The lanes of this step that exist, or null where all do.
-  LlvmValue lane_mask(AxisId lanes, const Coords& c) {
-    if (lanes < 0) return nullptr;
-    const int64_t left = at_[static_cast<size_t>(lanes)].count - c.at(lanes) * lanes_;
-    if (left >= lanes_) return nullptr;
-    std::vector<llvm::Constant*> bits;
-    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < left + planted(Fault::tail_mask)));
-    return llvm::ConstantVector::get(bits);
-  }
-  LlvmValue both(LlvmValue x, LlvmValue y) {
-    if (!x || !y) return x ? x : y;
-    if (x->getType()->isVectorTy() || y->getType()->isVectorTy()) x = s_.splat(x), y = s_.splat(y);
-    return b_.CreateAnd(x, y);
-  }
-  LlvmValue lane_numbers() {
-    std::vector<llvm::Constant*> n;
-    for (int i = 0; i < lanes_; ++i) n.push_back(b_.getInt64(static_cast<uint64_t>(i)));
-    return llvm::ConstantVector::get(n);
-  }
-
-  // --- index expressions ---
-  // axis % tile is the coordinate inside the block.
-  bool is_local(const Index& e) const {
-    return e.kind() == Index::Kind::mod && e.left().kind() == Index::Kind::axis && e.value() == axis(static_cast<AxisId>(e.left().value())).tile;
-  }
-  std::optional<int64_t> stride(const Index& e, AxisId a) const {
-    switch (e.kind()) {
-      case Index::Kind::constant: return 0;
-      case Index::Kind::axis: return e.value() == a ? 1 : 0;
-      case Index::Kind::add: {
-        const auto x = stride(e.left(), a), y = stride(e.right(), a);
-        return x && y ? std::optional(*x + *y) : std::nullopt;
-      }
-      case Index::Kind::mul: {
-        const auto x = stride(e.left(), a);
-        return x ? std::optional(*x * e.value()) : std::nullopt;
-      }
-      default: break;
-    }
-    if (is_local(e)) return e.left().value() == a ? 1 : 0;
-    return e.uses(a) ? std::nullopt : std::optional<int64_t>(0);
-  }
-  // The value at a coordinate; with `vary`, a vector over the lanes axis, else the value of its first lane.
-  LlvmValue evaluate(const Index& e, const Coords& c, bool vary) {
-    const auto binary = [&](LlvmValue x, LlvmValue y, auto&& op) {
-      if (x->getType()->isVectorTy() || y->getType()->isVectorTy()) x = s_.splat(x), y = s_.splat(y);
-      return op(x, y);
-    };
-    const auto constant_like = [&](LlvmValue x, int64_t v) { return s_.integer(x->getType(), v); };
-    const auto place = [&](AxisId a, bool local) {
-      int64_t step = 0;
-      if (const auto it = c.find(a); it != c.end()) step = it->second;
-      const int64_t offset = is_lanes(a) ? step * lanes_ : step;
-      LlvmValue v = local ? i64(offset) : b_.CreateAdd(at_[static_cast<size_t>(a)].start, i64(offset), "", true, true);
-      if (is_lanes(a) && vary) v = b_.CreateAdd(s_.splat(v), lane_numbers());
-      return v;
-    };
-    if (is_local(e)) return place(static_cast<AxisId>(e.left().value()), true);
-    switch (e.kind()) {
-      case Index::Kind::constant: return i64(e.value());
-      case Index::Kind::axis: return place(static_cast<AxisId>(e.value()), false);
-      case Index::Kind::add: return binary(evaluate(e.left(), c, vary), evaluate(e.right(), c, vary), [&](LlvmValue x, LlvmValue y) { return b_.CreateAdd(x, y); });
-      case Index::Kind::mul: {
-        const LlvmValue x = evaluate(e.left(), c, vary);
-        return b_.CreateMul(x, constant_like(x, e.value()));
-      }
-      default: break;
-    }
-    // Made positive by a multiple of the divisor: (x + m*d) // d - m and (x + m*d) % d are those of x.
-    const LlvmValue x = evaluate(e.left(), c, vary);
-    const int64_t d = e.value(), m = e.left().low() < 0 ? ceil_div(-e.left().low(), d) : 0;
-    const LlvmValue above = b_.CreateAdd(x, constant_like(x, m * d)), divisor = constant_like(x, d);
-    return e.kind() == Index::Kind::mod ? b_.CreateURem(above, divisor) : b_.CreateSub(b_.CreateUDiv(above, divisor), constant_like(x, m));
-  }
-
-  // The condition that a position in a dim exists, or null where it always does.
-  LlvmValue within(LlvmValue i, int64_t extent) {
-    return b_.CreateICmpULT(i, s_.integer(i->getType(), extent));
-  }
-  static bool proven(const Index& e, int64_t extent) { return e.low() >= 0 && e.high() < extent; }
 
   // --- statements ---
   void block(const Block& stmts) {
@@ -428,44 +294,50 @@ class Emitter {
         all.insert(summed.begin(), summed.end());
         LlvmValue x = reg(m.a, all), y = reg(m.b, all);
         LlvmValue& sum = reg(m.out, c);
-        if (lanes >= 0) {   // lanes on the summed axis: one horizontal step
-          LlvmValue p = b_.CreateFMul(s_.splat(x), s_.splat(y));
-          if (const LlvmValue mask = lane_mask(lanes, all)) p = b_.CreateSelect(mask, p, s_.constant(Scalar::of(dtype, 0), p));
-          sum = b_.CreateFAdd(sum, across(Op::add, dtype, p));
-        } else {
-          if (sum->getType()->isVectorTy()) x = s_.splat(x), y = s_.splat(y);
-          sum = s_.fma(x, y, sum);
-        }
+        if (const LlvmValue mask = lane_mask(lanes, all))
+          for (LlvmValue* v : {&x, &y}) *v = b_.CreateSelect(mask, s_.splat(*v), s_.constant(Scalar::of(dtype, 0), s_.splat(*v)));
+        if (sum->getType()->isVectorTy() || lanes >= 0) x = s_.splat(x), y = s_.splat(y);
+        if (sum->getType()->isVectorTy()) sum = s_.fma(x, y, sum);
+        else if (lanes >= 0) sum = b_.CreateFAdd(sum, across(Op::add, dtype, b_.CreateFMul(x, y)));   // on the summed axis
+        else sum = s_.fma(x, y, sum);
       });
     });
   }
 
-  // A carry that only collects a reduction over the lanes may stay per lane until the end:
-  // yield map(combine(carry, part)), part = reduce<combine> (…).
-  const ReduceTile* lane_carry(const Seq& q, size_t i) const {
+  // A carry that only collects what is summed over the lanes may stay per lane until the end:
+  // yield map(combine(carry, part)), part = reduce<combine> (…), or yield mma (carry, …).
+  struct LaneCarry {
+    Op combine;
+    const ReduceTile* reduce = nullptr;   // none: an mma
+  };
+  std::optional<LaneCarry> lane_carry(const Seq& q, size_t i) const {
     const MapTile* update = nullptr;
+    const Mma* product = nullptr;
     int uses = 0;
     for (const Stmt& s : q.body)
       if (const auto* m = std::get_if<MapTile>(&s.node)) {
         if (m->out == q.yields[i]) update = m;
         uses += static_cast<int>(std::count(m->args.begin(), m->args.end(), q.carries[i].var));
       } else if (const auto* mma = std::get_if<Mma>(&s.node)) {
+        if (mma->out == q.yields[i] && mma->acc == q.carries[i].var) product = mma;
         uses += mma->acc == q.carries[i].var;
       } else if (!std::holds_alternative<Load>(s.node) && !std::holds_alternative<ReduceTile>(s.node)) {
-        return nullptr;
+        return std::nullopt;
       }
-    if (!update || uses != 1 || update->args.size() != 2 || update->expr.size() != 3 || update->args[0] != q.carries[i].var) return nullptr;
+    if (uses != 1) return std::nullopt;
+    if (product) return lanes_axis(product->axes) >= 0 && q.carries[i].init == identity_of(Op::add, value(product->out).dtype) ? std::optional(LaneCarry{Op::add}) : std::nullopt;
+    if (!update || update->args.size() != 2 || update->expr.size() != 3 || update->args[0] != q.carries[i].var) return std::nullopt;
     const ScalarNode& op = update->expr[2];
     for (const Stmt& s : q.body)
       if (const auto* r = std::get_if<ReduceTile>(&s.node))
         if (r->out == update->args[1] && op.kind == ScalarNode::Kind::op && op.op == r->combine && value(r->out).axes == value(q.yields[i]).axes &&
             q.carries[i].init == identity_of(r->combine, value(r->out).dtype) && std::count(r->axes.begin(), r->axes.end(), lanes_axis(value(r->arg).axes)))
-          return r;
-    return nullptr;
+          return LaneCarry{r->combine, r};
+    return std::nullopt;
   }
 
   void statement(const Seq& q) {
-    std::vector<const ReduceTile*> per_lane;
+    std::vector<std::optional<LaneCarry>> per_lane;
     std::vector<LlvmValue> state;
     std::vector<size_t> sizes;
     for (size_t i = 0; i < q.carries.size(); ++i) {
@@ -490,10 +362,10 @@ class Emitter {
       for (const Stmt& s : q.body) {
         bool done = false;   // what a per-lane carry replaces
         for (size_t i = 0; i < q.carries.size(); ++i)
-          if (per_lane[i]) {
+          if (per_lane[i] && per_lane[i]->reduce) {
             const auto* r = std::get_if<ReduceTile>(&s.node);
             const auto* m = std::get_if<MapTile>(&s.node);
-            if (r == per_lane[i]) {
+            if (r == per_lane[i]->reduce) {
               std::map<int64_t, LlvmValue> start;
               const auto& tile = tiles_[static_cast<size_t>(q.carries[i].var)];
               for (size_t e = 0; e < tile.size(); ++e) start[static_cast<int64_t>(e)] = tile[e];

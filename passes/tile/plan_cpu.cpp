@@ -93,6 +93,14 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
         k.axes[static_cast<size_t>(a)].tile = vectors_tile(k.axes[static_cast<size_t>(a)], arch.lanes, 4);
         break;
       }
+    // Sums side by side, innermost first, as many as registers hold: they share what one operand alone varies along.
+    int64_t sums = 1;
+    for (size_t i = kept.size(); i-- > 0;) {
+      Axis& axis = k.axes[static_cast<size_t>(kept[i])];
+      if (axis.lanes || axis.extent < 2 || has(m.a, kept[i]) == has(m.b, kept[i])) continue;
+      axis.tile = std::clamp<int64_t>((arch.registers == 32 ? 12 : 6) / sums, 1, axis.extent);
+      sums *= axis.tile;
+    }
     return;
   }
   if (const AxisId rows = rows_for(lanes); rows >= 0) k.axes[static_cast<size_t>(rows)].tile = rows_tile(rows, vectors);
