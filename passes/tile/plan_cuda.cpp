@@ -3,6 +3,7 @@
 //             a reduced axis is shared by the threads of a warp or a block, columns are summed over rows of threads
 //   direct    a product with a short side: as rows, both operands from registers, the summed axis across threads
 //   staged    all other products: block tiles in shared memory, matrix instructions where the precision has one
+#include <algorithm>
 #include <bit>
 #include <set>
 
@@ -172,6 +173,12 @@ class Planner {
     for (AxisId a : inner_axes())
       if (a != lead) inner.push_back(a);
     share_inner(inner, threads, groups, vector);
+    // What a thread would still sum for long is shared along the other axes of the sum, the longest first.
+    std::stable_sort(inner.begin(), inner.end(), [&](AxisId a, AxisId b) { return axis(a).extent > axis(b).extent; });
+    for (AxisId a : inner) {
+      const int64_t used = int64_t{1} << (lane_bit_ + warp_bit_), share = std::min({power_up(axis(a).extent), kBlock / used, power_up(ceil_div(kMachine, rows * used))});
+      if (share > 1 && axis(a).spread == Spread{}) give(a, share, 1, 1);
+    }
     spread_kept(-1, std::max<int64_t>(32, std::min(std::max(kBlock, threads), threads * power_up(rows))));
     unroll_direct(-1);
   }
