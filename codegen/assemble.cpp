@@ -69,17 +69,21 @@ struct Arena {
   std::vector<Lifetime> lifetimes;
   std::vector<int64_t> slots;   // of each lifetime
 
+  // Types may hold the symbol; places are for its bound.
+  Type at_bound(const Type& type) const { return at_size(type, program.size_high); }
   int64_t new_slot(SlotKind kind, const Type& type, std::string name = "") {
     Slot s;
     s.kind = kind;
     s.dtype = type.dtype;
-    s.shape = type.shape;
+    s.shape = at_bound(type).shape;
+    for (size_t d = 0; d < type.shape.size(); ++d)
+      if (is_symbolic(type.shape[d])) s.symbol = symbol_factor(type.shape[d]), s.along = static_cast<int64_t>(d);
     s.name = std::move(name);
     program.slots.push_back(std::move(s));
     return static_cast<int64_t>(program.slots.size() - 1);
   }
   int64_t new_place(const Type& type, int first, int last) {
-    lifetimes.push_back({round_up(type.bytes(), 64), first, last});
+    lifetimes.push_back({round_up(at_bound(type).bytes(), 64), first, last});
     slots.push_back(new_slot(SlotKind::arena, type));
     return slots.back();
   }
@@ -195,12 +199,7 @@ class Level {
   bool may_be_written(NodeId id) const { return !is_leaf(whole(id)) && fills(id) && !slot_of_.count(whole(id)) && !of_control(whole(id)); }
 
   int64_t new_slot(SlotKind kind, NodeId value, std::string name) {
-    const Shape& symbolic = symbolic_.type(value).shape;
-    for (size_t d = 1; d < symbolic.size(); ++d)
-      if (is_symbolic(symbolic[d])) throw Error(Code::symbol_place, fmt::format("{} has the symbolic size in dim {}", to_string(symbolic_.type(value)), d), symbolic_.where(value)).with_help("in memory it must be dim 0: transpose the tensor");
-    const int64_t slot = arena_.new_slot(kind, graph_.type(value), std::move(name));
-    if (!symbolic.empty()) program_.slots.back().symbol = symbol_factor(symbolic[0]);
-    return slot;
+    return arena_.new_slot(kind, symbolic_.type(value), std::move(name));
   }
 
   // The slot of a value whose whole has one.
@@ -275,7 +274,7 @@ class Level {
     // writes no input.)
     for (const auto& [value, to] : late_)
       if (is_leaf(whole(value)) && program_.slots[static_cast<size_t>(to)].kind == SlotKind::state) {
-        const int64_t place = arena_.new_place(graph_.type(value), 0, end_);
+        const int64_t place = arena_.new_place(symbolic_.type(value), 0, end_);
         before_.push_back(Copy{slot(value), place});
         kept_[value] = planted(Fault::states_swapped) ? slot(value) : place;
       }
@@ -309,27 +308,28 @@ class Level {
   }
 
   // --- loops and branches ---
-  Level body(const std::shared_ptr<const Graph>& graph, NodeId call) { return Level(*graph, *graph, arena_, when(call).last); }
+  Level body(std::shared_ptr<const Graph> Attrs::*which, NodeId call) { return Level(*(symbolic_.at(call).attrs.*which), *(graph_.at(call).attrs.*which), arena_, when(call).last); }
   void give_results(NodeId call, const std::vector<int64_t>& slots) {
     for (NodeId r : results_of(call)) slot_of_[r] = slots[static_cast<size_t>(graph_.at(r).attrs.index[0])];
   }
 
   void scan(NodeId call, const Node& n, int last, std::vector<Step>& out) {
-    const Graph& inner = *n.attrs.body;
+    const Graph& inner = *symbolic_.at(call).attrs.body;
+    const std::vector<Type>& types = symbolic_.at(call).type.results;
     const size_t carries = static_cast<size_t>(n.attrs.index[0]), scanned = static_cast<size_t>(n.attrs.index[1]);
     const int64_t steps = n.attrs.limit[0], first = when(call).first;
     const bool backward = !n.attrs.stride.empty() && n.attrs.stride[0] < 0;
     if (steps == 0) {   // the carries as they are, and empty stacks
       std::vector<int64_t> results;
-      for (const Type& t : n.type.results) results.push_back(arena_.new_place(t, static_cast<int>(first), last));
+      for (const Type& t : types) results.push_back(arena_.new_place(t, static_cast<int>(first), last));
       for (size_t k = 0; k < carries; ++k) out.push_back(Copy{slot(n.args[k]), results[k]});
       return give_results(call, results);
     }
     Loop loop{program_.loops++, steps, {}};
     std::vector<int64_t> inputs, targets(inner.outputs.size(), -1), results(inner.outputs.size(), -1);
     for (size_t k = 0; k < carries; ++k) {
-      const Type& type = graph_.type(n.args[k]);
-      const int64_t bytes = type.bytes(), stride = round_up(bytes, 64);
+      const Type& type = symbolic_.type(n.args[k]);
+      const int64_t bytes = graph_.type(n.args[k]).bytes(), stride = round_up(bytes, 64);
       // The stacks of this carry, before or after each step, are all its places but one.
       int64_t before = -1, after = -1;
       for (size_t o = carries; o < inner.outputs.size() && bytes > 0 && bytes == stride; ++o) {
@@ -344,17 +344,17 @@ class Level {
       out.push_back(Copy{slot(n.args[k]), arena_.sub_range(buffer, type, start * stride)});
       results[k] = arena_.sub_range(buffer, type, (start + step * (steps - planted(Fault::carry_entry)) + entries * steps) % entries * stride);
       for (const auto& [o, offset] : {std::pair{before, int64_t{backward != planted(Fault::history_offset)}}, {after, int64_t{backward == planted(Fault::history_offset)}}})
-        if (o >= 0) results[static_cast<size_t>(o)] = arena_.sub_range(buffer, n.type.results[static_cast<size_t>(o)], offset * stride);
+        if (o >= 0) results[static_cast<size_t>(o)] = arena_.sub_range(buffer, types[static_cast<size_t>(o)], offset * stride);
     }
     const auto slice = [&](int64_t whole, Type type) {
       type.shape.erase(type.shape.begin());
-      return arena_.slice_of(whole, type, type.bytes(), loop.id, backward && !planted(Fault::slices_start) ? steps - 1 : 0, backward ? -1 : 1, steps);
+      return arena_.slice_of(whole, type, arena_.at_bound(type).bytes(), loop.id, backward && !planted(Fault::slices_start) ? steps - 1 : 0, backward ? -1 : 1, steps);
     };
     std::vector<Step> before_step;
     for (size_t i = carries; i < n.args.size(); ++i) {
       int64_t at = slot(n.args[i]);
       if (i < carries + scanned) {
-        at = slice(at, graph_.type(n.args[i]));
+        at = slice(at, symbolic_.type(n.args[i]));
         if (!arena_.aligned(at)) {
           const int64_t place = arena_.new_place(inner.type(inner.inputs[i]), static_cast<int>(first), when(call).last);
           before_step.push_back(Copy{at, place});
@@ -365,11 +365,11 @@ class Level {
     }
     for (size_t o = carries; o < results.size(); ++o)
       if (results[o] < 0) {
-        results[o] = arena_.new_place(n.type.results[o], static_cast<int>(first), last);
-        targets[o] = slice(results[o], n.type.results[o]);
+        results[o] = arena_.new_place(types[o], static_cast<int>(first), last);
+        targets[o] = slice(results[o], types[o]);
       }
     loop.steps = std::move(before_step);
-    std::vector<Step> inside = body(n.attrs.body, call).run_body(inputs, targets);
+    std::vector<Step> inside = body(&Attrs::body, call).run_body(inputs, targets);
     if (planted(Fault::slice_copied_late)) std::swap(loop.steps, inside);
     std::move(inside.begin(), inside.end(), std::back_inserter(loop.steps));
     out.push_back(std::move(loop));
@@ -380,12 +380,12 @@ class Level {
     const size_t carries = static_cast<size_t>(n.attrs.index[0]);
     std::vector<int64_t> inputs, next;
     for (size_t i = 0; i < n.args.size(); ++i) {
-      inputs.push_back(i < carries ? arena_.new_place(graph_.type(n.args[i]), when(call).first, last) : slot(n.args[i]));
+      inputs.push_back(i < carries ? arena_.new_place(symbolic_.type(n.args[i]), when(call).first, last) : slot(n.args[i]));
       if (i >= carries) continue;
-      next.push_back(arena_.new_place(graph_.type(n.args[i]), when(call).first, when(call).last));
+      next.push_back(arena_.new_place(symbolic_.type(n.args[i]), when(call).first, when(call).last));
       out.push_back(Copy{slot(n.args[i]), inputs[i]});
     }
-    While loop{inputs[0], body(n.attrs.body, call).run_body(inputs, next)};
+    While loop{inputs[0], body(&Attrs::body, call).run_body(inputs, next)};
     for (size_t k = 0; k < carries - (planted(Fault::while_carry) && carries > 2); ++k) loop.steps.push_back(Copy{next[k], inputs[k]});
     out.push_back(std::move(loop));
     inputs.resize(carries);
@@ -395,9 +395,9 @@ class Level {
   void cond(NodeId call, const Node& n, int last, std::vector<Step>& out) {
     std::vector<int64_t> inputs, results;
     for (size_t i = 1; i < n.args.size(); ++i) inputs.push_back(slot(n.args[i]));
-    for (const Type& t : n.type.results) results.push_back(arena_.new_place(t, when(call).first, last));
-    Branch branch{slot(n.args[0]), body(n.attrs.body, call).run_body(inputs, results), {}};
-    branch.no = body(n.attrs.otherwise, call).run_body(inputs, results);
+    for (const Type& t : symbolic_.at(call).type.results) results.push_back(arena_.new_place(t, when(call).first, last));
+    Branch branch{slot(n.args[0]), body(&Attrs::body, call).run_body(inputs, results), {}};
+    branch.no = body(&Attrs::otherwise, call).run_body(inputs, results);
     if (planted(Fault::branches_swapped)) std::swap(branch.yes, branch.no);
     out.push_back(std::move(branch));
     give_results(call, results);

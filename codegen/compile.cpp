@@ -132,20 +132,14 @@ std::string plan_text(tile::Kernel kernel) {
   for (tile::Axis& a : kernel.axes)
     if (a.symbol) a.extent = a.symbol;
   for (tile::Buffer& b : kernel.buffers)
-    if (b.symbol) b.shape[0] = b.symbol;
+    if (b.symbol) b.shape[static_cast<size_t>(b.along)] = b.symbol;
   return tile::structure(kernel);
 }
 
-// Loops and branches of symbolic sizes are not compiled yet.
-void refuse_symbol(const Graph& graph, NodeId id) {
-  const Node& n = graph.at(id);
-  std::vector<Type> types = n.type.results;
-  for (NodeId a : n.args) types.push_back(graph.type(a));
-  for (const auto& body : {n.attrs.body, n.attrs.otherwise})
-    if (body)
-      for (const Node& inner : body->nodes) types.push_back(inner.type);
-  for (const Type& t : types)
-    if (is_symbolic(t.shape)) throw Error(Code::symbol_place, fmt::format("`{}` has {} in it: loops and branches of symbolic sizes are not compiled yet", name_of(n.op), to_string(t)), graph.where(id)).with_help("make the size a constant");
+// Does a value that kernels share have rows in front of the symbol? Those lie apart as at the program's bound.
+bool has_rows(const Graph& body) {
+  const auto rows = [&](NodeId id) { return rows_before_symbol(body.type(id).shape) > 1; };
+  return std::any_of(body.inputs.begin(), body.inputs.end(), rows) || std::any_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return rows(o.node); });
 }
 
 }  // namespace
@@ -182,14 +176,14 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   Schedule schedule;
   r.lowered.clear();
   r.planned.clear();
-  // A graph's kernels, and those of the bodies in it, which have no symbol.
+  // A graph's kernels, and those of the bodies in it.
   const std::function<void(const Graph&, const Graph&, const Graph&)> lower_calls = [&](const Graph& kernels, const Graph& bounded, const Graph& single) {
     for (NodeId call : schedule.calls[&bounded] = order_calls(at_size(kernels, middle))) {
       const Node& n = kernels.at(call);
       if (is_control_flow(n.op)) {
-        refuse_symbol(kernels, call);
-        for (const auto& body : {bounded.at(call).attrs.body, bounded.at(call).attrs.otherwise})
-          if (body) lower_calls(*body, *body, *body);
+        if (n.op == Op::scan && is_symbolic(n.attrs.limit)) throw Error(Code::symbol_place, "a scan over a symbolic number of steps is not compiled yet", kernels.where(call)).with_help("make the number of steps a constant");
+        for (const auto body : {&Attrs::body, &Attrs::otherwise})
+          if (n.attrs.*body) lower_calls(*(n.attrs.*body), *(bounded.at(call).attrs.*body), *(single.at(call).attrs.*body));
         continue;
       }
       const bool symbolic = bound && !(*bounded.at(call).attrs.body == *n.attrs.body);
@@ -197,8 +191,9 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
       std::vector<int64_t>& images = schedule.images[{&bounded, call}];
       images.resize(sizes.size());
       for (size_t s = sizes.size(); s-- > 0;) {
-        const Graph& body = sizes[s] == 1 ? *single.at(call).attrs.body : *n.attrs.body;   // 1 is no variable
-        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s]);
+        const bool one = sizes[s] == 1 && !has_rows(*n.attrs.body);   // 1 is no variable
+        const Graph& body = one ? *single.at(call).attrs.body : *n.attrs.body;
+        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound);
         tile::verify(lowered);
         tile::Kernel planned = options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
@@ -212,7 +207,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         tile::verify(planned);
         r.planned.push_back(std::move(planned));
         r.lowered.push_back(std::move(lowered));
-        bound_of.push_back(sizes[s] == 1 ? 0 : sizes[s]);
+        bound_of.push_back(one ? 0 : sizes[s]);
       }
     }
   };

@@ -50,8 +50,19 @@ void for_each_launch(const std::vector<Step>& steps, const std::function<void(co
 
 Shape Slot::shape_at(int64_t size) const {
   Shape out = shape;
-  if (symbol) out[0] = checked_mul(symbol, size);
+  if (symbol) out[static_cast<size_t>(along)] = checked_mul(symbol, size);
   return out;
+}
+
+int64_t Slot::size_of_symbol(const Shape& given) const {
+  const size_t d = static_cast<size_t>(along);
+  return symbol > 0 && given.size() == shape.size() && given[d] % symbol == 0 ? given[d] / symbol : 0;
+}
+
+Rows Slot::rows_at(int64_t size) const {
+  const int64_t rows = count(std::span(shape).first(static_cast<size_t>(symbol ? along : 0))), all = checked_mul(count(shape_at(size)), size_of(dtype));
+  if (rows <= 1 || all == bytes()) return {1, all, all};
+  return {rows, all / rows, bytes() / rows};
 }
 
 int64_t planned_bytes(const Program& program, int threads, int input_sets) {
@@ -68,7 +79,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 4;
+constexpr uint64_t kVersion = 5;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 // The verifier lets a forged list of longs start anywhere: read it as bytes.
@@ -129,7 +140,8 @@ class StepReader {
         case kLaunch: out.push_back(launch(*s)); break;
         case kCopy: {
           const Slot &a = slot(s->first()), &b = slot(s->second());
-          want_(a.bytes() == b.bytes() && a.symbol == b.symbol, "damaged: a copy");
+          const Rows from = a.rows_at(p_.size_low), to = b.rows_at(p_.size_low);
+          want_(a.bytes() == b.bytes() && (a.symbol > 0) == (b.symbol > 0) && from.count == to.count && from.bytes == to.bytes, "damaged: a copy");
           out.push_back(Copy{s->first(), s->second()});
           break;
         }
@@ -206,7 +218,7 @@ std::vector<uint8_t> save_program(const Program& p) {
     const auto shape = b.CreateVector(s.shape);
     const auto name = b.CreateString(s.name);
     const auto value = b.CreateVector(reinterpret_cast<const uint8_t*>(s.value.bytes.data()), s.kind == SlotKind::constant ? s.value.bytes.size() : 0);
-    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.symbol, s.parent, value, s.loop, s.stride, s.first, s.step, s.entries));
+    slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.symbol, s.parent, value, s.loop, s.stride, s.first, s.step, s.entries, s.along));
   }
   const auto arch = b.CreateString(p.target.arch), graph = b.CreateString(p.graph_text);
   const auto image_list = b.CreateVector(images);
@@ -279,8 +291,8 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
     } catch (const Error&) {
       want(false, "damaged: a slot's size");
     }
-    slot.symbol = s->symbol();
-    want(slot.symbol >= 0 && slot.symbol <= kMaxExtent && (slot.symbol == 0 || (!slot.shape.empty() && static_cast<__int128>(slot.symbol) * p.size_high == slot.shape[0])), "damaged: a slot's symbol");
+    slot.symbol = s->symbol(), slot.along = s->along();
+    want(slot.symbol >= 0 && slot.symbol <= kMaxExtent && slot.along >= 0 && (slot.symbol == 0 ? slot.along == 0 : slot.along < static_cast<int64_t>(slot.shape.size()) && static_cast<__int128>(slot.symbol) * p.size_high == slot.shape[static_cast<size_t>(slot.along)]), "damaged: a slot's symbol");
     want(slot.symbol == 0 || slot.kind != SlotKind::state, "damaged: a symbolic state");
     slot.name = s->name()->str();
     slot.offset = s->offset();

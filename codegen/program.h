@@ -24,6 +24,12 @@ std::string to_string(const Target& target);       // "cpu:avx512", "cuda:sm_90a
 /// Parses "cpu", "cpu:ARCH", "cuda", "cuda:ARCH"; a missing arch is this machine's (cuda: sm_90a). Throws Error(usage).
 Target parse_target(const std::string& text);
 
+/// How the bytes of a tensor lie: `count` rows of `bytes` each, `pitch` bytes apart. A tensor on the host has no gaps.
+struct Rows {
+  int64_t count, bytes, pitch;
+  int64_t span() const { return count > 0 ? (count - 1) * pitch + bytes : 0; }   // from the first byte to the last
+};
+
 /// One compiled kernel. CPU: position-independent machine code, entry at `entry`, called as
 /// void(void* const* buffers, void* scratch, int64_t begin, int64_t end, int64_t size) for grid instances [begin, end);
 /// `size` is the symbol's value. CUDA: a cubin holding the function `name`, launched with grid_at(size) blocks of `threads`
@@ -52,14 +58,16 @@ struct Slot {
   Shape shape;
   std::string name;              // inputs, outputs, states
   int64_t offset = 0;            // arena: bytes from its start, 64-byte aligned; of a sub-range: bytes from the start of `parent`
-  int64_t symbol = 0;            // > 0: the first extent is so many times the symbol, and the one in `shape` its bound
+  int64_t symbol = 0;            // > 0: the extent of dim `along` is so many times the symbol, and the one in `shape` its bound: every size has its strides
   int64_t parent = -1;           // >= 0: this slot is a sub-range of that slot, which stands before it
   int64_t loop = -1;             // >= 0: in iteration t of that loop `stride` * ((first + step * t) mod entries) bytes further
   int64_t stride = 0, first = 0, step = 0, entries = 1;
+  int64_t along = 0;
   HostTensor value;              // constant
   int64_t bytes() const { return checked_mul(count(shape), size_of(dtype)); }
   Shape shape_at(int64_t size) const;
-  int64_t bytes_at(int64_t size) const { return checked_mul(count(shape_at(size)), size_of(dtype)); }
+  int64_t size_of_symbol(const Shape& given) const;   // that makes the symbolic extent what it is there; 0: none does
+  Rows rows_at(int64_t size) const;
 };
 
 /// Kernels with the symbol are made for several bounds (`Program::bounds`), as many images as there are; others have one.

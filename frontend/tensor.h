@@ -78,8 +78,8 @@ class Model {
  public:
   Model() : builder_(std::make_unique<GraphBuilder>()) {}
   Tensor input(const std::string& name, DType dtype, Shape shape, Where where = Where::current());
-  /// A size that is given when the graph runs, low to high, to be used as a dim, also times a constant: the leading dim
-  /// of what is in memory. One per model. Throws Error(compile) for bounds that are none.
+  /// A size that is given when the graph runs, low to high, to be used as a dim, also times a constant; at most
+  /// one dim of a tensor. One per model. Throws Error(compile) for bounds that are none.
   int64_t symbol(const std::string& name, int64_t low, int64_t high, Where where = Where::current());
   Tensor constant(HostTensor value, Where where = Where::current());
   void output(const std::string& name, const Tensor& value, Where where = Where::current());

@@ -16,11 +16,20 @@ Shape at_size(Shape shape, int64_t n) {
   return shape;
 }
 
-static Type at_size(Type type, int64_t n) {
+Type at_size(Type type, int64_t n) {
   type.shape = at_size(std::move(type.shape), n);
   if (type.bytes() > kMaxBytes) throw Error(Code::too_large, fmt::format("{} is too large: more than 2^46 bytes", to_string(type))).with_help("lower the symbol's bound");
   for (Type& t : type.results) t = at_size(std::move(t), n);
   return type;
+}
+
+int64_t rows_before_symbol(const Shape& shape) {
+  int64_t rows = 1;
+  for (int64_t d : shape) {
+    if (is_symbolic(d)) return rows;
+    rows = checked_mul(rows, d);
+  }
+  return 1;
 }
 
 Graph at_size(const Graph& graph, int64_t n) {

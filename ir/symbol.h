@@ -7,7 +7,8 @@
 //     symbol "batch" 1 4096
 //
 // A graph with a symbol means the family of its graphs `at_size(graph, n)`; the interpreter runs the one that its inputs
-// ask for. Compiled, buffers and plans are made for the bound, and kernels take the size as an argument.
+// ask for. Compiled, buffers and plans are made for the bound, and kernels take the size as an argument: an element lies
+// where it would at the bound, so that f32[24,n,64] is 24 rows as far apart as the bound's, of which n * 64 elements count.
 #pragma once
 #include "ir/graph.h"
 
@@ -19,6 +20,9 @@ bool is_symbolic(const Shape& shape);
 inline int64_t symbol_factor(int64_t extent) { return is_symbolic(extent) ? extent / kSymbol : 0; }
 inline int64_t at_size(int64_t extent, int64_t n) { return is_symbolic(extent) ? checked_mul(extent / kSymbol, n) : extent; }
 Shape at_size(Shape shape, int64_t n);
+Type at_size(Type type, int64_t n);
+/// How many rows the symbolic extent has in front of it: the product of the dims before it; 1 where there is none.
+int64_t rows_before_symbol(const Shape& shape);
 /// The same nodes with every symbolic size replaced, bodies included. Throws Error(memory) where a tensor gets too large.
 Graph at_size(const Graph& graph, int64_t n);
 

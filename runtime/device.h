@@ -40,14 +40,20 @@ class Device {
   virtual PoolStatistics staging_statistics() const { return {}; }   // of pinned host memory
   virtual void upload(DevicePtr to, const void* from, int64_t bytes) = 0;     // from host; `from` is free on return
   virtual void download(void* to, DevicePtr from, int64_t bytes) = 0;         // to host; complete on return
+  virtual void download_rows(void* to, DevicePtr from, const Rows& rows) {
+    for (int64_t r = 0; r < rows.count; ++r) download(static_cast<char*>(to) + r * rows.bytes, static_cast<char*>(from) + r * rows.pitch, rows.bytes);
+  }
   virtual void copy(DevicePtr to, DevicePtr from, int64_t bytes) = 0;
   virtual void fill(DevicePtr at, uint8_t byte, int64_t bytes) = 0;
   virtual std::unique_ptr<LoadedImage> load(const KernelImage& image) = 0;
   virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) = 0;   // `size`: the symbol's
   /// Inputs have this many places, so that the next run's are uploaded while one runs. Between `begin_run(set)` and
-  /// `end_run(set)` stands the work that reads set `set`; `stage` uploads into a set without waiting for other work; `capacity`: the most bytes that `to` ever gets.
+  /// `end_run(set)` stands the work that reads set `set`; `stage` uploads into a set without waiting for other work; `capacity`: the most bytes that `to` ever spans.
   virtual int input_sets() const { return 1; }
-  virtual void stage(DevicePtr to, int64_t capacity, const void* from, int64_t bytes, int set) { (void)capacity, (void)set, upload(to, from, bytes); }
+  virtual void stage(DevicePtr to, int64_t capacity, const void* from, const Rows& rows, int set) {
+    (void)capacity, (void)set;
+    for (int64_t r = 0; r < rows.count; ++r) upload(static_cast<char*>(to) + r * rows.pitch, static_cast<const char*>(from) + r * rows.bytes, rows.bytes);
+  }
   virtual void begin_run(int set) { (void)set; }
   virtual void end_run(int set) { (void)set; }
   /// `body` as long as the bool at `flag` is true, or one of two bodies by it; on a GPU only while a run is recorded: there

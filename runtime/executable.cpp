@@ -98,8 +98,8 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
     throw Error(Code::unknown_tensor, fmt::format("the program takes {} inputs, there is no input {}", program_.inputs.size(), position)).with_help("inputs are numbered from 0, without the states");
   const int64_t id = program_.inputs[static_cast<size_t>(position)];
   const Slot& s = program_.slots[static_cast<size_t>(id)];
-  const bool symbolic = s.symbol > 0 && value.shape.size() == s.shape.size() && value.shape[0] % s.symbol == 0;
-  const int64_t size = symbolic ? value.shape[0] / s.symbol : 0;
+  const int64_t size = s.size_of_symbol(value.shape);
+  const bool symbolic = size > 0;
   if (symbolic && (size < program_.size_low || size > program_.size_high))
     throw Error(Code::symbol_size, fmt::format("input \"{}\" is {}: the program was compiled for {} to {}", s.name, type_text(value.dtype, value.shape), program_.size_low, program_.size_high)).with_help("split the input, or compile the model with wider bounds");
   if (s.dtype != value.dtype || (symbolic ? s.shape_at(size) : s.shape) != value.shape)
@@ -108,14 +108,14 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
     set_ = (set_ + 1) % slots_.size();
     ran_ = false;
   }
-  device_.stage(at(id, set_), s.bytes(), value.bytes.data(), s.bytes_at(size), static_cast<int>(set_));
+  device_.stage(at(id, set_), s.bytes(), value.bytes.data(), s.rows_at(size), static_cast<int>(set_));
   sizes_[static_cast<size_t>(position)] = size;
   holder_[static_cast<size_t>(position)] = set_;
 }
 
 void Executable::run_step(const Step& step, size_t set) {
   const auto bytes = [&](int64_t slot) { return program_.slots[static_cast<size_t>(slot)].bytes(); };
-  const auto bytes_now = [&](int64_t slot) { return program_.slots[static_cast<size_t>(slot)].bytes_at(size_); };
+  const auto bytes_now = [&](int64_t slot) { return program_.slots[static_cast<size_t>(slot)].rows_at(size_).span(); };
   std::visit(Overloaded{[&](const Launch& l) {
                           const size_t i = static_cast<size_t>(l.images[l.images.size() == 1 ? 0 : kernels_]);
                           const KernelImage& image = program_.images[i];
@@ -163,7 +163,7 @@ void Executable::run() {
   for (size_t i = 0; i < holder_.size(); ++i) {
     if (holder_[i] == set_) continue;
     const int64_t slot = program_.inputs[i];
-    device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].bytes_at(size_));
+    device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].rows_at(size_).span());
     read.insert(std::exchange(holder_[i], set_));
   }
   for (size_t set : read) device_.end_run(static_cast<int>(set));   // what is staged there next waits for these copies
@@ -184,7 +184,7 @@ HostTensor Executable::output(int64_t position) {
   const int64_t id = program_.outputs.at(static_cast<size_t>(position));
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   HostTensor out(s.dtype, s.shape_at(size_));
-  device_.download(out.bytes.data(), at(id, 0), s.bytes_at(size_));
+  device_.download_rows(out.bytes.data(), at(id, 0), s.rows_at(size_));
   return out;
 }
 

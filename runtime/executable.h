@@ -19,7 +19,7 @@ class Executable {
   void set_state(const std::string& name, const HostTensor& value);
   HostTensor state(const std::string& name);
   /// For the next run; an input that is not set again keeps its value. Overlaps with a run that is under way. Of a program
-  /// with a symbol, the inputs' leading dims say its value; all must agree when it runs.
+  /// with a symbol, the inputs' shapes say its value; all must agree when it runs.
   void set_input(int64_t position, const HostTensor& value);
   /// One step on the inputs set before; asynchronous on a GPU until an output is read.
   void run();

@@ -20,8 +20,8 @@ static int64_t misfit(const Program& program, const std::vector<HostTensor>& inp
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Slot& s = program.slots[static_cast<size_t>(program.inputs[i])];
     Shape shape = inputs[i].shape;
-    if (s.symbol > 0 && !shape.empty() && shape[0] % s.symbol == 0 && shape[0] / s.symbol >= program.size_low && shape[0] / s.symbol <= program.size_high) shape[0] = s.shape[0];
-    if (s.dtype != inputs[i].dtype || s.shape != shape) return static_cast<int64_t>(i);
+    const int64_t n = s.size_of_symbol(shape);
+    if (s.dtype != inputs[i].dtype || !(n >= program.size_low && n <= program.size_high ? s.shape_at(n) == shape : s.shape == shape)) return static_cast<int64_t>(i);
   }
   return -1;
 }

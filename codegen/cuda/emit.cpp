@@ -118,13 +118,13 @@ bool Emitter::wide_index() const {
     if (a.extent + a.tile >= kMost) return true;
   const Facts facts(k_);
   for (const Load* l : facts.loads) {
-    const Shape strides = row_major(buffer(l->buffer).shape);
-    if (count(buffer(l->buffer).shape) >= kMost) return true;
+    const Shape strides = buffer(l->buffer).strides();
+    if (count(buffer(l->buffer).layout()) >= kMost) return true;
     for (size_t d = 0; d < l->index.size(); ++d)
       if (l->index[d].gather < 0 && large(l->index[d].index, strides[d])) return true;
   }
   for (const Store* s : facts.stores)
-    if (count(buffer(s->buffer).shape) >= kMost) return true;
+    if (count(buffer(s->buffer).layout()) >= kMost) return true;
   return false;
 }
 
@@ -214,7 +214,7 @@ static std::string both(const std::string& a, const std::string& b) { return a.e
 // --- memory ---
 
 Emitter::Spot Emitter::spot(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Registers& r, const Places& places) const {
-  const Shape strides = row_major(buffer(b).shape);
+  const Shape strides = buffer(b).strides();
   Spot s{"", inside(axes, r, places)};
   for (size_t d = 0; d < box.size(); ++d) {
     const bool gathered = box[d].gather >= 0;
@@ -246,7 +246,7 @@ int64_t Emitter::factor(const Index& e, AxisId vector, int64_t elements) const {
 
 // The axis whose vectors are one access each: neighbours in memory, aligned, all inside or all outside.
 AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Places& places) const {
-  const Shape strides = row_major(buffer(b).shape);
+  const Shape strides = buffer(b).strides();
   for (AxisId a : axes) {
     const Place& p = places[static_cast<size_t>(a)];
     if (p.vector == 1 || p.symbolic || p.extent % p.vector != 0) continue;

@@ -156,7 +156,7 @@ class Emitter : Places {
     const AxisId lanes = lanes_axis(value(l.out).axes);
     llvm::Type* memory = s_.memory(buffer.dtype);
     llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
-    const Shape strides = row_major(buffer.shape);
+    const Shape strides = buffer.strides();
     if (count(buffer.shape) == 0) {
       const LlvmValue zero = s_.constant(Scalar::of(buffer.dtype, 0));
       return lanes >= 0 ? s_.splat(zero) : zero;
@@ -402,7 +402,7 @@ class Emitter : Places {
   void statement(const Store& t) {
     const Buffer& buffer = k_.buffers[static_cast<size_t>(t.buffer)];
     if (count(buffer.shape) == 0) return;
-    const Shape strides = row_major(buffer.shape);
+    const Shape strides = buffer.strides();
     std::set<int> used(value(t.value).axes.begin(), value(t.value).axes.end());
     for (const Index& e : t.index) e.collect_axes(used);
     const std::vector<AxisId> axes(used.begin(), used.end());

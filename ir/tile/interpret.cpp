@@ -216,7 +216,7 @@ Kernel at_size(Kernel k, int64_t n) {
   for (Axis& a : k.axes)
     if (a.symbol) a.extent = checked_mul(std::exchange(a.symbol, 0), n);
   for (Buffer& b : k.buffers)
-    if (b.symbol) b.shape[0] = checked_mul(std::exchange(b.symbol, 0), n);
+    if (b.symbol) b.shape[static_cast<size_t>(std::exchange(b.along, 0))] = checked_mul(std::exchange(b.symbol, 0), n), b.room = 0;
   const std::function<void(Block&)> visit = [&](Block& block) {
     for (Stmt& s : block) {
       if (auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);

@@ -1,8 +1,8 @@
 // TILE IR: GRAMMAR AND SEMANTICS. One kernel as a small sequential program over tiles (blocks of values).
 //
 //   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
-//   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     the first extent may be symbolic
-//   extent   ::= number | [number] "n" "<=" number                               a constant, or so many times the symbol
+//   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
+//   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -18,7 +18,8 @@
 // (remainder code, masks) is its own affair; tile sizes are therefore part of the plan, and meaning depends on them
 // only through the order of sums.
 // Symbol. A symbolic extent is given per run, up to its bound: a kernel is planned for the bound, buffers have the bound's
-// memory, and only elements within the run's extents are defined. `symbol<c>` in a map is c times the symbol, as i64.
+// memory, and only elements within the run's extents are defined. An element lies where it would if the symbolic extent were
+// its room: the program's bound, which a kernel made for a smaller one shares with the others. `symbol<c>` in a map is c times the symbol, as i64.
 //
 // Sequence. Phases run in order, each sees all effects of those before it. Instances of a grid run in any order;
 // no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
@@ -56,7 +57,11 @@ struct Buffer {
   BufferKind kind;
   DType dtype;
   Shape shape;         // at the symbol's bound
-  int64_t symbol = 0;  // > 0: the first extent is so many times the symbol
+  int64_t symbol = 0;  // > 0: the extent of dim `along` is so many times the symbol
+  int64_t along = 0;
+  int64_t room = 0;    // > 0: and in memory it has so many places, where that matters
+  Shape layout() const;    // the shape that it has places for
+  Shape strides() const;   // elements from one to the next, of each dim
 };
 
 /// Where the elements of an axis lie within a block of threads (CUDA); counts are powers of two.

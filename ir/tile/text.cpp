@@ -64,7 +64,10 @@ class Printer {
   }
   static std::string type_text(const Buffer& b) {
     std::string out;
-    for (size_t d = 0; d < b.shape.size(); ++d) out += (d ? "," : "") + extent_text(b.shape[d], d ? 0 : b.symbol);
+    for (size_t d = 0; d < b.shape.size(); ++d) {
+      const bool symbolic = b.symbol && static_cast<int64_t>(d) == b.along;
+      out += (d ? "," : "") + extent_text(b.shape[d], symbolic ? b.symbol : 0) + (symbolic && b.room ? fmt::format(" of {}", b.room) : "");
+    }
     return fmt::format("{}[{}]", name_of(b.dtype), out);
   }
   static std::string spread(const Spread& s) {
@@ -218,8 +221,12 @@ class Parser {
       if (!b.shape.empty()) r_.expect(",");
       int64_t symbol = 0;
       b.shape.push_back(extent(symbol));
-      if (b.shape.size() == 1) b.symbol = symbol;
-      else if (symbol) r_.fail("only the first extent may be symbolic");
+      if (symbol && b.symbol) r_.fail("only one extent may be symbolic");
+      if (symbol) b.symbol = symbol, b.along = static_cast<int64_t>(b.shape.size()) - 1;
+      if (symbol && r_.accept("of")) {
+        b.room = r_.integer();
+        if (b.room < b.shape.back() || b.room > kMaxExtent) r_.fail("the room of an extent is its bound at least, and 2^40 at most");
+      }
       if (b.shape.size() > 64) r_.fail("a buffer of rank above 64");
     }
     if (!buffers_.emplace(b.name, static_cast<BufferId>(k_.buffers.size())).second) r_.fail("a buffer is named twice");
@@ -581,6 +588,13 @@ std::string structure(const Kernel& kernel) {
   for (size_t b = 0; b < anonymous.buffers.size(); ++b) anonymous.buffers[b].name = fmt::format("p{}", b);
   return to_string(anonymous);
 }
+
+Shape Buffer::layout() const {
+  Shape out = shape;
+  if (room) out[static_cast<size_t>(along)] = room;
+  return out;
+}
+Shape Buffer::strides() const { return row_major(layout()); }
 
 int64_t Kernel::params() const {
   int64_t n = 0;

@@ -15,6 +15,7 @@
 
 #include "ir/op.h"
 #include "ir/support/fault.h"
+#include "ir/symbol.h"
 #include "passes/graph/vmap.h"
 #include "passes/pass.h"
 
@@ -240,7 +241,7 @@ class ScanMover {
   void note(const char* where, const std::vector<NodeId>& nodes) {
     std::string names;
     for (NodeId id : nodes) names += fmt::format("{}{}", names.empty() ? "" : ", ", name_of(body_.at(id).op));
-    context_.loops.push_back(fmt::format("{}{} steps: {} the loop, for all at once: {}", context_.within, steps_, where, names));
+    context_.loops.push_back(fmt::format("{}{} steps: {} the loop, for all at once: {}", context_.within, extent_text(steps_), where, names));
   }
 
   // What a sum over the steps adds in each: out = in + v, where nothing else reads in.
@@ -372,9 +373,12 @@ class ScanMover {
       std::vector<NodeId> all;
       for (const auto& role : args) all.insert(all.end(), role.begin(), role.end());
       loop = b_.add(Op::scan, std::move(all), std::move(attrs));
-      int64_t bytes = 0;
-      for (size_t o = carry_of.size(); o < outputs.size(); ++o) bytes += checked_mul(steps_, body_.type(outputs[o]).bytes());
-      context_.loops.push_back(fmt::format("{}{} steps: {} carries, {} stacks of {} bytes", context_.within, steps_, carry_of.size(), outputs.size() - carry_of.size(), bytes));
+      int64_t bytes[2] = {};   // of a constant size; per unit of the symbol
+      for (size_t o = carry_of.size(); o < outputs.size(); ++o) {
+        const bool open = is_symbolic(steps_) || is_symbolic(body_.type(outputs[o]).shape);
+        bytes[open] += checked_mul(at_size(steps_, 1), at_size(body_.type(outputs[o]), 1).bytes());
+      }
+      context_.loops.push_back(fmt::format("{}{} steps: {} carries, {} stacks of {}{} bytes", context_.within, extent_text(steps_), carry_of.size(), outputs.size() - carry_of.size(), bytes[0], bytes[1] ? fmt::format(" + {}n", bytes[1]) : ""));
       for (size_t i = 0; i < carry_of.size(); ++i)
         if (used_[carry_of[i]]) results_[carry_of[i]] = result_of(b_, loop, i);
       for (size_t o : stack_of) results_[o] = result_of(b_, loop, place.at(out(o)));

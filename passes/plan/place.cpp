@@ -25,7 +25,9 @@ Placement placement_of(const Graph& graph, NodeId id) {
     const size_t arg = static_cast<size_t>(p.arg);
     const Index distance = flatten(p.index, types[arg].shape) - position;
     if (!distance.is_constant() || place.offsets[arg] >= 0) return {};
-    if (is_symbolic(n.type.shape) && distance.value() != 0) return {};   // offsets are known when the program is planned
+    // Offsets are known when the program is planned; what is laid out for the bound keeps its rows.
+    const bool open = is_symbolic(n.type.shape) || is_symbolic(types[arg].shape);
+    if (open && (distance.value() != 0 || rows_before_symbol(n.type.shape) != rows_before_symbol(types[arg].shape))) return {};
     const int64_t offset = distance.value() * size_of(n.type.dtype);
     place.offsets[arg] = place.kind == Placement::Kind::inside ? offset : -offset;
     if (place.offsets[arg] < 0 || place.offsets[arg] % kAlignment != 0) return {};

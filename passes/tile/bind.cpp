@@ -16,26 +16,31 @@ using namespace tile;
 constexpr int64_t kFar = kSymbol / 2;
 
 static Error not_yet(const std::string& what) {
-  return Error(Code::symbol_place, what).with_help("keep the symbolic size in the first dim, or make it a constant: at_size(graph, n)");
+  return Error(Code::symbol_place, what).with_help("let it work along another dim, or make the size a constant: at_size(graph, n)");
 }
 
+static bool is_far(int64_t value) { return value >= kFar || value <= -kFar; }
+
 void want_constant(int64_t value) {
-  if (value >= kFar || value <= -kFar) throw not_yet("a slice, pad, concat, reverse or reshape works along the symbolic size, which is not compiled yet");
+  if (is_far(value)) throw not_yet("a slice, pad, concat, reverse or reshape works along the symbolic size, which is not compiled yet");
 }
 
 namespace {
 
 class Binder {
  public:
-  Binder(Kernel kernel, int64_t bound) : k_(std::move(kernel)), bound_(bound) {}
+  Binder(Kernel kernel, int64_t bound, int64_t room) : k_(std::move(kernel)), bound_(bound), room_(room) {}
 
   Kernel run() {
     bool any = false;
     for (Axis& a : k_.axes) any |= bind(a.extent, a.symbol);
     for (Buffer& b : k_.buffers) {
-      for (size_t d = 1; d < b.shape.size(); ++d)
-        if (is_symbolic(b.shape[d])) throw not_yet(fmt::format("a tensor {}[{}] has the symbolic size in dim {}; in memory it must be dim 0", name_of(b.dtype), shape_text(b.shape), d));
-      if (!b.shape.empty()) any |= bind(b.shape[0], b.symbol);
+      const bool rows = rows_before_symbol(b.shape) > 1;
+      for (size_t d = 0; d < b.shape.size(); ++d)
+        if (bind(b.shape[d], b.symbol)) {
+          b.along = static_cast<int64_t>(d), any = true;
+          if (rows) b.room = checked_mul(b.symbol, room_);
+        }
     }
     if (!any) return std::move(k_);
     for (Phase& p : k_.phases) {
@@ -48,7 +53,7 @@ class Binder {
 
  private:
   Kernel k_;
-  int64_t bound_;
+  int64_t bound_, room_;
 
   int64_t symbol(AxisId a) const { return k_.axes[static_cast<size_t>(a)].symbol; }
   bool bind(int64_t& extent, int64_t& factor) const {
@@ -58,17 +63,17 @@ class Binder {
     extent = checked_mul(factor, bound_);
     return true;
   }
-  static void want_plain(const Index& e) {
+  static int64_t farthest(const Index& e) {   // of its constants
     switch (e.kind()) {
-      case Index::Kind::axis: return;
-      case Index::Kind::constant: return want_constant(e.value());
-      case Index::Kind::add: want_plain(e.left()); return want_plain(e.right());
-      default: want_constant(e.value()); return want_plain(e.left());
+      case Index::Kind::axis: return 0;
+      case Index::Kind::constant: return std::abs(e.value());
+      case Index::Kind::add: return std::max(farthest(e.left()), farthest(e.right()));
+      default: return std::max(std::abs(e.value()), farthest(e.left()));
     }
   }
   // The same index, with the axes' ranges up to the bound.
   Index bound(const Index& e) const {
-    want_plain(e);
+    want_constant(farthest(e));
     return e.substitute([&](int a, int64_t) { return k_.coordinate(a); });
   }
   void block(Block& stmts) {
@@ -78,8 +83,10 @@ class Binder {
                                 if (i.gather < 0) i.index = bound(i.index);
                             },
                             [&](MapTile& m) {
-                              for (ScalarNode& n : m.expr)
+                              for (ScalarNode& n : m.expr) {
+                                if (n.kind == ScalarNode::Kind::random && is_far(farthest(n.coord))) throw not_yet("random bits are numbered along a symbolic size that is not the first dim, which is not compiled yet");
                                 if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) n.coord = bound(n.coord);
+                              }
                             },
                             [&](Seq& q) { block(q.body); },
                             [&](Each& e) { block(e.body); },
@@ -93,6 +100,6 @@ class Binder {
 
 }  // namespace
 
-Kernel bind_symbol(Kernel kernel, int64_t bound) { return Binder(std::move(kernel), bound).run(); }
+Kernel bind_symbol(Kernel kernel, int64_t bound, int64_t room) { return Binder(std::move(kernel), bound, room).run(); }
 
 }  // namespace quern

@@ -7,9 +7,9 @@
 
 namespace quern {
 
-/// A kernel without symbolic extents comes back as it is. Throws Error(compile) where the symbol is not in the first dim of
-/// a buffer, or in an index.
-tile::Kernel bind_symbol(tile::Kernel kernel, int64_t bound);
+/// A kernel without symbolic extents comes back as it is. `room` is the bound that buffers are laid out for. Throws
+/// Error(compile) where the symbol is in an index.
+tile::Kernel bind_symbol(tile::Kernel kernel, int64_t bound, int64_t room);
 
 /// Throws Error(compile) for a number that may have the symbol in it.
 void want_constant(int64_t value);

@@ -47,7 +47,7 @@ struct Facts {
 // Elements moved in the buffer by one step of the axis; 0 where it does not matter, -1 where not linear.
 template <class Indices>
 int64_t step_of(const Kernel& k, BufferId buffer, const Indices& index, AxisId a) {
-  const Shape strides = row_major(k.buffers[static_cast<size_t>(buffer)].shape);
+  const Shape strides = k.buffers[static_cast<size_t>(buffer)].strides();
   int64_t total = 0;
   for (size_t d = 0; d < index.size(); ++d) {
     const Index* e;

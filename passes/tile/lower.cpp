@@ -219,7 +219,7 @@ int Lowering::build_source(NodeId id, const Node& n, const std::vector<Index>& i
   ScalarNode r{ScalarNode::Kind::random, DType::u32};
   r.args = {operand(materialise(element(n.args[0], {})))};
   r.operand = static_cast<int>(n.attrs.index[0]);
-  r.coord = flat_ ? (index.empty() ? Index(0) : index[0]) : flatten(index, n.type.shape);
+  r.coord = flatten(index, shape_of(n.type));
   if (planted(Fault::random_counter)) r.coord = r.coord + Index(1);
   const Index position = r.coord;
   return add_element(std::move(r), axes_of(std::span(&position, 1)));
@@ -351,6 +351,6 @@ void Lowering::collect_sources() {
   }
 }
 
-tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound) { return bind_symbol(Lowering(region, name).run(), bound); }
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound, int64_t room) { return bind_symbol(Lowering(region, name).run(), bound, std::max(bound, room)); }
 
 }  // namespace quern

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "ir/support/fault.h"
+#include "ir/symbol.h"
 #include "passes/tile/bind.h"
 #include "passes/tile/lower.h"
 
@@ -36,7 +37,7 @@ class Lowering {
  private:
   const Graph& graph_;
   Kernel kernel_;
-  bool flat_ = false;                    // all tensors are seen as rank 1 (or single elements)
+  bool flat_ = false;                    // all tensors are seen as single elements, rank 1, or rows of it in front of the symbol
   bool symbolic_ = false;                // some shape holds the symbol
   std::map<NodeId, BufferId> buffer_of_;
   std::vector<Element> elements_;
@@ -49,7 +50,9 @@ class Lowering {
   bool is_flat() const;
   Shape shape_of(const Type& type) const {
     if (!flat_) return type.shape;
-    return type.size() == 1 ? Shape{} : Shape{type.size()};
+    if (type.size() == 1) return {};
+    const int64_t rows = rows_before_symbol(type.shape);
+    return rows == 1 ? Shape{type.size()} : Shape{rows, type.size() / rows};
   }
   // The shortest of the outputs and of what reductions give: the axes that one grid instance keeps.
   Shape row_shape() const;

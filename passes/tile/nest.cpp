@@ -73,7 +73,7 @@ Kernel nest(const Kernel& kernel) {
     }
   if (!load) return kernel;
   const Buffer& source = k.buffers[static_cast<size_t>(load->buffer)];
-  const Shape strides = row_major(source.shape);
+  const Shape strides = source.strides();
   int64_t along = 0;
   bool as_it_lies = makers.size() == 1;   // a vector is one plain access
   for (size_t d = 0; d < load->index.size(); ++d) {

@@ -123,7 +123,8 @@ class CudaDevice : public Device {
     wait();   // the caller may change `from` at once
   }
   int input_sets() const override { return kSets; }
-  void stage(DevicePtr to, int64_t capacity, const void* from, int64_t bytes, int set) override {
+  void stage(DevicePtr to, int64_t capacity, const void* from, const Rows& rows, int set) override {
+    const int64_t bytes = rows.count * rows.bytes;
     if (!bytes) return;
     Staging& s = staging_[to];
     if (!s.host) {
@@ -134,7 +135,12 @@ class CudaDevice : public Device {
     }
     std::memcpy(s.host, from, static_cast<size_t>(bytes));
     want(driver().stream_wait(uploads_, finished_[set], 0), "cuStreamWaitEvent");   // the last run that read this set
-    want(driver().upload(raw(to), s.host, static_cast<size_t>(bytes), uploads_), "cuMemcpyHtoDAsync");
+    if (rows.count == 1) {
+      want(driver().upload(raw(to), s.host, static_cast<size_t>(bytes), uploads_), "cuMemcpyHtoDAsync");
+    } else {
+      const RowsCopy copy{on_host(s.host, rows), on_device(to, rows), static_cast<size_t>(rows.bytes), static_cast<size_t>(rows.count)};
+      want(driver().copy_rows(&copy, uploads_), "cuMemcpy2DAsync");
+    }
     want(driver().event_record(s.copied, uploads_), "cuEventRecord");
     staged_ = true;
   }
@@ -147,6 +153,12 @@ class CudaDevice : public Device {
   void end_run(int set) override { want(driver().event_record(finished_[set], stream_), "cuEventRecord"); }
   void download(void* to, DevicePtr from, int64_t bytes) override {
     if (bytes) want(driver().download(to, raw(from), static_cast<size_t>(bytes), stream_), "cuMemcpyDtoHAsync");
+    wait();
+  }
+  void download_rows(void* to, DevicePtr from, const Rows& rows) override {
+    if (rows.count <= 1 || !rows.bytes) return download(to, from, rows.span());
+    const RowsCopy copy{on_device(from, rows), on_host(to, rows), static_cast<size_t>(rows.bytes), static_cast<size_t>(rows.count)};
+    want(driver().copy_rows(&copy, stream_), "cuMemcpy2DAsync");
     wait();
   }
   void copy(DevicePtr to, DevicePtr from, int64_t bytes) override {
@@ -211,6 +223,8 @@ class CudaDevice : public Device {
 
  private:
   void wait() { want(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }   // not for batches on their way
+  static RowsSide on_host(const void* p, const Rows& rows) { return {0, 0, kHostMemory, p, 0, nullptr, static_cast<size_t>(rows.bytes)}; }
+  static RowsSide on_device(DevicePtr p, const Rows& rows) { return {0, 0, kDeviceMemory, nullptr, raw(p), nullptr, static_cast<size_t>(rows.pitch)}; }
   // Kernels, copies and fills that are only listed: what a body will touch must be known before its node is there.
   void note(const std::vector<MemoryRange>& operands) { touched_->insert(touched_->end(), operands.begin(), operands.end()); }
   size_t set_condition(Ptr condition, DevicePtr flag, bool opposite) {

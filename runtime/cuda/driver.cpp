@@ -28,6 +28,7 @@ const Driver& driver() {
     bind(d.upload, "cuMemcpyHtoDAsync_v2");
     bind(d.download, "cuMemcpyDtoHAsync_v2");
     bind(d.copy, "cuMemcpyDtoDAsync_v2");
+    bind(d.copy_rows, "cuMemcpy2DAsync_v2");
     bind(d.fill, "cuMemsetD8Async");
     bind(d.module_load, "cuModuleLoadData");
     bind(d.module_function, "cuModuleGetFunction");

@@ -10,7 +10,7 @@ using Status = int;
 using Handle = void*;
 using Ptr = unsigned long long;
 
-// As cuda.h declares them (CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D, CUDA_MEMSET_NODE_PARAMS).
+// As cuda.h declares them (CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D, CUDA_MEMCPY2D, CUDA_MEMSET_NODE_PARAMS).
 struct KernelNode {
   Handle function;
   unsigned grid[3], block[3], shared;
@@ -20,8 +20,10 @@ struct KernelNode {
 };
 struct CopySide { size_t x, y, z, level; unsigned memory; void* host; Ptr device; Handle array; void* reserved; size_t pitch, height; };
 struct CopyNode { CopySide from, to; size_t width, height, depth; };
+struct RowsSide { size_t x, y; unsigned memory; const void* host; Ptr device; Handle array; size_t pitch; };
+struct RowsCopy { RowsSide from, to; size_t width, height; };
 struct FillNode { Ptr to; size_t pitch; unsigned value, element; size_t width, height; };
-constexpr unsigned kDeviceMemory = 2;
+constexpr unsigned kHostMemory = 1, kDeviceMemory = 2;
 
 struct ConditionalNode {   // CUgraphNodeParams of a conditional node
   int kind = 13, reserved[3] = {};
@@ -47,6 +49,7 @@ struct Driver {
   Status (*upload)(Ptr, const void*, size_t, Handle);
   Status (*download)(void*, Ptr, size_t, Handle);
   Status (*copy)(Ptr, Ptr, size_t, Handle);
+  Status (*copy_rows)(const RowsCopy*, Handle);
   Status (*fill)(Ptr, unsigned char, size_t, Handle);
   Status (*module_load)(Handle*, const void*);
   Status (*module_function)(Handle*, Handle, const char*);
