@@ -3,7 +3,7 @@
 //
 // One Level per graph: the program's and each body's. All levels share the arena and one time line, on which a loop with
 // its body takes an interval. A carry of a scan has two places that take turns, or, where the scan also stacks it, one for
-// each step: the stack is then part of them. A scanned argument is read and a stack written slice by slice where it lies.
+// each step: the stack is then part of them; one alone where the symbol says how many steps there are. A scanned argument is read and a stack written slice by slice where it lies.
 #include "codegen/assemble.h"
 
 #include <algorithm>
@@ -325,10 +325,20 @@ class Level {
       for (size_t k = 0; k < carries; ++k) out.push_back(Copy{slot(n.args[k]), results[k]});
       return give_results(call, results);
     }
-    Loop loop{program_.loops++, steps, {}};
+    const int64_t symbol = symbol_factor(symbolic_.at(call).attrs.limit[0]);
+    const bool reversed = backward && symbol == 0;   // where the first step is known, its slots say so
+    Loop loop{program_.loops++, steps, {}, symbol, backward && symbol > 0};
+    std::vector<Step> after_step;
     std::vector<int64_t> inputs, targets(inner.outputs.size(), -1), results(inner.outputs.size(), -1);
     for (size_t k = 0; k < carries; ++k) {
       const Type& type = symbolic_.type(n.args[k]);
+      if (symbol > 0) {   // which of two places would be the last depends on the run
+        targets[k] = arena_.new_place(type, static_cast<int>(first), when(call).last);
+        inputs.push_back(results[k] = arena_.new_place(type, static_cast<int>(first), last));
+        out.push_back(Copy{slot(n.args[k]), inputs[k]});
+        after_step.push_back(Copy{targets[k], inputs[k]});
+        continue;
+      }
       const int64_t bytes = graph_.type(n.args[k]).bytes(), stride = round_up(bytes, 64);
       // The stacks of this carry, before or after each step, are all its places but one.
       int64_t before = -1, after = -1;
@@ -348,7 +358,7 @@ class Level {
     }
     const auto slice = [&](int64_t whole, Type type) {
       type.shape.erase(type.shape.begin());
-      return arena_.slice_of(whole, type, arena_.at_bound(type).bytes(), loop.id, backward && !planted(Fault::slices_start) ? steps - 1 : 0, backward ? -1 : 1, steps);
+      return arena_.slice_of(whole, type, arena_.at_bound(type).bytes(), loop.id, reversed && !planted(Fault::slices_start) ? steps - 1 : 0, reversed ? -1 : 1, steps);
     };
     std::vector<Step> before_step;
     for (size_t i = carries; i < n.args.size(); ++i) {
@@ -371,7 +381,7 @@ class Level {
     loop.steps = std::move(before_step);
     std::vector<Step> inside = body(&Attrs::body, call).run_body(inputs, targets);
     if (planted(Fault::slice_copied_late)) std::swap(loop.steps, inside);
-    std::move(inside.begin(), inside.end(), std::back_inserter(loop.steps));
+    for (auto* more : {&inside, &after_step}) std::move(more->begin(), more->end(), std::back_inserter(loop.steps));
     out.push_back(std::move(loop));
     give_results(call, results);
   }

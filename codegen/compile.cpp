@@ -181,7 +181,6 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     for (NodeId call : schedule.calls[&bounded] = order_calls(at_size(kernels, middle))) {
       const Node& n = kernels.at(call);
       if (is_control_flow(n.op)) {
-        if (n.op == Op::scan && is_symbolic(n.attrs.limit)) throw Error(Code::symbol_place, "a scan over a symbolic number of steps is not compiled yet", kernels.where(call)).with_help("make the number of steps a constant");
         for (const auto body : {&Attrs::body, &Attrs::otherwise})
           if (n.attrs.*body) lower_calls(*(n.attrs.*body), *(bounded.at(call).attrs.*body), *(single.at(call).attrs.*body));
         continue;
@@ -193,7 +192,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
       for (size_t s = sizes.size(); s-- > 0;) {
         const bool one = sizes[s] == 1 && !has_rows(*n.attrs.body);   // 1 is no variable
         const Graph& body = one ? *single.at(call).attrs.body : *n.attrs.body;
-        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound);
+        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound, program.size_low);
         tile::verify(lowered);
         tile::Kernel planned = options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));

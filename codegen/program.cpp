@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "codegen/image.h"
+#include "ir/support/fault.h"
 #include "ir/support/hash.h"
 #include "ir/support/overloaded.h"
 #include "ir/support/suggest.h"
@@ -61,7 +62,7 @@ int64_t Slot::size_of_symbol(const Shape& given) const {
 
 Rows Slot::rows_at(int64_t size) const {
   const int64_t rows = count(std::span(shape).first(static_cast<size_t>(symbol ? along : 0))), all = checked_mul(count(shape_at(size)), size_of(dtype));
-  if (rows <= 1 || all == bytes()) return {1, all, all};
+  if (rows <= 1 || all == bytes() || planted(Fault::rows_packed)) return {1, all, all};
   return {rows, all / rows, bytes() / rows};
 }
 
@@ -112,7 +113,8 @@ StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>&
                           [&](const Fill& f) { steps.push_back(fbs::CreateStep(b, kFill, f.slot, f.byte)); },
                           [&](const Loop& l) {
                             const StepList inner = write_steps(b, l.steps);
-                            steps.push_back(fbs::CreateStep(b, kLoop, l.id, l.count, 0, 0, inner));
+                            const auto how = b.CreateVector(std::vector<int64_t>{l.symbol, l.backward});
+                            steps.push_back(fbs::CreateStep(b, kLoop, l.id, l.count, 0, how, inner));
                           },
                           [&](const While& w) {
                             const StepList inner = write_steps(b, w.steps);
@@ -151,8 +153,11 @@ class StepReader {
           break;
         case kLoop: {
           want_(s->first() >= 0 && s->first() < p_.loops && !seen_[static_cast<size_t>(s->first())] && s->second() >= 0 && s->second() <= kMaxExtent, "damaged: a loop");
+          want_(s->slots() && s->slots()->size() == 2, "damaged: a loop");
+          const std::vector<int64_t> how = longs(*s->slots());   // symbol, backward
+          want_(how[0] >= 0 && (how[0] == 0 || static_cast<__int128>(how[0]) * p_.size_high == s->second()) && (how[1] == 0 || how[1] == 1), "damaged: a loop's steps");
           seen_[static_cast<size_t>(s->first())] = open_[static_cast<size_t>(s->first())] = 1;
-          out.push_back(Loop{s->first(), s->second(), read(s->steps(), depth + 1)});
+          out.push_back(Loop{s->first(), s->second(), read(s->steps(), depth + 1), how[0], how[1] == 1});
           open_[static_cast<size_t>(s->first())] = 0;
           break;
         }

@@ -1,7 +1,7 @@
 // Program: what a graph was compiled to, as plain data. No pointers, no IR, no LLVM: the runtime needs nothing else.
 // A slot is a tensor's place: in the arena (temporaries, one allocation, offsets planned) or its own buffer (inputs,
 // outputs, states, constants). Steps run in order; a launch's operands are slots in the kernel's parameter order. Within
-// a loop of known length a slot may be another place in each iteration; no step asks the host for a value.
+// a scan's loop a slot may be another place in each iteration; no step asks the host for a value.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -75,7 +75,8 @@ struct Launch { std::vector<int64_t> images, slots; };
 struct Copy { int64_t from, to; };                 // whole slots of equal size
 struct Fill { int64_t slot; uint8_t byte; };
 struct Step;
-struct Loop { int64_t id, count; std::vector<Step> steps; };       // `id`: what slots call it
+/// `id`: what slots call it. `symbol` > 0: there are so many times the symbol iterations, `count` at its bound.
+struct Loop { int64_t id, count; std::vector<Step> steps; int64_t symbol = 0; bool backward = false; };   // from the last to iteration 0
 struct While { int64_t flag; std::vector<Step> steps; };           // as long as the slot, a bool[], is true
 struct Branch { int64_t flag; std::vector<Step> yes, no; };
 struct Step : std::variant<Launch, Copy, Fill, Loop, While, Branch> {

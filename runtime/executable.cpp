@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "ir/support/suggest.h"
 
@@ -127,8 +128,9 @@ void Executable::run_step(const Step& step, size_t set) {
                         [&](const Copy& c) { device_.copy(at(c.to, set), at(c.from, set), bytes_now(c.to)); },
                         [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes_now(f.slot)); },
                         [&](const Loop& l) {
-                          for (int64_t t = 0; t < l.count; ++t) {
-                            iteration_[static_cast<size_t>(l.id)] = t;
+                          const int64_t count = l.symbol && !planted(Fault::steps_of_bound) ? l.symbol * size_ : l.count;
+                          for (int64_t t = 0; t < count; ++t) {
+                            iteration_[static_cast<size_t>(l.id)] = l.backward ? count - 1 - t : t;
                             run_steps(l.steps, set);
                           }
                         },

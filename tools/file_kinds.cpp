@@ -87,11 +87,12 @@ Program sized_package() {   // for several sizes, by two images
   p.graph_text = "graph (%0: f32[n,3] \"x\", %1: i32[] \"step\") {\n  symbol \"batch\" 1 8\n  %2 = exp %0 : f32[n,3]\n  output \"y\" %2\n  state \"step\" %1 -> %1\n}\n";
   p.slots.resize(6);
   for (int i : {0, 3, 5}) p.slots[static_cast<size_t>(i)].shape = {8, 3}, p.slots[static_cast<size_t>(i)].symbol = 1;
+  p.slots[3].shape = {3, 8}, p.slots[3].along = 1;
   p.slots[4].offset = 128;
   p.arena_bytes = 192, p.size_high = 8, p.bounds = {2, 8};
   p.images = {p.images[0], p.images[0]};
   for (size_t i = 0; i < 2; ++i) p.images[i].symbol = 1, p.images[i].tile = 2, p.images[i].bound = p.bounds[i], p.images[i].grid = p.bounds[i] / 2;
-  p.steps = {Launch{{0, 1}, {0, 2, 3}}, Launch{{0, 1}, {3, 4, 5}}};
+  p.steps = {Launch{{0, 1}, {0, 2, 3}}, Launch{{0, 1}, {3, 4, 5}}, Loop{0, 8, {Copy{0, 5}}, 1, true}};
   return p;
 }
 // How many steps a run takes, up to many.

@@ -26,6 +26,7 @@
 #include <fmt/ranges.h>
 
 #include "ir/op.h"
+#include "ir/symbol.h"
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "passes/graph/partition.h"
@@ -43,6 +44,7 @@ constexpr const char* kSameMemory = "the same memory";
 // Maps of one shape in every step, and single elements; so each element can walk through the steps alone.
 bool is_elementwise_scan(const Node& n) {
   if (n.op != Op::scan || n.attrs.limit[0] < 1) return false;
+  if (is_symbolic(n.attrs.limit) && !n.attrs.stride.empty() && n.attrs.stride[0] < 0) return false;   // an index would hold the symbol
   const Graph& body = *n.attrs.body;
   const size_t varying = static_cast<size_t>(n.attrs.index[0]);
   const Shape* shape = nullptr;

@@ -14,6 +14,7 @@
 #include <fmt/format.h>
 
 #include "ir/op.h"
+#include "ir/symbol.h"
 #include "passes/graph/partition.h"
 #include "passes/pass.h"
 #include "passes/plan/memory.h"
@@ -57,7 +58,7 @@ Measured measure(const Graph& graph) {
     if (n.op == Op::result && !kept.count(whole(id))) {
       const int at = m.step.at(n.args[0]);
       const bool alone = whole(id) == id && g.at(n.args[0]).op == Op::call && origin.count(id);
-      const auto [it, fresh] = live.emplace(whole(id), Live{alone ? origin.at(id) : -1, g.type(whole(id)).bytes(), at, at, {}});
+      const auto [it, fresh] = live.emplace(whole(id), Live{alone ? origin.at(id) : -1, at_size(g.type(whole(id)), graph.symbol ? graph.symbol->high : 1).bytes(), at, at, {}});
       it->second.made = std::min(it->second.made, at);
       if (!fresh) it->second.value = -1;
     } else if (means<Body>(n.op) && n.op != Op::result) {

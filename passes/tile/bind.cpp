@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "ir/symbol.h"
 
@@ -22,7 +23,7 @@ static Error not_yet(const std::string& what) {
 static bool is_far(int64_t value) { return value >= kFar || value <= -kFar; }
 
 void want_constant(int64_t value) {
-  if (is_far(value)) throw not_yet("a slice, pad, concat, reverse or reshape works along the symbolic size, which is not compiled yet");
+  if (is_far(value)) throw not_yet("a slice, pad, window, concat, reverse or reshape works along the symbolic size, which is not compiled yet");
 }
 
 namespace {
@@ -39,7 +40,7 @@ class Binder {
       for (size_t d = 0; d < b.shape.size(); ++d)
         if (bind(b.shape[d], b.symbol)) {
           b.along = static_cast<int64_t>(d), any = true;
-          if (rows) b.room = checked_mul(b.symbol, room_);
+          if (rows) b.room = checked_mul(b.symbol, planted(Fault::room_of_kernel) ? bound_ : room_);
         }
     }
     if (!any) return std::move(k_);

@@ -163,9 +163,9 @@ int Lowering::build_view(const View& view, const Node& n, const std::vector<Inde
     int inside = -1;
     const auto require = [&](int condition) { inside = inside < 0 ? condition : apply(Op::logical_and, DType::boolean, {inside, condition}); };
     for (const Guard& g : pieces[p].guards) {
-      if (symbolic_ && g.expr.high() >= g.high) want_constant(g.high);   // at run time no buffer ends there
+      if (!below(g.expr.high(), g.high)) want_constant(g.high);   // at run time no buffer ends there
       if (load_guards(taken, g, out)) continue;
-      if (g.expr.low() < g.low && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {limit(g.low), coord(g.expr)}));
+      if (!below(g.low - 1, g.expr.low()) && !planted(Fault::guard_dropped)) require(apply(Op::le, DType::boolean, {limit(g.low), coord(g.expr)}));
       if (g.expr.high() >= g.high) require(apply(Op::lt, DType::boolean, {coord(g.expr), limit(g.high)}));
     }
     out = inside < 0 ? taken : apply(Op::select, n.type.dtype, {inside, taken, out});
@@ -185,7 +185,17 @@ bool Lowering::load_guards(int taken, const Guard& g, int otherwise) const {
   return false;
 }
 
+bool Lowering::below(int64_t a, int64_t b) const {
+  if (!symbolic_) return a < b;
+  const auto factor = [](int64_t x) { return floor_div(x + kSymbol / 2, kSymbol); };
+  const auto least = [&](int64_t x) { return factor(x) * low_ + x - factor(x) * kSymbol; };
+  return factor(a) <= factor(b) && least(a) < least(b);
+}
+
 int Lowering::load(BufferId buffer, std::vector<BoxIndex> index) {
+  const Shape& shape = kernel_.buffers[static_cast<size_t>(buffer)].shape;
+  for (size_t d = 0; d < index.size(); ++d)   // what is past the run's extent may be within the bound's
+    if (index[d].gather < 0 && is_symbolic(shape[d]) && !below(index[d].index.high(), shape[d])) want_constant(shape[d]);
   std::set<AxisId> axes;
   for (const BoxIndex& b : index) {
     if (b.gather >= 0) axes.insert(kernel_.values[static_cast<size_t>(b.gather)].axes.begin(), kernel_.values[static_cast<size_t>(b.gather)].axes.end());
@@ -196,6 +206,13 @@ int Lowering::load(BufferId buffer, std::vector<BoxIndex> index) {
   loads_[out] = {buffer, index};
   block_at(depth_of(sorted)).push_back({Load{out, buffer, std::move(index)}});
   return operand(out);
+}
+
+int Lowering::extent(int64_t size) {
+  if (!is_symbolic(size)) return constant(Scalar::of_int(DType::i64, size));
+  ScalarNode s{ScalarNode::Kind::symbol, DType::i64};
+  s.constant = Scalar::of_int(DType::i64, symbol_factor(size));
+  return add_element(std::move(s), {});
 }
 
 int Lowering::build_source(NodeId id, const Node& n, const std::vector<Index>& index) {
@@ -209,11 +226,7 @@ int Lowering::build_source(NodeId id, const Node& n, const std::vector<Index>& i
     return constant(n.attrs.value->get(0));
   }
   if (n.op == Op::extent) {
-    const int64_t size = count(n.attrs.shape);
-    if (!is_symbolic(size)) return constant(Scalar::of_int(DType::i64, size));
-    ScalarNode s{ScalarNode::Kind::symbol, DType::i64};
-    s.constant = Scalar::of_int(DType::i64, symbol_factor(size));
-    return add_element(std::move(s), {});
+    return extent(count(n.attrs.shape));
   }
   if (n.op == Op::iota) return convert(coord(index[static_cast<size_t>(n.attrs.axes[0])]), n.type.dtype);
   ScalarNode r{ScalarNode::Kind::random, DType::u32};
@@ -304,7 +317,12 @@ int Lowering::build_take(const Node& n, const std::vector<Index>& index) {
   const std::vector<Index> at(index.begin() + static_cast<int64_t>(axis), index.begin() + static_cast<int64_t>(axis + rank));
   std::vector<BoxIndex> box;
   for (size_t d = 0; d < axis; ++d) box.push_back({index[d], -1});
-  box.push_back({Index(0), materialise(element(n.args[1], at))});
+  int row = element(n.args[1], at);
+  if (const int64_t rows = graph_.type(n.args[0]).shape[axis]; is_symbolic(rows)) {   // what is outside at this size reads 0
+    row = convert(row, DType::i64);
+    row = apply(Op::select, DType::i64, {apply(Op::lt, DType::boolean, {row, extent(rows)}), row, constant(Scalar::of_int(DType::i64, -1))});
+  }
+  box.push_back({Index(0), materialise(row)});
   for (size_t d = axis + rank; d < index.size(); ++d) box.push_back({index[d], -1});
   return load(buffer_of_.at(n.args[0]), std::move(box));
 }
@@ -351,6 +369,6 @@ void Lowering::collect_sources() {
   }
 }
 
-tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound, int64_t room) { return bind_symbol(Lowering(region, name).run(), bound, std::max(bound, room)); }
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound, int64_t room, int64_t low) { return bind_symbol(Lowering(region, name, low).run(), bound, std::max(bound, room)); }
 
 }  // namespace quern

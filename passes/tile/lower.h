@@ -10,8 +10,8 @@
 namespace quern {
 
 /// Buffers: the region's inputs, then its outputs. Tiles are 1: the planner chooses them. `bound` is the greatest value
-/// of the symbol, where the region's shapes hold it, `room` the one that buffers are laid out for (0: the same). Throws
+/// of the symbol, where the region's shapes hold it, `room` the one that buffers are laid out for (0: the same), `low` the least. Throws
 /// Error(compile) where a view works along the symbol.
-tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound = 0, int64_t room = 0);
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound = 0, int64_t room = 0, int64_t low = 1);
 
 }  // namespace quern

@@ -30,12 +30,13 @@ struct Scope {
 
 class Lowering {
  public:
-  Lowering(const Graph& region, const std::string& name) : graph_(region) { kernel_.name = name; }
+  Lowering(const Graph& region, const std::string& name, int64_t low) : graph_(region), low_(low) { kernel_.name = name; }
 
   Kernel run();
 
  private:
   const Graph& graph_;
+  int64_t low_;                          // the symbol's least value
   Kernel kernel_;
   bool flat_ = false;                    // all tensors are seen as single elements, rank 1, or rows of it in front of the symbol
   bool symbolic_ = false;                // some shape holds the symbol
@@ -52,7 +53,7 @@ class Lowering {
     if (!flat_) return type.shape;
     if (type.size() == 1) return {};
     const int64_t rows = rows_before_symbol(type.shape);
-    return rows == 1 ? Shape{type.size()} : Shape{rows, type.size() / rows};
+    return rows > 1 ? Shape{rows, type.size() / rows} : Shape{type.size()};
   }
   // The shortest of the outputs and of what reductions give: the axes that one grid instance keeps.
   Shape row_shape() const;
@@ -149,7 +150,12 @@ class Lowering {
   // A load outside its buffer reads 0: is that what the guard is for?
   bool load_guards(int taken, const Guard& g, int otherwise) const;
 
+  // a < b for every value of the symbol, which both may hold?
+  bool below(int64_t a, int64_t b) const;
+
   int load(BufferId buffer, std::vector<BoxIndex> index);
+
+  int extent(int64_t size);   // as an i64
 
   int build_source(NodeId id, const Node& n, const std::vector<Index>& index);
 

@@ -13,6 +13,7 @@
 #include "codegen/image.h"
 #include "frontend/conv.h"
 #include "frontend/norm.h"
+#include "frontend/rnn.h"
 #include "models/mlp.h"
 #include "tests/support/golden.h"
 
@@ -46,8 +47,9 @@ class Collection {
   std::map<std::string, std::vector<Unit>> units;   // by arch
   int64_t kernels = 0;
 
-  void add(const std::string& name, const Graph& graph, const std::vector<std::string>& arches) {
-    for (const tile::Kernel& k : test::kernels_of(graph))
+  void add(const std::string& name, const Graph& graph, const std::vector<std::string>& arches) { add(name, test::kernels_of(graph), arches); }
+  void add(const std::string& name, const std::vector<tile::Kernel>& made, const std::vector<std::string>& arches) {
+    for (const tile::Kernel& k : made)
       for (const std::string& arch : arches) {
         if (!seen_.insert(arch + "\n" + tile::structure(k)).second) continue;
         const tile::Kernel planned = plan_cuda(k, arch);
@@ -150,6 +152,32 @@ Graph convolution_gradient(DType dtype) {
   return m.finish();
 }
 
+/// Kernels of a partitioned graph and of the bodies in it, for several bounds of its symbol, the greatest last.
+void kernels_of_sizes(const Graph& calls, const std::vector<int64_t>& bounds, std::vector<tile::Kernel>& out) {
+  for (const Node& n : calls.nodes) {
+    if (n.op == Op::call)
+      for (int64_t b : bounds) out.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", out.size(), n.attrs.name), b, bounds.back()));
+    else
+      for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+        if (body) kernels_of_sizes(*body, bounds, out);
+  }
+}
+/// A recurrent layer with its gradients, and what stands around it, for every batch size.
+std::vector<tile::Kernel> recurrent_gradient() {
+  Model m;
+  const int64_t batch = m.symbol("batch", 1, 512), n = 32;
+  const Tensor x = m.input("x", DType::f32, {batch, 12, 16}), h = m.input("h", DType::f32, {batch, n}), c = m.input("c", DType::f32, {batch, n});
+  const Tensor wx = m.input("wx", DType::f32, {16, 4 * n}), wh = m.input("wh", DType::f32, {n, 4 * n}), b = m.input("b", DType::f32, {4 * n}), w = m.input("w", DType::bf16, {n, n});
+  const Tensor all = lstm(transpose(x, {1, 0, 2}), h, c, wx, wh, b).all, y = contract("tna,ab->tnb", cast(all, DType::bf16), w);
+  const Tensor loss = sum(cast(softmax(y), DType::f32) * all) + sum(max(all, {1})) + sum(softmax(transpose(all, {0, 2, 1})));
+  const std::vector<Tensor> g = grad(loss, {x, h, c, wx, wh, b, w});
+  for (size_t i = 0; i < g.size(); ++i) m.output(std::to_string(i), g[i]);
+  PassContext context;
+  std::vector<tile::Kernel> out;
+  kernels_of_sizes(run_pipeline(m.finish(), context), {1, 8, 512}, out);
+  return out;
+}
+
 TEST(CudaCompile, WithoutSpills) {
   try {
     std::printf("%s\n", cuda::compiler_version().c_str());
@@ -165,6 +193,7 @@ TEST(CudaCompile, WithoutSpills) {
     for (int64_t batch : {1, 32, 64}) all.add(fmt::format("mlp batch {}", batch), mlp_step(config, batch, {}, 1).graph, every);
   for (DType d : {DType::f64, DType::f32, DType::bf16, DType::f16})
     for (const Shape& s : {Shape{64, 784, 256}, Shape{33, 130, 70}}) all.add(fmt::format("dense {} {}", name_of(d), s[0]), dense_gradient(d, s[0], s[1], s[2]), every);
+  all.add("recurrent layer of every batch", recurrent_gradient(), every);
   for (DType d : {DType::f32, DType::bf16}) all.add(fmt::format("convolution {}", name_of(d)), convolution_gradient(d), every);
   const int64_t models = all.kernels - golden;
   size_t turn = 0;

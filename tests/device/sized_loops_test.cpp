@@ -143,6 +143,29 @@ TEST_F(SizedLoops, NestedAndBatched) {
   expect_like_interpreter(m.finish(), {12, 1, 5, 12, 2});
 }
 
+// The symbol says how many steps there are.
+TEST_F(SizedLoops, AsManyStepsAsTheInputHas) {
+  for (int64_t n : {3, 16}) {
+    Model m;
+    const int64_t steps = m.symbol("steps", 1, 20);
+    const Tensor x = m.input("x", DType::f32, {steps, 2, n}), h = m.input("h", DType::f32, {2, n}), c = m.input("c", DType::f32, {2, n});
+    const Tensor wx = m.input("wx", DType::f32, {n, 4 * n}), wh = m.input("wh", DType::f32, {n, 4 * n}), b = m.input("b", DType::f32, {4 * n});
+    for (Direction d : {Direction::forward, Direction::backward})
+      with_gradient(m, d == Direction::forward ? "forward" : "backward", [d](const Tensors& p) {
+        const Recurrent r = lstm(p[0], p[1], p[2], p[3], p[4], p[5], d);
+        return Tensors{r.all, r.h, r.c};
+      }, {x, h, c, wx, wh, b});
+    const Scan swapped = scan([](const Tensors& k, const Tensors& z) { return ScanStep{{k[1], softmax(k[0] + z[0])}, {k[0], k[1]}}; }, {h, c}, {x});
+    outputs(m, "swapped", swapped.carries);
+    outputs(m, "stacks of swapped", swapped.stacked);
+    with_gradient(m, "elementwise", [](const Tensors& p) {
+      const Scan r = scan([](const Tensors& k, const Tensors& z) { return ScanStep{{sin(k[0]) + z[0]}, {k[0]}}; }, {p[0]}, {p[1]});
+      return Tensors{r.stacked[0], r.carries[0]};
+    }, {h, x});
+    expect_like_interpreter(m.finish(), {20, 1, 2, 7, 20, 19});
+  }
+}
+
 // Steps that are elementwise are one kernel, whatever the size of a step.
 TEST_F(SizedLoops, ElementwiseStepsAreOneKernel) {
   Model m;
@@ -223,12 +246,13 @@ TEST_F(SizedLoops, WhatIsRefused) {
     }
     return Code::general_bug;
   };
-  const auto steps = [](Model& m, int64_t n) {
-    const Tensor xs = m.input("xs", DType::f32, {n, 4}), w = m.input("w", DType::f32, {4, 4}), h = m.input("h", DType::f32, {1, 4});
-    outputs(m, "y", scan([&](const Tensors& c, const Tensors& x) { return ScanStep{{tanh(matmul(c[0] + x[0], w))}, {}}; }, {h}, {xs}).carries);
-  };
-  EXPECT_EQ(code(steps), Code::symbol_place);
+  EXPECT_EQ(code([](Model& m, int64_t n) {   // a stack of [n, n, 4]
+    const Tensor xs = m.input("xs", DType::f32, {n, 4});
+    outputs(m, "y", scan([&](const Tensors& c, const Tensors& x) { return ScanStep{{c[0] + x[0]}, {c[0]}}; }, {xs}, {xs}).stacked);
+  }), Code::symbol_shape);
+  EXPECT_EQ(code([](Model& m, int64_t n) { m.output("y", reverse(m.input("x", DType::f32, {4, n}), {1})); }), Code::symbol_place);
   EXPECT_EQ(code([](Model& m, int64_t n) { m.output("y", reshape(m.input("x", DType::f32, {3, n, 4}), {3 * n, 4})); }), Code::symbol_place);
+  EXPECT_EQ(code([](Model& m, int64_t n) { m.output("y", random_uniform(m.input("key", DType::u32, {}), {3, n}, 0)); }), Code::symbol_place);
   EXPECT_EQ(code([](Model& m, int64_t n) { m.output("y", concat({m.input("x", DType::f32, {3, n}), m.input("y", DType::f32, {3, n})}, 1)); }), Code::symbol_place);
 }
 

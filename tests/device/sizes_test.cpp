@@ -37,6 +37,80 @@ TEST_F(Symbols, EveryKindOfKernel) {
   expect_like_interpreter(m.finish(), {700, 1, 7, 128, 699, 64, 2, 700});
 }
 
+// One extent of a sample, wherever it occurs, becomes the symbol: what compiles is right at every size, the rest is refused.
+TEST_F(Symbols, EveryOpWithEveryDim) {
+  int64_t ran = 0, refused = 0;
+  for (int o = 0; o < kOpCount; ++o) {
+    const Op op = static_cast<Op>(o);
+    std::vector<Sample> samples = def_of(op).samples(DType::f32);
+    if (samples.empty()) samples = def_of(op).samples(DType::i32);
+    if (samples.size() > 4) samples.resize(4);
+    for (const Sample& sample : samples) {
+      std::set<int64_t> extents;
+      for (const Type& t : sample.args)
+        for (int64_t d : t.shape)
+          if (d > 1 && d < 40) extents.insert(d);
+      for (int64_t e : extents) {
+        Sample open = sample;
+        const auto replace = [&](Shape& shape) { std::replace(shape.begin(), shape.end(), e, kSymbol); };
+        for (Type& t : open.args) replace(t.shape);
+        if (op == Op::reshape || op == Op::broadcast || op == Op::iota || op == Op::random) replace(open.attrs.shape);
+        SCOPED_TRACE(fmt::format("{} with n for {}", name_of(op), e));
+        Graph graph;
+        std::unique_ptr<Executable> program;
+        try {
+          GraphBuilder b;
+          b.symbol(Symbol{"n", e, e + 5});
+          std::vector<NodeId> args;
+          for (const Type& t : open.args) args.push_back(b.input(fmt::format("x{}", args.size()), t));
+          b.output("y", b.add(op, args, open.attrs));
+          graph = b.finish();
+          program = compiled(graph);
+        } catch (const Error& error) {
+          EXPECT_NE(error.kind, ErrorKind::internal) << error.what();
+          ++refused;
+          continue;
+        }
+        PassContext context;
+        const Graph reference = expand(graph, context);
+        for (int64_t n : {e + 5, e, e + 1}) {
+          std::vector<HostTensor> inputs;
+          for (const Type& t : open.args) inputs.push_back(test::random_tensor(at_size(t, n), is_float(t.dtype) ? sample.low : 0, is_float(t.dtype) ? sample.high : 3, random));
+          const HostTensor want = interpret(reference, inputs)[0], got = program->run(inputs)[0];
+          const Difference d = compare(got, want);
+          EXPECT_EQ(got.shape, want.shape);
+          EXPECT_LE(d.error, tolerance_of(at_size(reference, n)).bound()) << "n = " << n << ", element " << d.at << ": got " << d.got << ", want " << d.want;
+        }
+        ++ran;
+      }
+    }
+  }
+  std::printf("%ld ran, %ld refused\n", static_cast<long>(ran), static_cast<long>(refused));
+  EXPECT_GT(ran, 200);
+}
+
+// Past the end of a run lies what an earlier one left: nothing may read it.
+TEST_F(Symbols, NothingIsReadPastTheEnd) {
+  Model m;
+  const int64_t n = m.symbol("n", 3, 60);
+  const Tensor x = m.input("x", DType::f32, {n, 4}), y = m.input("y", DType::f32, {2, n}), i = m.input("i", DType::i32, {7});
+  m.output("rows", take(x, i));
+  m.output("columns", take(y, i, 1));
+  m.output("first three", slice(x, 0, 0, 3) * 2.0);
+  const Graph graph = m.finish();
+  const auto e = compiled(graph);
+  PassContext context;
+  for (int64_t size : {60, 5, 3}) {
+    std::vector<HostTensor> inputs = random_inputs(graph, size);
+    for (int64_t k = 0; k < 7; ++k) inputs[2].set(k, Scalar::of_int(DType::i32, k - 1 + (k > 4) * 40));
+    const std::vector<HostTensor> want = interpret(expand(graph, context), inputs), got = e->run(inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_EQ(got[o], want[o]) << graph.outputs[o].name << " of size " << size;
+  }
+  Model four;
+  four.output("y", slice(four.input("x", DType::f32, {four.symbol("n", 3, 60), 4}), 0, 0, 4) * 2.0);
+  EXPECT_THROW(compiled(four.finish()), Error);
+}
+
 TEST_F(Symbols, TrainingStepForEveryBatch) {
   for (const MlpConfig& config : {MlpConfig{64, 10, {32}, 0}, {17, 5, {9, 6}, 0.25}}) {
     Graph open = mlp_step(config, {1, 300}, {}, 1).graph;

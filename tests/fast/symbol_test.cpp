@@ -74,6 +74,25 @@ TEST(Symbol, KernelsOfOneSymbolServeEverySize) {
   }
 }
 
+// A kernel for sizes up to 8 in a program for sizes up to 64: the tensor's rows are as far apart as for 64.
+TEST(Symbol, RowsHaveTheRoomOfTheBound) {
+  Model m;
+  const int64_t n = m.symbol("n", 1, 64);
+  m.output("y", exp(m.input("x", DType::f32, {3, 2 * n, 4})) * 2.0);
+  PassContext context;
+  const Graph kernels = run_pipeline(m.finish(), context);
+  for (const Node& node : kernels.nodes) {
+    if (node.op != Op::call) continue;
+    const tile::Kernel k = lower(*node.attrs.body, "k", 8, 64);
+    const std::string text = to_string(k);
+    EXPECT_NE(text.find("f32[3,8n<=64 of 512]"), std::string::npos) << text;
+    EXPECT_EQ(to_string(tile::parse_kernel(text)), text);
+    EXPECT_EQ(k.buffers[0].strides(), (Shape{512, 1}));
+    EXPECT_EQ(tile::at_size(k, 5).buffers[0].strides(), (Shape{40, 1}));
+    EXPECT_THROW(tile::parse_kernel(std::string(text).replace(text.find("of 512"), 6, "of 63")), Error);
+  }
+}
+
 TEST(Symbol, WhatIsRefused) {
   const auto model = [](const std::function<void(Model&, int64_t)>& build) {
     return [build] {

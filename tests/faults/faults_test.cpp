@@ -41,7 +41,7 @@ const std::string no_cache = "QUERN_CACHE_DIR= ";
 const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 40 --seed 1 --grad --target cpu --stop --no-reduce";
 const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 16 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
-  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"sizes", QN_SIZES}};
+  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
 }
 
@@ -74,6 +74,8 @@ std::string first_guess(Fault fault) {
     case Fault::window_dilation: return sweep("cpu", "*/window");
     case Fault::convolve_start: return sweep("cpu", "*/convolve");
     case Fault::symbol_factor: return sweep("sizes", "*EveryBatch");
+    case Fault::rows_packed: case Fault::room_of_kernel: return sweep("loops", "*AnyDim");
+    case Fault::steps_of_bound: return sweep("loops", "*AsManySteps*");
     case Fault::bitcast_as_cast: return sweep("cpu", "*/bitcast");
     case Fault::f8_truncated: case Fault::i4_unsigned: return sweep("cpu", "*/cast");
     case Fault::division_truncates: return sweep("cpu", "*/div");
@@ -85,7 +87,7 @@ std::string first_guess(Fault fault) {
 }
 
 // All of each finder, from the quickest to the slowest.
-std::vector<std::string> all_finders() { return {sweep("autodiff", "*"), fuzz, sweep("control", "*"), fuzz_lanes, sweep("op", "*"), sweep("cpu", "*"), sweep("sizes", "*")}; }
+std::vector<std::string> all_finders() { return {sweep("autodiff", "*"), fuzz, sweep("control", "*"), fuzz_lanes, sweep("op", "*"), sweep("cpu", "*"), sweep("sizes", "*"), sweep("loops", "*")}; }
 
 /// How the finder failed, or "" where it passed or merely could not run.
 std::string verdict_of(const Outcome& r, bool is_fuzz) {
