@@ -378,7 +378,7 @@ class ScanMover {
         const bool open = is_symbolic(steps_) || is_symbolic(body_.type(outputs[o]).shape);
         bytes[open] += checked_mul(at_size(steps_, 1), at_size(body_.type(outputs[o]), 1).bytes());
       }
-      context_.loops.push_back(fmt::format("{}{} steps: {} carries, {} stacks of {}{} bytes", context_.within, extent_text(steps_), carry_of.size(), outputs.size() - carry_of.size(), bytes[0], bytes[1] ? fmt::format(" + {}n", bytes[1]) : ""));
+      context_.loops.push_back(fmt::format("{}{} steps: {} carries, {} stacks of {}{} bytes", context_.within, extent_text(steps_), carry_of.size(), outputs.size() - carry_of.size(), bytes[0] || !bytes[1] ? fmt::format("{}", bytes[0]) : "", bytes[1] ? fmt::format("{}{}n", bytes[0] ? " + " : "", bytes[1]) : ""));
       for (size_t i = 0; i < carry_of.size(); ++i)
         if (used_[carry_of[i]]) results_[carry_of[i]] = result_of(b_, loop, i);
       for (size_t o : stack_of) results_[o] = result_of(b_, loop, place.at(out(o)));
