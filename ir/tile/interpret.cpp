@@ -212,6 +212,13 @@ class Interpreter {
 
 }  // namespace
 
+Shape Buffer::layout() const {
+  Shape out = shape;
+  if (room) out[static_cast<size_t>(along)] = room;
+  return out;
+}
+Shape Buffer::strides() const { return row_major(layout()); }
+
 Kernel at_size(Kernel k, int64_t n) {
   for (Axis& a : k.axes)
     if (a.symbol) a.extent = checked_mul(std::exchange(a.symbol, 0), n);

@@ -589,13 +589,6 @@ std::string structure(const Kernel& kernel) {
   return to_string(anonymous);
 }
 
-Shape Buffer::layout() const {
-  Shape out = shape;
-  if (room) out[static_cast<size_t>(along)] = room;
-  return out;
-}
-Shape Buffer::strides() const { return row_major(layout()); }
-
 int64_t Kernel::params() const {
   int64_t n = 0;
   for (const Buffer& b : buffers) n += b.kind != BufferKind::scratch;
