@@ -3,7 +3,8 @@
 //
 // One Level per graph: the program's and each body's. All levels share the arena and one time line, on which a loop with
 // its body takes an interval. A carry of a scan has two places that take turns, or, where the scan also stacks it, one for
-// each step: the stack is then part of them; one alone where the symbol says how many steps there are. A scanned argument is read and a stack written slice by slice where it lies.
+// each step: the stack is then part of them; one alone where the symbol says how many steps there are. A scanned argument is
+// read and a stack written slice by slice where it lies.
 #include "codegen/assemble.h"
 
 #include <algorithm>

@@ -57,7 +57,7 @@ Shape Slot::shape_at(int64_t size) const {
 
 int64_t Slot::size_of_symbol(const Shape& given) const {
   const size_t d = static_cast<size_t>(along);
-  return symbol > 0 && given.size() == shape.size() && given[d] % symbol == 0 ? given[d] / symbol : 0;
+  return symbol > 0 && given.size() == shape.size() && given[d] % symbol == 0 ? given[d] / symbol : -1;
 }
 
 Rows Slot::rows_at(int64_t size) const {

@@ -66,7 +66,7 @@ struct Slot {
   HostTensor value;              // constant
   int64_t bytes() const { return checked_mul(count(shape), size_of(dtype)); }
   Shape shape_at(int64_t size) const;
-  int64_t size_of_symbol(const Shape& given) const;   // that makes the symbolic extent what it is there; 0: none does
+  int64_t size_of_symbol(const Shape& given) const;   // that makes the symbolic extent what it is there; -1: none does
   Rows rows_at(int64_t size) const;
 };
 

@@ -100,7 +100,7 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
   const int64_t id = program_.inputs[static_cast<size_t>(position)];
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   const int64_t size = s.size_of_symbol(value.shape);
-  const bool symbolic = size > 0;
+  const bool symbolic = size >= 0;
   if (symbolic && (size < program_.size_low || size > program_.size_high))
     throw Error(Code::symbol_size, fmt::format("input \"{}\" is {}: the program was compiled for {} to {}", s.name, type_text(value.dtype, value.shape), program_.size_low, program_.size_high)).with_help("split the input, or compile the model with wider bounds");
   if (s.dtype != value.dtype || (symbolic ? s.shape_at(size) : s.shape) != value.shape)
@@ -110,7 +110,7 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
     ran_ = false;
   }
   device_.stage(at(id, set_), s.bytes(), value.bytes.data(), s.rows_at(size), static_cast<int>(set_));
-  sizes_[static_cast<size_t>(position)] = size;
+  sizes_[static_cast<size_t>(position)] = std::max<int64_t>(size, 0);
   holder_[static_cast<size_t>(position)] = set_;
 }
 
