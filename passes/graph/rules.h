@@ -64,7 +64,7 @@ bool add_rules(const Match& m, Rule&& rule) {
          rule("integer x * 0 = 0", m.op == Op::mul && m.integer() && (m.is_value(1, 0) || m.is_value(0, 0)), full(0)) ||
          rule("integer x - x = 0", m.op == Op::sub && m.integer() && m.args[0] == m.args[1], full(0)) ||
          rule("neg(neg x) = x", m.op == Op::neg && m.is(0, Op::neg), [&] { return m.arg(0).args[0]; }) ||
-         rule("abs(neg x) = abs x", m.op == Op::abs && m.is(0, Op::neg), [&] { return m.b.add(Op::abs, {m.arg(0).args[0]}); }) ||
+         rule("abs(neg x) = abs x", m.op == Op::abs && m.is(0, Op::neg) && !is_unsigned(m.type.dtype), [&] { return m.b.add(Op::abs, {m.arg(0).args[0]}); }) ||
          rule("abs(abs x) = abs x", m.op == Op::abs && m.is(0, Op::abs), keep(0)) ||
          rule("not(not x) = x", m.op == Op::logical_not && m.is(0, Op::logical_not), [&] { return m.arg(0).args[0]; }) ||
          rule("x and x = x", (m.op == Op::logical_and || m.op == Op::logical_or) && m.args[0] == m.args[1], keep(0)) ||
