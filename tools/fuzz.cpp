@@ -50,7 +50,8 @@ Graph with_derivative(const Graph& graph, bool forward) {
     Attrs cast, all;
     cast.dtype = {DType::f64};
     for (int64_t d = 0; d < body.type(o).rank(); ++d) all.axes.push_back(d);
-    const NodeId bounded = body.add(Op::tanh, {body.add(Op::cast, {o}, cast)});
+    const NodeId wide = body.add(Op::cast, {o}, cast);
+    const NodeId bounded = body.add(Op::tanh, {body.add(Op::mul, {wide, body.full(body.type(wide), 0.25)})});
     if (forward) body.output("", bounded);
     else loss = body.add(Op::add, {loss, all.axes.empty() ? bounded : body.add(Op::reduce_sum, {bounded}, all)});
   }
@@ -182,8 +183,8 @@ void fuzz(const Arguments& a) {
     bodies += fmt::format(", {} {}", n, name);
     by_body[name] = n;
   }
-  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite; {} graphs in lanes; drawn in all{}\n", graphs, counts.ops, counts.kernels, a.tile ? "tiles" : to_string(target),
-             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, lanes, bodies.substr(1));
+  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite, {} sensitive to rounding; {} graphs in lanes; drawn in all{}\n", graphs, counts.ops, counts.kernels, a.tile ? "tiles" : to_string(target),
+             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, counts.sensitive, lanes, bodies.substr(1));
   a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"vmap", a.vmap}, {"tile", a.tile}, {"graphs", graphs}, {"ops", counts.ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}, {"bodies", by_body}});
   if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help("quern check runs the reduced cases again; --disable-pass there finds the pass");
 }

@@ -1,14 +1,16 @@
 // Drawing random graphs; see fuzz_graphs.h. An op is drawn among the least hit op×dtype pairs together with one of its
 // samples (shapes and attributes that its type rule accepts); each argument is an earlier value of that type, or such
-// a value made to fit by reshaping, slicing or padding, or a new input. In between, values are dressed up in chains of
-// views and of arithmetic with constants, which is what the rewriting passes look for. With `bodies`, a sub-graph is
-// drawn for a call, a loop or a branch by a Drawer of its own, which says for each input what range it needs.
+// a value made to fit by reshaping, slicing or scaling, or a new input. Ops meet each other directly as long as what is
+// known of a result (fuzz_range.h) is moderate; else the graph goes on with it scaled, clamped or squashed. In between,
+// values are dressed up in chains of views and of arithmetic with constants, which is what the rewriting passes look
+// for. With `bodies`, a sub-graph is drawn for a call, a loop or a branch by a Drawer of its own, which says for each
+// input what range it needs.
 #include "tools/fuzz_graphs.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "ir/op.h"
+#include "tools/fuzz_range.h"
 
 namespace quern {
 
@@ -26,14 +28,15 @@ double Coverage::fraction() const {
 namespace {
 
 constexpr double kInputLow = 0.8, kInputHigh = 1.35;   // of floats
-constexpr double kAny = 0x1p63;                        // of integers: all, in either direction
+constexpr double kMost = 16;                           // beyond it floats are made small before they are used
 
 class Drawer {
  public:
   Drawer(std::mt19937_64& random, Coverage& coverage, const DrawOptions& options, int depth = 0) : random_(random), coverage_(coverage), options_(options), depth_(depth) {}
 
   Graph run() {
-    draw(2 + static_cast<int>(below(39)));
+    const uint64_t kind = below(20);   // small ones mostly: what differs needs few ops, and more graphs fit in the time
+    draw(kind < 14 ? 1 + below(6) : kind < 19 ? 2 + below(11) : 12 + below(29));
     name_outputs();
     return dead_code(builder_.finish());
   }
@@ -41,8 +44,7 @@ class Drawer {
  private:
   struct Made {
     NodeId id;
-    bool exact;        // bit-equal on every target
-    double low, high;  // its values
+    Known known;
   };
   std::mt19937_64& random_;
   Coverage& coverage_;
@@ -52,8 +54,8 @@ class Drawer {
   std::vector<Made> pool_;
   std::vector<Made> inputs_;     // of a body: what it may be given
 
-  void draw(int wanted) {
-    for (int made = 0; made < wanted; ++made) {
+  void draw(uint64_t wanted) {
+    for (uint64_t made = 0; made < wanted; ++made) {
       if (options_.bodies && depth_ < 2 && below(depth_ ? 6 : 12) == 0) draw_body();
       else draw_op();
       if (below(3) == 0 && !pool_.empty()) dress(pool_[below(pool_.size())]);
@@ -75,61 +77,77 @@ class Drawer {
     return best;
   }
 
-  static bool discontinuous(Op op, DType dtype) {
+  static bool discontinuous(Op op, DType dtype, const Attrs& attrs) {
     if (!is_float(dtype)) return false;
-    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::cast || op == Op::bitcast || op == Op::argmax || op == Op::argsort;
+    if (op == Op::cast) return !is_float(attrs.dtype[0]);
+    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::bitcast || op == Op::argmax || op == Op::argsort;
   }
-  static bool exact_op(const Node& n) {
-    if (!is_float(n.type.dtype)) return true;
-    if (means<View>(n.op) || means<Take>(n.op) || means<Source>(n.op)) return true;
-    switch (n.op) {
-      case Op::neg: case Op::abs: case Op::sign: case Op::floor: case Op::round: case Op::rem: case Op::add: case Op::sub: case Op::mul: case Op::max:
-      case Op::min: case Op::select: case Op::cast: case Op::bitcast: case Op::reduce_max: case Op::reduce_min: case Op::cumulate_max: case Op::cumulate_min: return true;
-      default: return false;
-    }
-  }
+  static Known within(double low, double high) { return {true, low, high}; }
+  static Known rounded(DType dtype, double low, double high) { return {false, low, high, 2 * epsilon_of(dtype), epsilon_of(dtype), 1}; }
 
-  // Inputs are drawn from [0.8, 1.35] (random_inputs); an op that wants others gets them moved into its range.
-  NodeId new_input(const Type& type, double low, double high, bool need_exact) {
-    if (depth_) return body_input(type, low, high, need_exact || !is_float(type.dtype) || below(4) == 0);
-    NodeId id = builder_.input("x" + std::to_string(builder_.graph().inputs.size()), type);
-    const bool moved = is_float(type.dtype) && (low > kInputLow || high < kInputHigh);
-    if (moved) {
-      const double scale = 0.9 * (high - low) / (kInputHigh - kInputLow), shift = (low + high) / 2 - scale * (kInputLow + kInputHigh) / 2;
-      id = builder_.add(Op::add, {builder_.add(Op::mul, {id, builder_.full(type, scale)}), builder_.full(type, shift)});
-    }
-    pool_.push_back({id, !moved, low, high});
-    return id;
+  // Inputs are drawn from [0.8, 1.35] (random_inputs), integers from 0 to 3; an op that wants others gets them moved into its range.
+  Made new_input(const Type& type, const Known& wanted, bool need_exact) {
+    if (depth_) return body_input(type, wanted, need_exact || !is_float(type.dtype) || below(4) == 0);
+    const NodeId id = builder_.input("x" + std::to_string(builder_.graph().inputs.size()), type);
+    Known k = any_of(type.dtype);
+    if (is_float(type.dtype)) k.low = kInputLow, k.high = kInputHigh;
+    else if (type.dtype != DType::boolean && !is_storage(type.dtype)) k.low = 0, k.high = 3;
+    pool_.push_back({id, k});
+    if (is_float(type.dtype) && (wanted.low > kInputLow || wanted.high < kInputHigh || (wanted.low < 0 && wanted.high > 0 && below(2)))) pool_.push_back(moved(pool_.back(), wanted));
+    return pool_.back();
   }
-
-  NodeId body_input(const Type& type, double low, double high, bool exact) {
+  Made body_input(const Type& type, Known wanted, bool exact) {
     const NodeId id = builder_.input("x" + std::to_string(inputs_.size()), type);
-    inputs_.push_back({id, exact, low, high});
+    if (!exact && is_float(type.dtype)) wanted = rounded(type.dtype, wanted.low, wanted.high);
+    wanted.exact = exact;
+    inputs_.push_back({id, wanted});
     pool_.push_back(inputs_.back());
-    return id;
+    return pool_.back();
   }
 
-  // An earlier value of the type whose range fits, made to fit if need be.
-  NodeId argument(const Type& type, double low, double high, bool need_exact) {
-    if (below(8) != 0) {
+  Made make(Op op, const std::vector<Made>& args, const Attrs& attrs = {}) {
+    std::vector<NodeId> ids;
+    std::vector<Known> known;
+    for (const Made& m : args) ids.push_back(m.id), known.push_back(m.known);
+    const NodeId id = builder_.add(op, ids, attrs);
+    return {id, known_of(builder_.graph(), builder_.graph().at(id), known)};
+  }
+  Made constant(const Type& type, double value) {
+    const double v = Scalar::of(type.dtype, value).as_double();
+    return {builder_.full(type, value), within(v, v)};
+  }
+  // a*x + b, within the range.
+  Made moved(const Made& m, const Known& wanted) {
+    const Type type = builder_.type(m.id);
+    const double wide = m.known.high - m.known.low, scale = std::min(wide > 0 ? 0.9 * (wanted.high - wanted.low) / wide : 1, 8.0);
+    return make(Op::add, {make(Op::mul, {m, constant(type, scale)}), constant(type, (wanted.low + wanted.high - scale * (m.known.low + m.known.high)) / 2)});
+  }
+  static bool inside(const Known& k, const Known& wanted) { return k.low >= wanted.low && k.high <= wanted.high; }
+
+  // An earlier value of the type whose range fits, made to fit if need be; without `fresh`, no id where there is none.
+  Made argument(const Type& type, const Known& wanted, bool need_exact, bool fresh = true) {
+    if (!fresh || below(8) != 0) {
       for (int tries = 0; tries < 16 && !pool_.empty(); ++tries) {
-        const Made& m = pool_[below(pool_.size())];
+        Made m = pool_[below(2) ? pool_.size() - 1 - below(std::min<size_t>(pool_.size(), 3)) : below(pool_.size())];
         const Type have = builder_.type(m.id);
-        if (have.dtype != type.dtype || (need_exact && !m.exact)) continue;
-        if (is_float(type.dtype) && (m.low < low || m.high > high)) continue;
+        if (have.dtype != type.dtype || (need_exact && !m.known.exact)) continue;
         if (!is_float(type.dtype) && below(3) == 0) continue;   // small integers are of inputs
-        NodeId id = m.id;
-        const bool exact = m.exact;
-        const double from = m.low, to = m.high;
+        const bool far = is_float(type.dtype) && !inside(m.known, wanted);
+        if (far && (!fresh || below(3))) continue;
         if (have.shape != type.shape) {
-          id = fit(id, type);
-          if (id < 0) continue;
-          pool_.push_back({id, exact, from, to});
+          m.id = fit(m.id, type);
+          if (m.id < 0) continue;
+          pool_.push_back(m);
         }
-        return id;
+        if (far) {
+          m = moved(m, wanted);
+          if (!inside(m.known, wanted)) continue;
+          pool_.push_back(m);
+        }
+        return m;
       }
     }
-    return new_input(type, low, high, need_exact);
+    return fresh ? new_input(type, wanted, need_exact) : Made{-1, {}};
   }
   NodeId fit(NodeId id, const Type& type) {
     const Type have = builder_.type(id);
@@ -154,49 +172,72 @@ class Drawer {
     return -1;
   }
 
+  // Often in the shape of a value at hand: what is elementwise takes any, what reduces any of its rank.
+  void reshaped(Op op, Sample& sample) {
+    if (pool_.empty() || below(4) == 0 || sample.args.empty()) return;
+    const Shape shape = sample.args[0].shape;
+    if (!std::all_of(sample.args.begin(), sample.args.end(), [&](const Type& t) { return t.shape == shape; })) return;
+    for (int tries = 0; tries < 6; ++tries) {
+      const Type have = builder_.type(pool_[below(pool_.size())].id);
+      if (have.dtype != sample.args.back().dtype || have.size() > 4000) continue;
+      if (!means<Map>(op) && !((means<Reduce>(op) || means<Cumulate>(op)) && have.shape.size() == shape.size() && have.size() <= std::max<int64_t>(count(shape), 64))) continue;
+      for (Type& t : sample.args) t.shape = have.shape;
+      return;
+    }
+  }
+
   void draw_op() {
     const auto [op, dtype] = draw_pair();
     const std::vector<Sample> samples = def_of(op).samples(dtype);
-    const Sample sample = samples[below(samples.size())];
+    Sample sample = samples[below(samples.size())];
     ++coverage_.drawn;
-    const bool need_exact = discontinuous(op, dtype);
-    std::vector<NodeId> args;
-    bool exact = true;
-    for (const Type& t : sample.args) {
-      const bool boolean = t.dtype == DType::boolean;
-      double low = boolean ? 0 : sample.low, high = boolean ? 1 : sample.high;
-      if (is_unsigned(t.dtype)) low = std::max(low, 0.0);
-      args.push_back(argument(t, low, high, need_exact));
-    }
-    for (NodeId a : args)
-      for (const Made& m : pool_)
-        if (m.id == a) exact = exact && m.exact;
-    NodeId id;
+    reshaped(op, sample);
+    const bool need_exact = discontinuous(op, dtype, sample.attrs);
     try {
-      id = builder_.add(op, args, sample.attrs);
+      // Any values at hand, as long as the result is moderate; then what the sample wants.
+      for (int tries = sample.args.empty() ? 3 : 0; tries < 4; ++tries) {
+        const bool strict = tries == 3;
+        std::vector<Made> args;
+        for (const Type& t : sample.args) {
+          Known wanted = within(t.dtype == DType::boolean ? 0 : sample.low, t.dtype == DType::boolean ? 1 : sample.high);
+          if (is_unsigned(t.dtype)) wanted.low = std::max(wanted.low, 0.0);
+          args.push_back(argument(t, strict ? wanted : within(-kMost, kMost), need_exact, strict));
+          if (args.back().id < 0) break;
+        }
+        if (!args.empty() && args.back().id < 0) continue;
+        const Made made = make(op, args, sample.attrs);
+        if (!strict && is_float(builder_.type(made.id).dtype) && !(moderate(made.known) && made.known.most() > 0)) continue;
+        ++coverage_.hits[{op, dtype}];
+        return keep(made);
+      }
     } catch (const Error&) {
       ++coverage_.rejected;
-      return;
     }
-    ++coverage_.hits[{op, dtype}];
-    const Node& n = builder_.graph().at(id);
-    exact = exact && exact_op(n);
-    keep(id, exact);
   }
 
-  // Floats come back into [-2, 2] (tanh, scaled) so that errors do not grow; integers are taken as they wrap.
-  void keep(NodeId id, bool exact) {
-    const Type type = builder_.type(id);
-    outputs_.push_back(id);
-    if (is_float(type.dtype) && type.size() > 0) {
-      const NodeId bounded = builder_.add(Op::mul, {builder_.add(Op::tanh, {id}), builder_.full(type, 2)});
-      pool_.push_back({bounded, false, -2, 2});
-      const NodeId positive = builder_.add(Op::add, {builder_.add(Op::abs, {bounded}), builder_.full(type, 0.75)});
-      if (below(3) == 0) pool_.push_back({positive, false, 0.75, 2.75});
-      (void)exact;
+  static bool moderate(const Known& k) { return k.bounded() && k.most() <= kMost && k.precise(); }
+  // Floats that are not moderate are outputs, if they are numbers, but the graph goes on with them made so: errors do not grow.
+  void keep(const Made& m) {
+    const Type type = builder_.type(m.id);
+    const bool number = !is_float(type.dtype) || type.size() == 0 || (m.known.bounded() && m.known.most() < 3e4);
+    if (number) outputs_.push_back(m.id);
+    if (!is_float(type.dtype) || type.size() == 0 || moderate(m.known)) {
+      pool_.push_back(m);
+    } else if (!m.known.bounded() && m.known.exact) {   // infinities and NaN become 1
+      Made small = make(Op::select, {make(Op::lt, {make(Op::abs, {m}), constant(type, 4)}), m, constant(type, 1)});
+      small.known.low = -4, small.known.high = 4;
+      pool_.push_back(small);
+    } else if (!m.known.bounded() || (m.known.precise() && below(2))) {
+      Made small = make(Op::mul, {make(Op::tanh, {m}), constant(type, 2)});
+      small.known = rounded(type.dtype, -2, 2);
+      pool_.push_back(small);
     } else {
-      pool_.push_back({id, exact, type.dtype == DType::boolean ? 0.0 : -kAny, type.dtype == DType::boolean ? 1.0 : kAny});
+      const double allowed = 4 * std::max(m.known.epsilon, epsilon_of(type.dtype)), times = std::max(m.known.most() / 4, m.known.error / allowed);
+      pool_.push_back(make(Op::mul, {m, constant(type, std::ldexp(1.0, -std::min(60, std::ilogb(times) + 1)))}));
     }
+    if (!outputs_.empty() && !number) outputs_.push_back(pool_.back().id);
+    const Made last = pool_.back();
+    if (is_float(type.dtype) && type.size() > 0 && last.known.low < 0 && below(4) == 0) pool_.push_back(make(Op::add, {make(Op::abs, {last}), constant(type, 0.75)}));
   }
   std::vector<NodeId> outputs_;
 
@@ -204,17 +245,14 @@ class Drawer {
   // is as tight as the dtype allows. Views, views around reductions, arithmetic with constants.
   void dress(Made m) {
     const Type type = builder_.type(m.id);
-    if (below(3) == 0) {
-      new_input(type, m.low, m.high, false);
-      m = pool_.back();
-    }
+    if (below(3) == 0) m = new_input(type, m.known, false);
     const bool floating = is_float(type.dtype);
     for (uint64_t left = 1 + below(4); left > 0; --left) {
       const Type now = builder_.type(m.id);
       const size_t rank = now.shape.size(), axis = rank ? below(rank) : 0;
       Attrs axes, shape, cut;
       for (int64_t d = 0; d < now.rank(); ++d) axes.axes.push_back(d);
-      switch (below(floating ? 10 : 6)) {
+      switch (below(floating ? 11 : 6)) {
         case 0:
           if (rank) axes.axes = {static_cast<int64_t>(axis)};
           m.id = builder_.add(Op::reverse, {m.id}, axes);
@@ -257,13 +295,17 @@ class Drawer {
           m.id = builder_.add(below(2) ? Op::mul : Op::div, {m.id, builder_.full(now, 1)});
           break;
         case 8:   // a product of constants that no short dtype holds: 1 up to its rounding
-          m.id = builder_.add(Op::mul, {m.id, builder_.add(Op::mul, {builder_.full(now, 3), builder_.full(now, 0.333)})});
-          m.exact = false;
+          m = make(Op::mul, {m, {builder_.add(Op::mul, {builder_.full(now, 3), builder_.full(now, 0.333)}), within(1, 1)}});
+          m.known.exact = false;
           break;
-        case 9:   // there and back again
-          if (now.dtype != DType::f32 && now.dtype != DType::f64) break;
-          cut.dtype = {DType::f64}, shape.dtype = {now.dtype};
-          m.id = builder_.add(Op::cast, {builder_.add(Op::cast, {m.id}, cut)}, shape);
+        case 9: {   // through another dtype and back again, which rounds if it is shorter
+          constexpr DType floats[] = {DType::f64, DType::f32, DType::bf16, DType::f16};
+          cut.dtype = {floats[below(4)]}, shape.dtype = {now.dtype};
+          m = make(Op::cast, {make(Op::cast, {m}, cut)}, shape);
+          break;
+        }
+        case 10:   // of itself
+          if (const Made twice = make(below(2) ? Op::add : Op::mul, {m, m}); moderate(twice.known)) m = twice;
           break;
       }
     }
@@ -294,15 +336,13 @@ class Drawer {
     }
     return out;
   }
-  NodeId given(const Made& input, const Type& type) { return argument(type, input.low, input.high, input.exact); }
+  NodeId given(const Made& input, const Type& type) { return argument(type, input.known, input.known.exact).id; }
   void keep_results(NodeId node, const std::vector<Made>& results) {
     for (size_t r = 0; r < results.size(); ++r) {
       if (below(6) == 0 && r + 1 < results.size()) continue;   // one that nobody reads
       Attrs which;
       which.index = {static_cast<int64_t>(r)};
-      const NodeId id = builder_.add(Op::result, {node}, which);
-      pool_.push_back({id, results[r].exact, results[r].low, results[r].high});
-      outputs_.push_back(id);
+      keep({builder_.add(Op::result, {node}, which), results[r].known});
     }
   }
 
@@ -320,7 +360,7 @@ class Drawer {
 
   void draw_call(Transform transform) {
     Drawer inner(random_, coverage_, options_, depth_ + 1);
-    inner.draw(1 + static_cast<int>(below(4)));
+    inner.draw(1 + below(4));
     if (inner.pool_.empty()) return;
     std::vector<Made> results = inner.chosen(3);
     for (const Made& r : results) inner.builder_.output("", r.id);
@@ -346,7 +386,7 @@ class Drawer {
   struct Carry { Made in; bool sum; };
   Carry carry(Drawer& inner, const Type& type) {
     const bool floating = is_float(type.dtype), sum = floating && below(3) == 0;
-    inner.body_input(type, floating ? (sum ? -10 : -2) : -kAny, floating ? (sum ? 10 : 2) : kAny, !floating);
+    inner.body_input(type, floating ? within(sum ? -10 : -2, sum ? 10 : 2) : any_of(type.dtype), !floating);
     if (sum) inner.pool_.pop_back();
     return {inner.inputs_.back(), sum};
   }
@@ -355,7 +395,7 @@ class Drawer {
     const Type type = b.type(c.in.id);
     const bool number = type.dtype != DType::boolean && !is_storage(type.dtype);
     if (inner.below(8) == 0) return c.in.id;
-    const NodeId value = inner.argument(type, -2, 2, !is_float(type.dtype));
+    const NodeId value = inner.argument(type, is_float(type.dtype) ? within(-2, 2) : any_of(type.dtype), !is_float(type.dtype)).id;
     if (c.sum) return b.add(Op::add, inner.below(2) ? std::vector{c.in.id, value} : std::vector{value, c.in.id});
     if (!number || inner.below(3) == 0) return value;
     const NodeId both = b.add(inner.below(2) ? Op::add : Op::sub, {c.in.id, value});
@@ -373,19 +413,19 @@ class Drawer {
     for (size_t k = 0; k < carries; ++k) kept.push_back(carry(inner, small_type()));
     for (size_t k = 0; k < scanned; ++k) {
       const Type type = small_type();
-      inner.body_input(type, is_float(type.dtype) ? -2 : -kAny, is_float(type.dtype) ? 2 : kAny, !is_float(type.dtype) || below(2));
+      inner.body_input(type, is_float(type.dtype) ? within(-2, 2) : any_of(type.dtype), !is_float(type.dtype) || below(2));
     }
-    inner.draw(1 + static_cast<int>(below(4)));
+    inner.draw(1 + below(4));
     std::vector<Made> results, next;
     for (const Carry& c : kept) {
-      next.push_back({next_of(inner, c), c.in.exact, c.in.low, c.in.high});
+      next.push_back({next_of(inner, c), c.in.known});
       results.push_back(next.back());
     }
     if (inner.pool_.empty() && results.empty()) return;
     if (!inner.pool_.empty() && (results.empty() || below(4)))
       for (const Made& r : inner.chosen(3)) results.push_back(r);
     for (size_t k = 0; k < carries; ++k)
-      if (below(3) == 0) results.push_back(below(2) ? next[k] : Made{kept[k].in});   // its history
+      if (below(3) == 0) results.push_back(below(2) ? next[k] : kept[k].in);   // its history
     finish_scan(inner, attrs, results, kept);
   }
   void finish_scan(Drawer& inner, Attrs attrs, const std::vector<Made>& results, const std::vector<Carry>& kept) {
@@ -394,7 +434,7 @@ class Drawer {
     std::vector<NodeId> args;
     for (size_t i = 0; i < inner.inputs_.size(); ++i) {
       Made in = inner.inputs_[i];
-      if (i < carries && kept[i].sum) in.low = -2, in.high = 2;
+      if (i < carries && kept[i].sum) in.known.low = -2, in.known.high = 2;
       const Type type = inner.builder_.type(in.id);
       args.push_back(given(in, i >= carries && i < carries + scanned ? with_axis(type, 0, attrs.limit[0]) : type));
     }
@@ -412,10 +452,10 @@ class Drawer {
     GraphBuilder& b = inner.builder_;
     const DType dtype = below(3) ? DType::f32 : DType::f64;
     const int64_t rows = 1 + static_cast<int64_t>(below(3)), in = 1 + static_cast<int64_t>(below(5)), wide = below(2) ? 16 : 3;
-    const auto input = [&](Shape shape) { return inner.body_input({dtype, std::move(shape), {}}, -1, 1, false); };
+    const auto input = [&](Shape shape) { return inner.body_input({dtype, std::move(shape), {}}, within(-1, 1), false).id; };
     const NodeId h = input({rows, wide});
     std::vector<Carry> kept = {{inner.inputs_.back(), false}};
-    inner.body_input({dtype, {rows, wide}, {}}, -70, 70, false);   // a sum of products over the steps
+    inner.body_input({dtype, {rows, wide}, {}}, within(-70, 70), false);   // a sum of products over the steps
     inner.pool_.pop_back();
     kept.push_back({inner.inputs_.back(), true});
     const NodeId x = input({rows, in}), w = input({in, wide}), u = input({wide, wide}), v = input({wide, wide});
@@ -430,9 +470,9 @@ class Drawer {
     attrs.index = {2, 1};
     attrs.limit = {1 + static_cast<int64_t>(below(4))};
     if (below(2)) attrs.stride = {-1};
-    inner.pool_.push_back({next, false, -1, 1});
+    inner.pool_.push_back({next, rounded(dtype, -1, 1)});
     if (below(2)) inner.draw(1);
-    std::vector<Made> results = {{next, false, -1, 1}, {sum, false, -70, 70}, {next, false, -1, 1}};
+    std::vector<Made> results = {{next, rounded(dtype, -1, 1)}, {sum, rounded(dtype, -70, 70)}, {next, rounded(dtype, -1, 1)}};
     for (const Made& r : inner.chosen(2)) results.push_back(r);
     finish_scan(inner, attrs, results, kept);
   }
@@ -444,24 +484,24 @@ class Drawer {
     const Type flag{DType::boolean, {}, {}}, number{DType::i32, {}, {}};
     std::vector<Carry> kept;
     for (const Type& type : {flag, number}) {
-      inner.body_input(type, -kAny, kAny, true);
+      inner.body_input(type, any_of(type.dtype), true);
       kept.push_back({inner.inputs_.back(), false});
     }
     for (uint64_t k = 1 + below(2); k > 0; --k) kept.push_back(carry(inner, small_type()));
-    inner.draw(1 + static_cast<int>(below(3)));
-    const NodeId limit = inner.argument(number, 0, 3, true);
+    inner.draw(1 + below(3));
+    const NodeId limit = inner.argument(number, within(0, 3), true).id;
     const NodeId count = b.add(Op::add, {kept[1].in.id, b.scalar(DType::i32, 1)});
     const NodeId more = b.add(Op::lt, {count, b.add(Op::min, {limit, b.scalar(DType::i32, 4)})});
     std::vector<Made> results;
     for (size_t k = 0; k < kept.size(); ++k) {
       const NodeId next = k == 0 ? more : k == 1 ? count : next_of(inner, kept[k]);
-      results.push_back({next, kept[k].in.exact, kept[k].in.low, kept[k].in.high});
+      results.push_back({next, kept[k].in.known});
       b.output("", next);
     }
     std::vector<NodeId> args;
     for (size_t i = 0; i < inner.inputs_.size(); ++i) {
       Made in = inner.inputs_[i];
-      if (i < kept.size() && kept[i].sum) in.low = -2, in.high = 2;
+      if (i < kept.size() && kept[i].sum) in.known.low = -2, in.known.high = 2;
       NodeId arg = i == 1 ? builder_.scalar(DType::i32, 0) : i == 0 && below(4) ? builder_.scalar(DType::boolean, 1) : given(in, b.type(in.id));
       if (is_float(b.type(in.id).dtype)) arg = builder_.add(Op::stop_gradient, {arg});
       args.push_back(arg);
@@ -475,17 +515,17 @@ class Drawer {
 
   void draw_cond() {
     Drawer yes(random_, coverage_, options_, depth_ + 1), no(random_, coverage_, options_, depth_ + 1);
-    yes.draw(1 + static_cast<int>(below(3)));
+    yes.draw(1 + below(3));
     if (yes.pool_.empty()) return;
     std::vector<Made> results = yes.chosen(3);
-    for (const Made& in : yes.inputs_) no.body_input(yes.builder_.type(in.id), in.low, in.high, in.exact);
-    no.draw(1 + static_cast<int>(below(2)));
+    for (const Made& in : yes.inputs_) no.body_input(yes.builder_.type(in.id), in.known, in.known.exact);
+    no.draw(1 + below(2));
     for (const Made& r : results) {
       yes.builder_.output("", r.id);
       no.builder_.output("", no.given(r, yes.builder_.type(r.id)));
     }
     for (size_t i = yes.inputs_.size(); i < no.inputs_.size(); ++i) yes.builder_.input("x" + std::to_string(i), no.builder_.type(no.inputs_[i].id));
-    std::vector<NodeId> args = {argument({DType::boolean, {}, {}}, 0, 1, true)};
+    std::vector<NodeId> args = {argument({DType::boolean, {}, {}}, within(0, 1), true).id};
     for (const Made& in : no.inputs_) args.push_back(given(in, no.builder_.type(in.id)));
     Attrs attrs;
     attrs.body = shared(yes.builder_);
@@ -499,7 +539,7 @@ class Drawer {
     const std::vector<int> uses = builder_.graph().use_counts();
     std::vector<NodeId> chosen;
     for (NodeId id : outputs_)
-      if (uses[static_cast<size_t>(id)] == 0 || is_float(builder_.type(id).dtype) || below(4) == 0) chosen.push_back(id);
+      if (uses[static_cast<size_t>(id)] == 0 || below(3) == 0) chosen.push_back(id);
     if (chosen.empty()) chosen.push_back(static_cast<NodeId>(builder_.graph().nodes.size() - 1));
     std::sort(chosen.begin(), chosen.end());
     chosen.erase(std::unique(chosen.begin(), chosen.end()), chosen.end());

@@ -25,8 +25,9 @@ struct Failure {
 using Oracle = std::function<Failure(const Graph& graph, const std::vector<HostTensor>& inputs)>;
 
 /// Compiled for the device. `strict`: infinities and NaN must agree, too; else outputs of whose reference some element is not
-/// finite are not compared. `unstable` counts these, `kernels` the kernels.
-struct OracleCounts { int64_t kernels = 0, unstable = 0, ops = 0; };
+/// finite are not compared. `unstable` counts these, `kernels` the kernels. `sensitive` counts the outputs that differ by more
+/// than the bound, but by no more than the reference itself does when its rounded values are off by their last bit.
+struct OracleCounts { int64_t kernels = 0, unstable = 0, sensitive = 0, ops = 0; };
 Failure check_compiled(Device& device, const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, OracleCounts& counts);
 /// The same of the lowered kernels on the tile interpreter, with tiles of `tile` elements.
 Failure check_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, int64_t tile, OracleCounts& counts);

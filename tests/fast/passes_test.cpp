@@ -105,7 +105,7 @@ TEST(Precision, RelaxedIsNearerToTheTruth) {
 TEST(Partition, RandomGraphsThroughTiles) {
   std::mt19937_64 random(6);
   Coverage coverage;
-  for (int k = 0; k < 60; ++k) {
+  for (int k = 0; k < 240; ++k) {
     const Graph g = random_graph(random, coverage);
     const std::vector<HostTensor> inputs = random_inputs(g, random);
     PassContext context;
