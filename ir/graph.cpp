@@ -142,6 +142,19 @@ std::string GraphBuilder::describe(NodeId id) const {
   return n.op == Op::input ? fmt::format("input \"{}\"", n.attrs.name) : std::string(name_of(n.op));
 }
 
+// The type rule takes the symbol for a large number. A slice of a symbolic dim is of whole multiples of it, or of rows that are
+// there at the least size.
+static void want_slice_at_all_sizes(const Symbol& symbol, const Shape& shape, const Attrs& a, SourceLoc where) {
+  const auto whole = [](int64_t x) { return x % kSymbol == 0; };
+  for (size_t d = 0; d < shape.size(); ++d) {
+    if (!is_symbolic(shape[d])) continue;
+    const int64_t least = at_size(shape[d], symbol.low);
+    const std::string part = fmt::format("slice [{}:{}:{}] of dim {} of extent {}", extent_text(a.start[d]), extent_text(a.limit[d]), a.stride[d], d, extent_text(shape[d]));
+    if (is_symbolic(a.limit[d]) && !(whole(a.start[d]) && a.stride[d] == 1)) throw Error(Code::symbol_shape, part + ": its extent is no multiple of the symbol", where).with_help("slice whole multiples, or make the size a constant");
+    if (!is_symbolic(a.limit[d]) && a.limit[d] > least) throw Error(Code::slice_bounds, fmt::format("{} is outside it where the size is {}", part, symbol.low), where).with_help("raise the symbol's lower bound");
+  }
+}
+
 NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc where) {
   std::vector<Type> types;
   for (NodeId a : args) {
@@ -156,6 +169,7 @@ NodeId GraphBuilder::add(Op op, std::vector<NodeId> args, Attrs attrs, SourceLoc
     for (int64_t d : node.type.shape)
       if (d >= kSymbol && !is_symbolic(d))
         throw Error(Code::symbol_shape, fmt::format("{}: a dim is a constant below 2^31-1 or a constant times the symbol \"{}\", not n{:+}", name_of(op), graph_.symbol->name, d % kSymbol > kSymbol / 2 ? d % kSymbol - kSymbol : d % kSymbol), where).with_help("make it a multiple of the symbol");
+  if (graph_.symbol && op == Op::slice) want_slice_at_all_sizes(*graph_.symbol, types[0].shape, node.attrs, where);
   const uint64_t h = hash_of(node);
   if (op != Op::input) {
     const auto [begin, end] = table_.equal_range(h);

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "ir/ops/define.h"
+#include "ir/symbol.h"
 #include "ir/support/fault.h"
 
 namespace quern {
@@ -85,7 +86,9 @@ std::vector<Piece> window_pieces(const Node& node, std::span<const Type> args, s
     Index& e = inside.index[first + d];
     e = floor_div(place, s.base);
     if (rest.high() > 0 && !planted(Fault::window_residue)) inside.guards.push_back({rest, 0, 1});
-    if (e.low() < 0 || e.high() >= args[0].shape[first + d]) inside.guards.push_back({e, 0, args[0].shape[first + d]});
+    const int64_t extent = args[0].shape[first + d];
+    const bool any_size = is_symbolic(extent) && !is_symbolic(e.high() + 1);   // a constant is not below every size
+    if (e.low() < 0 || e.high() >= extent || any_size) inside.guards.push_back({e, 0, extent});
   }
   if (inside.guards.empty()) return {inside};
   return {inside, {1, {}, {}}};

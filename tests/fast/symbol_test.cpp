@@ -108,6 +108,10 @@ TEST(Symbol, WhatIsRefused) {
   EXPECT_EQ(code_of(model([](Model& m, int64_t n) { m.input("x", DType::f32, {n, n}); })), Code::symbol_shape);
   EXPECT_EQ(code_of(model([](Model& m, int64_t n) { m.input("x", DType::f32, {n, 4}) + m.input("y", DType::f32, {8, 4}); })), Code::shapes_differ);
   EXPECT_EQ(code_of([] { parse_graph("graph (%0: f32[n] \"x\") {\n  output \"y\" %0\n}\n", "t"); }), Code::symbol_shape);
+  // Parts of a symbolic dim that are no multiple of it, or not there at the least size.
+  for (const auto& [start, limit, stride, code] : {std::tuple<int64_t, int64_t, int64_t, Code>{0, kSymbol, 2, Code::symbol_shape}, {1, kSymbol, 1, Code::symbol_shape}, {0, 2, 1, Code::slice_bounds}})
+    EXPECT_EQ(code_of(model([&](Model& m, int64_t n) { slice(m.input("x", DType::f32, {n, 4}), 0, start, limit, stride); })), code) << start << " " << limit << " " << stride;
+  EXPECT_EQ(code_of(model([](Model& m, int64_t n) { slice(m.input("x", DType::f32, {n, 4}), 0, 0, 1); })), Code::general_bug);   // the first row is always there
   // Not compiled yet: views along the symbol, and random bits of rows of it.
   const auto lowered = [](const std::function<Tensor(Model&, int64_t)>& build) {
     return [build] {
@@ -121,6 +125,13 @@ TEST(Symbol, WhatIsRefused) {
   };
   EXPECT_EQ(code_of(lowered([](Model& m, int64_t n) { return reverse(m.input("x", DType::f32, {n, 4}), {0}); })), Code::symbol_place);
   EXPECT_EQ(code_of(lowered([](Model& m, int64_t n) { const Tensor x = m.input("x", DType::f32, {n, 4}); return concat({x, x}, 0); })), Code::symbol_place);
+  for (int64_t start : {-1, 0})   // nine positions, of which a short x has fewer
+    EXPECT_EQ(code_of(lowered([start](Model& m, int64_t n) {
+      Attrs attrs;
+      attrs.shape = {9}, attrs.start = {start}, attrs.stride = attrs.dilation = attrs.base = {1};
+      GraphBuilder& b = m.builder();
+      return Tensor(&b, b.add(Op::window, {m.input("x", DType::f32, {n, 1}).id(), b.scalar(DType::f32, 3)}, attrs));
+    })), Code::symbol_place);
   EXPECT_EQ(code_of(lowered([](Model& m, int64_t n) { return slice(m.input("x", DType::f32, {2 * n, 4}), 0, 0, n); })), Code::general_bug);   // the first rows: no index depends on n
   EXPECT_EQ(code_of(lowered([](Model& m, int64_t n) { return slice(m.input("x", DType::f32, {2 * n, 4}), 0, n, 2 * n); })), Code::symbol_place);
 }
