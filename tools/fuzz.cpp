@@ -11,10 +11,12 @@
 #include "ir/support/fault.h"
 #include "ir/support/file.h"
 #include "ir/support/suggest.h"
+#include "ir/symbol.h"
 #include "ir/text.h"
 #include "passes/pass.h"
 #include "tools/commands.h"
 #include "tools/diagnostics.h"
+#include "tools/fuzz_extents.h"
 #include "tools/fuzz_files.h"
 #include "tools/fuzz_graphs.h"
 #include "tools/fuzz_reduce.h"
@@ -112,6 +114,27 @@ void add_states(Graph& graph, std::mt19937_64& random) {
   graph.outputs.push_back({"again", values[random() % values.size()]});
 }
 
+// The graph for any size of what some of its inputs have in common, a leading dim mostly; none where no extent can be one.
+std::optional<Graph> with_symbol(const Graph& graph, std::mt19937_64& random) {
+  const Extents extents(graph);
+  std::vector<Extents::Class> leading, others;
+  for (const Extents::Class& c : extents.classes()) {
+    if (c.inputs.empty() || c.of_state || c.extent == 0) continue;
+    const bool first = std::all_of(c.inputs.begin(), c.inputs.end(), [](const auto& input) { return input.second == 0; });
+    (first ? leading : others).push_back(c);
+  }
+  std::shuffle(leading.begin(), leading.end(), random);
+  if (!others.empty() && random() % 8 == 0) leading.insert(leading.begin(), others[random() % others.size()]);
+  const int64_t high = 2 + static_cast<int64_t>(random() % (random() % 8 ? 12 : 90)), low = random() % 4 ? 1 : 1 + static_cast<int64_t>(random() % static_cast<uint64_t>(high));
+  for (const Extents::Class& c : leading) {
+    try {
+      return extents.with(c.id, kSymbol, Symbol{"size", low, high});
+    } catch (const Error&) {   // a shape would hold it twice, or a view is not of whole rows
+    }
+  }
+  return std::nullopt;
+}
+
 // "I/N": which of the graphs are this process's.
 std::pair<int64_t, int64_t> parse_part(const std::string& text) {
   int64_t part = 0, parts = 0;
@@ -135,28 +158,33 @@ void fuzz(const Arguments& a) {
   std::mt19937_64 random(a.seed);
   Coverage coverage;
   OracleCounts counts;
-  int64_t graphs = 0, mismatches = 0, lanes = 0;
+  int64_t graphs = 0, mismatches = 0, lanes = 0, symbols = 0, refused = 0;
   const DrawOptions draw{true};
-  const auto run = [&](FuzzCase c, int64_t k, const char* what, bool strict) {
+  // False where a symbol is refused; `more` are input sets of other sizes.
+  const auto run = [&](FuzzCase c, const std::vector<InputSet>& more, int64_t k, const char* what, bool strict) {
     OracleCounts scratch;
-    const auto oracle = [&](OracleCounts& into) -> Oracle {
-      return [&, strict](const Graph& graph, const std::vector<HostTensor>& inputs) { return a.tile ? check_tiles(graph, inputs, strict, 1 + k % 5, into) : check_compiled(*device, graph, inputs, strict, into); };
-    };
+    const auto check_all = [&](const Graph& graph, const std::vector<InputSet>& sets, OracleCounts& into) { return a.tile ? check_tiles(graph, sets, strict, 1 + k % 5, into) : check_compiled(*device, graph, sets, strict, into); };
+    const Oracle oracle = [&](const Graph& graph, const InputSet& inputs) { return check_all(graph, {inputs}, scratch); };
     const std::string name = fmt::format("fuzz-{}-{}{}", a.seed, k, what), base = a.out.empty() ? name : a.out + "/" + name;
     if (a.only >= 0 && !a.out.empty()) write_case(c, base);
-    const Failure failure = oracle(counts)(c.graph, c.inputs);
-    if (!failure) return;
+    std::vector<InputSet> sets = {c.inputs};
+    sets.insert(sets.end(), more.begin(), more.end());
+    const Failure failure = check_all(c.graph, sets, counts);
+    if (!failure) return true;
+    if (c.graph.symbol && (failure.kind == to_string(Code::symbol_place) || failure.kind == to_string(Code::symbol_shape))) return false;   // sorting along it compares all pairs
+    c.inputs = sets[failure.set];
     ++mismatches;
     fmt::print(stderr, "graph {}{}: {}\n", k, what, failure.text);
-    if (a.no_reduce) return;
+    if (a.no_reduce) return true;
     const int64_t before = ops_of(c.graph);
-    c = reduce_case(std::move(c), oracle(scratch), failure, 30);
+    c = reduce_case(std::move(c), oracle, failure, 30);
     write_case(c, base);
     std::string inputs;
     for (NodeId i : c.graph.inputs) inputs += fmt::format(" --input {0}={1}.{0}.npy", c.graph.at(i).attrs.name, base);
     fmt::print(stderr, "  from {} to {} ops; ", before, ops_of(c.graph));
-    if (c.graph.states.empty() && !a.tile) fmt::print(stderr, "again: quern check {}.qir{}\n", base, inputs);
+    if (c.graph.states.empty() && !c.graph.symbol && !a.tile) fmt::print(stderr, "again: quern check {}.qir{}\n", base, inputs);
     else fmt::print(stderr, "again: quern fuzz graphs -n {} --seed {}{}{}{} --only {}\n", k + 1, a.seed, a.grad ? " --grad" : "", a.vmap ? " --vmap" : "", a.tile ? " --tile" : "", k);
+    return true;
   };
   for (int64_t k = 0; k < a.count && !(a.stop && mismatches); ++k) {
     Graph graph = random_graph(random, coverage, draw);
@@ -170,10 +198,22 @@ void fuzz(const Arguments& a) {
     FuzzCase plain{graph, random_inputs(graph, random)};
     const bool special = !a.grad && random() % 8 == 0;
     const bool strict = special && add_special_values(plain.graph, plain.inputs, random);
+    const std::optional<Graph> any_size = random() % 2 ? with_symbol(graph, random) : std::nullopt;
+    std::vector<InputSet> sets;   // the bound, the least size, others
+    for (int s = 0; any_size && s < 4; ++s) {
+      const Symbol& symbol = *any_size->symbol;
+      const Graph sized = at_size(*any_size, s == 0 ? symbol.high : s == 1 ? symbol.low : symbol.low + static_cast<int64_t>(random() % static_cast<uint64_t>(symbol.high - symbol.low + 1)));
+      sets.push_back(random_inputs(sized, random));
+    }
     if ((a.only >= 0 && k != a.only) || k % parts != part) continue;
     ++graphs;
-    run(std::move(plain), k, "", strict);
-    if (a.vmap && !(a.stop && mismatches)) ++lanes, run(std::move(batched), k, "-lanes", false);
+    bool ran = false;
+    if (any_size) {
+      ran = run({*any_size, sets[0]}, {sets.begin() + 1, sets.end()}, k, "-sizes", false);
+      ++(ran ? symbols : refused);
+    }
+    if (!ran) run(std::move(plain), {}, k, "", strict);
+    if (a.vmap && !(a.stop && mismatches)) ++lanes, run(std::move(batched), {}, k, "-lanes", false);
   }
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   const double rejected = coverage.drawn ? 100.0 * static_cast<double>(coverage.rejected) / static_cast<double>(coverage.drawn) : 0;
@@ -183,9 +223,9 @@ void fuzz(const Arguments& a) {
     bodies += fmt::format(", {} {}", n, name);
     by_body[name] = n;
   }
-  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite, {} sensitive to rounding; {} graphs in lanes; drawn in all{}\n", graphs, counts.ops, counts.kernels, a.tile ? "tiles" : to_string(target),
-             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, counts.sensitive, lanes, bodies.substr(1));
-  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"vmap", a.vmap}, {"tile", a.tile}, {"graphs", graphs}, {"ops", counts.ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}, {"bodies", by_body}});
+  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite, {} sensitive to rounding; {} graphs in lanes, {} of any size ({} more refused); drawn in all{}\n", graphs, counts.ops, counts.kernels, a.tile ? "tiles" : to_string(target),
+             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, counts.sensitive, lanes, symbols, refused, bodies.substr(1));
+  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"vmap", a.vmap}, {"tile", a.tile}, {"graphs", graphs}, {"symbols", symbols}, {"refused", refused}, {"ops", counts.ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}, {"bodies", by_body}});
   if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help("quern check runs the reduced cases again; --disable-pass there finds the pass");
 }
 

@@ -9,6 +9,7 @@
 #include "ir/compare.h"
 #include "ir/interpret.h"
 #include "ir/op.h"
+#include "ir/symbol.h"
 #include "passes/tile/lower.h"
 #include "runtime/jit.h"
 #include "tools/fuzz_range.h"
@@ -222,13 +223,16 @@ std::vector<HostTensor> run_step(Executable& executable, const Graph& graph, con
   return out;
 }
 
-// Kernels by the tile interpreter, what is between them and around them by the graph's.
-std::vector<HostTensor> run_tiles(const Graph& g, const std::vector<HostTensor>& inputs, int64_t tile, OracleCounts& counts) {
+// Kernels by the tile interpreter, what is between them and around them by the graph's. `any` is the graph with the symbol,
+// `g` at the size that is run.
+std::vector<HostTensor> run_tiles(const Graph& any, const Graph& g, const std::optional<Symbol>& symbol, int64_t size, const std::vector<HostTensor>& inputs, int64_t tile, OracleCounts& counts) {
   std::vector<std::vector<HostTensor>> values(g.nodes.size());
   for (size_t i = 0; i < inputs.size(); ++i) values[static_cast<size_t>(g.inputs[i])] = {inputs[i]};
   for (size_t i = 0; i < g.nodes.size(); ++i) {
     const Node& n = g.nodes[i];
+    const Attrs& of_any = any.nodes[i].attrs;
     if (n.op == Op::input) continue;
+    const auto inside = [&](const Graph& any_body, const Graph& body, const std::vector<HostTensor>& given) { return run_tiles(any_body, body, symbol, size, given, tile, counts); };
     std::vector<HostTensor*> args;
     for (NodeId a : n.args) args.push_back(&values[static_cast<size_t>(a)][0]);
     const auto taken = [&](size_t first) {
@@ -240,19 +244,21 @@ std::vector<HostTensor> run_tiles(const Graph& g, const std::vector<HostTensor>&
       values[i] = {values[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
     } else if (n.op == Op::call) {
       ++counts.kernels;
-      tile::Kernel kernel = lower(*n.attrs.body, "k");
+      tile::Kernel kernel = lower(*of_any.body, "k", symbol ? symbol->high : 0);
       for (size_t a = 0; a < kernel.axes.size(); ++a)
         if (!tile::is_walked(kernel, static_cast<tile::AxisId>(a))) kernel.axes[a].tile = tile;
       tile::verify(kernel);
+      if (symbol) kernel = tile::at_size(std::move(kernel), size);
       for (const Type& t : n.type.results) values[i].emplace_back(t.dtype, t.shape);
       for (HostTensor& t : values[i]) args.push_back(&t);
       tile::interpret(kernel, args);
     } else if (n.op == Op::cond) {
-      values[i] = run_tiles(args[0]->get(0).truthy() ? *n.attrs.body : *n.attrs.otherwise, taken(1), tile, counts);
+      const bool yes = args[0]->get(0).truthy();
+      values[i] = inside(yes ? *of_any.body : *of_any.otherwise, yes ? *n.attrs.body : *n.attrs.otherwise, taken(1));
     } else if (n.op == Op::while_loop) {
       std::vector<HostTensor> state = taken(0);
       while (state[0].get(0).truthy()) {
-        std::vector<HostTensor> next = run_tiles(*n.attrs.body, state, tile, counts);
+        std::vector<HostTensor> next = inside(*of_any.body, *n.attrs.body, state);
         std::move(next.begin(), next.end(), state.begin());
       }
       state.resize(static_cast<size_t>(n.attrs.index[0]));
@@ -268,7 +274,7 @@ std::vector<HostTensor> run_tiles(const Graph& g, const std::vector<HostTensor>&
           state[a] = HostTensor(args[a]->dtype, {args[a]->shape.begin() + 1, args[a]->shape.end()});
           std::copy_n(args[a]->bytes.begin() + p * static_cast<int64_t>(state[a].bytes.size()), state[a].bytes.size(), state[a].bytes.begin());
         }
-        std::vector<HostTensor> next = run_tiles(*n.attrs.body, state, tile, counts);
+        std::vector<HostTensor> next = inside(*of_any.body, *n.attrs.body, state);
         for (size_t o = carries; o < next.size(); ++o) std::copy(next[o].bytes.begin(), next[o].bytes.end(), values[i][o].bytes.begin() + p * static_cast<int64_t>(next[o].bytes.size()));
         std::move(next.begin(), next.begin() + static_cast<int64_t>(carries), state.begin());
       }
@@ -282,14 +288,28 @@ std::vector<HostTensor> run_tiles(const Graph& g, const std::vector<HostTensor>&
   return out;
 }
 
-template <class Run>
-Failure checked(const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, OracleCounts& counts, Run&& run) {
+int64_t size_of_set(const Graph& graph, const InputSet& inputs) {
+  std::vector<Shape> shapes;
+  for (const HostTensor& t : inputs) shapes.push_back(t.shape);
+  return size_for(graph, shapes);
+}
+
+// `prepare` makes what runs an input set.
+template <class Prepare>
+Failure checked(const Graph& graph, const std::vector<InputSet>& sets, bool strict, OracleCounts& counts, Prepare&& prepare) {
+  size_t set = 0;
   try {
-    const Graph reference = reference_of(graph);
-    counts.ops += static_cast<int64_t>(reference.nodes.size());
-    return differing(graph, reference, inputs, run(), interpret(reference, inputs), strict, counts);
+    const auto run = prepare();
+    for (; set < sets.size(); ++set) {
+      const Graph sized = graph.symbol ? at_size(graph, size_of_set(graph, sets[set])) : graph, reference = reference_of(sized);
+      counts.ops += static_cast<int64_t>(reference.nodes.size());
+      Failure failure = differing(sized, reference, sets[set], run(sets[set]), interpret(reference, sets[set]), strict, counts);
+      failure.set = set;
+      if (failure) return failure;
+    }
+    return {};
   } catch (const Error& e) {
-    return {to_string(e.code), e.what()};
+    return {to_string(e.code), e.what(), std::min(set, sets.size() - 1)};
   }
 }
 
@@ -314,21 +334,24 @@ Graph reference_of(const Graph& graph) {
   return expand(written_out(graph), context);
 }
 
-Failure check_compiled(Device& device, const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, OracleCounts& counts) {
-  return checked(graph, inputs, strict, counts, [&] {
+Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, OracleCounts& counts) {
+  return checked(graph, sets, strict, counts, [&] {
     CompileOptions options;
     options.use_cache = false;
     CompileReport report;
-    const auto executable = jit(device, graph, options, &report);
+    std::shared_ptr<Executable> executable = jit(device, graph, options, &report);
     counts.kernels += static_cast<int64_t>(report.lowered.size());
-    return run_step(*executable, graph, inputs);
+    return [&graph, executable](const InputSet& inputs) { return run_step(*executable, graph, inputs); };
   });
 }
 
-Failure check_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, int64_t tile, OracleCounts& counts) {
-  return checked(graph, inputs, strict, counts, [&] {
+Failure check_tiles(const Graph& graph, const std::vector<InputSet>& sets, bool strict, int64_t tile, OracleCounts& counts) {
+  return checked(graph, sets, strict, counts, [&] {
     PassContext context;
-    return run_tiles(run_pipeline(graph, context), inputs, tile, counts);
+    return [&, kernels = run_pipeline(graph, context)](const InputSet& inputs) {
+      const int64_t size = size_of_set(graph, inputs);
+      return run_tiles(kernels, graph.symbol ? at_size(kernels, size) : kernels, graph.symbol, size, inputs, tile, counts);
+    };
   });
 }
 

@@ -16,20 +16,22 @@ Graph written_out(const Graph& graph);
 /// written_out, then transforms and composed ops expanded: what interpret() takes.
 Graph reference_of(const Graph& graph);
 
-/// How a case failed: `kind` is empty where it did not, else "differs" or the code of an error.
+using InputSet = std::vector<HostTensor>;
+/// How a case failed: `kind` is empty where it did not, else "differs" or the code of an error; `set` is the first that did.
 struct Failure {
   std::string kind, text;
+  size_t set = 0;
   explicit operator bool() const { return !kind.empty(); }
 };
 /// Runs a case in some way and compares it.
-using Oracle = std::function<Failure(const Graph& graph, const std::vector<HostTensor>& inputs)>;
+using Oracle = std::function<Failure(const Graph& graph, const InputSet& inputs)>;
 
-/// Compiled for the device. `strict`: infinities and NaN must agree, too; else outputs of whose reference some element is not
+/// Compiled for the device once, run with every set: those of a graph with a symbol have sizes of their own. `strict`: infinities and NaN must agree, too; else outputs of whose reference some element is not
 /// finite are not compared. `unstable` counts these, `kernels` the kernels. `sensitive` counts the outputs that differ by more
 /// than the bound, but by no more than the reference itself does when its rounded values are off by their last bit.
 struct OracleCounts { int64_t kernels = 0, unstable = 0, sensitive = 0, ops = 0; };
-Failure check_compiled(Device& device, const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, OracleCounts& counts);
+Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, OracleCounts& counts);
 /// The same of the lowered kernels on the tile interpreter, with tiles of `tile` elements.
-Failure check_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, bool strict, int64_t tile, OracleCounts& counts);
+Failure check_tiles(const Graph& graph, const std::vector<InputSet>& sets, bool strict, int64_t tile, OracleCounts& counts);
 
 }  // namespace quern

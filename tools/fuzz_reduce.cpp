@@ -11,7 +11,9 @@
 
 #include "ir/interpret.h"
 #include "ir/op.h"
+#include "ir/symbol.h"
 #include "passes/pass.h"
+#include "tools/fuzz_extents.h"
 
 namespace quern {
 namespace {
@@ -39,6 +41,7 @@ FuzzCase apply(const FuzzCase& c, const Edit& e, bool body = false) {
   }
   FuzzCase out;
   GraphBuilder b;
+  b.symbol(g.symbol);
   std::vector<NodeId> map(g.nodes.size(), -1);
   for (size_t i = 0; i < g.nodes.size(); ++i) {
     const NodeId id = static_cast<NodeId>(i);
@@ -75,12 +78,14 @@ class Reducer {
 
   FuzzCase run(FuzzCase c) {
     c_ = std::move(c);
+    if (c_.graph.symbol) take({at_size(c_.graph, size()), c_.inputs});   // perhaps it is not the symbol
     open_states();
     drop_roots();
-    shrink();
+    shrink_all();
     // What calls and derivatives stand for may fail as well, and then less of it may.
     const FuzzCase kept = c_;
     for (const bool all : {false, true}) {
+      if (all && kept.graph.symbol) break;   // so many lanes and steps cannot be written out
       FuzzCase flat = kept;
       PassContext context;
       try {
@@ -91,7 +96,7 @@ class Reducer {
       if (flat.graph == kept.graph || !fails(flat)) continue;
       const FuzzCase best = c_;
       c_ = flat;
-      shrink();
+      shrink_all();
       if (ops_of(c_.graph) >= ops_of(best.graph)) c_ = best;
     }
     return c_;
@@ -114,6 +119,47 @@ class Reducer {
     try {
       return take(apply(c_, e));
     } catch (const Error&) {   // a body that no longer fits
+      return false;
+    }
+  }
+
+  int64_t size() const {   // the symbol's value
+    std::vector<Shape> shapes;
+    for (const HostTensor& t : c_.inputs) shapes.push_back(t.shape);
+    return size_for(c_.graph, shapes);
+  }
+
+  // Ops, then extents, then perhaps fewer ops do.
+  void shrink_all() {
+    shrink();
+    if (smaller_extents()) shrink();
+  }
+  bool smaller_extents() {
+    bool any = false;
+    for (bool again = true; again && !late();) {
+      again = false;
+      const Graph graph = c_.graph;
+      const Extents extents(graph);
+      std::vector<Extents::Class> classes = extents.classes();
+      std::stable_sort(classes.begin(), classes.end(), [](const auto& a, const auto& b) { return a.extent > b.extent; });
+      for (const Extents::Class& c : classes) {
+        if (is_symbolic(c.extent)) continue;
+        for (int64_t e : {int64_t{1}, int64_t{2}, int64_t{3}, c.extent / 2})
+          if (e < c.extent && !again) again = take_extents([&] { return extents.with(c.id, e, graph.symbol); });
+        if (again) break;
+      }
+      any = any || again;
+    }
+    return any;
+  }
+  template <class Make>
+  bool take_extents(Make&& make) {
+    try {
+      FuzzCase less{make(), {}};
+      const Graph sized = less.graph.symbol ? at_size(less.graph, size()) : less.graph;
+      for (size_t i = 0; i < c_.inputs.size(); ++i) less.inputs.push_back(cropped(c_.inputs[i], sized.type(sized.inputs[i]).shape));
+      return take(std::move(less));
+    } catch (const Error&) {   // no graph has these extents
       return false;
     }
   }
@@ -147,9 +193,9 @@ class Reducer {
   void shrink() {
     take(Edit{});
     cut();
-    const auto size = [&] { return ops_of(c_.graph) + static_cast<int64_t>(c_.graph.inputs.size()); };
-    for (int64_t before = -1; before != size() && !late();) {
-      before = size();
+    const auto ops = [&] { return ops_of(c_.graph) + static_cast<int64_t>(c_.graph.inputs.size()); };
+    for (int64_t before = -1; before != ops() && !late();) {
+      before = ops();
       replace_nodes();
       for (size_t i = c_.graph.nodes.size(); i-- > 0 && !late();)
         if (i < c_.graph.nodes.size() && means<Body>(c_.graph.nodes[i].op) && c_.graph.nodes[i].op != Op::result) reduce_bodies(static_cast<NodeId>(i));
@@ -164,6 +210,7 @@ class Reducer {
       if (is_tensor(all.nodes[i])) all.outputs.push_back({"", static_cast<NodeId>(i)});
     std::map<NodeId, HostTensor> out;
     try {
+      if (all.symbol) all = at_size(all, size());
       const std::vector<HostTensor> found = interpret(reference_of(all), c_.inputs);
       for (size_t o = 0; o < found.size(); ++o) out.emplace(all.outputs[o].node, found[o]);
     } catch (const Error&) {   // the case fails there: nothing is known
@@ -338,6 +385,7 @@ class Reducer {
           break;
         }
         GraphBuilder b;
+        b.symbol(body.symbol);
         std::vector<NodeId> inputs;
         for (size_t k = 0; k < body.inputs.size(); ++k) inputs.push_back(k == input ? b.full(body.type(body.inputs[k]), 1) : b.input("", body.type(body.inputs[k])));
         for (NodeId o : b.inline_body(body, inputs)) b.output("", o);

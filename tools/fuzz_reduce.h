@@ -1,5 +1,5 @@
 // Making a failing case small: drops outputs, cuts the graph near them, puts inputs and constants in place of nodes, does the
-// same in bodies, as long as the case still fails in the same way.
+// same in bodies, makes extents smaller, as long as the case still fails in the same way.
 #pragma once
 #include "tools/fuzz_oracle.h"
 

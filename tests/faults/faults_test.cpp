@@ -38,8 +38,8 @@ Outcome run(const std::string& environment, const std::string& command) {
 }
 
 const std::string no_cache = "QUERN_CACHE_DIR= ";
-const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 40 --seed 1 --grad --target cpu --stop --no-reduce";
-const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 16 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
+const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 200 --seed 1 --grad --target cpu --stop --no-reduce";
+const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 80 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
   const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
@@ -150,7 +150,7 @@ TEST(Faults, AFailingCaseIsMadeSmall) {
     const std::filesystem::path folder = testing::TempDir() + "quern_reduced_" + std::to_string(::getpid());
     std::filesystem::create_directories(folder);
     const std::string with = no_cache + "QUERN_FAULT=" + fault;
-    const Outcome r = run(with, std::string(QN_COMMAND) + " fuzz graphs -n 40 --seed 1 --grad --stop --out " + folder.string());
+    const Outcome r = run(with, std::string(QN_COMMAND) + " fuzz graphs -n 200 --seed 1 --grad --stop --out " + folder.string());
     EXPECT_EQ(r.status, 1) << r.text;
     const size_t to = r.text.find(" to ", r.text.find("\n  from ")), again = r.text.find("again: quern ");
     ASSERT_TRUE(to != std::string::npos && again != std::string::npos) << r.text;
