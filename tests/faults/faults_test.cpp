@@ -40,6 +40,7 @@ Outcome run(const std::string& environment, const std::string& command) {
 const std::string no_cache = "QUERN_CACHE_DIR= ";
 const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 200 --seed 1 --grad --target cpu --stop --no-reduce";
 const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 80 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
+const std::string fuzz_tiles = std::string(QN_COMMAND) + " fuzz graphs -n 400 --seed 1 --grad --vmap --tile --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
   const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
@@ -80,14 +81,15 @@ std::string first_guess(Fault fault) {
     case Fault::f8_truncated: case Fault::i4_unsigned: return sweep("cpu", "*/cast");
     case Fault::division_truncates: return sweep("cpu", "*/div");
     case Fault::unsigned_shift: return sweep("cpu", "*/shift_right_arithmetic");
-    case Fault::directions_merged: case Fault::while_carry: return fuzz_lanes;
+    case Fault::directions_merged: return fuzz_tiles;
+    case Fault::while_carry: return fuzz_lanes;
     case Fault::gather_unchecked: return sweep("cpu", "*/take");
     default: return fuzz;
   }
 }
 
 // All of each finder, from the quickest to the slowest.
-std::vector<std::string> all_finders() { return {sweep("autodiff", "*"), fuzz, sweep("control", "*"), fuzz_lanes, sweep("op", "*"), sweep("cpu", "*"), sweep("sizes", "*"), sweep("loops", "*")}; }
+std::vector<std::string> all_finders() { return {sweep("autodiff", "*"), fuzz, sweep("control", "*"), fuzz_lanes, fuzz_tiles, sweep("op", "*"), sweep("cpu", "*"), sweep("sizes", "*"), sweep("loops", "*")}; }
 
 /// How the finder failed, or "" where it passed or merely could not run.
 std::string verdict_of(const Outcome& r, bool is_fuzz) {
@@ -117,7 +119,7 @@ TEST(Faults, AllAreFound) {
     for (size_t f = 0; f < finders.size() && how.empty(); ++f) {
       if (f > 0 && finders[f] == finders[0]) continue;
       const Outcome r = run(no_cache + "QUERN_FAULT=" + std::string(info.name), finders[f]);
-      how = verdict_of(r, finders[f] == fuzz || finders[f] == fuzz_lanes);
+      how = verdict_of(r, finders[f] == fuzz || finders[f] == fuzz_lanes || finders[f] == fuzz_tiles);
       seconds += r.seconds;
       if (!how.empty()) std::printf("%-30s %-10s %7.1f  %s\n", std::string(info.name).c_str(), how.c_str(), seconds, shown(finders[f]).c_str());
     }
