@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "bench/harness.h"
+#include "bench/suite.h"
 #include "ir/support/env.h"
 
 namespace quern {
@@ -32,7 +33,7 @@ static std::string first_line_of(const char* command) {
   return text;
 }
 
-static Json machine(const Device& device) {
+Json machine(const Device& device) {
   Json m = {{"cpu", "unknown"}, {"cores", std::thread::hardware_concurrency()}};
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);)
@@ -47,7 +48,7 @@ static Json machine(const Device& device) {
 }
 
 // The command as it was typed, without the folder of the program, with the variable that changes what is measured.
-static std::string command_line() {
+std::string command_line() {
   std::ifstream in("/proc/self/cmdline", std::ios::binary);
   const char* threads = env(Env::threads);
   std::string text = threads ? fmt::format("QUERN_THREADS={} ", threads) : "", part;
@@ -94,7 +95,10 @@ void register_bench(CLI::App& root) {
   c->add_option("--peer", a->peer, "none; openblas: for products on the CPU; torch: PyTorch for the rest, too, through python3 bench/peers/torch_ops.py")->capture_default_str();
   a->json.add_to(*c);
   c->footer("Examples:\n  QUERN_THREADS=1 quern bench matmul\n  quern bench mlp --device cuda --json bench.json\n  quern bench --peer torch\n  python3 bench/peers/mlp_step.py >peers.jsonl; python3 bench/peers/join.py bench.json peers.jsonl");
-  c->callback([a] { bench::run(*a); });
+  bench::register_suite(*c);
+  c->callback([a, c] {
+    if (c->get_subcommands().empty()) bench::run(*a);
+  });
 }
 
 }  // namespace quern

@@ -49,6 +49,9 @@ struct Family {
   void (*run)(Harness& harness, const Case& c);
 };
 extern const Family matmul_family, convolution_family, elementwise_family, softmax_family, layer_norm_family, mlp_step_family, compile_time_family;
+/// The head of a JSON: the machine with its load, and the command as it was typed.
+Json machine(const Device& device);
+std::string command_line();
 /// All but compile_time.
 std::vector<Case> timed_cases();
 

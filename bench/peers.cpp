@@ -1,88 +1,18 @@
 // See peers.h.
 #include "bench/peers.h"
 
-#include <cstring>
-
 #include <dlfcn.h>
-#include <poll.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <fmt/format.h>
 
+#include "bench/child.h"
 #include "bench/data.h"
 #include "bench/harness.h"
 #include "ir/support/suggest.h"
 
-extern char** environ;
-
 namespace quern::bench {
 
 constexpr const char* kScript = "bench/peers/torch_ops.py";
-constexpr int kAnswerSeconds = 120;   // the longest that a peer may take for one answer
-
-/// The child process; it reads requests on its standard input and answers on its standard output, both one socket.
-class TorchChild {
- public:
-  TorchChild() {
-    if (::access(kScript, R_OK) != 0) throw Error(Code::cannot_read, fmt::format("{} is not here", kScript)).with_help("run quern in the source folder");
-    int ends[2];
-    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) throw Error(Code::system_refuses, fmt::format("no socket for the peer: {}", std::strerror(errno))).with_help("close some files, or use --peer none");
-    socket_ = ends[0];
-    posix_spawn_file_actions_t actions;
-    ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, ends[1], 0);
-    ::posix_spawn_file_actions_adddup2(&actions, ends[1], 1);
-    const char* argv[] = {"python3", kScript, nullptr};
-    const int status = ::posix_spawnp(&pid_, "python3", &actions, nullptr, const_cast<char**>(argv), environ);
-    ::posix_spawn_file_actions_destroy(&actions);
-    ::close(ends[1]);
-    if (status != 0) {
-      ::close(socket_);
-      throw failed(fmt::format("python3 does not start: {}", std::strerror(status)));
-    }
-  }
-  ~TorchChild() {
-    ::close(socket_);
-    ::kill(pid_, SIGTERM);
-    ::waitpid(pid_, nullptr, 0);
-  }
-  TorchChild(const TorchChild&) = delete;
-
-  /// Throws Error(device) with the peer's own words where it answers with an error, or ends.
-  Json ask(const Json& request) {
-    const std::string line = request.dump() + "\n";
-    for (size_t at = 0; at < line.size();) {
-      const ssize_t n = ::send(socket_, line.data() + at, line.size() - at, MSG_NOSIGNAL);
-      if (n < 0) throw failed("the peer's process has ended");
-      at += static_cast<size_t>(n);
-    }
-    size_t end;
-    while ((end = buffer_.find('\n')) == std::string::npos) {
-      pollfd p{socket_, POLLIN, 0};
-      if (::poll(&p, 1, kAnswerSeconds * 1000) == 0) throw failed(fmt::format("the peer gave no answer in {} s", kAnswerSeconds));
-      char block[65536];
-      const ssize_t n = ::recv(socket_, block, sizeof block, 0);
-      if (n <= 0) throw failed("the peer's process has ended");
-      buffer_.append(block, static_cast<size_t>(n));
-    }
-    const Json answer = Json::parse(buffer_.substr(0, end), nullptr, false);
-    buffer_.erase(0, end + 1);
-    if (!answer.is_object()) throw failed("the peer's answer is not JSON");
-    if (answer.contains("error")) throw failed(answer["error"].get<std::string>());
-    return answer;
-  }
-
- private:
-  int socket_ = -1;
-  pid_t pid_ = 0;
-  std::string buffer_;
-
-  static Error failed(const std::string& why) { return Error(Code::peer_failed, why).with_help(fmt::format("run it by hand to see why: python3 {}", kScript)); }
-};
 
 Peers::Peers(const std::string& which, const Device& device) {
   if (which != "none" && which != "openblas" && which != "torch") throw Error(Code::bad_value, fmt::format("--peer {}: wants none, openblas or torch", which)).with_help(suggestion(which, {"none", "openblas", "torch"}, "openblas is the default"));
@@ -104,7 +34,7 @@ Peers::Peers(const std::string& which, const Device& device) {
   }
   if (which != "torch") return;
   try {
-    torch_ = std::make_unique<TorchChild>();
+    torch_ = std::make_unique<Child>(kScript);
     found_["PyTorch"] = torch_->ask({{"start", {{"threads", device.threads()}, {"device", kind == TargetKind::cuda ? "cuda" : "cpu"}}}}).at("version");
   } catch (const Error& e) {
     torch_ = nullptr;

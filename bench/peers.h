@@ -22,7 +22,7 @@ struct PreparedPeer {
   std::function<std::vector<double>(bool synchronised)> block;
 };
 
-class TorchChild;
+class Child;
 
 class Peers {
  public:
@@ -36,7 +36,7 @@ class Peers {
 
  private:
   void* openblas_ = nullptr;
-  std::unique_ptr<TorchChild> torch_;
+  std::unique_ptr<Child> torch_;
   Json found_ = Json::object();
 };
 

@@ -9,10 +9,10 @@ import numpy as np
 INPUTS, HIDDEN, CLASSES, SETS, LOSS_STEPS = 784, 256, 10, 4, 10   # bench/mlp_step.cpp
 
 
-def bits(stream, n):
+def bits(stream, n, start=0):
     """splitmix64 of (stream, index) for n indices."""
     with np.errstate(over="ignore"):
-        z = (np.uint64(stream) << np.uint64(32)) + np.arange(n, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (np.uint64(stream) << np.uint64(32)) + np.arange(start, start + n, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -20,8 +20,11 @@ def bits(stream, n):
 
 def uniform(stream, shape, scale=1.0):
     """float32 in [-scale, scale)."""
-    unit = (bits(stream, int(np.prod(shape))) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
-    return (unit * np.float32(scale)).reshape(shape)
+    out = np.empty(int(np.prod(shape)), np.float32)
+    for start in range(0, out.size, 1 << 20):   # large ones part by part: the bits alone are twice as long
+        part = bits(stream, min(out.size - start, 1 << 20), start)
+        out[start:start + part.size] = ((part >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)) * np.float32(scale)
+    return out.reshape(shape)
 
 
 def labels(stream, n, classes):

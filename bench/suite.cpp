@@ -1,0 +1,343 @@
+// See suite.h. Ours and the peers take turns in rounds of short blocks; a ratio is the median over the rounds with a 95 %
+// interval by the bootstrap. Peers far behind in the first rounds leave the others to it; the best one also runs against itself.
+#include "bench/suite.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <numeric>
+#include <thread>
+
+#include <fmt/format.h>
+
+#include "bench/data.h"
+
+namespace quern::bench {
+
+HostTensor ParameterFill::value() const { return scale > 0 ? uniform(stream, shape, static_cast<float>(scale)) : HostTensor::full(DType::f32, shape, constant); }
+Json ParameterFill::json() const { return {{"name", name}, {"shape", shape}, {"scale", scale}, {"constant", constant}, {"stream", stream}}; }
+
+ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t position) {
+  ParameterFill f{name, shape};
+  f.stream = (uint64_t{1} << 20) + position;
+  if (name.ends_with(".scale")) f.constant = 1;
+  else if (name.ends_with(".table")) f.scale = 0.02;
+  else if (name.ends_with(".cache")) f.scale = 1;
+  else if (shape.size() >= 2) f.scale = 1 / std::sqrt(static_cast<double>(shape.size() == 2 ? shape[0] : count(shape) / shape[0]));   // a matrix; a convolution's kernels
+  return f;
+}
+
+HostTensor suite_input(const SuiteCase::Input& i, int64_t set, int64_t position) { return i.classes ? labels(stream_of(set, position), i.shape[0], i.classes) : uniform(stream_of(set, position), i.shape); }
+
+namespace {
+
+constexpr int64_t kScouts = 3;             // rounds of all peers
+constexpr double kFarBehind = 1.3;         // of the best one's time
+constexpr double kNearRoofline = 1.25;
+constexpr int64_t kOutOfCache = int64_t{128} << 20;
+constexpr size_t kLossSteps = 4;           // after so many, the losses of training steps are compared; as in the peers
+constexpr int kResamples = 2000;
+constexpr auto kPause = std::chrono::milliseconds(50);
+
+double median(std::vector<double> v) {
+  std::sort(v.begin(), v.end());
+  const size_t n = v.size();
+  return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+struct Estimate { double value, low, high; };
+/// The median of the rounds' ratios a/b, and between which values it lies in 95 % of resampled rounds.
+Estimate ratio_of(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> ratios, medians;
+  for (size_t i = 0; i < a.size(); ++i) ratios.push_back(a[i] / b[i]);
+  for (int r = 0; r < kResamples; ++r) {
+    std::vector<double> sample;
+    for (size_t i = 0; i < ratios.size(); ++i) sample.push_back(ratios[bits(static_cast<uint64_t>(r), i) % ratios.size()]);
+    medians.push_back(median(std::move(sample)));
+  }
+  std::sort(medians.begin(), medians.end());
+  return {median(ratios), medians[kResamples / 40], medians[kResamples - 1 - kResamples / 40]};
+}
+
+/// Our program of a case, with its parameters and input sets.
+class Ours {
+ public:
+  Ours(Device& device, const SuiteCase& c, CompileOptions options) : device_(device) {
+    TrainingStep built = c.build();
+    options.target = device.target();
+    const Program program = compile(built.graph, options);
+    int64_t bytes = 0;
+    for (NodeId id : built.graph.inputs) bytes += built.graph.type(id).bytes();
+    for (const NamedOutput& o : built.graph.outputs) bytes += built.graph.type(o.node).bytes();
+    outputs_ = built.graph.outputs.size();
+    trains_ = !built.initial.empty();
+    sets_ = bytes >= kOutOfCache ? 1 : std::clamp<int64_t>((kOutOfCache + bytes - 1) / bytes, 2, trains_ ? 4 : 16);
+    out_of_cache_ = bytes * sets_ >= kOutOfCache;
+    for (int64_t s = 0; s < (trains_ ? 1 : sets_); ++s) executables_.push_back(std::make_unique<Executable>(device, program));
+    if (trains_) {
+      for (auto& [name, value] : built.initial) {
+        if (name == "step") break;
+        parameters_.push_back(parameter_fill(name, value.shape, parameters_.size()));
+        value = parameters_.back().value();
+      }
+      initial_ = std::move(built.initial);
+      for (int64_t s = 0; s < sets_; ++s) {
+        batches_.emplace_back();
+        for (size_t i = 0; i < c.inputs.size(); ++i) batches_.back().push_back(suite_input(c.inputs[i], s, static_cast<int64_t>(i)));
+      }
+      return;
+    }
+    for (size_t i = 0; i < built.graph.inputs.size(); ++i) {
+      const bool data = i < c.inputs.size();
+      if (!data) parameters_.push_back(parameter_fill(built.graph.nodes[static_cast<size_t>(built.graph.inputs[i])].attrs.name, built.graph.type(built.graph.inputs[i]).shape, parameters_.size()));
+      for (int64_t s = 0; s < sets_; ++s) executables_[static_cast<size_t>(s)]->set_input(static_cast<int64_t>(i), data ? suite_input(c.inputs[i], s, static_cast<int64_t>(i)) : parameters_.back().value());
+    }
+  }
+  /// What the peers are asked for.
+  Json request(const SuiteCase& c) const {
+    Json r = c.peer;
+    r["sets"] = sets_;
+    r["trains"] = trains_;
+    r["inputs"] = Json::array();
+    for (const auto& i : c.inputs) r["inputs"].push_back({{"shape", i.shape}, {"classes", i.classes}});
+    r["parameters"] = Json::array();
+    for (const ParameterFill& p : parameters_) r["parameters"].push_back(p.json());
+    return r;
+  }
+  bool out_of_cache() const { return out_of_cache_; }
+  /// The sum over the outputs of mean |output|; of a training step the loss after a few.
+  double check() {
+    if (!trains_) {
+      executables_[0]->run();
+      double sum = 0;
+      for (size_t i = 0; i < outputs_; ++i) sum += mean_abs(executables_[0]->output(static_cast<int64_t>(i)));
+      return sum;
+    }
+    reset();
+    for (size_t s = 0; s < kLossSteps; ++s) {
+      load(s);
+      executables_[0]->run();
+    }
+    return executables_[0]->output(0).at(0);
+  }
+  std::vector<double> block() {
+    if (trains_) reset();
+    return bench::block([&](size_t run) {
+      if (trains_) load(run);
+      Executable& e = *executables_[run % executables_.size()];
+      return microseconds([&] {
+        e.run();
+        device_.synchronize();
+      });
+    });
+  }
+
+ private:
+  Device& device_;
+  std::vector<std::unique_ptr<Executable>> executables_;
+  std::vector<ParameterFill> parameters_;
+  std::vector<std::pair<std::string, HostTensor>> initial_;
+  std::vector<std::vector<HostTensor>> batches_;
+  int64_t sets_ = 1;
+  size_t outputs_ = 0;
+  bool trains_ = false, out_of_cache_ = false;
+
+  void reset() {   // a model that has trained for long has denormal moments, which no real run has
+    for (const auto& [name, value] : initial_) executables_[0]->set_state(name, value);
+  }
+  void load(size_t run) {
+    const auto& batch = batches_[run % batches_.size()];
+    for (size_t i = 0; i < batch.size(); ++i) executables_[0]->set_input(static_cast<int64_t>(i), batch[i]);
+  }
+};
+
+struct Arguments {
+  std::string device, filter;
+  std::vector<std::string> peers = SuitePeers::names();
+  std::vector<int> threads = {1, 2};
+  int64_t rounds = 15;
+  double target = 1;
+  JsonArgument json;
+};
+
+std::string interval(const Json& low, const Json& high) { return fmt::format("[{:.2f}, {:.2f}]", low.get<double>(), high.get<double>()); }
+
+/// Times one case; what is wrong with results is in the row's "wrong".
+Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Ceilings& ceilings, const Arguments& a) {
+  CompileOptions options;
+  options.use_cache = false;
+  Ours ours(device, c, options);
+  const double mine = ours.check();
+  Json failures = Json::object(), wrong = Json::array();
+  std::vector<PreparedPeer> peers = found.prepare(ours.request(c), failures);
+  std::erase_if(peers, [&](const PreparedPeer& p) {
+    if (std::abs(mine - p.check) <= 2e-3 * std::abs(p.check)) return false;
+    wrong.push_back(fmt::format("our result is {:.9g}, {} has {:.9g}", mine, p.name, p.check));
+    return true;
+  });
+  const size_t n = peers.size();
+  std::vector<double> our_times;
+  std::vector<std::vector<double>> times(n + 1);   // the last one: the best peer once more
+  const auto turn = [](std::vector<double>& to, const std::function<std::vector<double>()>& block) {
+    std::this_thread::sleep_for(kPause);
+    to.push_back(median(block()));
+  };
+  std::vector<size_t> kept(n);
+  std::iota(kept.begin(), kept.end(), 0);
+  for (int64_t r = 0; r < kScouts; ++r)
+    for (size_t i : kept) turn(times[i], [&] { return peers[i].block(true); });
+  std::vector<double> scouted;
+  for (size_t i : kept) scouted.push_back(median(times[i]));
+  const size_t first = n ? static_cast<size_t>(std::min_element(scouted.begin(), scouted.end()) - scouted.begin()) : 0;
+  std::erase_if(kept, [&](size_t i) { return scouted[i] > kFarBehind * scouted[first]; });
+  for (size_t i : kept) times[i].clear();
+  std::vector<std::function<void()>> turns = {[&] { turn(our_times, [&] { return ours.block(); }); }};
+  for (size_t i : kept) turns.push_back([&, i] { turn(times[i], [&] { return peers[i].block(true); }); });
+  if (n) turns.push_back([&] { turn(times[n], [&] { return peers[first].block(true); }); });
+  for (int64_t r = 0; r < a.rounds; ++r) {
+    for (const auto& t : turns) t();
+    std::rotate(turns.begin(), turns.begin() + 1, turns.end());   // nobody runs behind the same one always
+  }
+
+  const Spread spread_of_ours = spread(our_times);
+  Json row = {{"family", c.family}, {"name", c.name}, {"threads", device.threads()}, {"median_us", spread_of_ours.median}, {"low_us", spread_of_ours.low}, {"high_us", spread_of_ours.high}, {"result", mine}};
+  const double roofline = ours.out_of_cache() ? ceilings.microseconds(c.flops, c.read, c.written) : ceilings.microseconds(c.flops, 0, 0);
+  if (roofline > 0) row.update({{"roofline_us", roofline}, {"times_roofline", spread_of_ours.median / roofline}});
+  row["peers"] = Json::object();
+  std::optional<size_t> best;
+  std::vector<Estimate> ratios(n);
+  for (size_t i = 0; i < n; ++i) {
+    const bool close = std::find(kept.begin(), kept.end(), i) != kept.end();
+    Json& p = row["peers"][peers[i].name];
+    p = {{"median_us", median(times[i])}, {"rounds", times[i].size()}};
+    if (!close) continue;
+    ratios[i] = ratio_of(times[i], our_times);
+    p.update({{"ratio", ratios[i].value}, {"ratio_low", ratios[i].low}, {"ratio_high", ratios[i].high}});
+    if (!best || ratios[i].value < ratios[*best].value) best = i;
+  }
+  for (const auto& [name, why] : failures.items()) row["peers"][name] = {{"failed", why}};
+  bool met = roofline > 0 && spread_of_ours.median <= kNearRoofline * roofline;
+  if (best) {
+    const Estimate &e = ratios[*best], aa = ratio_of(times[n], times[first]);
+    row.update({{"peer", peers[*best].name}, {"ratio", e.value}, {"ratio_low", e.low}, {"ratio_high", e.high}, {"aa_peer", peers[first].name}, {"aa_ratio", aa.value}, {"aa_low", aa.low}, {"aa_high", aa.high}});
+    met |= e.value >= a.target;
+  }
+  row["met"] = met;
+  if (!wrong.empty()) row["wrong"] = wrong;
+  return row;
+}
+
+void print_row(FILE* out, const Json& row) {
+  std::string text = fmt::format("{:<44}", row["name"].get<std::string>());
+  if (row.contains("error")) {
+    fmt::print(out, "{} failed: {}\n", text, row["error"].get<std::string>());
+    return;
+  }
+  text += fmt::format(" {:10.1f} us", row["median_us"].get<double>());
+  if (row.contains("ratio"))
+    text += fmt::format("  {:<13} {:10.1f} us  ratio {:5.2f} {}  A/A {:.2f} {}", row["peer"].get<std::string>(), row["peers"][row["peer"].get<std::string>()]["median_us"].get<double>(), row["ratio"].get<double>(), interval(row["ratio_low"], row["ratio_high"]), row["aa_ratio"].get<double>(), interval(row["aa_low"], row["aa_high"]));
+  else text += "  no peer has it";
+  if (row.contains("roofline_us")) text += fmt::format("  {:.2f} x roofline", row["times_roofline"].get<double>());
+  fmt::print(out, "{}{}\n", text, row["met"].get<bool>() ? "  met" : "");
+  for (const auto& [name, p] : row["peers"].items())
+    if (p.contains("failed")) fmt::print(out, "    {} failed: {}\n", name, p["failed"].get<std::string>());
+  if (row.contains("wrong"))
+    for (const Json& w : row["wrong"]) fmt::print(out, "    WRONG: {}\n", w.get<std::string>());
+}
+
+/// {"cases", "met", "compared", "geomean_ratio", "min_ratio"}; the ratios are null where nothing was compared.
+Json summary_of(const Json& rows, const std::string& family) {
+  Json s = {{"cases", 0}, {"met", 0}, {"compared", 0}, {"geomean_ratio", nullptr}, {"min_ratio", nullptr}};
+  double logs = 0, least = 1e300;
+  int64_t cases = 0, met = 0, compared = 0;
+  for (const Json& r : rows) {
+    if (!family.empty() && r["family"] != family) continue;
+    ++cases;
+    met += r.value("met", false);
+    if (!r.contains("ratio")) continue;
+    ++compared;
+    logs += std::log(r["ratio"].get<double>());
+    least = std::min(least, r["ratio"].get<double>());
+  }
+  s.update({{"cases", cases}, {"met", met}, {"compared", compared}});
+  if (compared) s.update({{"geomean_ratio", std::exp(logs / static_cast<double>(compared))}, {"min_ratio", least}});
+  return s;
+}
+
+void print_summary(FILE* out, const std::string& name, const Json& s) {
+  fmt::print(out, "  {:<16} met {:>3} of {:<3}", name, s["met"].get<int>(), s["cases"].get<int>());
+  if (s["compared"] > 0) fmt::print(out, "  geomean ratio {:.2f}  least {:.2f}", s["geomean_ratio"].get<double>(), s["min_ratio"].get<double>());
+  fmt::print(out, "\n");
+}
+
+Json families_of(const Json& rows) {
+  Json out = Json::object();
+  for (const Json& r : rows)
+    if (const std::string f = r["family"]; !out.contains(f)) out[f] = summary_of(rows, f);
+  return out;
+}
+
+void run(const Arguments& a) {
+  std::vector<SuiteCase> cases;
+  for (auto family : {suite_products, suite_memory, suite_models})
+    for (SuiteCase& c : family())
+      if (c.name.find(a.filter) != std::string::npos) cases.push_back(std::move(c));
+  if (cases.empty()) throw Error(Code::unknown_case, fmt::format("no case of the suite has \"{}\" in its name", a.filter)).with_help("without a word behind it all are run; their names are printed");
+  FILE* out = a.json.wants_stdout() ? stderr : stdout;
+  Json head = {{"schema", 1}, {"suite", a.device}, {"command", command_line()}, {"rounds", a.rounds}, {"target_ratio", a.target}, {"tables", Json::array()}};
+  Json all = Json::array();
+  int64_t wrong = 0;
+  for (int threads : a.threads) {
+    ::setenv("QUERN_THREADS", std::to_string(threads).c_str(), 1);
+    const auto device = open_device(a.device);
+    SuitePeers peers(a.peers, threads);
+    if (!head.contains("machine")) head["machine"] = machine(*device);
+    fmt::print(out, "{} threads, target {}, machine {}\n", threads, to_string(device->target()), head["machine"].dump());
+    for (const auto& [name, p] : peers.found().items()) fmt::print(out, "peer {}: {}\n", name, p.contains("version") ? p["version"].get<std::string>() : "missing: " + p["missing"].get<std::string>());
+    if (!peers.any()) throw Error(Code::peer_failed, "no peer was found, so there is nothing to compare with").with_help("install one: apt-get install libopenblas0-pthread, or torch, jax or onnxruntime for the python3 in PATH; names are " + fmt::format("{}", fmt::join(SuitePeers::names(), ", ")));
+    const Ceilings ceilings = measure_ceilings(threads);
+    fmt::print(out, "ceilings {}\n", ceilings.json().dump());
+    Json rows = Json::array();
+    for (const SuiteCase& c : cases) {
+      Json row;
+      try {
+        row = run_case(c, *device, peers, ceilings, a);
+      } catch (const Error& e) {
+        row = {{"family", c.family}, {"name", c.name}, {"threads", threads}, {"error", e.what()}, {"met", false}};
+      }
+      wrong += row.contains("wrong") || row.contains("error");
+      print_row(out, row);
+      std::fflush(out);
+      rows.push_back(row);
+      all.push_back(row);
+    }
+    const Json families = families_of(rows), overall = summary_of(rows, "");
+    for (const auto& [name, s] : families.items()) print_summary(out, name, s);
+    print_summary(out, "all", overall);
+    head["tables"].push_back({{"threads", threads}, {"target", to_string(device->target())}, {"peers", peers.found()}, {"ceilings", ceilings.json()}, {"rows", rows}, {"families", families}, {"overall", overall}});
+    head["families"] = families_of(all);
+    head["overall"] = summary_of(all, "");
+    if (!a.json.path.empty() && !a.json.wants_stdout()) a.json.write(head);   // what is measured stays if a later table is interrupted
+  }
+  if (a.json.wants_stdout()) a.json.write(head);
+  if (wrong) throw Error(Code::peer_differs, fmt::format("{} of {} cases failed, or differ from a peer", wrong, all.size())).with_help("the rows above say which; quern check compares with the interpreter");
+}
+
+}  // namespace
+
+void register_suite(CLI::App& bench) {
+  auto a = std::make_shared<Arguments>();
+  CLI::App* c = bench.add_subcommand("suite", "families of work beside all peers that are installed, with ceilings of the machine");
+  c->add_option("device", a->device, "cpu")->required()->check(CLI::IsMember({"cpu"}));
+  c->add_option("filter", a->filter, "only cases whose name contains this");
+  c->add_option("--peers", a->peers, "openblas, onednn, torch, torch-compile, jax, onnxruntime or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
+  c->add_option("--threads", a->threads, "a table for each")->delimiter(',')->check(CLI::Range(1, 256))->default_str("1,2");
+  c->add_option("--rounds", a->rounds, "blocks of ours and of every peer, in turns")->capture_default_str()->check(CLI::Range(1, 10000));
+  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not")->capture_default_str()->check(CLI::PositiveNumber);
+  a->json.add_to(*c);
+  c->footer("Examples:\n  quern bench suite cpu --json suite.json\n  quern bench suite cpu 'matmul 256x' --peers openblas,onednn --threads 1\n  PATH=/path/to/venv/bin:$PATH quern bench suite cpu softmax");
+  c->callback([a] { run(*a); });
+}
+
+}  // namespace quern::bench

@@ -1,0 +1,64 @@
+// `quern bench suite cpu`: whole families of work beside every peer that is installed, measured in one run. A case is met
+// where its ratio (the best peer's time / ours) reaches a target, or where no program could be much faster on this machine.
+#pragma once
+#include "bench/child.h"
+#include "bench/ceilings.h"
+#include "bench/harness.h"
+#include "models/mlp.h"
+
+namespace quern::bench {
+
+struct SuiteCase {
+  struct Input {
+    Shape shape;
+    int64_t classes = 0;             // more than 0: labels i32 below it, else f32
+  };
+  std::string family, name;          // the name begins with the family's
+  std::vector<Input> inputs;         // the first inputs of the graph
+  /// Built when it is this case's turn. The graph's other inputs are parameters; where there is `initial`, it is a
+  /// training step, whose parameters are the states before "step".
+  std::function<TrainingStep()> build;
+  Json peer;                         // "op" and what else the peers need to know
+  double flops = 0, read = 0, written = 0;   // of one run; bytes where they are the limit
+};
+std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();
+
+/// How a parameter starts, the same bits in all peers: `constant`, or uniform in [-scale, scale) of the stream.
+struct ParameterFill {
+  std::string name;
+  Shape shape;
+  double scale = 0, constant = 0;
+  uint64_t stream = 0;
+  HostTensor value() const;
+  Json json() const;
+};
+/// What `name` and `shape` say about the start, as the `position`-th parameter.
+ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t position);
+HostTensor suite_input(const SuiteCase::Input& input, int64_t set, int64_t position);
+
+/// All peers that are asked for, each limited to so many threads.
+class SuitePeers {
+ public:
+  static const std::vector<std::string>& names();
+  /// Throws Error(usage) for a name that is none.
+  SuitePeers(const std::vector<std::string>& names, int threads);
+  ~SuitePeers();
+  /// Those that know the case; `failures`: name → why it failed at it.
+  std::vector<PreparedPeer> prepare(const Json& request, Json& failures);
+  /// Name → {"version"} or {"missing": why}.
+  const Json& found() const { return found_; }
+  bool any() const { return !libraries_.empty() || !children_.empty(); }
+
+ private:
+  using Product = std::function<void(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c)>;
+  std::vector<std::pair<std::string, Product>> libraries_;
+  std::vector<std::pair<std::string, std::unique_ptr<Child>>> children_;
+  Json found_ = Json::object();
+
+  std::string open_library(const std::string& name, int threads);
+  std::string start_child(const std::string& name, int threads);
+};
+
+void register_suite(CLI::App& bench);
+
+}  // namespace quern::bench

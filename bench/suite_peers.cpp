@@ -1,0 +1,127 @@
+// The peers of the suite: OpenBLAS and oneDNN in this process (dlopen; products), the frameworks as child processes.
+#include <dlfcn.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "bench/data.h"
+#include "bench/suite.h"
+#include "ir/support/suggest.h"
+
+namespace quern::bench {
+namespace {
+
+constexpr int kAnswerSeconds = 900;   // a peer that compiles does so before its first answer
+
+struct Framework { const char *name, *script, *variant; };
+constexpr Framework kFrameworks[] = {
+    {"torch", "bench/peers/suite_torch.py", "eager"},
+    {"torch-compile", "bench/peers/suite_torch.py", "compile"},
+    {"jax", "bench/peers/suite_jax.py", "jit"},
+    {"onnxruntime", "bench/peers/suite_onnxruntime.py", "all optimizations"},
+};
+
+template <class F>
+F symbol(void* library, const char* name) { return reinterpret_cast<F>(::dlsym(library, name)); }
+
+void* open_first(std::initializer_list<const char*> names) {
+  for (const char* name : names)
+    if (void* library = ::dlopen(name, RTLD_NOW | RTLD_LOCAL)) return library;
+  return nullptr;
+}
+
+}  // namespace
+
+const std::vector<std::string>& SuitePeers::names() {
+  static const std::vector<std::string> all = {"openblas", "onednn", "torch", "torch-compile", "jax", "onnxruntime"};
+  return all;
+}
+
+SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads) {
+  for (const std::string& name : wanted)
+    if (std::find(names().begin(), names().end(), name) == names().end()) throw Error(Code::bad_value, fmt::format("--peers {}: there is no such peer", name)).with_help(suggestion(name, names(), "peers are " + fmt::format("{}", fmt::join(names(), ", ")) + ", or none"));
+  for (const std::string& name : wanted) {
+    try {
+      found_[name] = {{"version", name[0] == 'o' && name != "onnxruntime" ? open_library(name, threads) : start_child(name, threads)}};
+    } catch (const Error& e) {
+      found_[name] = {{"missing", e.what()}};
+    }
+  }
+}
+
+SuitePeers::~SuitePeers() = default;
+
+std::string SuitePeers::open_library(const std::string& name, int threads) {
+  if (name == "openblas") {
+    using Sgemm = void (*)(int order, int ta, int tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb, float beta, float* c, int ldc);
+    void* library = open_first({"libopenblas.so.0", "libopenblas.so"});
+    const auto sgemm = library ? symbol<Sgemm>(library, "cblas_sgemm") : nullptr;
+    const auto set = library ? symbol<void (*)(int)>(library, "openblas_set_num_threads") : nullptr;
+    if (!sgemm || !set) throw Error(Code::peer_failed, "libopenblas.so.0 is not installed").with_help("apt-get install libopenblas0-pthread");
+    set(threads);
+    libraries_.emplace_back(name, [=](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+      const auto i = [](int64_t v) { return static_cast<int>(v); };
+      sgemm(101, ta ? 112 : 111, tb ? 112 : 111, i(m), i(n), i(k), 1, a, i(ta ? m : k), b, i(tb ? k : n), 0, c, i(n));
+    });
+    const auto config = symbol<char* (*)()>(library, "openblas_get_config");
+    return config ? config() : "without a configuration string";
+  }
+  using Sgemm = int (*)(char ta, char tb, int64_t m, int64_t n, int64_t k, float alpha, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
+  struct Version { int major, minor, patch; };   // the head of dnnl_version_t
+  void* library = open_first({"libdnnl.so.3", "libdnnl.so.2", "libdnnl.so"});
+  const auto sgemm = library ? symbol<Sgemm>(library, "dnnl_sgemm") : nullptr;
+  const auto version = library ? symbol<const Version* (*)()>(library, "dnnl_version") : nullptr;
+  if (!sgemm || !version) throw Error(Code::peer_failed, "libdnnl.so is not installed").with_help("apt-get install libdnnl2");
+  const auto set = symbol<void (*)(int)>(library, "omp_set_num_threads");   // of the runtime that it is linked to
+  if (!set) throw Error(Code::peer_failed, "this libdnnl.so has no OpenMP, so its threads cannot be limited").with_help("install the system's package");
+  set(threads);
+  libraries_.emplace_back(name, [=](bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c) {
+    sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1, a, ta ? m : k, b, tb ? k : n, 0, c, n);
+  });
+  return fmt::format("{}.{}.{}", version()->major, version()->minor, version()->patch);
+}
+
+std::string SuitePeers::start_child(const std::string& name, int threads) {
+  const Framework& f = *std::find_if(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& g) { return name == g.name; });
+  auto child = std::make_unique<Child>(f.script, kAnswerSeconds);
+  const std::string version = child->ask({{"start", {{"threads", threads}, {"variant", f.variant}}}}).at("version");
+  children_.emplace_back(name, std::move(child));
+  return version;
+}
+
+std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, Json& failures) {
+  std::vector<PreparedPeer> out;
+  const int64_t sets = request.at("sets");
+  if (request.at("op") == "matmul")
+    for (const auto& [name, product] : libraries_) {
+      struct Set { HostTensor a, b, c; };
+      const Json &a = request.at("inputs")[0].at("shape"), &b = request.at("inputs")[1].at("shape");
+      const std::string layout = request.at("layout");
+      const bool ta = layout[0] == 't', tb = layout[1] == 't';
+      const int64_t m = a[ta ? 1 : 0], k = a[ta ? 0 : 1], n = b[tb ? 0 : 1];
+      auto data = std::make_shared<std::vector<Set>>();
+      for (int64_t s = 0; s < sets; ++s) data->push_back({uniform(stream_of(s, 0), a), uniform(stream_of(s, 1), b), HostTensor(DType::f32, {m, n})});
+      const auto run = [=, product = product](size_t r) {
+        Set& s = (*data)[r % data->size()];
+        product(ta, tb, m, n, k, s.a.data<float>(), s.b.data<float>(), s.c.data<float>());
+      };
+      run(0);
+      out.push_back({name, mean_abs((*data)[0].c), [run](bool) { return block([&](size_t r) { return microseconds([&] { run(r); }); }); }});
+    }
+  for (auto& [name, pointer] : children_) {
+    Child& child = *pointer;
+    try {
+      const Json answer = child.ask({{"prepare", request}});
+      if (answer.contains("unsupported")) continue;
+      out.push_back({name, answer.at("check"), [&child](bool) {
+                       return child.ask({{"measure", {{"milliseconds", kBlockMilliseconds}, {"runs", kBlockRuns}}}}).at("us").get<std::vector<double>>();
+                     }});
+    } catch (const Error& e) {
+      failures[name] = e.what();
+    }
+  }
+  return out;
+}
+
+}  // namespace quern::bench
