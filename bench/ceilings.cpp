@@ -136,6 +136,10 @@ double Ceilings::microseconds(double flops, double read_bytes, double written_by
   return std::max(flops / fma, 2 * both / copy + (read_bytes - both) / read + (written_bytes - both) / write) / 1000;
 }
 
+void Ceilings::raise(const Ceilings& other) {
+  for (double Ceilings::*c : {&Ceilings::fma, &Ceilings::read, &Ceilings::write, &Ceilings::copy}) this->*c = std::max(this->*c, other.*c);
+}
+
 Json Ceilings::json() const { return {{"fma_gflop_per_s", fma}, {"read_gb_per_s", read}, {"write_gb_per_s", write}, {"copy_gb_per_s", copy}}; }
 
 }  // namespace quern::bench

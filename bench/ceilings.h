@@ -11,6 +11,8 @@ struct Ceilings {
   double copy = 0;                   // bytes read and written together; streaming stores
   /// Microseconds below which no program of so many operations and bytes gets.
   double microseconds(double flops, double read_bytes, double written_bytes) const;
+  /// Each becomes the greater one of both.
+  void raise(const Ceilings& other);
   Json json() const;
 };
 Ceilings measure_ceilings(int threads);

@@ -1,14 +1,12 @@
 // How long each benchmark's graph takes to become an Executable: cold (no kernel cache) and warm (all images in it),
 // split by the compiler's own phases; "load" is the rest: images, memory, constants onto the device.
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <map>
 
 #include <fmt/format.h>
 
 #include "bench/harness.h"
-#include "ir/support/env.h"
+#include "bench/private_cache.h"
 
 namespace quern::bench {
 namespace {
@@ -18,28 +16,6 @@ std::vector<Case> cases() {
   for (Case& c : out) c.name = "compile_time " + c.name;
   return out;
 }
-
-/// QUERN_CACHE_DIR is an empty folder of our own for as long as this lives: the user's cache is neither used nor filled.
-class PrivateCache {
- public:
-  PrivateCache() {
-    if (const char* old = env(Env::cache_dir)) old_ = old;
-    std::string path = (std::filesystem::temp_directory_path() / "quern-bench-XXXXXX").string();
-    if (!::mkdtemp(path.data())) throw Error(Code::cannot_write, fmt::format("{}: cannot be made", path)).with_help("set TMPDIR to a folder that can be written");
-    path_ = path;
-    ::setenv("QUERN_CACHE_DIR", path_.c_str(), 1);
-  }
-  ~PrivateCache() {
-    if (old_) ::setenv("QUERN_CACHE_DIR", old_->c_str(), 1);
-    else ::unsetenv("QUERN_CACHE_DIR");
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-
- private:
-  std::optional<std::string> old_;
-  std::string path_;
-};
 
 void run(Harness& h, const Case& c) {
   const PrivateCache cache;

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "bench/data.h"
+#include "bench/private_cache.h"
 
 namespace quern::bench {
 
@@ -33,6 +34,7 @@ HostTensor suite_input(const SuiteCase::Input& i, int64_t set, int64_t position)
 namespace {
 
 constexpr int64_t kScouts = 3;             // rounds of all peers
+constexpr int64_t kCompilations = 3;       // rounds where compiling is timed: peers take minutes
 constexpr double kFarBehind = 1.3;         // of the best one's time
 constexpr double kNearRoofline = 1.25;
 constexpr int64_t kOutOfCache = int64_t{128} << 20;
@@ -63,10 +65,21 @@ Estimate ratio_of(const std::vector<double>& a, const std::vector<double>& b) {
 /// Our program of a case, with its parameters and input sets.
 class Ours {
  public:
-  Ours(Device& device, const SuiteCase& c, CompileOptions options) : device_(device) {
+  Ours(Device& device, const SuiteCase& c) : device_(device) {
     TrainingStep built = c.build();
+    CompileOptions options;
+    options.use_cache = false;
     options.target = device.target();
     const Program program = compile(built.graph, options);
+    if (c.peer.contains("compile")) {
+      graph_ = built.graph;
+      if (c.peer["compile"] == "warm") {
+        cache_ = std::make_unique<PrivateCache>();
+        options.use_cache = true;
+        compile(built.graph, options);   // fills it
+      }
+      options_ = options;
+    }
     int64_t bytes = 0;
     for (NodeId id : built.graph.inputs) bytes += built.graph.type(id).bytes();
     for (const NamedOutput& o : built.graph.outputs) bytes += built.graph.type(o.node).bytes();
@@ -121,7 +134,9 @@ class Ours {
     }
     return executables_[0]->output(0).at(0);
   }
+  /// Of runs, or one compilation.
   std::vector<double> block() {
+    if (graph_) return {microseconds([&] { jit(device_, *graph_, options_); })};
     if (trains_) reset();
     return bench::block([&](size_t run) {
       if (trains_) load(run);
@@ -142,6 +157,9 @@ class Ours {
   int64_t sets_ = 1;
   size_t outputs_ = 0;
   bool trains_ = false, out_of_cache_ = false;
+  std::optional<Graph> graph_;                 // where compiling is what is timed
+  CompileOptions options_;
+  std::unique_ptr<PrivateCache> cache_;
 
   void reset() {   // a model that has trained for long has denormal moments, which no real run has
     for (const auto& [name, value] : initial_) executables_[0]->set_state(name, value);
@@ -165,9 +183,8 @@ std::string interval(const Json& low, const Json& high) { return fmt::format("[{
 
 /// Times one case; what is wrong with results is in the row's "wrong".
 Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Ceilings& ceilings, const Arguments& a) {
-  CompileOptions options;
-  options.use_cache = false;
-  Ours ours(device, c, options);
+  Ours ours(device, c);
+  const bool compiles = c.peer.contains("compile");
   const double mine = ours.check();
   Json failures = Json::object(), wrong = Json::array();
   std::vector<PreparedPeer> peers = found.prepare(ours.request(c), failures);
@@ -185,7 +202,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Ceili
   };
   std::vector<size_t> kept(n);
   std::iota(kept.begin(), kept.end(), 0);
-  for (int64_t r = 0; r < kScouts; ++r)
+  for (int64_t r = 0; r < (compiles ? 1 : kScouts); ++r)
     for (size_t i : kept) turn(times[i], [&] { return peers[i].block(true); });
   std::vector<double> scouted;
   for (size_t i : kept) scouted.push_back(median(times[i]));
@@ -195,7 +212,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Ceili
   std::vector<std::function<void()>> turns = {[&] { turn(our_times, [&] { return ours.block(); }); }};
   for (size_t i : kept) turns.push_back([&, i] { turn(times[i], [&] { return peers[i].block(true); }); });
   if (n) turns.push_back([&] { turn(times[n], [&] { return peers[first].block(true); }); });
-  for (int64_t r = 0; r < a.rounds; ++r) {
+  for (int64_t r = 0; r < (compiles ? std::min(a.rounds, kCompilations) : a.rounds); ++r) {
     for (const auto& t : turns) t();
     std::rotate(turns.begin(), turns.begin() + 1, turns.end());   // nobody runs behind the same one always
   }
@@ -296,10 +313,15 @@ void run(const Arguments& a) {
     fmt::print(out, "{} threads, target {}, machine {}\n", threads, to_string(device->target()), head["machine"].dump());
     for (const auto& [name, p] : peers.found().items()) fmt::print(out, "peer {}: {}\n", name, p.contains("version") ? p["version"].get<std::string>() : "missing: " + p["missing"].get<std::string>());
     if (!peers.any()) throw Error(Code::peer_failed, "no peer was found, so there is nothing to compare with").with_help("install one: apt-get install libopenblas0-pthread, or torch, jax or onnxruntime for the python3 in PATH; names are " + fmt::format("{}", fmt::join(SuitePeers::names(), ", ")));
-    const Ceilings ceilings = measure_ceilings(threads);
-    fmt::print(out, "ceilings {}\n", ceilings.json().dump());
+    Ceilings ceilings;
     Json rows = Json::array();
+    Json table = {{"threads", threads}, {"target", to_string(device->target())}, {"peers", peers.found()}};
+    const size_t place = head["tables"].size();
     for (const SuiteCase& c : cases) {
+      if (rows.empty() || rows.back()["family"] != c.family) {   // before every family: the machine may have been busy
+        ceilings.raise(measure_ceilings(threads));
+        fmt::print(out, "ceilings {}\n", ceilings.json().dump());
+      }
       Json row;
       try {
         row = run_case(c, *device, peers, ceilings, a);
@@ -311,14 +333,13 @@ void run(const Arguments& a) {
       std::fflush(out);
       rows.push_back(row);
       all.push_back(row);
+      table.update({{"ceilings", ceilings.json()}, {"families", families_of(rows)}, {"overall", summary_of(rows, "")}, {"rows", rows}});
+      head["tables"][place] = table;
+      head.update({{"families", families_of(all)}, {"overall", summary_of(all, "")}});
+      if (!a.json.path.empty() && !a.json.wants_stdout()) a.json.write(head);   // what is measured stays if it is interrupted
     }
-    const Json families = families_of(rows), overall = summary_of(rows, "");
-    for (const auto& [name, s] : families.items()) print_summary(out, name, s);
-    print_summary(out, "all", overall);
-    head["tables"].push_back({{"threads", threads}, {"target", to_string(device->target())}, {"peers", peers.found()}, {"ceilings", ceilings.json()}, {"rows", rows}, {"families", families}, {"overall", overall}});
-    head["families"] = families_of(all);
-    head["overall"] = summary_of(all, "");
-    if (!a.json.path.empty() && !a.json.wants_stdout()) a.json.write(head);   // what is measured stays if a later table is interrupted
+    for (const auto& [name, s] : table["families"].items()) print_summary(out, name, s);
+    print_summary(out, "all", table["overall"]);
   }
   if (a.json.wants_stdout()) a.json.write(head);
   if (wrong) throw Error(Code::peer_differs, fmt::format("{} of {} cases failed, or differ from a peer", wrong, all.size())).with_help("the rows above say which; quern check compares with the interpreter");
@@ -337,7 +358,10 @@ void register_suite(CLI::App& bench) {
   c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not")->capture_default_str()->check(CLI::PositiveNumber);
   a->json.add_to(*c);
   c->footer("Examples:\n  quern bench suite cpu --json suite.json\n  quern bench suite cpu 'matmul 256x' --peers openblas,onednn --threads 1\n  PATH=/path/to/venv/bin:$PATH quern bench suite cpu softmax");
-  c->callback([a] { run(*a); });
+  c->callback([a] {
+    if (a->peers == std::vector<std::string>{"none"}) a->peers.clear();
+    run(*a);
+  });
 }
 
 }  // namespace quern::bench

@@ -125,6 +125,18 @@ TrainingStep decode() {
   return {m.finish(), {}};
 }
 
+constexpr int64_t kGptTokens = 256;
+TrainingStep gpt_step() {
+  Model m;
+  Weights w(m);
+  const Tensor token = m.input("token", DType::i32, {kGptTokens}), label = m.input("label", DType::i32, {kGptTokens});
+  const Tensor table = w("token.table", {kVocabulary, kGptWidth}), place = w("place.table", {1024, kGptWidth});
+  Tensor x = reshape(embedding(table, token) + slice(place, 0, 0, kGptTokens), {1, kGptTokens, kGptWidth});
+  for (int64_t l = 0; l < kGptLayers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), kGptHeads, 0);
+  const Tensor logits = contract("mk,nk->mn", reshape(w.norm(x, "norm"), {kGptTokens, kGptWidth}), table);
+  return training(m, w, cross_entropy(logits, label), kAdamW);
+}
+
 }  // namespace
 
 std::vector<SuiteCase> suite_models() {
@@ -146,6 +158,14 @@ std::vector<SuiteCase> suite_models() {
   add("gpt", "block 384 6 heads batch 8x256 step", "block_step", {{{kBlockBatch, kTime, kWidth}}}, tokens * (6.0 * 12 * kWidth * kWidth + 6.0 * kTime * kWidth) , [] { return block_step(); }, {{"heads", kBlockHeads}});
   add("gpt", "124M decode one token after 255", "decode", {{{1}, kVocabulary}}, 0, [] { return decode(); }, {{"heads", kGptHeads}, {"layers", kGptLayers}, {"past", kPast}, {"width", kGptWidth}, {"vocabulary", kVocabulary}});
   out.back().read = 4.0 * (kVocabulary * kGptWidth + kGptLayers * (12.0 * kGptWidth * kGptWidth + 2.0 * kPast * kGptWidth));
+  const std::vector<SuiteCase::Input> image = {{{128, 784}}, {{128}, 10}}, picture = {{{128, 1, 28, 28}}, {{128}, 10}}, text = {{{kGptTokens}, kVocabulary}, {{kGptTokens}, kVocabulary}};
+  for (const char* start : {"cold", "warm"}) {
+    const Json how = {{"compile", start}};
+    const Json gpt = {{"compile", start}, {"heads", kGptHeads}, {"layers", kGptLayers}};
+    add("compile", fmt::format("mlp step 784-256-10 batch 128 {}", start), "mlp_step", image, 0, [] { return mlp_step({784, 10, {256}, 0}, 128, {}, 1); }, how);
+    add("compile", fmt::format("cnn 28x28 batch 128 step {}", start), "cnn_step", picture, 0, [] { return cnn_step(128); }, how);
+    add("compile", fmt::format("gpt 124M 256 tokens step {}", start), "gpt_step", text, 0, gpt_step, gpt);
+  }
   return out;
 }
 

@@ -36,6 +36,16 @@ class Prepared:
         return block(timed, how["milliseconds"], how["runs"])
 
 
+class Compiled(Prepared):
+    """`compile_once()` gives seconds."""
+
+    def __init__(self, check, compile_once):
+        self.check, self.compile_once = check, compile_once
+
+    def measure(self, how):
+        return [self.compile_once() * 1e6]
+
+
 def train(run, load, reset, loss):
     """A training step, made ready: `loss()` is that of the latest run."""
     reset()

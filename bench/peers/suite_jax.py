@@ -4,8 +4,10 @@ Parameters come in the order of bench/suite_models.cpp; states of training steps
 XLA takes as many threads as the process has processors, so it gets as many.
 """
 import os
+import tempfile
+import time
 
-from serve import Prepared, data_of, mean_abs, serve, train
+from serve import Compiled, Prepared, data_of, mean_abs, serve, train
 
 OPS, MODELS = {}, {}
 
@@ -188,6 +190,14 @@ def block_step(jnp, request, p, x):
 
 
 @model
+def gpt_step(jnp, request, p, token, label):
+    x = (p["token.table"][token] + p["place.table"][:token.shape[0]])[None]
+    for i in range(request["layers"]):
+        x = block(jnp, request, p, x, f"block{i}")
+    return loss_of(norm(p, x, "norm")[0] @ p["token.table"].T, label)
+
+
+@model
 def decode(jnp, request, p, token):
     x = (p["token.table"][token] + p["place.table"][request["past"]])[None]
     for i in range(request["layers"]):
@@ -219,6 +229,9 @@ def load(threads, variant):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     import jax
     import jax.numpy as jnp
+    from jax.experimental.compilation_cache import compilation_cache
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_default_matmul_precision", "highest")
 
     def prepare(request):
@@ -244,7 +257,8 @@ def load(threads, variant):
             def forward(i):
                 return jax.block_until_ready(h(p, *sets[i % len(sets)]))
             return Prepared(forward, mean_abs(forward(0)))
-        step = adam(jax, jnp, g, 0.01 if name in ("heads_step", "block_step") else 0.0)
+        decay = 0.01 if name in ("heads_step", "block_step", "gpt_step") else 0.0
+        step = adam(jax, jnp, g, decay)
         now = {}
 
         def reset():
@@ -253,7 +267,20 @@ def load(threads, variant):
 
         def run_step(i):
             now["state"], now["loss"] = jax.block_until_ready(step(now["state"], *now["x"]))
-        return train(run_step, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: float(now["loss"]))
+        prepared = train(run_step, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: float(now["loss"]))
+        if "compile" not in request:
+            return prepared
+        cache = tempfile.TemporaryDirectory() if request["compile"] == "warm" else None   # lives as long as the case
+
+        def compile_once():
+            jax.clear_caches()
+            jax.config.update("jax_compilation_cache_dir", cache.name if cache else None)
+            compilation_cache.reset_cache()
+            start = time.perf_counter()
+            adam(jax, jnp, g, decay).lower(now["state"], *sets[0]).compile()
+            return time.perf_counter() - start
+        compile_once()   # fills the cache
+        return Compiled(prepared.check, compile_once)
     return f"JAX {jax.__version__}, {variant}", prepare
 
 

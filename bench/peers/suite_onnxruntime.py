@@ -2,11 +2,9 @@
 
 All graph optimizations, inputs and outputs bound to memory beforehand, parameters as initializers (it may pack them).
 """
-import numpy as np
-
 from serve import Prepared, data_of, mean_abs, serve
 
-CASES = {}   # op → (request, inputs' shapes) → (nodes, constants by name, output's shape)
+CASES = {}   # op → (request, inputs' shapes) → (nodes, constants by name: integers or one number, output's shape)
 
 
 def case(f):
@@ -17,10 +15,6 @@ def case(f):
 def node(kind, inputs, output, **attributes):
     from onnx import helper
     return helper.make_node(kind, inputs.split(), [output], **attributes)
-
-
-def f32(value):
-    return np.array(value, np.float32)
 
 
 @case
@@ -42,12 +36,12 @@ def layer_norm(request, x, w, b):
 
 @case
 def sum0(request, x):
-    return [node("ReduceSum", "x0 axes", "y", keepdims=0)], {"axes": np.array([0])}, x[1:]
+    return [node("ReduceSum", "x0 axes", "y", keepdims=0)], {"axes": [0]}, x[1:]
 
 
 @case
 def sum1(request, x):
-    return [node("ReduceSum", "x0 axes", "y", keepdims=0)], {"axes": np.array([1])}, x[:1]
+    return [node("ReduceSum", "x0 axes", "y", keepdims=0)], {"axes": [1]}, x[:1]
 
 
 @case
@@ -57,7 +51,7 @@ def transpose(request, x):
 
 @case
 def chain_tanh(request, a, b):
-    return [node("Mul", "x0 two", "p"), node("Add", "p x1", "q"), node("Relu", "q", "r"), node("Tanh", "r", "s"), node("Mul", "s x0", "y")], {"two": f32(2)}, a
+    return [node("Mul", "x0 two", "p"), node("Add", "p x1", "q"), node("Relu", "q", "r"), node("Tanh", "r", "s"), node("Mul", "s x0", "y")], {"two": 2.0}, a
 
 
 @case
@@ -67,7 +61,7 @@ def chain_sigmoid(request, a, b, c):
 
 @case
 def chain_exp(request, a):
-    return [node("Mul", "x0 x0", "p"), node("Neg", "p", "q"), node("Exp", "q", "r"), node("Mul", "r half", "s"), node("Abs", "x0", "t"), node("Add", "s t", "y")], {"half": f32(0.5)}, a
+    return [node("Mul", "x0 x0", "p"), node("Neg", "p", "q"), node("Exp", "q", "r"), node("Mul", "r half", "s"), node("Abs", "x0", "t"), node("Add", "s t", "y")], {"half": 0.5}, a
 
 
 @case
@@ -80,7 +74,7 @@ def residual(request, x):
 @case
 def decode(request, token):
     """One token through all layers; a block's caches are initializers, too."""
-    nodes, constants, count = [], {"one": np.array([1, 1, -1]), "place": np.array([request["past"]]), "axes1": np.array([0])}, [0]
+    nodes, constants, count = [], {"one": [1, 1, -1], "place": [request["past"]], "axes1": [0]}, [0]
 
     def add(kind, inputs, **attributes):
         count[0] += 1
@@ -93,10 +87,10 @@ def decode(request, token):
     def norm(x, name):
         return add("LayerNormalization", f"{x} {name}.scale {name}.shift", axis=-1, epsilon=1e-5)
     heads, width = request["heads"], request["width"]
-    constants.update({"split": np.array([1, 1, heads, width // heads]), "join": np.array([1, 1, width]), "scale": f32((width // heads) ** -0.5), "half": f32(0.5), "root": f32(0.5**0.5), "unit": f32(1)})
+    constants.update({"split": [1, 1, heads, width // heads], "join": [1, 1, width], "scale": (width // heads) ** -0.5, "half": 0.5, "root": 0.5**0.5, "unit": 1.0})
     for i in range(3):
-        constants.update({f"from{i}": np.array([i * width]), f"to{i}": np.array([(i + 1) * width])})
-    constants["last"] = np.array([2])
+        constants.update({f"from{i}": [i * width], f"to{i}": [(i + 1) * width]})
+    constants["last"] = [2]
     x = add("Reshape", f"{add('Add', '{} {}'.format(add('Gather', 'token.table x0'), add('Gather', 'place.table place')))} one")
     for layer in range(request["layers"]):
         b = f"block{layer}"
@@ -114,6 +108,7 @@ def decode(request, token):
 
 
 def load(threads, variant):
+    import numpy as np
     import onnx
     import onnxruntime as ort
     from onnx import helper, numpy_helper
@@ -130,7 +125,7 @@ def load(threads, variant):
         kinds = {"f": onnx.TensorProto.FLOAT, "i": onnx.TensorProto.INT32}
         inputs = [helper.make_tensor_value_info(f"x{i}", kinds[x.dtype.kind], x.shape) for i, x in enumerate(arrays[0])]
         graph = helper.make_graph(nodes, "case", inputs, [helper.make_tensor_value_info("y", kinds["f"], shape)],
-                                  [numpy_helper.from_array(v, k) for k, v in {**values, **constants}.items()])
+                                  [numpy_helper.from_array(v, k) for k, v in values.items()] + [numpy_helper.from_array(np.array(v, np.float32 if isinstance(v, float) else np.int64), k) for k, v in constants.items()])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         y = ort.OrtValue.ortvalue_from_shape_and_type(shape, np.float32, "cpu")

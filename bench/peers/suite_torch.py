@@ -4,7 +4,9 @@ Parameters come in the order of bench/suite_models.cpp; what a step keeps betwee
 statistics of layer norm) is given to a derivative that is timed alone. Optimizers are the fused ones. Convolutions compiled
 as channels last, else as they are.
 """
-from serve import Prepared, data_of, mean_abs, serve, train
+import time
+
+from serve import Compiled, Prepared, data_of, mean_abs, serve, train
 
 OPS, MODELS = {}, {}
 
@@ -143,6 +145,14 @@ def block_step(F, request, p, x):
 
 
 @model
+def gpt_step(F, request, p, token, label):
+    x = (F.embedding(token, p["token.table"]) + p["place.table"][:token.shape[0]])[None]
+    for i in range(request["layers"]):
+        x = block(F, request, p, x, f"block{i}")
+    return F.cross_entropy(F.linear(norm(F, p, x, "norm")[0], p["token.table"]), label)
+
+
+@model
 def decode(F, request, p, token):
     x = (F.embedding(token, p["token.table"]) + p["place.table"][request["past"]]).view(1, 1, -1)
     for i in range(request["layers"]):
@@ -187,7 +197,7 @@ def prepare_model(torch, request, sets, values, compiled):
     initial = {k: v.clone() for k, v in p.items()}
     for v in p.values():
         v.requires_grad_()
-    adamw = name in ("heads_step", "block_step")
+    adamw = name in ("heads_step", "block_step", "gpt_step")
     optimizer = torch.optim.AdamW(p.values(), lr=1e-3, weight_decay=0.01, fused=True) if adamw else torch.optim.Adam(p.values(), lr=1e-3, fused=True)
     now = {"x": sets[0]}
 
@@ -205,7 +215,27 @@ def prepare_model(torch, request, sets, values, compiled):
             for state in optimizer.state.values():
                 for t in state.values():
                     t.zero_()
-    return train(run, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: now["loss"].item())
+    prepared = train(run, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: now["loss"].item())
+    if "compile" in request:
+        return Compiled(prepared.check, lambda: compile_seconds(torch, request, p, sets[0]))
+    return prepared
+
+
+def compile_seconds(torch, request, p, x):
+    """Forward and backward, traced and compiled: what the first call takes longer than the second. cold: without the cache on disk."""
+    from torch._inductor.utils import clear_caches, fresh_cache
+    import contextlib
+
+    def step(f):
+        start = time.perf_counter()
+        f(p, *x).backward()
+        return time.perf_counter() - start
+    torch.compiler.reset()
+    clear_caches()
+    with fresh_cache() if request["compile"] == "cold" else contextlib.nullcontext():
+        f = torch.compile(lambda p, *x: MODELS[request["op"]](torch.nn.functional, request, p, *x), fullgraph=True, dynamic=False)
+        first = step(f)
+        return first - step(f)
 
 
 def load(threads, variant):
@@ -216,7 +246,7 @@ def load(threads, variant):
 
     def prepare(request):
         name = request["op"]
-        if name not in OPS and name not in MODELS and name != "lstm" or compiled and name in ("matmul", "lstm"):
+        if name not in OPS and name not in MODELS and name != "lstm" or compiled and name in ("matmul", "lstm") or "compile" in request and not compiled:
             return None
         arrays, values = data_of(request)
         sets = [[torch.from_numpy(x) if x.dtype.kind == "f" else torch.from_numpy(x).long() for x in s] for s in arrays]

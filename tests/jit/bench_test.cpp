@@ -1,5 +1,6 @@
 // quern bench and its peers: rows with the keys that tables are made of, both JSONs joined, a missing framework and a
 // wrong loss reported. Runs the built command (QUERN_BINARY) and python3; no PyTorch or JAX is needed.
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 
@@ -60,6 +61,56 @@ TEST(Bench, CompileTimePhasesAddUp) {
 TEST(Bench, UnknownNames) {
   EXPECT_EQ(run(quern("bench nonsense")).status, 2);
   EXPECT_EQ(run(quern("bench softmax --peer nonsense")).status, 2);
+}
+
+TEST(Suite, NoPeerIsNoPass) {
+  Result r = run(quern("bench suite cpu --peers none"));
+  EXPECT_EQ(r.status, 5) << r.text;
+  EXPECT_NE(r.text.find("no peer was found"), std::string::npos) << r.text;
+  r = run(quern("bench suite cpu 'matmul 1x256x784 nn' --peers jaxx"));
+  EXPECT_EQ(r.status, 2) << r.text;
+  EXPECT_NE(r.text.find("did you mean \"jax\""), std::string::npos) << r.text;
+  EXPECT_EQ(run(quern("bench suite cpu nonsense")).status, 2);
+}
+
+TEST(Suite, RowsAndSummaries) {
+  const std::string path = testing::TempDir() + "quern_suite.json";
+  const Result r = run(quern("bench suite cpu 'matmul 256x256x256 n' --peers openblas,onednn --threads 1 --rounds 3 --json " + path));
+  if (r.status == 5) {
+    EXPECT_NE(r.text.find("peer openblas: missing: libopenblas"), std::string::npos) << r.text;
+    GTEST_SKIP() << r.text;
+  }
+  ASSERT_EQ(r.status, 0) << r.text;
+  std::ifstream in(path);
+  const Json all = Json::parse(in), &table = all["tables"].at(0);
+  EXPECT_EQ(table["threads"], 1);
+  for (const char* c : {"fma_gflop_per_s", "read_gb_per_s", "write_gb_per_s", "copy_gb_per_s"}) EXPECT_GT(table["ceilings"][c], 0.0) << c;
+  for (const char* p : {"openblas", "onednn"}) EXPECT_TRUE(table["peers"][p].contains("version") || table["peers"][p].contains("missing")) << table["peers"].dump();
+  ASSERT_EQ(table["rows"].size(), 2u);
+  double product = 1, least = 1e9;
+  for (const Json& row : table["rows"]) {
+    const double ratio = row["ratio"];
+    product *= ratio;
+    least = std::min(least, ratio);
+    EXPECT_LE(row["ratio_low"], ratio);
+    EXPECT_LE(ratio, row["ratio_high"]);
+    EXPECT_GT(row["aa_ratio"], 0.0);
+    EXPECT_EQ(row["met"].get<bool>(), ratio >= 1 || row["times_roofline"] <= 1.25) << row.dump();
+  }
+  for (const Json& s : {table["families"]["matmul"], table["overall"], all["overall"], all["families"]["matmul"]}) {
+    EXPECT_EQ(s["cases"], 2);
+    EXPECT_NEAR(s["geomean_ratio"], std::sqrt(product), 1e-9);
+    EXPECT_EQ(s["min_ratio"], least);
+  }
+}
+
+TEST(Suite, PeersAnswerWithTheirReason) {
+  // Without site packages there is no framework; a child says so and goes on.
+  for (const char* script : {"torch", "jax", "onnxruntime"}) {
+    const Result r = run("printf '{\"start\": {\"threads\": 1, \"variant\": \"\"}}\\n' | python3 -S bench/peers/suite_" + std::string(script) + ".py");
+    EXPECT_EQ(r.status, 0);
+    EXPECT_NE(r.text.find("\"error\": \"ModuleNotFoundError"), std::string::npos) << r.text;
+  }
 }
 
 TEST(Bench, MissingTorchIsAReason) {

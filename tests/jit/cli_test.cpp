@@ -44,7 +44,7 @@ TEST(Cli, SameSeedSameCheckpoint) {
 TEST(Cli, HelpOfEveryCommand) {
   const std::string list = quern("--help").text;
   size_t commands = 0;
-  for (const std::string command : {"train", "check", "fuzz graphs", "dump", "compile", "run", "bench", "ops", "doctor", "cache path", "cache ls", "cache verify", "cache clear", "explain"}) {
+  for (const std::string command : {"train", "check", "fuzz graphs", "dump", "compile", "run", "bench", "bench suite", "ops", "doctor", "cache path", "cache ls", "cache verify", "cache clear", "explain"}) {
     EXPECT_NE(list.find("\n  " + command.substr(0, command.find(' ')) + "  "), std::string::npos) << command;
     const Result r = quern(command + " --help");
     EXPECT_EQ(r.status, 0) << r.text;
@@ -57,7 +57,7 @@ TEST(Cli, HelpOfEveryCommand) {
     EXPECT_GE(shown, 2u) << command << "\n" << r.text;   // of this command, not of another
     ++commands;
   }
-  EXPECT_EQ(commands, 14u);
+  EXPECT_EQ(commands, 15u);
 }
 
 TEST(Cli, JsonOfEveryCommand) {
