@@ -71,6 +71,7 @@ TEST(Suite, NoPeerIsNoPass) {
   EXPECT_EQ(r.status, 2) << r.text;
   EXPECT_NE(r.text.find("did you mean \"jax\""), std::string::npos) << r.text;
   EXPECT_EQ(run(quern("bench suite cpu nonsense")).status, 2);
+  EXPECT_EQ(run(quern("bench --rounds 3 suite cpu")).status, 2);
 }
 
 TEST(Suite, RowsAndSummaries) {
