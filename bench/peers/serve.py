@@ -10,8 +10,6 @@ import os
 import sys
 import time
 
-LOSS_STEPS = 4   # as in bench/suite.cpp
-
 # Freed blocks stay with the process: without this, every large result of a framework is paid with page faults.
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
 
@@ -46,10 +44,10 @@ class Compiled(Prepared):
         return [self.compile_once() * 1e6]
 
 
-def train(run, load, reset, loss):
-    """A training step, made ready: `loss()` is that of the latest run."""
+def train(run, load, reset, loss, loss_steps):
+    """A training step, made ready: `loss()` is that of the latest run, compared after `loss_steps`."""
     reset()
-    for i in range(LOSS_STEPS):
+    for i in range(loss_steps):
         load(i)
         run(i)
     return Prepared(run, loss(), load, reset)

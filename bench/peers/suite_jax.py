@@ -234,11 +234,16 @@ def load(threads, variant):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     jax.config.update("jax_default_matmul_precision", "highest")
 
+    def use_cache(folder):
+        jax.config.update("jax_compilation_cache_dir", folder)
+        compilation_cache.reset_cache()
+
     def prepare(request):
         name = request["op"]
         if name not in OPS and name not in MODELS:
             return None
         jax.clear_caches()
+        use_cache(None)   # the last case's folder is gone
         arrays, values = data_of(request)
         sets = [[jnp.asarray(image(x)) for x in s] for s in arrays]
         p = {k: jnp.asarray(image(x, "hwio") if k.endswith(".weight") else x) for k, x in values.items()}
@@ -267,15 +272,14 @@ def load(threads, variant):
 
         def run_step(i):
             now["state"], now["loss"] = jax.block_until_ready(step(now["state"], *now["x"]))
-        prepared = train(run_step, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: float(now["loss"]))
+        prepared = train(run_step, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: float(now["loss"]), request["loss_steps"])
         if "compile" not in request:
             return prepared
         cache = tempfile.TemporaryDirectory() if request["compile"] == "warm" else None   # lives as long as the case
 
         def compile_once():
             jax.clear_caches()
-            jax.config.update("jax_compilation_cache_dir", cache.name if cache else None)
-            compilation_cache.reset_cache()
+            use_cache(cache and cache.name)
             start = time.perf_counter()
             adam(jax, jnp, g, decay).lower(now["state"], *sets[0]).compile()
             return time.perf_counter() - start

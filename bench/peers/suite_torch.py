@@ -215,7 +215,7 @@ def prepare_model(torch, request, sets, values, compiled):
             for state in optimizer.state.values():
                 for t in state.values():
                     t.zero_()
-    prepared = train(run, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: now["loss"].item())
+    prepared = train(run, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: now["loss"].item(), request["loss_steps"])
     if "compile" in request:
         return Compiled(prepared.check, lambda: compile_seconds(torch, request, p, sets[0]))
     return prepared
