@@ -107,8 +107,8 @@ TEST_F(Symbols, NothingIsReadPastTheEnd) {
     for (size_t o = 0; o < want.size(); ++o) EXPECT_EQ(got[o], want[o]) << graph.outputs[o].name << " of size " << size;
   }
   Model four;
-  four.output("y", slice(four.input("x", DType::f32, {four.symbol("n", 3, 60), 4}), 0, 0, 4) * 2.0);
-  EXPECT_THROW(compiled(four.finish()), Error);
+  const Tensor x4 = four.input("x", DType::f32, {four.symbol("n", 3, 60), 4});
+  EXPECT_THROW(slice(x4, 0, 0, 4), Error);
 }
 
 TEST_F(Symbols, TrainingStepForEveryBatch) {
