@@ -98,7 +98,7 @@ bool grid_is_sound(const KernelImage& i) {
   return !__builtin_mul_overflow(i.symbol, i.bound, &most) && most <= kMaxExtent && !__builtin_mul_overflow(ceil_div(most, i.tile), i.others, &grid) && grid == i.grid;
 }
 
-enum StepKind : uint8_t { kLaunch, kCopy, kFill, kLoop, kWhile, kBranch };
+enum StepKind : uint8_t { kLaunch, kCopy, kLoop, kWhile, kBranch };
 constexpr int kMaxNesting = 16;   // of steps
 
 using StepList = flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<fbs::Step>>>;
@@ -110,7 +110,6 @@ StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>&
                             steps.push_back(fbs::CreateStep(b, kLaunch, 0, 0, images, slots));
                           },
                           [&](const Copy& c) { steps.push_back(fbs::CreateStep(b, kCopy, c.from, c.to)); },
-                          [&](const Fill& f) { steps.push_back(fbs::CreateStep(b, kFill, f.slot, f.byte)); },
                           [&](const Loop& l) {
                             const StepList inner = write_steps(b, l.steps);
                             const auto how = b.CreateVector(std::vector<int64_t>{l.symbol, l.backward});
@@ -124,7 +123,7 @@ StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>&
                             const StepList yes = write_steps(b, br.yes), no = write_steps(b, br.no);
                             steps.push_back(fbs::CreateStep(b, kBranch, br.flag, 0, 0, 0, yes, no));
                           }},
-               static_cast<const std::variant<Launch, Copy, Fill, Loop, While, Branch>&>(s));
+               static_cast<const std::variant<Launch, Copy, Loop, While, Branch>&>(s));
   return b.CreateVector(steps);
 }
 
@@ -147,10 +146,6 @@ class StepReader {
           out.push_back(Copy{s->first(), s->second()});
           break;
         }
-        case kFill:
-          slot(s->first());
-          out.push_back(Fill{s->first(), static_cast<uint8_t>(s->second())});
-          break;
         case kLoop: {
           want_(s->first() >= 0 && s->first() < p_.loops && !seen_[static_cast<size_t>(s->first())] && s->second() >= 0 && s->second() <= kMaxExtent, "damaged: a loop");
           want_(s->slots() && s->slots()->size() == 2, "damaged: a loop");

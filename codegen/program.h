@@ -73,13 +73,12 @@ struct Slot {
 /// Kernels with the symbol are made for several bounds (`Program::bounds`), as many images as there are; others have one.
 struct Launch { std::vector<int64_t> images, slots; };
 struct Copy { int64_t from, to; };                 // whole slots of equal size
-struct Fill { int64_t slot; uint8_t byte; };
 struct Step;
 /// `id`: what slots call it. `symbol` > 0: there are so many times the symbol iterations, `count` at its bound.
 struct Loop { int64_t id, count; std::vector<Step> steps; int64_t symbol = 0; bool backward = false; };   // from the last to iteration 0
 struct While { int64_t flag; std::vector<Step> steps; };           // as long as the slot, a bool[], is true
 struct Branch { int64_t flag; std::vector<Step> yes, no; };
-struct Step : std::variant<Launch, Copy, Fill, Loop, While, Branch> {
+struct Step : std::variant<Launch, Copy, Loop, While, Branch> {
   using variant::variant;
 };
 /// Calls f on every launch, also those in loops and branches.

@@ -44,7 +44,6 @@ class Device {
     for (int64_t r = 0; r < rows.count; ++r) download(static_cast<char*>(to) + r * rows.bytes, static_cast<char*>(from) + r * rows.pitch, rows.bytes);
   }
   virtual void copy(DevicePtr to, DevicePtr from, int64_t bytes) = 0;
-  virtual void fill(DevicePtr at, uint8_t byte, int64_t bytes) = 0;
   virtual std::unique_ptr<LoadedImage> load(const KernelImage& image) = 0;
   virtual void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) = 0;   // `size`: the symbol's
   /// Inputs have this many places, so that the next run's are uploaded while one runs. Between `begin_run(set)` and
@@ -60,7 +59,7 @@ class Device {
   /// the device reads the flag.
   virtual void repeat_while(DevicePtr flag, const std::function<void()>& body) = 0;
   virtual void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) = 0;
-  /// Records the launches, copies and fills of `body` and returns a function that replays them; those that touch no
+  /// Records the launches and copies of `body` and returns a function that replays them; those that touch no
   /// common memory may overlap. Devices without graphs return `body`.
   virtual std::function<void()> record(std::function<void()> body) { return body; }
   virtual void synchronize() = 0;

@@ -126,7 +126,6 @@ void Executable::run_step(const Step& step, size_t set) {
                           device_.launch(*images_[i], image, operands, size_);
                         },
                         [&](const Copy& c) { device_.copy(at(c.to, set), at(c.from, set), bytes_now(c.to)); },
-                        [&](const Fill& f) { device_.fill(at(f.slot, set), f.byte, bytes_now(f.slot)); },
                         [&](const Loop& l) {
                           const int64_t count = l.symbol && !planted(Fault::steps_of_bound) ? l.symbol * size_ : l.count;
                           for (int64_t t = 0; t < count; ++t) {
@@ -136,7 +135,7 @@ void Executable::run_step(const Step& step, size_t set) {
                         },
                         [&](const While& w) { device_.repeat_while(at(w.flag, set), [&] { run_steps(w.steps, set); }); },
                         [&](const Branch& b) { device_.branch(at(b.flag, set), [&] { run_steps(b.yes, set); }, [&] { run_steps(b.no, set); }); }},
-             static_cast<const std::variant<Launch, Copy, Fill, Loop, While, Branch>&>(step));
+             static_cast<const std::variant<Launch, Copy, Loop, While, Branch>&>(step));
 }
 
 void Executable::run_steps(const std::vector<Step>& steps, size_t set) {
@@ -203,7 +202,7 @@ std::vector<double> Executable::profile(int repeats) {
   std::vector<double> out;
   for (const Step& s : program_.steps) {
     std::vector<double> times;
-    const bool single = std::holds_alternative<Launch>(s) || std::holds_alternative<Copy>(s) || std::holds_alternative<Fill>(s);
+    const bool single = std::holds_alternative<Launch>(s) || std::holds_alternative<Copy>(s);
     const std::function<void()> run = [&] { run_step(s, set_); }, step = single ? run : device_.record(run);
     for (int r = 0; r < repeats; ++r) {
       device_.synchronize();

@@ -76,11 +76,10 @@ std::string steps_text(const Program& p, const std::vector<Step>& steps, const s
   for (const Step& s : steps)
     text += indent + std::visit(Overloaded{[&](const Launch& l) { return fmt::format("launch {} [{}]\n", p.images[static_cast<size_t>(l.images.back())].name, fmt::join(l.slots, ", ")); },
                                            [](const Copy& c) { return fmt::format("copy {} -> {}\n", c.from, c.to); },
-                                           [](const Fill& f) { return fmt::format("fill {} with byte {}\n", f.slot, f.byte); },
                                            [&](const Loop& l) { return fmt::format("loop {}, {} times\n{}", l.id, l.count, inside(l.steps)); },
                                            [&](const While& w) { return fmt::format("while {}\n{}", w.flag, inside(w.steps)); },
                                            [&](const Branch& b) { return fmt::format("if {}\n{}{}else\n{}", b.flag, inside(b.yes), indent, inside(b.no)); }},
-                                static_cast<const std::variant<Launch, Copy, Fill, Loop, While, Branch>&>(s));
+                                static_cast<const std::variant<Launch, Copy, Loop, While, Branch>&>(s));
   return text;
 }
 std::string place_text(const Slot& s) {

@@ -77,7 +77,7 @@ Program package() {
   Slot& moving = p.slots[7];   // the rows of another
   moving.loop = 0, moving.stride = 8, moving.step = 1, moving.entries = 3;
   p.inputs = {0}, p.states = {1}, p.outputs = {5};
-  p.steps = {Fill{4, 255}, Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}, Loop{0, 3, {Copy{7, 6}}}, While{8, {Fill{8, 0}}}, Branch{8, {Fill{4, 1}}, {Copy{6, 6}}}};
+  p.steps = {Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}, Loop{0, 3, {Copy{7, 6}}}, While{8, {Copy{8, 8}}}, Branch{8, {Copy{4, 4}}, {Copy{6, 6}}}};
   p.loops = 1;
   p.arena_bytes = 128, p.lower_bound = 69;
   return p;

@@ -65,7 +65,6 @@ class CpuDevice : public Device {
   void copy(DevicePtr to, DevicePtr from, int64_t bytes) override {
     if (bytes > 0) std::memmove(to, from, static_cast<size_t>(bytes));   // the host side of an empty tensor is null
   }
-  void fill(DevicePtr at, uint8_t byte, int64_t bytes) override { std::memset(at, byte, static_cast<size_t>(bytes)); }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override {
     reserve_scratch(image.scratch_bytes);
     return std::make_unique<CpuImage>(image);

@@ -173,15 +173,6 @@ class CudaDevice : public Device {
       want(driver().add_copy(out, graph, dependencies, n, &node, context_), "cuGraphAddMemcpyNode");
     });
   }
-  void fill(DevicePtr at, uint8_t byte, int64_t bytes) override {
-    if (!bytes) return;
-    if (touched_) return note({{at, bytes, true}});
-    if (!recording_) return want(driver().fill(raw(at), byte, static_cast<size_t>(bytes), stream_), "cuMemsetD8Async");
-    const FillNode node{raw(at), 0, byte, 1, static_cast<size_t>(bytes), 1};
-    recording_->add({{at, bytes, true}}, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
-      want(driver().add_fill(out, graph, dependencies, n, &node, context_), "cuGraphAddMemsetNode");
-    });
-  }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override { return std::make_unique<CudaImage>(image); }
   void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
     if (touched_) return note(operands);
@@ -225,7 +216,7 @@ class CudaDevice : public Device {
   void wait() { want(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }   // not for batches on their way
   static RowsSide on_host(const void* p, const Rows& rows) { return {0, 0, kHostMemory, p, 0, nullptr, static_cast<size_t>(rows.bytes)}; }
   static RowsSide on_device(DevicePtr p, const Rows& rows) { return {0, 0, kDeviceMemory, nullptr, raw(p), nullptr, static_cast<size_t>(rows.pitch)}; }
-  // Kernels, copies and fills that are only listed: what a body will touch must be known before its node is there.
+  // Kernels and copies that are only listed: what a body will touch must be known before its node is there.
   void note(const std::vector<MemoryRange>& operands) { touched_->insert(touched_->end(), operands.begin(), operands.end()); }
   size_t set_condition(Ptr condition, DevicePtr flag, bool opposite) {
     unsigned other = opposite;

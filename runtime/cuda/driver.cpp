@@ -29,7 +29,6 @@ const Driver& driver() {
     bind(d.download, "cuMemcpyDtoHAsync_v2");
     bind(d.copy, "cuMemcpyDtoDAsync_v2");
     bind(d.copy_rows, "cuMemcpy2DAsync_v2");
-    bind(d.fill, "cuMemsetD8Async");
     bind(d.module_load, "cuModuleLoadData");
     bind(d.module_function, "cuModuleGetFunction");
     bind(d.module_unload, "cuModuleUnload");
@@ -48,7 +47,6 @@ const Driver& driver() {
     bind(d.graph_create, "cuGraphCreate");
     bind(d.add_kernel, "cuGraphAddKernelNode_v2");
     bind(d.add_copy, "cuGraphAddMemcpyNode");
-    bind(d.add_fill, "cuGraphAddMemsetNode");
     bind(d.instantiate, "cuGraphInstantiateWithFlags");
     bind(d.graph_launch, "cuGraphLaunch");
     bind(d.graph_destroy, "cuGraphDestroy");

@@ -10,7 +10,7 @@ using Status = int;
 using Handle = void*;
 using Ptr = unsigned long long;
 
-// As cuda.h declares them (CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D, CUDA_MEMCPY2D, CUDA_MEMSET_NODE_PARAMS).
+// As cuda.h declares them (CUDA_KERNEL_NODE_PARAMS_v2, CUDA_MEMCPY3D, CUDA_MEMCPY2D).
 struct KernelNode {
   Handle function;
   unsigned grid[3], block[3], shared;
@@ -22,7 +22,6 @@ struct CopySide { size_t x, y, z, level; unsigned memory; void* host; Ptr device
 struct CopyNode { CopySide from, to; size_t width, height, depth; };
 struct RowsSide { size_t x, y; unsigned memory; const void* host; Ptr device; Handle array; size_t pitch; };
 struct RowsCopy { RowsSide from, to; size_t width, height; };
-struct FillNode { Ptr to; size_t pitch; unsigned value, element; size_t width, height; };
 constexpr unsigned kHostMemory = 1, kDeviceMemory = 2;
 
 struct ConditionalNode {   // CUgraphNodeParams of a conditional node
@@ -50,7 +49,6 @@ struct Driver {
   Status (*download)(void*, Ptr, size_t, Handle);
   Status (*copy)(Ptr, Ptr, size_t, Handle);
   Status (*copy_rows)(const RowsCopy*, Handle);
-  Status (*fill)(Ptr, unsigned char, size_t, Handle);
   Status (*module_load)(Handle*, const void*);
   Status (*module_function)(Handle*, Handle, const char*);
   Status (*module_unload)(Handle);
@@ -69,7 +67,6 @@ struct Driver {
   Status (*graph_create)(Handle*, unsigned);
   Status (*add_kernel)(Handle*, Handle, const Handle*, size_t, const KernelNode*);
   Status (*add_copy)(Handle*, Handle, const Handle*, size_t, const CopyNode*, Handle);
-  Status (*add_fill)(Handle*, Handle, const Handle*, size_t, const FillNode*, Handle);
   Status (*instantiate)(Handle*, Handle, unsigned long long);
   Status (*graph_launch)(Handle, Handle);
   Status (*graph_destroy)(Handle);

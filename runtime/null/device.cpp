@@ -39,7 +39,6 @@ class NullDevice : public Device {
     if (bytes > 0) std::memset(to, 0, static_cast<size_t>(bytes));   // an empty tensor's bytes are null
   }
   void copy(DevicePtr to, DevicePtr from, int64_t bytes) override { say(fmt::format("copy {} {} {}", spell(to), spell(from), bytes)); }
-  void fill(DevicePtr at, uint8_t byte, int64_t bytes) override { say(fmt::format("fill {} {} {}", spell(at), byte, bytes)); }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override {
     say(fmt::format("load {} {} bytes", image.name, image.code.size()));
     return std::make_unique<NullImage>();

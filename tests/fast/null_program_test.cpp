@@ -45,7 +45,7 @@ Program sample() {
   p.inputs = {0};
   p.states = {1};
   p.outputs = {5};
-  p.steps = {Fill{4, 255}, Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}};
+  p.steps = {Copy{4, 4}, Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}};
   p.arena_bytes = 128;
   p.lower_bound = 69;
   return p;
@@ -69,9 +69,9 @@ TEST(NullProgram, TranscriptIsWhatTheProgramSays) {
   const std::string text = transcript_of(sample());
   const size_t runs = text.find("upload m1");   // allocation order is the executable's business
   ASSERT_NE(runs, std::string::npos) << text;
-  for (const char* line : {"load k0_add 3 bytes\n", "alloc m0 128\n", "fill m0+64 255 5\n", " grid 4 m1 m3 m0\n", " grid 4 m0 m0+64 m4+64\n", "copy m2 m2 4\n", "download m4 80\n"})
+  for (const char* line : {"load k0_add 3 bytes\n", "alloc m0 128\n", "copy m0+64 m0+64 5\n", " grid 4 m1 m3 m0\n", " grid 4 m0 m0+64 m4+64\n", "copy m2 m2 4\n", "download m4 80\n"})
     EXPECT_NE(text.find(line), std::string::npos) << line << "is missing in\n" << text;
-  EXPECT_LT(text.find("fill"), text.find("launch"));
+  EXPECT_LT(text.find("copy"), text.find("launch"));
   EXPECT_EQ(text.find("0x"), std::string::npos);
   EXPECT_EQ(planned_bytes(sample(), 2), 128 + 64 + 64 + 64 + 128 + 2 * 128);
 }
