@@ -108,6 +108,18 @@ bool Graph::operator==(const Graph& other) const {
   return true;
 }
 
+NodeId GraphBuilder::result(NodeId node, size_t i, SourceLoc where) {
+  Attrs which;
+  which.index = {static_cast<int64_t>(i)};
+  return add(Op::result, {node}, std::move(which), std::move(where));
+}
+
+std::vector<NodeId> GraphBuilder::results(NodeId node, SourceLoc where) {
+  std::vector<NodeId> out;
+  for (size_t i = 0, n = type(node).results.size(); i < n; ++i) out.push_back(result(node, i, where));
+  return out;
+}
+
 void GraphBuilder::symbol(const std::optional<Symbol>& symbol) {
   if (symbol && (symbol->low < 1 || symbol->high < symbol->low || symbol->high > kMaxSize))
     throw Error(Code::symbol_shape, fmt::format("the symbol \"{}\" from {} to {}: wants 1 <= low <= high <= {}", symbol->name, symbol->low, symbol->high, kMaxSize)).with_help("give it bounds like 1 and 4096");

@@ -143,6 +143,9 @@ class GraphBuilder {
   NodeId scalar(DType dtype, double value, SourceLoc where = {});
   /// A scalar constant broadcast to the type's shape.
   NodeId full(const Type& type, double value, SourceLoc where = {});
+  /// The i-th result of a node that has several; all of them.
+  NodeId result(NodeId node, size_t i, SourceLoc where = {});
+  std::vector<NodeId> results(NodeId node, SourceLoc where = {});
   void output(std::string name, NodeId node) { graph_.outputs.push_back({std::move(name), node}); }
   void state(std::string name, NodeId in, NodeId out) { graph_.states.push_back({std::move(name), in, out}); }
   /// Copies `body` into this graph with `args` in place of its inputs; returns its outputs.

@@ -53,11 +53,7 @@ Graph comparable(const Graph& graph, bool grad) {
   for (size_t o = 0; o < values.size(); ++o) b.output(open.outputs[o].name, values[o]);
   const std::vector<int64_t> wanted = attrs.index;
   const NodeId call = b.add(Op::call, args, attrs);
-  for (size_t g = 0; g < wanted.size(); ++g) {
-    Attrs which;
-    which.index = {static_cast<int64_t>(g) + 1};
-    b.output("d " + open.at(open.inputs[static_cast<size_t>(wanted[g])]).attrs.name, b.add(Op::result, {call}, which));
-  }
+  for (size_t g = 0; g < wanted.size(); ++g) b.output("d " + open.at(open.inputs[static_cast<size_t>(wanted[g])]).attrs.name, b.result(call, g + 1));
   return b.finish();
 }
 

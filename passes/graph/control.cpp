@@ -19,15 +19,6 @@
 namespace quern {
 namespace {
 
-std::vector<NodeId> results_of(GraphBuilder& b, NodeId node) {
-  std::vector<NodeId> out;
-  for (size_t i = 0, n = b.type(node).results.size(); i < n; ++i) {
-    Attrs which;
-    which.index = {static_cast<int64_t>(i)};
-    out.push_back(b.add(Op::result, {node}, std::move(which)));
-  }
-  return out;
-}
 std::shared_ptr<const Graph> shared(Graph graph) { return std::make_shared<const Graph>(dead_code(graph)); }
 std::vector<NodeId> inputs_like(GraphBuilder& own, const Graph& body) {
   std::vector<NodeId> out;
@@ -35,7 +26,7 @@ std::vector<NodeId> inputs_like(GraphBuilder& own, const Graph& body) {
   return out;
 }
 bool float_typed(const Type& type) { return is_float(type.dtype); }
-NodeId cotangent_or_zero(GraphBuilder& b, NodeId cotangent, const Type& type) { return cotangent >= 0 ? cotangent : b.full(type, 0); }
+NodeId or_zero(GraphBuilder& b, NodeId cotangent, const Type& type) { return cotangent >= 0 ? cotangent : b.full(type, 0); }
 
 /// Which nodes depend on one of `from`.
 std::vector<char> dependents(const Graph& g, const std::vector<NodeId>& from) {
@@ -83,7 +74,7 @@ std::vector<NodeId> spread(const std::vector<NodeId>& parts, const std::vector<c
   return out;
 }
 std::vector<NodeId> with_cotangents(GraphBuilder& b, std::vector<NodeId> args, const std::vector<Type>& results, const std::vector<NodeId>& cotangents) {
-  for (size_t r = 0; r < results.size(); ++r) args.push_back(cotangent_or_zero(b, cotangents[r], results[r]));
+  for (size_t r = 0; r < results.size(); ++r) args.push_back(or_zero(b, cotangents[r], results[r]));
   return args;
 }
 
@@ -106,7 +97,7 @@ std::vector<NodeId> vjp_of_cond(GraphBuilder& b, const Node& node, const std::ve
   attrs.otherwise = shared(vjp_graph(*node.attrs.otherwise, of));
   if (planted(Fault::cond_vjp_swapped)) std::swap(attrs.body, attrs.otherwise);
   const NodeId reverse = b.add(Op::cond, with_cotangents(b, node.args, node.type.results, cotangents), std::move(attrs));
-  std::vector<NodeId> out = spread(results_of(b, reverse), of);
+  std::vector<NodeId> out = spread(b.results(reverse), of);
   out.insert(out.begin(), -1);
   return out;
 }
@@ -197,7 +188,7 @@ class ScanVjp {
     }
     Attrs attrs = node_.attrs;
     attrs.body = shared(forward.finish());
-    const std::vector<NodeId> all = results_of(b_, b_.add(Op::scan, node_.args, std::move(attrs)));
+    const std::vector<NodeId> all = b_.results(b_.add(Op::scan, node_.args, std::move(attrs)));
     return {all.begin() + static_cast<int64_t>(carries_), all.end()};
   }
 
@@ -213,7 +204,7 @@ class ScanVjp {
     };
     const auto type = [&](NodeId own) { return own_.type(own); };
     for (size_t k = 0; k < carries_; ++k)
-      if (given_[k] >= 0) input(0, cotangent_or_zero(b_, planted(Fault::carry_cotangent) ? -1 : cotangents_[k], type(given_[k])), type(given_[k]), given_[k]);
+      if (given_[k] >= 0) input(0, or_zero(b_, planted(Fault::carry_cotangent) ? -1 : cotangents_[k], type(given_[k])), type(given_[k]), given_[k]);
     std::vector<NodeId> sums(in_.size(), -1);   // over the steps, of what is the same in all; short floats are summed in f32
     for (size_t i = carries_ + scanned_; i < in_.size(); ++i) {
       Type sum = type(in_[i]);
@@ -255,7 +246,7 @@ class ScanVjp {
     attrs.body = shared(reverse.finish());
     std::vector<NodeId> all;
     for (const auto& role : args) all.insert(all.end(), role.begin(), role.end());
-    const std::vector<NodeId> results = results_of(b_, b_.add(Op::scan, std::move(all), std::move(attrs)));
+    const std::vector<NodeId> results = b_.results(b_.add(Op::scan, std::move(all), std::move(attrs)));
     size_t next = 0;
     for (size_t k = 0; k < carries_; ++k)
       if (wanted_[k]) out[k] = results[next++];
@@ -320,7 +311,7 @@ std::vector<NodeId> jvp_of_loop(GraphBuilder& b, const Node& node, std::vector<N
   const size_t carries = static_cast<size_t>(node.attrs.index[0]), scanned = node.op == Op::scan ? static_cast<size_t>(node.attrs.index[1]) : 0;
   const std::vector<char> moving = moving_inputs(body, marks(given), node.attrs.index[0]);
   for (size_t k = 0; k < carries; ++k)
-    if (moving[k]) given[k] = cotangent_or_zero(b, given[k], body.type(body.inputs[k]));
+    if (moving[k]) given[k] = or_zero(b, given[k], body.type(body.inputs[k]));
   Jvp j;
   differentiate(j, body, moving);
   const size_t n = j.in.size(), outs = j.out.size();
@@ -345,7 +336,7 @@ std::vector<NodeId> jvp_of_loop(GraphBuilder& b, const Node& node, std::vector<N
   attrs.index[0] += moved;
   if (node.op == Op::scan) attrs.index[1] += extra;
   attrs.body = finish(j, order);
-  const std::vector<NodeId> results = results_of(b, b.add(node.op, std::move(args), std::move(attrs)));
+  const std::vector<NodeId> results = b.results(b.add(node.op, std::move(args), std::move(attrs)));
   std::vector<NodeId> out(outs, -1);
   size_t next = carries;
   for (size_t k = 0; k < carries; ++k)
@@ -373,7 +364,7 @@ std::vector<NodeId> jvp_of_branches(GraphBuilder& b, const Node& node, const std
   if (attrs.otherwise) attrs.otherwise = jvp_graph(*node.attrs.otherwise, marks(of));
   std::vector<NodeId> args = node.args;
   append(args, of);
-  const std::vector<NodeId> results = results_of(b, b.add(node.op, std::move(args), std::move(attrs)));
+  const std::vector<NodeId> results = b.results(b.add(node.op, std::move(args), std::move(attrs)));
   std::vector<NodeId> out;
   size_t next = node.type.results.size();
   for (const Type& t : node.type.results) out.push_back(float_typed(t) ? results[next++] : -1);

@@ -8,7 +8,6 @@
 // A sum over the steps that became one product rounds once: an order of sums is changed, as in a kernel's own.
 #include <algorithm>
 #include <map>
-#include <numeric>
 #include <set>
 
 #include <fmt/format.h>
@@ -22,11 +21,6 @@
 namespace quern {
 namespace {
 
-NodeId result_of(GraphBuilder& b, NodeId node, size_t i) {
-  Attrs which;
-  which.index = {static_cast<int64_t>(i)};
-  return b.add(Op::result, {node}, std::move(which));
-}
 bool is_heavy(Op op) { return means<Contract>(op); }
 bool is_cheap(Op op) { return means<View>(op) || means<Source>(op); }
 
@@ -380,9 +374,9 @@ class ScanMover {
       }
       context_.loops.push_back(fmt::format("{}{} steps: {} carries, {} stacks of {}{} bytes", context_.within, extent_text(steps_), carry_of.size(), outputs.size() - carry_of.size(), bytes[0] || !bytes[1] ? fmt::format("{}", bytes[0]) : "", bytes[1] ? fmt::format("{}{}n", bytes[0] ? " + " : "", bytes[1]) : ""));
       for (size_t i = 0; i < carry_of.size(); ++i)
-        if (used_[carry_of[i]]) results_[carry_of[i]] = result_of(b_, loop, i);
-      for (size_t o : stack_of) results_[o] = result_of(b_, loop, place.at(out(o)));
-      for (const auto& [id, i] : place) stack_[id] = result_of(b_, loop, i);
+        if (used_[carry_of[i]]) results_[carry_of[i]] = b_.result(loop, i);
+      for (size_t o : stack_of) results_[o] = b_.result(loop, place.at(out(o)));
+      for (const auto& [id, i] : place) stack_[id] = b_.result(loop, i);
     }
     const auto known = [&](NodeId id) -> NodeId {
       if (hoisted_.count(id)) return hoisted_.at(id);
@@ -396,7 +390,7 @@ class ScanMover {
       if (!used_[o] || results_[o] >= 0) continue;
       if (behind_.count(out(o))) results_[o] = behind_.at(out(o));
       else if (hoisted_.count(out(o)) && !fixed_[static_cast<size_t>(out(o))]) results_[o] = hoisted_.at(out(o));
-      else if (hoisted_.count(out(o))) results_[o] = spread(hoisted_.at(out(o)));
+      else if (hoisted_.count(out(o))) results_[o] = spread(b_, hoisted_.at(out(o)), steps_);
       else results_[o] = known(out(o));   // a scanned argument itself
       QN_CHECK(results_[o] >= 0, "every used stack is somewhere");
     }
@@ -406,15 +400,6 @@ class ScanMover {
       const bool zero = start.op == Op::broadcast && b_.graph().at(start.args[0]).op == Op::constant && b_.graph().at(start.args[0]).attrs.value->at(0) == 0;
       results_[k] = zero ? sum : b_.add(Op::add, {args_[k], sum});
     }
-  }
-
-  NodeId spread(NodeId x) {
-    Attrs attrs;
-    attrs.shape = b_.type(x).shape;
-    attrs.shape.insert(attrs.shape.begin(), steps_);
-    attrs.axes.resize(attrs.shape.size() - 1);
-    std::iota(attrs.axes.begin(), attrs.axes.end(), 1);
-    return b_.add(Op::broadcast, {x}, std::move(attrs));
   }
 
   // The sum along axis 0, drawn into what makes the value: a product sums over it, too.

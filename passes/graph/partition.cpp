@@ -483,11 +483,8 @@ class Partitioner {
         args.push_back(map.at(id));
       }
       const NodeId call = b.add(Op::call, std::move(args), std::move(attrs), graph_.where(outputs[0]));
-      for (size_t o = 0; o < outputs.size(); ++o) {
-        Attrs which;
-        which.index = {static_cast<int64_t>(planted(Fault::results_swapped) ? outputs.size() - 1 - o : o)};
-        out.result_of[outputs[o]] = map[outputs[o]] = b.add(Op::result, {call}, std::move(which), graph_.where(outputs[o]));
-      }
+      for (size_t o = 0; o < outputs.size(); ++o)
+        out.result_of[outputs[o]] = map[outputs[o]] = b.result(call, planted(Fault::results_swapped) ? outputs.size() - 1 - o : o, graph_.where(outputs[o]));
       for (NodeId id : nodes) out.call_of[static_cast<size_t>(id)] = call;
     };
     for (size_t i = 0; i < graph_.nodes.size(); ++i)

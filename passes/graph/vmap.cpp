@@ -32,7 +32,7 @@ class Batcher {
       in.push_back({axis < 0 ? args[i] : move(args[i], axis, 0), axis >= 0});
     }
     std::vector<NodeId> out;
-    for (const Value& v : values(in)) out.push_back(v.batched ? v.id : spread(v.id));
+    for (const Value& v : values(in)) out.push_back(v.batched ? v.id : spread(b_, v.id, lanes_));
     return out;
   }
 
@@ -61,15 +61,7 @@ class Batcher {
     prepend(shape, lanes_);
     return shape;
   }
-  // In every lane the same.
-  NodeId spread(NodeId x) {
-    Attrs attrs;
-    attrs.shape = with_lanes(b_.type(x).shape);
-    attrs.axes.resize(attrs.shape.size() - 1);
-    std::iota(attrs.axes.begin(), attrs.axes.end(), 1);
-    return b_.add(Op::broadcast, {x}, std::move(attrs));
-  }
-  NodeId batched(NodeId id) { return at(id).batched ? at(id).id : spread(at(id).id); }
+  NodeId batched(NodeId id) { return at(id).batched ? at(id).id : spread(b_, at(id).id, lanes_); }
 
   // `count` axes from `from` on go to `to`, which counts the axes without them.
   NodeId move(NodeId x, int64_t from, int64_t to, int64_t count = 1) {
@@ -159,7 +151,7 @@ class Batcher {
     out.resize(values.size());
     for (size_t o = 0; o < values.size(); ++o) {
       out[o] = out[o] || values[o].batched;
-      own.output(body.outputs[o].name, out[o] && !values[o].batched ? inner.spread(values[o].id) : values[o].id);
+      own.output(body.outputs[o].name, out[o] && !values[o].batched ? spread(own, values[o].id, lanes_) : values[o].id);
     }
     return std::make_shared<const Graph>(dead_code(own.finish()));
   }
@@ -234,7 +226,7 @@ class Batcher {
     no = Batcher(b_, *n.attrs.otherwise, lanes_).values(in);
     std::vector<NodeId> out;
     for (size_t o = 0; o < yes.size(); ++o) {
-      const NodeId x = yes[o].batched ? yes[o].id : spread(yes[o].id), y = no[o].batched ? no[o].id : spread(no[o].id);
+      const NodeId x = yes[o].batched ? yes[o].id : spread(b_, yes[o].id, lanes_), y = no[o].batched ? no[o].id : spread(b_, no[o].id, lanes_);
       out.push_back(planted(Fault::lanes_branch_swapped) ? b_.add(Op::select, {along(b_, at(n.args[0]).id, x), y, x}) : b_.add(Op::select, {along(b_, at(n.args[0]).id, x), x, y}));
     }
     lanes_of_[id] = Flags(out.size(), 1);
@@ -283,7 +275,7 @@ class Batcher {
   NodeId filled(const Node& n) {
     Attrs attrs = n.attrs;
     const Type x{DType::boolean, body_.type(n.args[0]).shape, {}};
-    const NodeId inside = spread(b_.add(n.op, {b_.full(x, 1), b_.scalar(DType::boolean, 0)}, attrs));
+    const NodeId inside = spread(b_, b_.add(n.op, {b_.full(x, 1), b_.scalar(DType::boolean, 0)}, attrs), lanes_);
     if (n.op == Op::pad) prepend(attrs.low, 0), prepend(attrs.high, 0);
     const NodeId values = b_.add(n.op, {batched(n.args[0]), b_.scalar(n.type.dtype, 0)}, attrs);
     if (planted(Fault::lanes_fill)) return values;
@@ -366,6 +358,15 @@ class Batcher {
 };
 
 }  // namespace
+
+NodeId spread(GraphBuilder& b, NodeId x, int64_t n) {
+  Attrs attrs;
+  attrs.shape = b.type(x).shape;
+  attrs.shape.insert(attrs.shape.begin(), n);
+  attrs.axes.resize(attrs.shape.size() - 1);
+  std::iota(attrs.axes.begin(), attrs.axes.end(), 1);
+  return b.add(Op::broadcast, {x}, std::move(attrs));
+}
 
 std::vector<NodeId> vmap_inline(GraphBuilder& b, const Graph& body, const std::vector<NodeId>& args, const Shape& axes) {
   for (size_t i = 0; i < args.size(); ++i) {

@@ -9,4 +9,7 @@ namespace quern {
 /// returns its outputs with that axis at 0. Throws Error(compile) for kernels.
 std::vector<NodeId> vmap_inline(GraphBuilder& b, const Graph& body, const std::vector<NodeId>& args, const Shape& axes);
 
+/// x again at each of n places along a new leading axis.
+NodeId spread(GraphBuilder& b, NodeId x, int64_t n);
+
 }  // namespace quern

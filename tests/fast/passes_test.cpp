@@ -156,11 +156,7 @@ TEST(Vmap, OfMapsReductionsAndProducts) {
   call.body = std::make_shared<const Graph>(body);
   const NodeId bx = b.input("x", {DType::f64, {5, 3}, {}}), bw = b.input("w", {DType::f64, {5, 3, 2}, {}});
   const NodeId c = b.add(Op::call, {bx, bw}, call);
-  for (int64_t i = 0; i < 2; ++i) {
-    Attrs which;
-    which.index = {i};
-    b.output("", b.add(Op::result, {c}, which));
-  }
+  for (NodeId r : b.results(c)) b.output("", r);
   PassContext context;
   const Graph g = expand(b.finish(), context);
   std::mt19937_64 random(3);
