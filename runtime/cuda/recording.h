@@ -1,6 +1,11 @@
 // A CUDA graph, built node by node with an edge wherever two nodes touch the same memory and one of them writes it.
 #pragma once
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <functional>
+#include <iterator>
+#include <map>
 #include <vector>
 
 #include "runtime/cuda/driver.h"
@@ -25,45 +30,98 @@ class Recording {
   /// It runs after the nodes that touch the same memory, where one of the two writes, and after node number `after`.
   /// Returns its number.
   template <class Add>
-  size_t add(const std::vector<MemoryRange>& operands, Add&& add, size_t after = SIZE_MAX) {
-    std::vector<char> wanted(nodes_.size()), covered(nodes_.size());
-    if (after != SIZE_MAX) wanted[after] = 1;
-    for (const Access& a : accesses_)
-      for (const MemoryRange& o : operands)
-        if ((a.written || o.written) && a.begin < raw(o.ptr) + static_cast<Ptr>(o.bytes) && raw(o.ptr) < a.end) wanted[a.node] = 1;
+  size_t add(const std::vector<MemoryRange>& operands, Add&& add, size_t after = kNone) {
+    const size_t me = nodes_.size();
+    std::vector<size_t> earlier;
+    if (after != kNone) earlier.push_back(after);
+    for (const MemoryRange& o : operands)
+      for (auto it = first_of(o); it != pieces_.end() && it->first < end_of(o); ++it) {
+        if (it->second.writer != kNone) earlier.push_back(it->second.writer);
+        if (o.written) earlier.insert(earlier.end(), it->second.readers.begin(), it->second.readers.end());
+      }
+    std::sort(earlier.begin(), earlier.end(), std::greater<>());
+    earlier.erase(std::unique(earlier.begin(), earlier.end()), earlier.end());
     // What a later dependency waits for already needs no edge of its own.
     std::vector<Handle> dependencies;
-    std::vector<char> ancestors(nodes_.size() + 1);
-    for (size_t n = nodes_.size(); n-- > 0;) {
-      if (!wanted[n]) continue;
-      ancestors[n] = 1;
-      for (size_t m = 0; m < n; ++m) ancestors[m] = ancestors[m] || ancestors_[n][m];
-      if (!covered[n]) dependencies.push_back(nodes_[n]);
-      for (size_t m = 0; m < n; ++m) covered[m] = covered[m] || ancestors_[n][m];
+    Waits waits{};
+    for (size_t n : earlier) {
+      if (waits_for(me, waits, n)) continue;
+      dependencies.push_back(nodes_[n]);
+      if (me - n > kWindow) continue;
+      waits[n / 64 % kWords] |= uint64_t{1} << n % 64;
+      const Waits& its = waits_[n % kWindow];
+      for (size_t w = me / 64 - std::min(me / 64, kWindow / 64); w <= n / 64; ++w) waits[w % kWords] |= its[w % kWords];
     }
     Handle node = nullptr;
     add(graph_, dependencies.data(), dependencies.size(), &node);
-    for (const MemoryRange& o : operands)   // whoever touches what this one writes waits for it, and so for those before it
-      if (o.written) std::erase_if(accesses_, [&](const Access& a) { return raw(o.ptr) <= a.begin && a.end <= raw(o.ptr) + static_cast<Ptr>(o.bytes); });
-    for (const MemoryRange& o : operands)
-      if (o.bytes > 0) accesses_.push_back({raw(o.ptr), raw(o.ptr) + static_cast<Ptr>(o.bytes), nodes_.size(), o.written});
     nodes_.push_back(node);
-    ancestors_.push_back(std::move(ancestors));
-    return nodes_.size() - 1;
+    if (waits_.size() < kWindow) waits_.push_back(waits);
+    else waits_[me % kWindow] = waits;
+    for (const MemoryRange& o : operands)
+      if (!o.written) read(me, waits, o);
+    for (const MemoryRange& o : operands)
+      if (o.written) write(me, o);
+    return me;
   }
   void instantiate() {
     want(driver().instantiate(&executable, graph_, 0), "cuGraphInstantiate");
-    accesses_.clear();
-    ancestors_.clear();
+    pieces_.clear();
+    waits_ = {};
   }
 
  private:
-  struct Access { Ptr begin, end; size_t node; bool written; };
+  static constexpr size_t kNone = SIZE_MAX;
+  // Of so many nodes before it a node knows whether it waits for them; edges to older ones are kept.
+  static constexpr size_t kWindow = 4096, kWords = kWindow / 64 + 1;
+  using Waits = std::array<uint64_t, kWords>;   // node n: bit n % 64 of word n / 64 % kWords
+  // Memory up to `end`, with the node that wrote it last and those that have read it since.
+  struct Piece {
+    Ptr end;
+    size_t writer;
+    std::vector<size_t> readers;
+  };
+  using Pieces = std::map<Ptr, Piece>;   // by where they begin; disjoint
+
   Handle graph_ = nullptr;
   bool owned_ = true;
   std::vector<Handle> nodes_;
-  std::vector<Access> accesses_;
-  std::vector<std::vector<char>> ancestors_;   // of each node: which earlier ones it waits for
+  Pieces pieces_;
+  std::vector<Waits> waits_;   // of the last nodes: number n % kWindow
+
+  static bool waits_for(size_t node, const Waits& waits, size_t n) { return node - n <= kWindow && (waits[n / 64 % kWords] >> n % 64 & 1); }
+  static Ptr end_of(const MemoryRange& o) { return raw(o.ptr) + static_cast<Ptr>(o.bytes); }
+  // The first piece that may meet a range.
+  Pieces::iterator first_of(const MemoryRange& o) {
+    const auto it = pieces_.upper_bound(raw(o.ptr));
+    return it != pieces_.begin() && std::prev(it)->second.end > raw(o.ptr) ? std::prev(it) : it;
+  }
+  // No piece lies on both sides of `at`.
+  void cut(Ptr at) {
+    auto it = pieces_.lower_bound(at);
+    if (it == pieces_.begin() || (--it)->second.end <= at) return;
+    pieces_.emplace(at, it->second);
+    it->second.end = at;
+  }
+  void read(size_t node, const Waits& waits, const MemoryRange& o) {
+    if (o.bytes == 0) return;
+    cut(raw(o.ptr)), cut(end_of(o));
+    auto it = pieces_.lower_bound(raw(o.ptr));
+    for (Ptr at = raw(o.ptr); at < end_of(o); at = it->second.end, ++it) {
+      if (it == pieces_.end() || it->first > at) {
+        it = pieces_.emplace(at, Piece{it == pieces_.end() ? end_of(o) : std::min(end_of(o), it->first), kNone, {node}}).first;
+        continue;
+      }
+      std::vector<size_t>& readers = it->second.readers;   // who waits for this one waits for those that it waits for
+      while (!readers.empty() && (readers.back() == node || waits_for(node, waits, readers.back()))) readers.pop_back();
+      readers.push_back(node);
+    }
+  }
+  void write(size_t node, const MemoryRange& o) {
+    if (o.bytes == 0) return;
+    cut(raw(o.ptr)), cut(end_of(o));
+    pieces_.erase(pieces_.lower_bound(raw(o.ptr)), pieces_.lower_bound(end_of(o)));
+    pieces_.emplace(raw(o.ptr), Piece{end_of(o), node, {}});
+  }
 };
 
 }  // namespace quern::cuda_driver
