@@ -90,6 +90,30 @@ std::vector<int64_t> longs(const flatbuffers::Vector<int64_t>& from) {
   return out;
 }
 
+constexpr int64_t kMaxGrid = int64_t{1} << 46;   // times the number of a worker it is still no overflow
+
+// The driver gets no length: head, sections and segments of an ELF file must lie within.
+bool is_cubin(const std::vector<uint8_t>& code) {
+  constexpr uint64_t kFileHead = 64, kSectionHead = 64, kSegmentHead = 56;
+  constexpr uint64_t kLoad = 1, kNoBits = 8, kStandard = 16;   // types: NVIDIA's own sections may take no bytes of the file
+  const auto number = [&](uint64_t at, size_t bytes) {
+    uint64_t out = 0;
+    std::memcpy(&out, code.data() + at, bytes);
+    return out;
+  };
+  const auto within = [&](uint64_t at, uint64_t bytes) { return at <= code.size() && bytes <= code.size() - at; };
+  const uint8_t magic[] = {0x7f, 'E', 'L', 'F', 2, 1};   // of 64 bits, little endian
+  if (code.size() < kFileHead || std::memcmp(code.data(), magic, sizeof magic) != 0) return false;
+  const uint64_t segments = number(32, 8), sections = number(40, 8), segment_count = number(56, 2), section_count = number(60, 2);
+  if (segment_count > 0 && (number(54, 2) != kSegmentHead || !within(segments, segment_count * kSegmentHead))) return false;
+  if (section_count == 0 || number(58, 2) != kSectionHead || !within(sections, section_count * kSectionHead) || number(62, 2) >= section_count) return false;
+  for (uint64_t i = 0; i < segment_count; ++i)
+    if (const uint64_t at = segments + i * kSegmentHead; number(at, 4) == kLoad && !within(number(at + 8, 8), number(at + 32, 8))) return false;
+  for (uint64_t i = 0; i < section_count; ++i)
+    if (const uint64_t at = sections + i * kSectionHead, type = number(at + 4, 4); type != 0 && type != kNoBits && type < kStandard && !within(number(at + 24, 8), number(at + 32, 8))) return false;
+  return true;
+}
+
 // The grid of a symbolic image at the bound is the greatest it may have.
 bool grid_is_sound(const KernelImage& i) {
   if (i.symbol == 0) return true;
@@ -99,7 +123,6 @@ bool grid_is_sound(const KernelImage& i) {
 }
 
 enum StepKind : uint8_t { kLaunch, kCopy, kLoop, kWhile, kBranch };
-constexpr int kMaxNesting = 16;   // of steps
 
 using StepList = flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<fbs::Step>>>;
 StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>& from) {
@@ -206,6 +229,13 @@ class StepReader {
 }  // namespace
 
 std::vector<uint8_t> save_program(const Program& p) {
+  int64_t large = static_cast<int64_t>(p.graph_text.size());   // the rest is small
+  for (const KernelImage& i : p.images) large += static_cast<int64_t>(i.code.size() + i.source.size());
+  for (const Slot& s : p.slots)
+    if (s.kind == SlotKind::constant && s.parent < 0) large += s.bytes();
+  constexpr int64_t kRest = 64 << 20;
+  if (large > kMaxFile - kRest)
+    throw Error(Code::file_too_large, fmt::format("a package has less than 2 GiB, this program's constants and code have {} bytes", large)).with_help("make large constants inputs or states: `quern run --weights` sets them");
   flatbuffers::FlatBufferBuilder b;
   std::vector<flatbuffers::Offset<fbs::Image>> images;
   for (const KernelImage& i : p.images) {
@@ -217,7 +247,7 @@ std::vector<uint8_t> save_program(const Program& p) {
   for (const Slot& s : p.slots) {
     const auto shape = b.CreateVector(s.shape);
     const auto name = b.CreateString(s.name);
-    const auto value = b.CreateVector(reinterpret_cast<const uint8_t*>(s.value.bytes.data()), s.kind == SlotKind::constant ? s.value.bytes.size() : 0);
+    const auto value = b.CreateVector(reinterpret_cast<const uint8_t*>(s.value.bytes.data()), s.kind == SlotKind::constant && s.parent < 0 ? s.value.bytes.size() : 0);
     slots.push_back(fbs::CreateSlot(b, static_cast<uint8_t>(s.kind), static_cast<uint8_t>(s.dtype), shape, name, s.offset, s.symbol, s.parent, value, s.loop, s.stride, s.first, s.step, s.entries, s.along));
   }
   const auto arch = b.CreateString(p.target.arch), graph = b.CreateString(p.graph_text);
@@ -271,7 +301,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const fbs::Image* i : *in.images()) {
     want(i && i->bytes() && i->lines(), "damaged: an image is missing");
     auto image = load_image({i->bytes()->begin(), i->bytes()->end()});
-    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && grid_is_sound(*image) && image->bound >= 0 && image->bound <= p.size_high && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0 && image->shared_bytes <= (1 << 20) && image->outputs >= 0 && image->outputs <= image->operands, "damaged: an image");
+    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && image->grid <= (p.target.kind == TargetKind::cuda ? INT32_MAX : kMaxGrid) && grid_is_sound(*image) && (p.target.kind == TargetKind::cpu || is_cubin(image->code)) && image->bound >= 0 && image->bound <= p.size_high && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0 && image->shared_bytes <= (1 << 20) && image->outputs >= 0 && image->outputs <= image->operands, "damaged: an image");
     image->flops = i->flops();
     image->bytes = i->traffic();
     image->lines = i->lines()->str();
@@ -299,9 +329,9 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
     slot.parent = s->parent();
     want(slot.parent >= -1 && slot.parent < static_cast<int64_t>(p.slots.size()) && slot.offset >= 0, "damaged: a slot's place");
     slot.loop = s->loop(), slot.stride = s->stride(), slot.first = s->first(), slot.step = s->step(), slot.entries = s->entries();
-    want(slot.loop < 0 ? slot.loop == -1 : slot.loop < p.loops && slot.parent >= 0 && slot.entries >= 1 && slot.entries <= kMaxExtent && slot.stride >= 0 && slot.stride <= (int64_t{1} << 46) && slot.first >= 0 && slot.first < slot.entries && std::abs(slot.step) <= 1, "damaged: a loop's slot");
+    want(slot.loop < 0 ? slot.loop == -1 : slot.loop < p.loops && slot.parent >= 0 && slot.entries >= 1 && slot.entries <= kMaxExtent && slot.stride >= 0 && slot.stride <= (int64_t{1} << 46) && slot.first >= 0 && slot.first < slot.entries && slot.step >= -1 && slot.step <= 1, "damaged: a loop's slot");
     if (slot.kind == SlotKind::arena && slot.parent < 0) want(slot.offset % 64 == 0 && slot.bytes() <= p.arena_bytes - slot.offset, "damaged: a slot outside the arena");
-    if (slot.kind == SlotKind::constant) {
+    if (slot.kind == SlotKind::constant && slot.parent < 0) {
       want(s->value() && static_cast<int64_t>(s->value()->size()) == slot.bytes(), "damaged: a constant's value");
       slot.value = HostTensor(slot.dtype, slot.shape);
       if (slot.bytes() > 0) std::memcpy(slot.value.bytes.data(), s->value()->data(), s->value()->size());

@@ -81,6 +81,7 @@ struct Branch { int64_t flag; std::vector<Step> yes, no; };
 struct Step : std::variant<Launch, Copy, Loop, While, Branch> {
   using variant::variant;
 };
+constexpr int kMaxNesting = 16;   // loops and branches inside each other
 /// Calls f on every launch, also those in loops and branches.
 void for_each_launch(const std::vector<Step>& steps, const std::function<void(const Launch&)>& f);
 

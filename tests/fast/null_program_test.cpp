@@ -1,6 +1,7 @@
 // A program made by hand, as a file and on the null device: what a run does, step by step, and that a damaged file is
 // either refused or a program that runs. Needs no compiler, so the sanitizer builds run it.
 #include <cstring>
+#include <functional>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -94,6 +95,84 @@ TEST(NullProgram, EveryFlippedBitAndEveryTruncationIsRefused) {
     EXPECT_THROW(load_program(damaged, "p.qpk"), Error) << bit;
   }
   for (size_t n = 0; n < bytes.size(); ++n) EXPECT_THROW(load_program({bytes.begin(), bytes.begin() + static_cast<int64_t>(n)}, "p.qpk"), Error) << n;
+}
+
+// A constant's rows, one in each step: a slot without a value of its own.
+TEST(NullProgram, PartsOfConstantsAreLoaded) {
+  Program p = sample();
+  p.slots.push_back(slot(SlotKind::constant, DType::f32, {}));
+  Slot& row = p.slots.back();
+  row.parent = 2, row.loop = 0, row.stride = 4, row.step = 1, row.entries = 3;
+  p.slots.push_back(slot(SlotKind::arena, DType::f32, {}));
+  p.loops = 1;
+  p.steps.push_back(Loop{0, 3, {Copy{7, 8}}});
+  const Program q = load_program(save_program(p), "p.qpk");
+  const std::string text = transcript_of(q);
+  EXPECT_EQ(text, transcript_of(p));
+  EXPECT_NE(text.find("copy m0 m3+8 4\n"), std::string::npos) << text;
+}
+
+TEST(NullProgram, ForgedNumbersAreRefused) {
+  const auto refused = [](const char* what, const std::function<void(Program&)>& forge) {
+    Program p = sample();
+    p.slots.push_back(slot(SlotKind::arena, DType::f32, {3}));
+    Slot& row = p.slots.back();
+    row.parent = 3, row.loop = 0, row.stride = 12, row.step = 1, row.entries = 2;
+    p.loops = 1;
+    p.steps.push_back(Loop{0, 2, {Copy{7, 7}}});
+    EXPECT_NO_THROW(load_program(save_program(p), "p.qpk"));
+    forge(p);
+    EXPECT_THROW(load_program(save_program(p), "p.qpk"), Error) << what;
+  };
+  refused("a step without an absolute value", [](Program& p) { p.slots.back().step = INT64_MIN; });
+  refused("a grid that overflows with workers", [](Program& p) { p.images[0].grid = INT64_MAX; });
+  refused("CUDA code that is none", [](Program& p) { p.target = {TargetKind::cuda, "sm_90a"}; });
+}
+
+// The driver gets CUDA code without its length: the file's own tables must lie within.
+TEST(NullProgram, CubinsLieWithinTheirImage) {
+  Program p = sample();
+  p.target = {TargetKind::cuda, "sm_90a"};
+  std::vector<uint8_t> elf(64 + 2 * 64 + 16);   // a head, a null section, one of 16 bytes
+  const auto put = [](std::vector<uint8_t>& to, size_t at, uint64_t value, size_t bytes) { std::memcpy(to.data() + at, &value, bytes); };
+  std::memcpy(elf.data(), "\177ELF\2\1\1", 7);
+  put(elf, 40, 64, 8), put(elf, 54, 56, 2), put(elf, 58, 64, 2), put(elf, 60, 2, 2), put(elf, 62, 1, 2);
+  put(elf, 128 + 4, 1, 4), put(elf, 128 + 24, 192, 8), put(elf, 128 + 32, 16, 8);
+  const auto loads = [&](const std::vector<uint8_t>& code) {
+    p.images[0].code = code;
+    try {
+      load_program(save_program(p), "p.qpk");
+      return true;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.code, Code::damaged_package) << e.what();
+      return false;
+    }
+  };
+  EXPECT_TRUE(loads(elf));
+  for (size_t n = 0; n < elf.size(); ++n) EXPECT_FALSE(loads({elf.begin(), elf.begin() + static_cast<int64_t>(n)})) << n;
+  const auto forged = [&](size_t at, uint64_t value, size_t bytes) {
+    std::vector<uint8_t> code = elf;
+    put(code, at, value, bytes);
+    return code;
+  };
+  EXPECT_FALSE(loads(forged(0, 'E', 1)));
+  EXPECT_FALSE(loads(forged(40, UINT64_MAX - 64, 8)));   // the table of sections
+  EXPECT_FALSE(loads(forged(60, 3, 2)));                 // how many there are
+  EXPECT_FALSE(loads(forged(128 + 32, 17, 8)));          // a section beyond the end
+  put(elf, 56, 1, 2);
+  EXPECT_FALSE(loads(forged(32, 1000, 8)));              // the table of segments
+}
+
+TEST(NullProgram, PackagesOfTwoGigabytesAreNotWritten) {
+  Program p = sample();
+  p.slots[2].shape = {int64_t{1} << 29};   // its value is not looked at
+  try {
+    save_program(p);
+    ADD_FAILURE() << "saved";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.code, Code::file_too_large);
+    EXPECT_FALSE(e.help.empty());
+  }
 }
 
 // Behind the checksum: bytes are changed and the checksum is made to match. What loads must run.
