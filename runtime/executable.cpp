@@ -32,7 +32,7 @@ Executable::Executable(Device& device, Program program)
     throw Error(Code::other_target, fmt::format("this program was compiled for {}, the device {} wants {}", to_string(program_.target), device_.name(), to_string(device_.target()))).with_help("compile it again with --target " + to_string(device_.target()));
   for (const KernelImage& image : program_.images) images_.push_back(device_.load(image));
   DevicePtr arena = nullptr;
-  if (program_.arena_bytes > 0) owned_.push_back(arena = device_.alloc(program_.arena_bytes));
+  if (program_.arena_bytes > 0) arena = alloc(program_.arena_bytes);
   for (size_t i = 0; i < program_.slots.size(); ++i) {
     const Slot& s = program_.slots[i];
     for (size_t set = 0; set < slots_.size(); ++set) {
@@ -40,10 +40,11 @@ Executable::Executable(Device& device, Program program)
       if (s.parent >= 0) continue;
       else if (s.kind == SlotKind::arena) ptr = static_cast<char*>(arena) + s.offset;
       else if (set > 0 && s.kind != SlotKind::input) ptr = slots_[0][i];
-      else owned_.push_back(ptr = device_.alloc(s.bytes()));
+      else ptr = alloc(s.bytes());
     }
+    if (s.parent >= 0) continue;
     if (s.kind == SlotKind::constant) device_.upload(slots_[0][i], s.value.bytes.data(), s.bytes());
-    if (s.kind == SlotKind::state && s.parent < 0) unset_states_.insert(static_cast<int64_t>(i));
+    if (s.kind == SlotKind::state || s.kind == SlotKind::input) unset_.insert(static_cast<int64_t>(i));
   }
   for (size_t i = 0; i < program_.slots.size(); ++i)
     if (const Slot& s = program_.slots[i]; s.parent >= 0) {
@@ -60,9 +61,18 @@ DevicePtr Executable::at(int64_t slot, size_t set) const {
   return static_cast<char*>(at(s.parent, set)) + offset;
 }
 
+// What a run under way still touches may become another program's memory only behind it.
 Executable::~Executable() {
-  replay_.clear();
-  for (DevicePtr p : owned_) device_.free(p);
+  try {
+    device_.synchronize();
+  } catch (const Error&) {
+    // the device failed: whoever reads next hears of it
+  }
+}
+
+DevicePtr Executable::alloc(int64_t bytes) {
+  owned_.push_back(std::unique_ptr<void, Free>(device_.alloc(bytes), Free{&device_}));
+  return owned_.back().get();
 }
 
 static Error unknown_state(const Program& program, const std::string& name) {
@@ -77,7 +87,7 @@ void Executable::set_state(const std::string& name, const HostTensor& value) {
     if (s.name != name) continue;
     if (s.dtype != value.dtype || s.shape != value.shape)
       throw Error(Code::tensor_mismatch, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape))).with_help(kFit);
-    unset_states_.erase(id);
+    unset_.erase(id);
     return device_.upload(at(id, 0), value.bytes.data(), s.bytes());
   }
   throw unknown_state(program_, name);
@@ -112,6 +122,7 @@ void Executable::set_input(int64_t position, const HostTensor& value) {
   device_.stage(at(id, set_), s.bytes(), value.bytes.data(), s.rows_at(size), static_cast<int>(set_));
   sizes_[static_cast<size_t>(position)] = std::max<int64_t>(size, 0);
   holder_[static_cast<size_t>(position)] = set_;
+  unset_.erase(id);
 }
 
 void Executable::run_step(const Step& step, size_t set) {
@@ -156,8 +167,11 @@ void Executable::choose_size() {
 }
 
 void Executable::run() {
-  if (!unset_states_.empty())
-    throw Error(Code::unset_state, fmt::format("state \"{}\" has no value yet", program_.slots[static_cast<size_t>(*unset_states_.begin())].name)).with_help("call set_state before the first run");
+  if (!unset_.empty()) {
+    const Slot& s = program_.slots[static_cast<size_t>(*unset_.begin())];
+    const bool state = s.kind == SlotKind::state;
+    throw Error(Code::unset_value, fmt::format("{} \"{}\" has no value yet", state ? "state" : "input", s.name)).with_help(fmt::format("call {} before the first run", state ? "set_state" : "set_input"));
+  }
   choose_size();
   device_.begin_run(static_cast<int>(set_));
   std::set<size_t> read;

@@ -15,7 +15,7 @@ class Executable {
   Executable(const Executable&) = delete;
 
   const Program& program() const { return program_; }
-  /// States must be set once before the first run. Throws Error(usage) for an unknown name, another shape or dtype.
+  /// States and inputs must be set once before the first run. Throws Error(usage) for an unknown name, another shape or dtype.
   void set_state(const std::string& name, const HostTensor& value);
   HostTensor state(const std::string& name);
   /// For the next run; an input that is not set again keeps its value. Overlaps with a run that is under way. Of a program
@@ -30,12 +30,16 @@ class Executable {
   std::vector<double> profile(int repeats);
 
  private:
+  struct Free {
+    Device* device;
+    void operator()(DevicePtr p) const { device->free(p); }
+  };
   Device& device_;
   Program program_;
   std::vector<std::unique_ptr<LoadedImage>> images_;
   std::vector<std::vector<DevicePtr>> slots_;      // by input set; all but inputs are the same
-  std::vector<DevicePtr> owned_;
-  std::set<int64_t> unset_states_;
+  std::vector<std::unique_ptr<void, Free>> owned_;
+  std::set<int64_t> unset_;                        // states and inputs
   std::vector<std::map<int64_t, std::function<void()>>> replay_;   // by input set, by the symbol's value
   size_t set_ = 0;                                 // the set of the next run
   bool ran_ = false;                               // it has been read by a run
@@ -45,6 +49,7 @@ class Executable {
   size_t kernels_ = 0;                             // which of the program's bounds its kernels have
   std::vector<char> moves_;                        // slots that are another place in each iteration of a loop
   std::vector<int64_t> iteration_;                 // of each loop, while its steps run
+  DevicePtr alloc(int64_t bytes);
   DevicePtr at(int64_t slot, size_t set) const;
   void run_step(const Step& step, size_t set);
   void run_steps(const std::vector<Step>& steps, size_t set);

@@ -99,6 +99,38 @@ TEST_F(Runtime, ViewsBetweenKernelsAreSubRanges) {
   }
 }
 
+// The first input fits, the second does not: what the first took is free again.
+TEST_F(Runtime, AProgramThatDoesNotFitLeavesNothing) {
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {1 << 20}), y = m.input("y", DType::f32, {int64_t{1} << 40});
+  m.output("z", x + 1);
+  m.output("w", y * 2);
+  const Graph graph = m.finish();
+  const int64_t before = device->statistics().in_use;
+  EXPECT_THROW(compiled(graph), Error);
+  EXPECT_EQ(device->statistics().in_use, before);
+}
+
+// Another program's memory is no value of an input.
+TEST_F(Runtime, InputsWantValues) {
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {64}), y = m.input("y", DType::f32, {64});
+  m.output("z", x - y);
+  const auto e = compiled(m.finish());
+  for (int64_t i : {0, 1}) {
+    try {
+      e->run();
+      ADD_FAILURE() << "ran";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code, Code::unset_value);
+      EXPECT_NE(std::string(error.what()).find(i ? "\"y\"" : "\"x\""), std::string::npos) << error.what();
+    }
+    e->set_input(i, HostTensor::full(DType::f32, {64}, 5 + static_cast<double>(i)));
+  }
+  e->run();
+  EXPECT_EQ(e->output(0), HostTensor::full(DType::f32, {64}, -1));
+}
+
 TEST_F(Runtime, MisuseIsAnError) {
   const TrainingStep step = mlp_step({4, 2, {3}, 0}, 2, {}, 1);
   const auto e = compiled(step.graph);
