@@ -136,6 +136,17 @@ std::string plan_text(tile::Kernel kernel) {
   return tile::structure(kernel);
 }
 
+// What a package and the runtime take.
+void refuse_depth(const Graph& kernels, int depth = 0) {
+  for (size_t i = 0; i < kernels.nodes.size(); ++i) {
+    const Node& n = kernels.nodes[i];
+    if (!is_control_flow(n.op)) continue;
+    if (depth == kMaxNesting) throw Error(Code::nested_too_deep, fmt::format("`{}` stands inside {} loops and branches: no more may be nested", name_of(n.op), depth), kernels.where(static_cast<NodeId>(i))).with_help("make one loop of two by multiplying their steps, or use vmap for the inner ones");
+    for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+      if (body) refuse_depth(*body, depth + 1);
+  }
+}
+
 // Does a value that kernels share have rows in front of the symbol? Those lie apart as at the program's bound.
 bool has_rows(const Graph& body) {
   const auto rows = [&](NodeId id) { return rows_before_symbol(body.type(id).shape) > 1; };
@@ -157,6 +168,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
   r.kernels = run_pipeline(graph, options.passes);
+  refuse_depth(r.kernels);
   r.verdicts = options.passes.verdicts;
   r.notes.insert(r.notes.end(), options.passes.recomputed.begin(), options.passes.recomputed.end());
   for (const auto& t : options.passes.times) r.times.push_back(t);

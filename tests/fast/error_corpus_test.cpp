@@ -327,6 +327,19 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
          m.output("y", reverse(m.input("x", f32, {m.symbol("batch", 1, 4), 3}), {0}));
          compile(m.finish(), {.target = {TargetKind::cpu, "avx2"}, .use_cache = false});
        }},
+      {Code::nested_too_deep, [=] {
+         const std::function<Tensor(const Tensor&, int)> nested = [&](const Tensor& x, int depth) {   // products: no kernel walks through the steps
+           if (depth == 0) return matmul(x, x);
+           return scan([&](const auto& c, const auto&) { return ScanStep{{nested(c[0], depth - 1)}, {}}; }, {x}, {}, 2).carries[0];
+         };
+         const auto compiled = [&](int depth) {
+           Model m;
+           m.output("y", nested(m.input("x", f32, {2, 2}), depth));
+           compile(m.finish(), {.target = {TargetKind::cpu, "avx2"}, .use_cache = false});
+         };
+         EXPECT_NO_THROW(compiled(kMaxNesting));
+         compiled(kMaxNesting + 1);
+       }},
       {Code::no_batched_form, [=] {
          GraphBuilder b, kernel;   // kernels are made after transforms
          Attrs within, outer;
