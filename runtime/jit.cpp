@@ -1,6 +1,7 @@
 // See jit.h.
 #include "runtime/jit.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 
@@ -15,8 +16,9 @@ std::unique_ptr<Executable> jit(Device& device, const Graph& graph, CompileOptio
 
 static Type type_of(const HostTensor& t) { return {t.dtype, t.shape, {}}; }
 
-// The first input that a program does not take; -1: it takes all.
+// The first input that a program does not take, or that one of the two lacks; -1: it takes all.
 static int64_t misfit(const Program& program, const std::vector<HostTensor>& inputs) {
+  if (inputs.size() != program.inputs.size()) return static_cast<int64_t>(std::min(inputs.size(), program.inputs.size()));
   for (size_t i = 0; i < inputs.size(); ++i) {
     const Slot& s = program.slots[static_cast<size_t>(program.inputs[i])];
     Shape shape = inputs[i].shape;
@@ -38,9 +40,13 @@ std::vector<HostTensor> Specialized::run(const std::vector<HostTensor>& inputs) 
   std::string reason = "the first call";
   if (!programs_.empty()) {
     const Program& last = programs_.back()->program();
-    const int64_t i = misfit(last, inputs);
-    const Slot& s = last.slots[static_cast<size_t>(last.inputs[static_cast<size_t>(i)])];
-    reason = fmt::format("input \"{}\" is {}, the latest of {} programs takes {}{}", s.name, to_string(types[static_cast<size_t>(i)]), programs_.size(), s.symbol ? "at most " : "", to_string(Type{s.dtype, s.shape, {}}));
+    const size_t i = static_cast<size_t>(misfit(last, inputs));
+    if (inputs.size() != last.inputs.size()) {
+      reason = fmt::format("there are {} inputs, the latest of {} programs takes {}", inputs.size(), programs_.size(), last.inputs.size());
+    } else {
+      const Slot& s = last.slots[static_cast<size_t>(last.inputs[i])];
+      reason = fmt::format("input \"{}\" is {}, the latest of {} programs takes {}{}", s.name, to_string(types[i]), programs_.size(), s.symbol ? "at most " : "", to_string(Type{s.dtype, s.shape, {}}));
+    }
   }
   programs_.push_back(jit(device_, graph, options_));
   if (misfit(programs_.back()->program(), inputs) >= 0) {

@@ -234,5 +234,25 @@ TEST_F(Symbols, CompilationsAreCounted) {
   EXPECT_TRUE(other.compilations().empty());
 }
 
+// Calls with more and with fewer tensors than an earlier program takes are other programs.
+TEST_F(Symbols, AnotherNumberOfInputsIsAnotherProgram) {
+  CompileOptions options;
+  options.use_cache = false;
+  Specialized sum(*device, [](const std::vector<Type>& in) {
+    Model m;
+    Tensor total;
+    for (size_t i = 0; i < in.size(); ++i) {
+      const Tensor x = m.input(fmt::format("x{}", i), in[i].dtype, in[i].shape);
+      total = i ? total + x : x;
+    }
+    m.output("y", total + 0.5);
+    return m.finish();
+  }, options);
+  const HostTensor one = HostTensor::full(DType::f32, {4}, 1);
+  for (size_t n : {2, 1, 40, 2, 1, 40}) EXPECT_EQ(sum.run(std::vector<HostTensor>(n, one))[0], HostTensor::full(DType::f32, {4}, static_cast<double>(n) + 0.5)) << n;
+  ASSERT_EQ(sum.compilations().size(), 3u);
+  EXPECT_EQ(sum.compilations()[2].reason, "there are 40 inputs, the latest of 2 programs takes 1");
+}
+
 }  // namespace
 }  // namespace quern
