@@ -353,7 +353,7 @@ class Level {
       inputs.push_back(arena_.slice_of(buffer, type, stride, loop.id, start, step, entries));
       targets[k] = arena_.slice_of(buffer, type, stride, loop.id, (start + step + entries) % entries, step, entries);
       out.push_back(Copy{slot(n.args[k]), arena_.sub_range(buffer, type, start * stride)});
-      results[k] = arena_.sub_range(buffer, type, (start + step * (steps - planted(Fault::carry_entry)) + entries * steps) % entries * stride);
+      results[k] = arena_.sub_range(buffer, type, floor_mod(start + step * (steps - planted(Fault::carry_entry)), entries) * stride);
       for (const auto& [o, offset] : {std::pair{before, int64_t{backward != planted(Fault::history_offset)}}, {after, int64_t{backward == planted(Fault::history_offset)}}})
         if (o >= 0) results[static_cast<size_t>(o)] = arena_.sub_range(buffer, types[static_cast<size_t>(o)], offset * stride);
     }
