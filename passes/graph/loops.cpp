@@ -402,12 +402,13 @@ class ScanMover {
     }
   }
 
-  // The sum along axis 0, drawn into what makes the value: a product sums over it, too.
+  // The sum along axis 0, drawn into what makes the value: a product sums over it, too. Not through a cast to integers,
+  // which rounds each summand, nor to a wider float, which holds sums that overflow before it.
   NodeId sum_over_steps(NodeId x) {
     const Node n = b_.graph().at(x);
     if (n.op == Op::add || n.op == Op::sub) return b_.add(n.op, {sum_over_steps(n.args[0]), sum_over_steps(n.args[1])});
     if (n.op == Op::neg) return b_.add(n.op, {sum_over_steps(n.args[0])});
-    if (n.op == Op::cast && is_float(b_.type(n.args[0]).dtype)) return b_.add(n.op, {sum_over_steps(n.args[0])}, n.attrs);
+    if (n.op == Op::cast && is_float(n.type.dtype) && is_float(b_.type(n.args[0]).dtype) && size_of(n.type.dtype) < size_of(b_.type(n.args[0]).dtype)) return b_.add(n.op, {sum_over_steps(n.args[0])}, n.attrs);
     if (n.op == Op::transpose && n.attrs.axes[0] == 0) {
       Attrs attrs;
       for (size_t d = 1; d < n.attrs.axes.size(); ++d) attrs.axes.push_back(n.attrs.axes[d] - 1);

@@ -3,6 +3,7 @@
 #include "frontend/control.h"
 #include "frontend/nn.h"
 #include "frontend/transforms.h"
+#include "ir/text.h"
 #include "tests/support/pairs.h"
 
 namespace quern {
@@ -193,6 +194,79 @@ TEST_F(Control, CondTakesOne) {
     flags.set(1, Scalar::of_int(DType::boolean, 1)), flags.set(2, Scalar::of_int(DType::boolean, yes));
     run_pairs(m, {random_f64({6}, 1), random_f64({6}, 2), flag, flags, random_f64({4, 6}, 3)});
   }
+}
+
+// Scans over constants, in the program and in another loop's body, also from a file.
+TEST_F(Control, ScansOverConstants) {
+  const std::string reversed = R"({
+      %2 = reverse %0 {axes=[0]} : f32[5]
+      %3 = add %2, %1 : f32[5]
+      output "c" %3
+    }})";
+  const Graph once = parse_graph(R"(graph (%0: f32[5] "c") {
+  %1 = constant {value=f32[2,5] [1,2,3,4,5,6,7,8,9,10]} : f32[2,5]
+  %2 = scan %0, %1 {limit=[2], index=[1,1], body=graph (%0: f32[5] "c", %1: f32[5] "x") )" + reversed + R"( : {f32[5]}
+  %3 = result %2 {index=[0]} : f32[5]
+  output "y" %3
+})"), within = parse_graph(R"(graph (%0: f32[5] "c") {
+  %1 = scan %0 {limit=[3], index=[1,0], body=graph (%0: f32[5] "c") {
+    %1 = constant {value=f32[2,5] [1,2,3,4,5,6,7,8,9,10]} : f32[2,5]
+    %2 = scan %0, %1 {limit=[2], index=[1,1], body=graph (%0: f32[5] "c", %1: f32[5] "x") )" + reversed + R"( : {f32[5]}
+    %3 = result %2 {index=[0]} : f32[5]
+    output "c" %3
+  }} : {f32[5]}
+  %2 = result %1 {index=[0]} : f32[5]
+  output "y" %2
+})");
+  const HostTensor c = HostTensor::from(DType::f32, {5}, {1, -2, 3, -4, 5});
+  for (const Graph& graph : {once, within}) {
+    const auto e = compiled(graph);
+    const std::vector<HostTensor> want = interpret(graph, {c});
+    EXPECT_EQ(e->run({c}), want);
+    Executable loaded(*device, load_program(save_program(e->program()), "p.qpk"));
+    EXPECT_EQ(loaded.run({c}), want);
+  }
+}
+
+// What a product of every step adds up to comes behind the loop: not through a cast to integers, which rounds each
+// summand, nor through one from f16 to f32, as the sum in f16 overflows.
+TEST_F(Control, SumsOverStepsOfCasts) {
+  const auto check = [&](DType from, DType to, int64_t steps, double each) {
+    Model m;
+    const Tensor xs = m.input("xs", from, {steps, 1, 2}), h = m.input("h", from, {1, 2}), w = m.input("w", from, {2, 3}), start = m.input("start", to, {1, 3});
+    const Scan r = scan([&](const Tensors& c, const Tensors& x) { return ScanStep{{tanh(c[0]) + x[0], c[1] + cast(matmul(c[0], w), to)}, {}}; }, {h, start}, {xs});
+    m.output("sum", r.carries[1]);
+    const std::vector<HostTensor> inputs = {HostTensor::full(from, {steps, 1, 2}, 1), HostTensor::full(from, {1, 2}, 1), HostTensor::full(from, {2, 3}, each), HostTensor::full(to, {1, 3}, 0)};
+    PassContext context;
+    const Graph graph = m.finish();
+    const HostTensor want = interpret(expand(graph, context), inputs)[0], got = compiled(graph)->run(inputs)[0];
+    EXPECT_LT(std::abs(want.at(0)), 1e9);
+    EXPECT_LE(compare(got, want).error, to == DType::bf16 ? 0.1 : is_float(to) ? 1e-3 : 0) << name_of(from) << " to " << name_of(to);
+  };
+  check(DType::f32, DType::i32, 40, 0.7);
+  check(DType::f16, DType::f32, 300, 200);
+  check(DType::f32, DType::bf16, 40, 0.7);
+}
+
+// So many steps that entries times steps is beyond 64 bits: the last carry still lies within its buffer.
+TEST_F(Control, ManySteps) {
+  const Graph graph = parse_graph(R"(graph (%0: f32[16] "a", %1: f32[16,16] "w") {
+  %3 = scan %0, %1 {limit=[6000000000], index=[1,0], stride=[-1], body=graph (%0: f32[16] "a", %1: f32[16,16] "w") {
+    %2 = contract %0, %1 {spec="k,kn->n"} : f32[16]
+    output "a" %2
+    output "s" %2
+  }} : {f32[16], f32[6000000000,16]}
+  %4 = result %3 {index=[0]} : f32[16]
+  %5 = result %3 {index=[1]} : f32[6000000000,16]
+  output "a" %4
+  output "s" %5
+})");
+  CompileOptions options;
+  options.target = device->target();
+  options.use_cache = false;
+  const Program p = compile(graph, options);
+  EXPECT_GT(p.arena_bytes, 6000000000 * 64);
+  EXPECT_NO_THROW(load_program(save_program(p), "p.qpk"));   // whose places are checked
 }
 
 // A geometric random walk: each element walks through all steps alone, in both directions of time and differentiation.
