@@ -1,4 +1,4 @@
-// See device.h. One context, one stream for work and one for uploads; a recorded step is one CUDA graph (recording.h), in
+// See device.h. A GPU's primary context, one stream for work and one for uploads; a recorded step is one CUDA graph (recording.h), in
 // which a while_loop and the branches of a cond are conditional nodes: the GPU reads their flags.
 #include "runtime/cuda/device.h"
 
@@ -17,19 +17,51 @@ using namespace cuda_driver;
 
 namespace {
 
+/// A GPU's primary context, held. Each operation of a device enters it first: a thread has one context at a time, and
+/// there may be several GPUs and threads.
+class Context {
+ public:
+  explicit Context(int ordinal) {
+    want(driver().init(0), "cuInit");
+    int count = 0;
+    want(driver().device_count(&count), "cuDeviceGetCount");
+    if (ordinal < 0 || ordinal >= count) throw Error(Code::no_driver, fmt::format("there is no GPU {}; this machine has {}", ordinal, count)).with_help("use --device cpu");
+    want(driver().device_get(&device, ordinal), "cuDeviceGet");
+    want(driver().retain(&handle, device), "cuDevicePrimaryCtxRetain");
+  }
+  ~Context() { driver().release(device); }
+  Context(const Context&) = delete;
+  Status try_enter() const { return driver().set_current(handle); }
+  void enter() const { want(try_enter(), "cuCtxSetCurrent"); }
+  int device = 0;
+  Handle handle = nullptr;
+};
+
+// What an allocation gave: null where memory is out, so that the pool gives back what is idle and tries again.
+void* memory(Status status, void* p, const char* call) {
+  constexpr Status kOutOfMemory = 2;
+  if (status == kOutOfMemory) return nullptr;
+  want(status, call);
+  return p;
+}
+
 class CudaImage : public LoadedImage {
  public:
-  explicit CudaImage(const KernelImage& image) {
-    want(driver().module_load(&module_, image.code.data()), "cuModuleLoadData");
-    want(driver().module_function(&function, module_, image.name.c_str()), "cuModuleGetFunction");
+  CudaImage(const Context& context, const KernelImage& image) : context_(context) {
+    context_.enter();
+    Handle module = nullptr;
+    want(driver().module_load(&module, image.code.data()), "cuModuleLoadData");
+    module_.reset(module);
+    want(driver().module_function(&function, module, image.name.c_str()), "cuModuleGetFunction");
     constexpr int kMaxDynamicShared = 8;
     if (image.shared_bytes > (48 << 10)) want(driver().function_attribute(function, kMaxDynamicShared, static_cast<int>(image.shared_bytes)), "cuFuncSetAttribute");
   }
-  ~CudaImage() override { driver().module_unload(module_); }
+  ~CudaImage() override { context_.try_enter(); }
   Handle function = nullptr;
 
  private:
-  Handle module_ = nullptr;
+  const Context& context_;
+  std::unique_ptr<void, Status (*)(Handle)> module_{nullptr, driver().module_unload};
 };
 
 // What sets the condition of a node to a flag in memory, or to its opposite. The driver provides the function.
@@ -60,39 +92,36 @@ constexpr const char* kSetCondition = R"(.version 8.0
 
 /// Pinned host memory in front of one input slot.
 struct Staging {
-  void* host = nullptr;
-  Handle copied = nullptr;   // event: the last copy out of `host` is over
+  using Owned = std::unique_ptr<void, std::function<void(void*)>>;
+  Owned host;
+  Owned copied;   // event: the last copy out of `host` is over
 };
 
 class CudaDevice : public Device {
  public:
   explicit CudaDevice(int ordinal)
-      : ordinal_(ordinal),
-        pool_([](int64_t n) -> void* {
+      : context_(ordinal), ordinal_(ordinal),
+        pool_([](int64_t n) {
           Ptr p = 0;
-          return driver().alloc(&p, static_cast<size_t>(n)) == 0 ? reinterpret_cast<void*>(p) : nullptr;
+          const Status status = driver().alloc(&p, static_cast<size_t>(n));
+          return memory(status, reinterpret_cast<void*>(p), "cuMemAlloc");
         }, [](void* p) { driver().free(raw(p)); }),
-        pinned_([](int64_t n) -> void* {
+        pinned_([](int64_t n) {
           void* p = nullptr;
-          return driver().host_alloc(&p, static_cast<size_t>(n), 0) == 0 ? p : nullptr;
+          const Status status = driver().host_alloc(&p, static_cast<size_t>(n), 0);
+          return memory(status, p, "cuMemHostAlloc");
         }, [](void* p) { driver().host_free(p); }) {
-    want(driver().init(0), "cuInit");
-    int count = 0;
-    want(driver().device_count(&count), "cuDeviceGetCount");
-    if (ordinal < 0 || ordinal >= count) throw Error(Code::no_driver, fmt::format("there is no GPU {}; this machine has {}", ordinal, count)).with_help("use --device cpu");
-    want(driver().device_get(&device_, ordinal), "cuDeviceGet");
-    want(driver().attribute(&major_, 75, device_), "cuDeviceGetAttribute");
-    want(driver().attribute(&minor_, 76, device_), "cuDeviceGetAttribute");
-    want(driver().retain(&context_, device_), "cuDevicePrimaryCtxRetain");
-    want(driver().set_current(context_), "cuCtxSetCurrent");
+    want(driver().attribute(&major_, 75, context_.device), "cuDeviceGetAttribute");
+    want(driver().attribute(&minor_, 76, context_.device), "cuDeviceGetAttribute");
+    context_.enter();
     for (Handle* stream : {&stream_, &uploads_}) want(driver().stream_create(stream, 1), "cuStreamCreate");
     for (int set = 0; set < kSets; ++set)
       for (Handle* event : {&uploaded_[set], &finished_[set]}) want(driver().event_create(event, kNoTiming), "cuEventCreate");
   }
   ~CudaDevice() override {
-    driver().stream_synchronize(stream_);
+    context_.try_enter();   // which lasts until the members are gone
+    for (Handle stream : {uploads_, stream_}) driver().stream_synchronize(stream);
     if (conditions_) driver().module_unload(conditions_);
-    for (auto& [ptr, staging] : staging_) driver().event_destroy(staging.copied);
     for (int set = 0; set < kSets; ++set)
       for (Handle event : {uploaded_[set], finished_[set]}) driver().event_destroy(event);
     for (Handle stream : {uploads_, stream_}) driver().stream_destroy(stream);
@@ -105,12 +134,14 @@ class CudaDevice : public Device {
     if (major_ == 7 && minor_ == 5) return {TargetKind::cuda, "sm_75"};
     throw Error(Code::unsupported_machine, fmt::format("GPUs of compute capability {}.{} are not supported yet", major_, minor_)).with_help("use --device cpu");
   }
-  DevicePtr alloc(int64_t bytes) override { return pool_.alloc(bytes); }
+  DevicePtr alloc(int64_t bytes) override {
+    context_.enter();
+    return pool_.alloc(bytes);
+  }
   void free(DevicePtr ptr) override {
+    context_.try_enter();
     if (const auto it = staging_.find(ptr); it != staging_.end()) {
-      driver().event_synchronize(it->second.copied);
-      driver().event_destroy(it->second.copied);
-      pinned_.free(it->second.host);
+      driver().event_synchronize(it->second.copied.get());
       staging_.erase(it);
     }
     pool_.free(ptr);
@@ -119,6 +150,7 @@ class CudaDevice : public Device {
   PoolStatistics staging_statistics() const override { return pinned_.statistics(); }
   void upload(DevicePtr to, const void* from, int64_t bytes) override {
     if (!bytes) return;
+    context_.enter();
     want(driver().upload(raw(to), from, static_cast<size_t>(bytes), stream_), "cuMemcpyHtoDAsync");
     wait();   // the caller may change `from` at once
   }
@@ -126,32 +158,42 @@ class CudaDevice : public Device {
   void stage(DevicePtr to, int64_t capacity, const void* from, const Rows& rows, int set) override {
     const int64_t bytes = rows.count * rows.bytes;
     if (!bytes) return;
-    Staging& s = staging_[to];
-    if (!s.host) {
-      s.host = pinned_.alloc(capacity);
-      want(driver().event_create(&s.copied, kNoTiming), "cuEventCreate");
+    context_.enter();
+    auto it = staging_.find(to);
+    if (it == staging_.end()) {   // both or none
+      Staging made{{pinned_.alloc(capacity), [this](void* p) { pinned_.free(p); }}, {nullptr, [](void* e) { driver().event_destroy(e); }}};
+      Handle event = nullptr;
+      want(driver().event_create(&event, kNoTiming), "cuEventCreate");
+      made.copied.reset(event);
+      it = staging_.emplace(to, std::move(made)).first;
     } else {
-      want(driver().event_synchronize(s.copied), "cuEventSynchronize");
+      want(driver().event_synchronize(it->second.copied.get()), "cuEventSynchronize");
     }
-    std::memcpy(s.host, from, static_cast<size_t>(bytes));
+    void* const host = it->second.host.get();
+    std::memcpy(host, from, static_cast<size_t>(bytes));
     want(driver().stream_wait(uploads_, finished_[set], 0), "cuStreamWaitEvent");   // the last run that read this set
     if (rows.count == 1) {
-      want(driver().upload(raw(to), s.host, static_cast<size_t>(bytes), uploads_), "cuMemcpyHtoDAsync");
+      want(driver().upload(raw(to), host, static_cast<size_t>(bytes), uploads_), "cuMemcpyHtoDAsync");
     } else {
-      const RowsCopy copy{on_host(s.host, rows), on_device(to, rows), static_cast<size_t>(rows.bytes), static_cast<size_t>(rows.count)};
+      const RowsCopy copy{on_host(host, rows), on_device(to, rows), static_cast<size_t>(rows.bytes), static_cast<size_t>(rows.count)};
       want(driver().copy_rows(&copy, uploads_), "cuMemcpy2DAsync");
     }
-    want(driver().event_record(s.copied, uploads_), "cuEventRecord");
+    want(driver().event_record(it->second.copied.get(), uploads_), "cuEventRecord");
     staged_ = true;
   }
   void begin_run(int set) override {
     if (!staged_) return;
+    context_.enter();
     want(driver().event_record(uploaded_[set], uploads_), "cuEventRecord");
     want(driver().stream_wait(stream_, uploaded_[set], 0), "cuStreamWaitEvent");
     staged_ = false;
   }
-  void end_run(int set) override { want(driver().event_record(finished_[set], stream_), "cuEventRecord"); }
+  void end_run(int set) override {
+    context_.enter();
+    want(driver().event_record(finished_[set], stream_), "cuEventRecord");
+  }
   void download(void* to, DevicePtr from, int64_t bytes) override {
+    context_.enter();
     if (bytes) want(driver().download(to, raw(from), static_cast<size_t>(bytes), stream_), "cuMemcpyDtoHAsync");
     wait();
   }
@@ -164,18 +206,20 @@ class CudaDevice : public Device {
   void copy(DevicePtr to, DevicePtr from, int64_t bytes) override {
     if (!bytes) return;
     if (touched_) return note({{from, bytes, false}, {to, bytes, true}});
+    context_.enter();
     if (!recording_) return want(driver().copy(raw(to), raw(from), static_cast<size_t>(bytes), stream_), "cuMemcpyDtoDAsync");
     CopyNode node{};
     node.from.memory = node.to.memory = kDeviceMemory;
     node.from.device = raw(from), node.to.device = raw(to);
     node.width = static_cast<size_t>(bytes), node.height = node.depth = 1;
     recording_->add({{from, bytes, false}, {to, bytes, true}}, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
-      want(driver().add_copy(out, graph, dependencies, n, &node, context_), "cuGraphAddMemcpyNode");
+      want(driver().add_copy(out, graph, dependencies, n, &node, context_.handle), "cuGraphAddMemcpyNode");
     });
   }
-  std::unique_ptr<LoadedImage> load(const KernelImage& image) override { return std::make_unique<CudaImage>(image); }
+  std::unique_ptr<LoadedImage> load(const KernelImage& image) override { return std::make_unique<CudaImage>(context_, image); }
   void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
     if (touched_) return note(operands);
+    context_.enter();
     const Handle function = static_cast<const CudaImage&>(image).function;
     const unsigned blocks = static_cast<unsigned>(kernel.grid_at(size)), threads = static_cast<unsigned>(kernel.threads), shared = static_cast<unsigned>(kernel.shared_bytes);
     std::vector<DevicePtr> values;
@@ -195,19 +239,17 @@ class CudaDevice : public Device {
     conditional(kIf, flag, true, no);
   }
   std::function<void()> record(std::function<void()> body) override {
+    context_.enter();
     auto recording = std::make_shared<Recording>();
-    recording_ = recording.get();
-    try {
-      body();
-    } catch (...) {
-      recording_ = nullptr, touched_ = nullptr;
-      throw;
-    }
-    recording_ = nullptr;
+    during(recording_, recording.get(), body);
     recording->instantiate();
-    return [this, recording] { want(driver().graph_launch(recording->executable, stream_), "cuGraphLaunch"); };
+    return [this, recording] {
+      context_.enter();
+      want(driver().graph_launch(recording->executable, stream_), "cuGraphLaunch");
+    };
   }
   void synchronize() override {
+    context_.enter();
     want(driver().stream_synchronize(uploads_), "cuStreamSynchronize");
     wait();
   }
@@ -216,6 +258,16 @@ class CudaDevice : public Device {
   void wait() { want(driver().stream_synchronize(stream_), "cuStreamSynchronize"); }   // not for batches on their way
   static RowsSide on_host(const void* p, const Rows& rows) { return {0, 0, kHostMemory, p, 0, nullptr, static_cast<size_t>(rows.bytes)}; }
   static RowsSide on_device(DevicePtr p, const Rows& rows) { return {0, 0, kDeviceMemory, nullptr, raw(p), nullptr, static_cast<size_t>(rows.pitch)}; }
+  // What is set while `body` runs is as before behind it, also where it throws.
+  template <class T>
+  static void during(T*& pointer, T* value, const std::function<void()>& body) {
+    struct Restore {
+      T*& pointer;
+      T* before;
+      ~Restore() { pointer = before; }
+    } restore{pointer, std::exchange(pointer, value)};
+    body();
+  }
   // Kernels and copies that are only listed: what a body will touch must be known before its node is there.
   void note(const std::vector<MemoryRange>& operands) { touched_->insert(touched_->end(), operands.begin(), operands.end()); }
   size_t set_condition(Ptr condition, DevicePtr flag, bool opposite) {
@@ -238,30 +290,29 @@ class CudaDevice : public Device {
       want(driver().module_function(&set_condition_, conditions_, "quern_set_condition"), "cuModuleGetFunction");
     }
     std::vector<MemoryRange> touched = {{flag, 1, false}};
-    touched_ = &touched;
-    body();
-    touched_ = nullptr;
+    during(touched_, &touched, body);
     ConditionalNode node;
     node.type = type;
-    node.context = context_;
-    want(driver().condition_create(&node.condition, recording_->graph(), context_, 0, 0), "cuGraphConditionalHandleCreate");
+    node.context = context_.handle;
+    want(driver().condition_create(&node.condition, recording_->graph(), context_.handle, 0, 0), "cuGraphConditionalHandleCreate");
     const size_t set = set_condition(node.condition, flag, opposite);
     recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
       want(driver().add_node(out, graph, dependencies, nullptr, n, &node), "cuGraphAddNode");
     }, set);
     Recording inner(node.bodies[0]);
-    Recording* const outer = std::exchange(recording_, &inner);
-    body();
-    if (type == kWhile) set_condition(node.condition, flag, opposite);
-    recording_ = outer;
+    during(recording_, &inner, [&] {
+      body();
+      if (type == kWhile) set_condition(node.condition, flag, opposite);
+    });
   }
 
   static constexpr int kIf = 0, kWhile = 1;
-  int ordinal_, device_ = 0, major_ = 0, minor_ = 0;
+  Context context_;   // first: what else is here goes before it
+  int ordinal_, major_ = 0, minor_ = 0;
   static constexpr int kSets = 2;
   static constexpr unsigned kNoTiming = 2;
   Pool pool_, pinned_;
-  Handle context_ = nullptr, stream_ = nullptr, uploads_ = nullptr;
+  Handle stream_ = nullptr, uploads_ = nullptr;
   Handle uploaded_[kSets] = {}, finished_[kSets] = {};   // events
   bool staged_ = false;                                  // something was staged since the last run
   std::map<DevicePtr, Staging> staging_;                 // by input slot

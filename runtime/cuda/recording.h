@@ -35,7 +35,7 @@ class Recording {
     std::vector<size_t> earlier;
     if (after != kNone) earlier.push_back(after);
     for (const MemoryRange& o : operands)
-      for (auto it = first_of(o); it != pieces_.end() && it->first < end_of(o); ++it) {
+      for (auto it = first_of(o); o.bytes > 0 && it != pieces_.end() && it->first < end_of(o); ++it) {
         if (it->second.writer != kNone) earlier.push_back(it->second.writer);
         if (o.written) earlier.insert(earlier.end(), it->second.readers.begin(), it->second.readers.end());
       }
