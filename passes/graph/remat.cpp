@@ -5,7 +5,8 @@
 // Greedy: the peak of the partitioned graph in step order is found; of the kernels' results that are live there but not
 // read, that one is recomputed for its later readers which brings the peak down most cheaply (elementwise kernels before
 // products, large values before small ones). What a recomputation reads lives longer, so each choice is measured.
-// Relies on partition and order, which it runs; bodies of control flow count as they are.
+// Relies on partition and order, which it runs. A loop or branch counts with what it holds (codegen/assemble.cpp): its
+// places for carries and stacks, and what its bodies need; nothing inside of it is recomputed.
 #include <algorithm>
 #include <functional>
 #include <map>
@@ -38,40 +39,94 @@ struct Measured {
   int peak = 0;              // the step at which most is live
 };
 
-Measured measure(const Graph& graph) {
+struct Bodies {
+  int64_t bound;   // of the symbol
+  std::map<std::shared_ptr<const Graph>, int64_t> known;
+};
+std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, Bodies& bodies);
+
+// What the body of a loop or branch needs beside its inputs and outputs.
+int64_t bytes_of_body(const std::shared_ptr<const Graph>& body, Bodies& bodies) {
+  if (!body) return 0;
+  if (const auto it = bodies.known.find(body); it != bodies.known.end()) return it->second;
+  PassContext quiet;
+  const Graph kernels = partition(*body, quiet);
+  std::map<NodeId, int> step;
+  for (NodeId call : order_calls(kernels)) step.emplace(call, static_cast<int>(step.size()));
+  std::vector<Lifetime> lifetimes;
+  for (const Live& v : values_of(kernels, step, bodies)) lifetimes.push_back({v.bytes, v.made, v.last});
+  return bodies.known[body] = plan_memory(lifetimes).total;
+}
+
+// The places for the results of a loop or branch. A carry has two that take turns; where the scan stacks it, they are part
+// of one stack.
+int64_t bytes_of_places(const Graph& g, const Node& n, int64_t bound) {
+  int64_t bytes = 0;
+  const auto rounded = [&](const Type& type) { return round_up(at_size(type, bound).bytes(), 64); };
+  const size_t carries = n.op == Op::cond ? 0 : static_cast<size_t>(n.attrs.index[0]);
+  std::set<size_t> shared;   // stacks that lie where the carries do
+  for (size_t k = 0; k < carries; ++k) {
+    const Type& type = g.type(n.args[k]);
+    bool before = false, after = false;
+    for (size_t o = carries; o < n.type.results.size() && n.op == Op::scan && !is_symbolic(n.attrs.limit[0]) && at_size(type, bound).bytes() % 64 == 0; ++o) {
+      const NodeId stacked = n.attrs.body->outputs[o].node;
+      if (stacked == n.attrs.body->inputs[k] && !before) before = true, shared.insert(o);
+      if (stacked == n.attrs.body->outputs[k].node && !after && !shared.count(o)) after = true, shared.insert(o);
+    }
+    bytes += checked_mul(before || after ? n.attrs.limit[0] + 1 : 2, rounded(type));
+  }
+  for (size_t o = carries; o < n.type.results.size(); ++o)
+    if (!shared.count(o)) bytes += rounded(n.type.results[o]);
+  return bytes;
+}
+
+// The temporaries of a graph of kernels; `value`: the result that one is, if it is one alone.
+std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, Bodies& bodies) {
+  const std::vector<Place> places = places_of(g);
+  const auto whole = [&](NodeId id) { return places[static_cast<size_t>(id)].whole; };
+  const auto control = [&](NodeId id) { return g.at(id).op == Op::result && is_control_flow(g.at(g.at(id).args[0]).op); };
+  std::set<NodeId> kept, late;   // roots: in slots of their own; in those of loops and branches, copied at the end
+  for (NodeId r : g.roots()) (control(whole(r)) ? late : kept).insert(whole(r));
+  std::map<NodeId, Live> live;   // by whole, or by loop or branch
+  for (size_t i = 0; i < g.nodes.size(); ++i) {
+    const NodeId id = static_cast<NodeId>(i);
+    const Node& n = g.nodes[i];
+    if (is_control_flow(n.op)) live.emplace(id, Live{-1, bytes_of_places(g, n, bodies.bound), step.at(id), step.at(id), {}});
+    if (n.op == Op::result && !control(whole(id)) && !kept.count(whole(id))) {
+      const int at = step.at(n.args[0]);
+      const auto [it, fresh] = live.emplace(whole(id), Live{whole(id) == id ? id : -1, at_size(g.type(whole(id)), bodies.bound).bytes(), at, at, {}});
+      it->second.made = std::min(it->second.made, at);
+      if (!fresh) it->second.value = -1;
+    } else if (control(id) && late.count(id)) {
+      live.at(n.args[0]).last = static_cast<int>(step.size()) - 1;
+    } else if (means<Body>(n.op) && n.op != Op::result) {
+      for (NodeId a : n.args)
+        if (const auto it = live.find(control(whole(a)) ? g.at(whole(a)).args[0] : whole(a)); it != live.end()) {
+          it->second.last = std::max(it->second.last, step.at(id));
+          it->second.reads.insert(step.at(id));
+        }
+    }
+  }
+  std::vector<Live> out;
+  for (const auto& [id, v] : live) out.push_back(v);
+  for (const auto& [call, at] : step)
+    if (const Node& n = g.at(call); is_control_flow(n.op)) out.push_back({-1, std::max(bytes_of_body(n.attrs.body, bodies), bytes_of_body(n.attrs.otherwise, bodies)), at, at, {}});
+  return out;
+}
+
+Measured measure(const Graph& graph, Bodies& bodies) {
   Measured m;
   PassContext quiet;
   m.partition = partition_with_origins(graph, quiet);
   const Graph& g = m.partition.kernels;
   const std::vector<NodeId> calls = order_calls(g);
   for (size_t i = 0; i < calls.size(); ++i) m.step[calls[i]] = static_cast<int>(i);
-  const std::vector<Place> places = places_of(g);
-  const auto whole = [&](NodeId id) { return places[static_cast<size_t>(id)].whole; };
-  std::set<NodeId> kept;   // in slots of their own: outputs and states
-  for (NodeId r : g.roots()) kept.insert(whole(r));
   std::map<NodeId, NodeId> origin;
   for (const auto& [before, after] : m.partition.result_of) origin[after] = before;
-  std::map<NodeId, Live> live;
-  for (size_t i = 0; i < g.nodes.size(); ++i) {
-    const NodeId id = static_cast<NodeId>(i);
-    const Node& n = g.nodes[i];
-    if (n.op == Op::result && !kept.count(whole(id))) {
-      const int at = m.step.at(n.args[0]);
-      const bool alone = whole(id) == id && g.at(n.args[0]).op == Op::call && origin.count(id);
-      const auto [it, fresh] = live.emplace(whole(id), Live{alone ? origin.at(id) : -1, at_size(g.type(whole(id)), graph.symbol ? graph.symbol->high : 1).bytes(), at, at, {}});
-      it->second.made = std::min(it->second.made, at);
-      if (!fresh) it->second.value = -1;
-    } else if (means<Body>(n.op) && n.op != Op::result) {
-      for (NodeId a : n.args)
-        if (const auto it = live.find(whole(a)); it != live.end()) {
-          it->second.last = std::max(it->second.last, m.step.at(id));
-          it->second.reads.insert(m.step.at(id));
-        }
-    }
-  }
   std::vector<Lifetime> lifetimes;
   std::vector<int64_t> change(calls.size() + 1);
-  for (const auto& [id, v] : live) {
+  for (Live& v : values_of(g, m.step, bodies)) {
+    v.value = v.value >= 0 && origin.count(v.value) ? origin.at(v.value) : -1;
     m.values.push_back(v);
     lifetimes.push_back({v.bytes, v.made, v.last});
     change[static_cast<size_t>(v.made)] += v.bytes;
@@ -146,7 +201,8 @@ class Recompute {
 Graph remat(const Graph& graph, PassContext& context) {
   if (context.memory_limit < 0) return graph;
   Graph g = dead_code(graph);
-  Measured m = measure(g);
+  Bodies bodies{g.symbol ? g.symbol->high : 1, {}};
+  Measured m = measure(g, bodies);
   std::set<std::string> refused;   // values that did not help, by what they are: numbers change
   const auto text = [&](NodeId v) { return fmt::format("`{}` {} {}", name_of(g.at(v).op), to_string(g.type(v)), to_string(g.where(v))); };
   while (m.total > context.memory_limit) {
@@ -163,7 +219,7 @@ Graph remat(const Graph& graph, PassContext& context) {
     for (const Live* v : candidates) {
       const std::string what = text(v->value);
       Graph next = Recompute(g, m, v->value).run();
-      Measured after = measure(next);
+      Measured after = measure(next, bodies);
       if (after.total >= m.total || !context.allow()) {
         refused.insert(fmt::format("{}{}", v->value, what));
         continue;
@@ -176,7 +232,7 @@ Graph remat(const Graph& graph, PassContext& context) {
       break;
     }
     if (!found)
-      throw Error(Code::out_of_memory, fmt::format("temporaries need {} bytes at least, the memory limit is {}", m.total, context.memory_limit)).with_help(fmt::format("raise the limit; {} values are computed once more already, and nothing that waits at the peak makes it lower", context.recomputed.size()));
+      throw Error(Code::out_of_memory, fmt::format("the least bytes of temporaries that were found are {}, the memory limit is {}", m.total, context.memory_limit)).with_help(fmt::format("raise the limit; {} values are computed once more already, chosen one by one, and none more that waits at the peak makes it lower", context.recomputed.size()));
   }
   return g;
 }

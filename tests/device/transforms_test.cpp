@@ -1,5 +1,6 @@
 // Transforms of functions inside each other: orders that must agree, known derivatives, and lanes against a loop; by the
 // reference interpreter and compiled.
+#include "frontend/control.h"
 #include "frontend/nn.h"
 #include "frontend/transforms.h"
 #include "tests/support/pairs.h"
@@ -285,6 +286,31 @@ TEST_F(Transforms, AMemoryLimitIsKept) {
   }
   options.passes.memory_limit = 1024;
   EXPECT_THROW(jit(*device, graph, options), Error);
+}
+
+// What a loop holds counts where it stands: what waits beside it is computed once more behind it.
+TEST_F(Transforms, MemoryLimitBesideALoop) {
+  constexpr int64_t kBytes = 256 * 256 * 4;   // of every tensor here: two places of the carry, what it starts from, three in the body, one that waits
+  Model m;
+  const Tensor a = m.input("a", DType::f32, {256, 256}), w = m.input("w", DType::f32, {256, 256}), waits = exp(a);
+  const Tensor last = scan([&](const auto& c, const auto&) {
+    const Tensor x = matmul(c[0], w), y = matmul(x, w), z = matmul(y, x);
+    return ScanStep{{matmul(z, y)}, {}};
+  }, {matmul(waits, w)}, {}, 3).carries[0];
+  m.output("y", matmul(last, waits) + last);
+  const Graph graph = m.finish();
+  std::mt19937_64 random(5);
+  const std::vector<HostTensor> inputs = {test::random_tensor({DType::f32, {256, 256}, {}}, -0.05, 0.05, random), test::random_tensor({DType::f32, {256, 256}, {}}, -0.05, 0.05, random)};
+  const auto plain = compiled(graph);
+  CompileOptions options;
+  options.use_cache = false;
+  EXPECT_EQ(plain->program().arena_bytes, 7 * kBytes);
+  options.passes.memory_limit = 6 * kBytes;
+  CompileReport report;
+  const auto less = jit(*device, graph, options, &report);
+  EXPECT_LE(less->program().arena_bytes, options.passes.memory_limit);
+  EXPECT_FALSE(report.notes.empty());
+  EXPECT_LE(compare(less->run(inputs)[0], plain->run(inputs)[0]).error, 1e-5);
 }
 
 // A derivative of the caller's own, here a wrong one, so that its traces can be told: in reverse, forward, batched, in a
