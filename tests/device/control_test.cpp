@@ -269,6 +269,24 @@ TEST_F(Control, ManySteps) {
   EXPECT_NO_THROW(load_program(save_program(p), "p.qpk"));   // whose places are checked
 }
 
+// As deep as loops may be nested: such a package loads.
+TEST_F(Control, LoopsInLoops) {
+  const std::function<Tensor(const Tensor&, int)> nested = [&](const Tensor& x, int depth) {
+    if (depth == 0) return matmul(x, x);
+    return scan([&](const Tensors& c, const Tensors&) { return ScanStep{{nested(c[0], depth - 1)}, {}}; }, {x}, {}, 2).carries[0];
+  };
+  for (int depth : {kMaxNesting, kMaxNesting + 1}) {
+    Model m;
+    m.output("y", nested(m.input("x", DType::f32, {2, 2}), depth));
+    CompileOptions options;
+    options.target = device->target();
+    options.use_cache = false;
+    const Graph graph = m.finish();
+    if (depth <= kMaxNesting) EXPECT_NO_THROW(load_program(save_program(compile(graph, options)), "p.qpk"));
+    else EXPECT_THROW(compile(graph, options), Error);
+  }
+}
+
 // A geometric random walk: each element walks through all steps alone, in both directions of time and differentiation.
 TEST_F(Control, AnElementwiseScanIsOneKernel) {
   for (Direction d : {Direction::forward, Direction::backward}) {

@@ -332,13 +332,9 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
            if (depth == 0) return matmul(x, x);
            return scan([&](const auto& c, const auto&) { return ScanStep{{nested(c[0], depth - 1)}, {}}; }, {x}, {}, 2).carries[0];
          };
-         const auto compiled = [&](int depth) {
-           Model m;
-           m.output("y", nested(m.input("x", f32, {2, 2}), depth));
-           compile(m.finish(), {.target = {TargetKind::cpu, "avx2"}, .use_cache = false});
-         };
-         EXPECT_NO_THROW(compiled(kMaxNesting));
-         compiled(kMaxNesting + 1);
+         Model m;
+         m.output("y", nested(m.input("x", f32, {2, 2}), kMaxNesting + 1));
+         compile(m.finish(), {.target = {TargetKind::cpu, "avx2"}, .use_cache = false});
        }},
       {Code::no_batched_form, [=] {
          GraphBuilder b, kernel;   // kernels are made after transforms
