@@ -199,6 +199,7 @@ class CudaDevice : public Device {
   }
   void download_rows(void* to, DevicePtr from, const Rows& rows) override {
     if (rows.count <= 1 || !rows.bytes) return download(to, from, rows.span());
+    context_.enter();
     const RowsCopy copy{on_device(from, rows), on_host(to, rows), static_cast<size_t>(rows.bytes), static_cast<size_t>(rows.count)};
     want(driver().copy_rows(&copy, stream_), "cuMemcpy2DAsync");
     wait();

@@ -58,6 +58,7 @@ int cuMemFreeHost(void* p) { return gone(p), 0; }
 int cuMemcpyHtoDAsync_v2(Ptr to, const void* from, size_t n, Handle stream) { return used(stream), std::memcpy(at(to), from, n), 0; }
 int cuMemcpyDtoHAsync_v2(void* to, Ptr from, size_t n, Handle stream) { return used(stream), std::memcpy(to, at(from), n), 0; }
 int cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Handle stream) { return used(stream), state.log.push_back("copy"), std::memmove(at(to), at(from), n), 0; }
+int cuMemcpy2DAsync_v2(const void*, Handle stream) { return used(stream), 0; }
 int cuModuleLoadData(Handle* module, const void*) { return *module = made(1), 0; }
 int cuModuleGetFunction(Handle* function, Handle module, const char*) { return used(module), *function = module, 0; }
 int cuModuleUnload(Handle module) { return gone(module), 0; }
