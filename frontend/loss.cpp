@@ -7,6 +7,7 @@
 #include "frontend/nn.h"
 #include "frontend/reduce.h"
 
+#include "ir/symbol.h"
 namespace quern {
 namespace {
 
@@ -16,10 +17,11 @@ void want_pair(const char* name, const Tensor& a, const Tensor& b, const Where& 
   if (!(a.type() == b.type()) || !is_float(a.dtype()))
     throw error_at(Code::loss_operands, fmt::format("{}: wants two float tensors of one type, got {} and {}", name, to_string(a.type()), to_string(b.type())), where, {{"lhs", a}, {"rhs", b}}).with_help("cast, reshape or broadcast_to one of them");
 }
-void want_rows(const char* name, const Tensor& x, const Tensor& labels, const Where& where) {
+void want_rows(const char* name, const char* rows, const Tensor& x, const Tensor& labels, const Where& where) {
   want_tensors(name, {x, labels}, where);
   if (x.rank() != 2 || labels.rank() != 1 || x.shape()[0] != labels.shape()[0] || !is_integer(labels.dtype()) || !is_float(x.dtype()))
-    throw error_at(Code::loss_operands, fmt::format("{}: wants floats [batch, classes] and integer labels [batch], got {} and {}", name, to_string(x.type()), to_string(labels.type())), where, {{"lhs", x}, {"labels", labels}}).with_help("reshape them, one label for every row");
+    throw error_at(Code::loss_operands, fmt::format("{}: wants {} [batch, classes] and integer labels [batch], got {} and {}", name, rows, to_string(x.type()), to_string(labels.type())), where, {{rows, x}, {"labels", labels}})
+        .with_help(x.rank() == 2 ? fmt::format("make the labels i32[{}]", extent_text(x.shape()[0])) : fmt::format("reshape the {} to two dims", rows));
 }
 void want_positive(const char* name, const char* what, double v, const Tensor& x, const Where& where) {
   if (!(v > 0)) throw error_at(Code::attribute_missing, fmt::format("{}: {} is {}", name, what, v), where, {{"lhs", x}}).with_help("it must be positive");
@@ -61,7 +63,7 @@ Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Over over, Wh
 }
 Tensor nll(const Tensor& log_probability, const Tensor& labels, Over over, Where where) {
   const Composed line(where);
-  want_rows("nll", log_probability, labels, where);
+  want_rows("nll", "log_probability", log_probability, labels, where);
   return over_all(-Located(of_label(log_probability, labels)), over);
 }
 Tensor kl_div(const Tensor& log_probability, const Tensor& target, Over over, Where at) {
@@ -92,11 +94,12 @@ Tensor cosine_embedding(const Tensor& a, const Tensor& b, const Tensor& target, 
 }
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const CrossEntropy& options, Where at) {
   const Composed line(at);
-  want_rows("cross_entropy", logits, labels, at);
+  want_rows("cross_entropy", "logits", logits, labels, at);
   const double s = options.label_smoothing;
   if (!(s >= 0 && s <= 1)) throw error_at(Code::attribute_missing, fmt::format("cross_entropy: label_smoothing is {}", s), at, {{"logits", logits}}).with_help("from 0 to 1");
   const Tensor log_probability = log_softmax(logits);
   Tensor rows = -Located(of_label(log_probability, labels));
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where) { return cross_entropy(logits, labels, CrossEntropy{}, where); }
   if (s > 0) rows = rows * (1 - s) - mean(log_probability, {-1}) * s;
   if (!options.ignore_index) return over_all(rows, options.over);
   const Tensor counts = not_equal(cast(labels, DType::i64), static_cast<double>(*options.ignore_index));

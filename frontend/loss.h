@@ -1,5 +1,6 @@
-// Losses beyond nn.h's, with the names, defaults and values of PyTorch's. Each gives one number, the mean over all elements
-// or rows, or their sum, or with Over::none one for each. prediction and target have one shape and dtype.
+// Losses beyond nn.h's, with the values of PyTorch's. Each gives one number, the mean over all elements or rows, or their sum,
+// or with Over::none one for each. prediction and target have one shape and dtype. Unlike there, a label that is no class is
+// no error: its row has no loss of its own and counts in the mean; what cross_entropy ignores is asked for.
 #pragma once
 #include <optional>
 

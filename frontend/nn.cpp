@@ -44,16 +44,11 @@ Tensor dropout(const Tensor& x, double rate, const Tensor& key, int64_t stream, 
 Tensor one_hot(const Tensor& labels, int64_t classes, DType dtype, Where where) {
   Shape shape = labels.shape();
   shape.push_back(classes);
-  const Tensor k = iota(labels.graph(), labels.dtype(), shape, static_cast<int64_t>(shape.size()) - 1, where);
-  return cast(quern::equal(expand_dims(labels, -1, where), k, where), dtype, where);
-}
-
-Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where) {
-  if (logits.rank() != 2 || labels.rank() != 1 || logits.shape()[0] != labels.shape()[0] || !is_integer(labels.dtype()))
-    throw error_at(Code::loss_operands, fmt::format("cross_entropy: wants logits [batch, classes] and integer labels [batch], got {} and {}", to_string(logits.type()), to_string(labels.type())), where, {{"logits", logits}, {"labels", labels}})
-        .with_help(logits.rank() == 2 ? fmt::format("make the labels i32[{}]", logits.shape()[0]) : "reshape the logits to two dims");
-  const Tensor hot = one_hot(labels, logits.shape()[1], logits.dtype(), where);
-  return -Located(mean(sum(log_softmax(logits, where) * at(hot, where), {-1}, where), {}, where), where);
+  // Where the labels' dtype does not hold all classes, their numbers would wrap.
+  const bool narrow = is_integer(labels.dtype()) && (is_storage(labels.dtype()) || Scalar::of_int(labels.dtype(), classes - 1).i != classes - 1);
+  const Tensor label = narrow ? cast(labels, DType::i64, where) : labels;
+  const Tensor k = iota(labels.graph(), label.dtype(), shape, static_cast<int64_t>(shape.size()) - 1, where);
+  return cast(quern::equal(expand_dims(label, -1, where), k, where), dtype, where);
 }
 
 Tensor mse(const Tensor& prediction, const Tensor& target, Where where) {

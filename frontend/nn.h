@@ -16,7 +16,7 @@ Tensor log_softmax(const Tensor& x, Where where = Where::current());
 Tensor layer_norm(const Tensor& x, const Tensor& scale, const Tensor& shift, double epsilon = 1e-5, Where where = Where::current());
 /// Each element is 0 with probability `rate`, otherwise x/(1-rate). key: u32[]; `stream` numbers the call.
 Tensor dropout(const Tensor& x, double rate, const Tensor& key, int64_t stream, Where where = Where::current());
-/// Mean over the batch of -log softmax(logits)[label]. logits f32[B, C], labels integer[B].
+/// Mean over the batch of -log softmax(logits)[label]. logits [B, C], labels integer[B]. loss.h has it with options.
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where = Where::current());
 Tensor mse(const Tensor& prediction, const Tensor& target, Where where = Where::current());
 /// f32[..., classes], 1 at the label.
