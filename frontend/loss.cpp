@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "frontend/activations.h"
+#include "frontend/in_f32.h"
 #include "frontend/nn.h"
 #include "frontend/reduce.h"
 
@@ -53,8 +54,12 @@ Tensor smooth_l1(const Tensor& prediction, const Tensor& target, double beta, Ov
 Tensor bce(const Tensor& probability, const Tensor& target, Over over, Where where) {
   const Composed line(where);
   want_pair("bce", probability, target, where);
-  const Tensor yes = maximum(log(probability), -100), no = maximum(log1p(-Located(probability)), -100);
-  return over_all(-Located(target * yes + (1 - Operand(target)) * no), over);
+  return over_all(in_f32("bce", [](const Tensor& p, const Tensor& t) {
+    const auto log_of = [](const Tensor& possible, const Tensor& value) { return maximum(quern::where(possible, value, -100), -100); };
+    const Tensor some = less(0, p), more = less(p, 1);   // elsewhere no logarithm is taken: its derivative is infinite
+    const Tensor yes = log_of(some, log(quern::where(some, p, 1))), no = log_of(more, log1p(-Located(quern::where(more, p, 0))));
+    return -Located(t * yes + (1 - Operand(t)) * no);
+  }, probability, target), over);
 }
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Over over, Where where) {
   const Composed line(where);

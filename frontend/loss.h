@@ -14,7 +14,7 @@ Tensor mae(const Tensor& prediction, const Tensor& target, Over over = Over::mea
 /// d^2/2 up to |d| = delta, then delta (|d| - delta/2); Huber 1964. smooth_l1: huber/beta with delta = beta.
 Tensor huber(const Tensor& prediction, const Tensor& target, double delta = 1, Over over = Over::mean, Where where = Where::current());
 Tensor smooth_l1(const Tensor& prediction, const Tensor& target, double beta = 1, Over over = Over::mean, Where where = Where::current());
-/// -t log p - (1-t) log(1-p), logarithms not below -100; p from 0 to 1. With logits: p = sigmoid(logits), without overflow.
+/// -t log p - (1-t) log(1-p), logarithms not below -100, and with derivative 0 where they are held there; p from 0 to 1. With logits: p = sigmoid(logits), without overflow.
 Tensor bce(const Tensor& probability, const Tensor& target, Over over = Over::mean, Where where = Where::current());
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Over over = Over::mean, Where where = Where::current());
 /// -log_probability[label] of each row: log_probability [batch, classes], labels integer[batch].

@@ -59,5 +59,23 @@ TEST(Numerics, CrossEntropyOfImpossibleClasses) {
   for (int64_t i = 0; i < 3; ++i) EXPECT_NEAR(r[2].at(i), slope[static_cast<size_t>(i)], 1e-12);
 }
 
+// Certain and wrong, certain and right: a finite loss, a finite derivative.
+TEST(Numerics, BinaryCrossEntropyAtTheEnds) {
+  for (const DType d : {DType::f64, DType::f32, DType::bf16, DType::f16}) {
+    SCOPED_TRACE(name_of(d));
+    const auto r = run({row(d, {0, 1, 0, 1, 0.5}), row(d, {0, 1, 1, 0, 1})}, [](X x) {
+      const Tensor each = bce(x[0], x[1], Over::none);
+      return std::vector<Tensor>{each, grad(sum(each), {x[0]})[0]};
+    });
+    const V loss = {0, 0, 100, 100, std::log(2.0)}, slope = {1, -1, 0, 0, -2};
+    for (int64_t i = 0; i < 5; ++i) {
+      EXPECT_NEAR(r[0].at(i), loss[static_cast<size_t>(i)], i < 4 ? 0 : 2e-3) << i;
+      EXPECT_NEAR(r[1].at(i), slope[static_cast<size_t>(i)], 1e-12) << i;
+    }
+    const V through = run({row(d, {-200, 200, -200, 200}), row(d, {0, 1, 1, 0})}, [](X x) { return grad(bce(sigmoid(x[0]), x[1]), {x[0]}); })[0].to_doubles();
+    for (double g : through) EXPECT_TRUE(std::isfinite(g)) << g;
+  }
+}
+
 }  // namespace
 }  // namespace quern
