@@ -7,7 +7,7 @@ namespace quern {
 /// x [..., in] · w [in, out] + b [out]
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& b, Where where = Where::current());
 Tensor relu(const Tensor& x, Where where = Where::current());      // max(x, 0)
-Tensor sigmoid(const Tensor& x, Where where = Where::current());   // (1 + tanh(x/2)) / 2
+Tensor sigmoid(const Tensor& x, Where where = Where::current());   // 1 / (1 + e^-x)
 Tensor gelu(const Tensor& x, Where where = Where::current());      // x (1 + erf(x/sqrt 2)) / 2; Hendrycks and Gimpel, arXiv:1606.08415
 /// Along the last axis, shifted by its maximum.
 Tensor softmax(const Tensor& x, Where where = Where::current());

@@ -77,5 +77,81 @@ TEST(Numerics, BinaryCrossEntropyAtTheEnds) {
   }
 }
 
+// Within how many units in the last place, and so many more where the argument's own rounding counts.
+double units(DType d, double got, Real want) {
+  if (got == static_cast<double>(want)) return 0;
+  const int digits = d == DType::f64 ? 53 : d == DType::f32 ? 24 : d == DType::f16 ? 11 : 8, least = d == DType::f64 ? -1074 : d == DType::f16 ? -24 : d == DType::f32 ? -149 : -133;
+  return static_cast<double>(std::fabs(got - want) / std::ldexp(1.0L, std::max(std::ilogb(want) + 1 - digits, least)));
+}
+Real sigmoid_of(Real x) { return x < 0 ? std::exp(x) / (1 + std::exp(x)) : 1 / (1 + std::exp(-x)); }
+Real softplus_of(Real x) { return std::fmax(x, 0.0L) + std::log1p(std::exp(-std::fabs(x))); }
+Real elu_of(Real x) { return x > 0 ? x : std::expm1(x); }
+const Real kRoot = std::sqrt(2.0L), kPi = std::acos(-1.0L);
+
+struct Function {
+  const char* name;
+  Tensor (*of)(const Tensor&);
+  Real (*want)(Real);
+  double slack = 0, of_x = 0;   // units for each unit of x^2: of functions that fall like exp(-x^2/2); how many 2^-24 of x count as nothing
+};
+const Function kFunctions[] = {
+    {"sigmoid", [](const Tensor& x) { return sigmoid(x); }, sigmoid_of},
+    {"silu", [](const Tensor& x) { return silu(x); }, [](Real x) { return x * sigmoid_of(x); }},
+    {"gelu", [](const Tensor& x) { return gelu(x); }, [](Real x) { return x / 2 * std::erfc(-x / kRoot); }, 0, 2},
+    {"gelu_tanh", [](const Tensor& x) { return gelu_tanh(x); }, [](Real x) { return x * sigmoid_of(2 * std::sqrt(2 / kPi) * (x + 0.044715L * x * x * x)); }, 2},
+    {"softplus", [](const Tensor& x) { return softplus(x); }, softplus_of},
+    {"log_sigmoid", [](const Tensor& x) { return log_sigmoid(x); }, [](Real x) { return -softplus_of(-x); }},
+    {"mish", [](const Tensor& x) { return mish(x); }, [](Real x) { return x * std::tanh(softplus_of(x)); }},
+    {"softsign", [](const Tensor& x) { return softsign(x); }, [](Real x) { return x / (1 + std::fabs(x)); }},
+    {"elu", [](const Tensor& x) { return elu(x); }, elu_of},
+    {"celu", [](const Tensor& x) { return celu(x, 2); }, [](Real x) { return x > 0 ? x : 2 * std::expm1(x / 2); }},
+    {"selu", [](const Tensor& x) { return selu(x); }, [](Real x) { return 1.0507009873554805L * (x > 0 ? x : 1.6732632423543772L * std::expm1(x)); }},
+    {"hardsigmoid", [](const Tensor& x) { return hardsigmoid(x); }, [](Real x) { return std::fmin(std::fmax(x + 3, 0.0L), 6.0L) / 6; }},
+    {"hardswish", [](const Tensor& x) { return hardswish(x); }, [](Real x) { return x * std::fmin(std::fmax(x + 3, 0.0L), 6.0L) / 6; }},
+};
+// Short floats are rounded once: within a unit. f32: a few roundings.
+TEST(Numerics, ActivationsFarFromZero) {
+  for (const DType d : {DType::f32, DType::bf16, DType::f16}) {
+    V points;
+    for (int i = -960; i <= 960; ++i) points.push_back(i / 32.0);
+    const HostTensor x = row(d, points);
+    for (const Function& f : kFunctions) {
+      SCOPED_TRACE(std::string(f.name) + " " + std::string(name_of(d)));
+      const HostTensor y = run({x}, [&](X in) { return std::vector<Tensor>{f.of(in[0])}; })[0];
+      double worst = 0, at = 0;
+      for (int64_t i = 0; i < x.size(); ++i) {
+        const double u = x.at(i), off = std::fabs(y.at(i) - static_cast<double>(f.want(u)));
+        if (u < 0 && off <= f.of_x * -u * 0x1p-24) continue;
+        const double e = units(d, y.at(i), f.want(u)) - (d == DType::f32 ? f.slack * u * u : 0);
+        if (!(e <= worst)) worst = e, at = u;
+      }
+      EXPECT_LE(worst, d == DType::f32 ? 4 : 0.51) << "at " << at;
+    }
+  }
+}
+TEST(Numerics, DerivativesOfSigmoidAndGelu) {
+  const V at = {0, -0.0, 0.5, -0.5, 20, -20, 300, -300, 1e4, -1e4, inf, -inf};
+  const HostTensor x = row(DType::f64, at);
+  for (const bool gaussian : {false, true}) {
+    const auto f = [&](const Tensor& t) { return gaussian ? gelu(t) : sigmoid(t); };
+    const auto r = run({x, HostTensor::full(DType::f64, x.shape, 1)}, [&](X in) {
+      return std::vector<Tensor>{grad(sum(f(in[0])), {in[0]})[0], jvp([&](X t) { return std::vector<Tensor>{f(t[0])}; }, {in[0]}, {in[1]}).tangents[0]};
+    });
+    for (size_t i = 0; i < at.size(); ++i) {
+      if (gaussian && std::isinf(at[i])) continue;   // inf * 0
+      const Real u = at[i], s = sigmoid_of(-std::fabs(u));
+      const double want = static_cast<double>(gaussian ? std::erfc(-u / kRoot) / 2 + u * std::exp(-u * u / 2) / std::sqrt(2 * kPi) : s * (1 - s));
+      for (const HostTensor& t : r) EXPECT_LE(std::fabs(t.at(static_cast<int64_t>(i)) - want), 1e-12 * std::max(std::fabs(want), 1e-200)) << at[i];
+    }
+  }
+  const V second = run({row(DType::f64, {0, 1, -1, 300})}, [](X in) {
+    return grad(sum(grad(sum(sigmoid(in[0])), {in[0]})[0]), {in[0]});
+  })[0].to_doubles();
+  for (size_t i = 0; i < 4; ++i) {
+    const double s = static_cast<double>(sigmoid_of(std::vector<Real>{0, 1, -1, 300}[i]));
+    EXPECT_NEAR(second[i], s * (1 - s) * (1 - 2 * s), 1e-12);
+  }
+}
+
 }  // namespace
 }  // namespace quern
