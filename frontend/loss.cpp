@@ -7,8 +7,8 @@
 #include "frontend/in_f32.h"
 #include "frontend/nn.h"
 #include "frontend/reduce.h"
-
 #include "ir/symbol.h"
+
 namespace quern {
 namespace {
 
@@ -64,7 +64,9 @@ Tensor bce(const Tensor& probability, const Tensor& target, Over over, Where whe
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, Over over, Where where) {
   const Composed line(where);
   want_pair("bce_with_logits", logits, target, where);
-  return over_all(softplus(logits) - target * logits, over);
+  return over_all(in_f32("bce_with_logits", [](const Tensor& x, const Tensor& t) {   // not softplus(x) - t x, which cancels
+    return maximum(x, 0) - x * t + log1p(exp(-Located(abs(x))));
+  }, logits, target), over);
 }
 Tensor nll(const Tensor& log_probability, const Tensor& labels, Over over, Where where) {
   const Composed line(where);
@@ -97,6 +99,7 @@ Tensor cosine_embedding(const Tensor& a, const Tensor& b, const Tensor& target, 
   const Tensor likeness = cosine_similarity(a, b);
   return over_all(where(less(0, target), 1 - Operand(likeness), relu(likeness - margin)), over);
 }
+Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where) { return cross_entropy(logits, labels, CrossEntropy{}, where); }
 Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const CrossEntropy& options, Where at) {
   const Composed line(at);
   want_rows("cross_entropy", "logits", logits, labels, at);
@@ -104,7 +107,6 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& labels, const CrossEntr
   if (!(s >= 0 && s <= 1)) throw error_at(Code::attribute_missing, fmt::format("cross_entropy: label_smoothing is {}", s), at, {{"logits", logits}}).with_help("from 0 to 1");
   const Tensor log_probability = log_softmax(logits);
   Tensor rows = -Located(of_label(log_probability, labels));
-Tensor cross_entropy(const Tensor& logits, const Tensor& labels, Where where) { return cross_entropy(logits, labels, CrossEntropy{}, where); }
   if (s > 0) rows = rows * (1 - s) - mean(log_probability, {-1}) * s;
   if (!options.ignore_index) return over_all(rows, options.over);
   const Tensor counts = not_equal(cast(labels, DType::i64), static_cast<double>(*options.ignore_index));

@@ -108,6 +108,8 @@ const Function kFunctions[] = {
     {"selu", [](const Tensor& x) { return selu(x); }, [](Real x) { return 1.0507009873554805L * (x > 0 ? x : 1.6732632423543772L * std::expm1(x)); }},
     {"hardsigmoid", [](const Tensor& x) { return hardsigmoid(x); }, [](Real x) { return std::fmin(std::fmax(x + 3, 0.0L), 6.0L) / 6; }},
     {"hardswish", [](const Tensor& x) { return hardswish(x); }, [](Real x) { return x * std::fmin(std::fmax(x + 3, 0.0L), 6.0L) / 6; }},
+    {"bce_with_logits 1", [](const Tensor& x) { return bce_with_logits(x, x * 0 + 1, Over::none); }, [](Real x) { return softplus_of(-x); }},
+    {"bce_with_logits 0", [](const Tensor& x) { return bce_with_logits(x, x * 0, Over::none); }, softplus_of},
 };
 // Short floats are rounded once: within a unit. f32: a few roundings.
 TEST(Numerics, ActivationsFarFromZero) {
