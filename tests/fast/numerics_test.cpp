@@ -155,5 +155,16 @@ TEST(Numerics, DerivativesOfSigmoidAndGelu) {
   }
 }
 
+// Exact in dequantization as far as the result's dtype goes; wider integers than these are refused.
+TEST(Numerics, QuantizedWideIntegers) {
+  const auto d = run({row(DType::i32, {-2147483648.0, 2e9, 16777217}), row(DType::f64, {1}), row(DType::i32, {1000000001})}, [](X x) {
+    return std::vector<Tensor>{dequantize(x[0], x[1], x[2])};
+  });
+  EXPECT_EQ(d[0].to_doubles(), (V{-3147483649.0, 999999999, -983222784}));
+  for (const DType wide : {DType::u32, DType::i64, DType::u64}) EXPECT_THROW(run({HostTensor(wide, {2}), row(DType::f32, {1}), HostTensor(wide, {1})}, [](X x) { return std::vector<Tensor>{dequantize(x[0], x[1], x[2])}; }), Error);
+  EXPECT_THROW(run({row(DType::f32, {3}), row(DType::f32, {1}), row(DType::i32, {16777217})}, [](X x) { return std::vector<Tensor>{quantize(x[0], x[1], x[2], DType::i32)}; }), Error);
+  EXPECT_EQ(run({row(DType::f32, {3, 9e4}), row(DType::f32, {1}), row(DType::u16, {5})}, [](X x) { return std::vector<Tensor>{quantize(x[0], x[1], x[2], DType::u16)}; })[0].to_doubles(), (V{8, 65535}));
+}
+
 }  // namespace
 }  // namespace quern
