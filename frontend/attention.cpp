@@ -69,6 +69,7 @@ Tensor rope(const Tensor& x, const Tensor& positions, double base, bool interlea
   const Composed line(where);
   want_tensors("rope", {x}, where);
   if (x.rank() < 2 || !is_float(x.dtype()) || x.shape().back() % 2 != 0) throw error_at(Code::bad_rank, fmt::format("rope: wants floats [..., sequence, an even size], got {}", to_string(x.type())), where, {{"x", x}}).with_help("reshape it");
+  if (!(base > 0 && std::isfinite(base))) throw error_at(Code::attribute_missing, fmt::format("rope: base is {}", base), where, {{"x", x}}).with_help("it must be positive; 10000 is usual");
   const int64_t n = x.shape()[x.shape().size() - 2], half = x.shape().back() / 2;
   if (positions && (positions.shape() != Shape{n} || !is_integer(positions.dtype()))) throw error_at(Code::shapes_differ, fmt::format("rope: positions are {}, the sequence has {} elements", to_string(positions.type()), n), where, {{"x", x}, {"positions", positions}}).with_help("integer[sequence]");
   const DType wide = x.dtype() == DType::f64 ? DType::f64 : DType::f32;

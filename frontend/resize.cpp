@@ -14,19 +14,24 @@ namespace {
 using Mode = Resampling::Mode;
 using Coordinates = Resampling::Coordinates;
 constexpr int64_t kMaxWeights = int64_t{1} << 24;
+constexpr double kMaxShare = 1 << 20;   // of a region's ends
 
 double source_of_pixel(Coordinates rule, double out, double scale, int64_t in_size, int64_t to, double start, double end) {
-  const double n = static_cast<double>(in_size), out_size = scale * n;   // before it was rounded to `to`
+  // Of the extents themselves, one rounding: what is a whole number is found so.
+  const double n = static_cast<double>(in_size), extent = static_cast<double>(to);
+  const bool exact = scale == extent / n;
+  const double out_size = exact ? extent : scale * n;   // before it was rounded to `to`
+  const auto scaled = [&](double x) { return exact ? x * n / extent : x / scale; };
   switch (rule) {
-    case Coordinates::half_pixel: return (out + 0.5) / scale - 0.5;
+    case Coordinates::half_pixel: return scaled(out + 0.5) - 0.5;
     case Coordinates::half_pixel_symmetric: {   // half_pixel around the middle of what the scaled extent was cut to
-      const double adjustment = static_cast<double>(to) / out_size;
-      return n / 2 * (1 - adjustment) + (out + 0.5) / scale - 0.5;
+      const double adjustment = extent / out_size;
+      return n / 2 * (1 - adjustment) + scaled(out + 0.5) - 0.5;
     }
-    case Coordinates::pytorch_half_pixel: return out_size > 1 ? (out + 0.5) / scale - 0.5 : 0;
+    case Coordinates::pytorch_half_pixel: return out_size > 1 ? scaled(out + 0.5) - 0.5 : 0;
     case Coordinates::align_corners: return out_size > 1 ? out * (n - 1) / (out_size - 1) : 0;
-    case Coordinates::asymmetric: return out / scale;
-    case Coordinates::tf_half_pixel_for_nn: return (out + 0.5) / scale;
+    case Coordinates::asymmetric: return scaled(out);
+    case Coordinates::tf_half_pixel_for_nn: return scaled(out + 0.5);
     case Coordinates::crop: return out_size > 1 ? start * (n - 1) + out * (end - start) * (n - 1) / (out_size - 1) : 0.5 * (start + end) * (n - 1);
   }
   return 0;
@@ -45,6 +50,7 @@ int64_t nearest_of(Resampling::Rounding rule, double x, int64_t n) {
 // The weights of all n elements for the one at `at`.
 std::vector<double> weights_at(const Resampling& how, double at, double scale, int64_t n) {
   const double stretch = how.antialias && scale < 1 ? scale : 1, reach = (how.mode == Mode::linear ? 1 : 2) / stretch;
+  at = std::clamp(at, -reach - 1, static_cast<double>(n) + reach);   // further out, it is the same
   std::vector<double> row(static_cast<size_t>(n));
   double total = 0;
   for (int64_t k = static_cast<int64_t>(std::floor(at - reach)); k <= static_cast<int64_t>(std::ceil(at + reach)); ++k) {
@@ -69,6 +75,8 @@ Tensor resize_axis(const Tensor& x, int64_t axis, int64_t to, const Resampling& 
   if (how.mode != Mode::nearest && !is_float(x.dtype())) fail(Code::dtype_unsupported, fmt::format("interpolation of {}", to_string(x.type())), "cast it to f32, or take the nearest");
   if (scale == 0) scale = static_cast<double>(to) / static_cast<double>(n);
   if (!(scale > 0 && scale < 1e6) && to > 0) fail(Code::attribute_missing, fmt::format("scale is {}", scale), "between 0 and 10^6");
+  if (how.antialias && 2 / scale * static_cast<double>(to) > 4.0 * kMaxWeights) fail(Code::too_large, fmt::format("scale is {}: the stretched kernels have more than 2^26 weights", scale), "leave antialias out, or the scale to the extents");
+  if (!(std::fabs(start) <= kMaxShare && std::fabs(end) <= kMaxShare)) fail(Code::attribute_missing, fmt::format("the region goes from {} to {}", start, end), "shares of the extent, 0 to 1 for all of it");
   HostTensor index(DType::i64, {to}), inside(DType::boolean, {to}), weights(x.dtype(), how.mode == Mode::nearest ? Shape{0} : Shape{to, n});
   for (int64_t o = 0; o < to; ++o) {
     const double from = source_of_pixel(how.coordinates, static_cast<double>(o), scale, n, to, start, end);

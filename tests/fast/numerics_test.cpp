@@ -166,5 +166,38 @@ TEST(Numerics, QuantizedWideIntegers) {
   EXPECT_EQ(run({row(DType::f32, {3, 9e4}), row(DType::f32, {1}), row(DType::u16, {5})}, [](X x) { return std::vector<Tensor>{quantize(x[0], x[1], x[2], DType::u16)}; })[0].to_doubles(), (V{8, 65535}));
 }
 
+// Coordinates that are whole numbers are found so: beside integer arithmetic.
+TEST(Numerics, NearestAtWholeCoordinates) {
+  using R = Resampling;
+  for (int64_t n = 1; n <= 24; ++n) {
+    V v;
+    for (int64_t i = 0; i < n; ++i) v.push_back(static_cast<double>(i));
+    const HostTensor x = row(DType::f64, v);
+    std::vector<int64_t> wrong;
+    for (int64_t to = 1; to <= 40; ++to) {
+      const auto r = run({x}, [&](X in) {
+        const auto by = [&](R::Coordinates c, R::Rounding r) { return resize(in[0], {to}, {.mode = R::Mode::nearest, .coordinates = c, .nearest = r}); };
+        return std::vector<Tensor>{by(R::Coordinates::asymmetric, R::Rounding::floor), by(R::Coordinates::align_corners, R::Rounding::floor), by(R::Coordinates::asymmetric, R::Rounding::ceil), by(R::Coordinates::half_pixel, R::Rounding::floor)};
+      });
+      for (int64_t o = 0; o < to; ++o) {
+        const int64_t want[] = {o * n / to, to > 1 ? o * (n - 1) / (to - 1) : 0, std::min((o * n + to - 1) / to, n - 1), std::max<int64_t>((2 * o + 1) * n - to, 0) / (2 * to)};
+        for (size_t k = 0; k < 4; ++k)
+          if (r[k].at(o) != static_cast<double>(want[k])) wrong.push_back(to);
+      }
+    }
+    EXPECT_TRUE(wrong.empty()) << n << " to " << wrong.front();
+  }
+}
+TEST(Numerics, ResizeOfBadRegions) {
+  const auto made = [](const Resampling& how, double scale, double start, double end) { run({row(DType::f64, {1, 2, 3, 4, 5})}, [&](X x) { return std::vector<Tensor>{resize_axis(x[0], 0, 3, how, scale, start, end)}; }); };
+  const Resampling crop = {.coordinates = Resampling::Coordinates::crop}, smooth = {.antialias = true};
+  EXPECT_NO_THROW(made(crop, 0, 0.25, 0.75));
+  for (const double bad : {std::nan(""), inf, 2.2e18}) {   // shares of the extent
+    EXPECT_THROW(made(crop, 0, bad, 1), Error) << bad;
+    EXPECT_THROW(made(crop, 0, 0, bad), Error) << bad;
+  }
+  EXPECT_THROW(made(smooth, 1e-12, 0, 1), Error);
+}
+
 }  // namespace
 }  // namespace quern
