@@ -6,13 +6,26 @@
 #include <fmt/format.h>
 
 namespace quern {
+namespace {
+
+// Random bits of this name, the node's own or those of its bodies.
+bool draws(const Node& n, const std::string& name) {
+  if (n.op == Op::random) return n.attrs.name == name;
+  for (const auto* body : {&n.attrs.body, &n.attrs.otherwise, &n.attrs.derivative})
+    if (*body)
+      for (const Node& inner : (*body)->nodes)
+        if (draws(inner, name)) return true;
+  return false;
+}
+
+}  // namespace
 
 Closure close(const GraphBuilder& b, const std::vector<NodeId>& from, const std::vector<NodeId>& results, const std::string& random) {
   const std::vector<Node>& nodes = b.graph().nodes;
   std::vector<char> depends(nodes.size()), needed(nodes.size());
   for (NodeId f : from) depends[static_cast<size_t>(f)] = 1;
   for (size_t i = 0; i < nodes.size(); ++i) {
-    if (!random.empty() && nodes[i].op == Op::random && nodes[i].attrs.name == random) depends[i] = 1;
+    depends[i] = depends[i] || (!random.empty() && draws(nodes[i], random));
     for (NodeId a : nodes[i].args) depends[i] = depends[i] || depends[static_cast<size_t>(a)];
   }
   GraphBuilder body;

@@ -14,7 +14,7 @@ struct Closure {
   Attrs attrs;                // with the body
   std::vector<NodeId> args;   // of the call: first `from`
 };
-/// The sub-graph from the nodes `from`, and from random nodes of the name `random` where it is given, to the results.
+/// The sub-graph from the nodes `from`, and from what draws random bits of the name `random` where it is given, to the results.
 Closure close(const GraphBuilder& b, const std::vector<NodeId>& from, const std::vector<NodeId>& results, const std::string& random = "");
 
 /// f on placeholders of the given types: its results, and the placeholders.

@@ -8,7 +8,7 @@
 namespace quern {
 namespace {
 
-constexpr int64_t kStepStream = 0x5CA1;   // of the keys of a scan's steps
+constexpr int64_t kStepStream = 0x5CA1;   // of what keys of loops are mixed with
 
 std::string list(const std::vector<Type>& types) { return types.empty() ? "nothing" : to_string(Type{DType::f32, {}, types}); }
 std::vector<Type> types_at(const GraphBuilder& b, const std::vector<NodeId>& ids, size_t first, size_t limit) {
@@ -17,50 +17,122 @@ std::vector<Type> types_at(const GraphBuilder& b, const std::vector<NodeId>& ids
   return out;
 }
 
-// Random bits of a key that is the same in all steps: each such key becomes a scanned one, with its own value in each step.
-// (The names that kept them apart go.)
-void vary_keys(GraphBuilder& b, Closure& c) {
-  const Graph body = *c.attrs.body;
-  const size_t moving = static_cast<size_t>(c.attrs.index[0] + c.attrs.index[1]);
-  std::vector<char> varies(body.nodes.size());
-  for (size_t i = 0; i < moving; ++i) varies[static_cast<size_t>(body.inputs[i])] = 1;
-  std::vector<NodeId> keys;   // in the body
-  for (size_t i = 0; i < body.nodes.size(); ++i) {
-    const Node& n = body.nodes[i];
-    for (NodeId a : n.args) varies[i] = varies[i] || varies[static_cast<size_t>(a)];
-    if (n.op == Op::random && !varies[i] && !std::count(keys.begin(), keys.end(), n.args[0])) keys.push_back(n.args[0]);
+// Keys of random bits that are the same in every step of a loop are mixed with a number that is not, the salt: one more input
+// of the step's body, and of the bodies in it that draw. The names of random nodes become those of the loop around it.
+struct Salted {
+  Graph graph;
+  NodeId salt = -1;   // its last input, where it needs one
+};
+// The graph with its salt as input number `at`; one that it does not read where it needs none.
+std::shared_ptr<const Graph> placed(const Salted& s, size_t at) {
+  GraphBuilder b;
+  std::vector<NodeId> in;
+  NodeId salt = -1;
+  const size_t others = s.graph.inputs.size() - (s.salt >= 0);
+  for (size_t i = 0; i <= others; ++i) {
+    if (i == at) salt = b.input("salt", {DType::u32, {}, {}});
+    if (i < others) in.push_back(b.input(s.graph.at(s.graph.inputs[i]).attrs.name, s.graph.type(s.graph.inputs[i])));
   }
-  // The keys outside, then the body with further scanned inputs.
-  GraphBuilder inner;
-  std::vector<NodeId> map(body.nodes.size(), -1), outside, stepwise(body.nodes.size(), -1);
-  Graph only = body;   // the keys, of what does not move
-  only.outputs.clear();
-  only.inputs.erase(only.inputs.begin(), only.inputs.begin() + static_cast<int64_t>(moving));
-  for (NodeId k : keys) only.outputs.push_back({"", k});
-  for (NodeId k : b.inline_body(dead_code(only), {c.args.begin() + static_cast<int64_t>(moving), c.args.end()})) {
-    Attrs attrs;
-    attrs.shape = c.attrs.limit;
-    attrs.index = {kStepStream};
-    outside.push_back(b.add(Op::random, {k}, std::move(attrs)));
+  if (s.salt >= 0) in.push_back(salt);
+  const std::vector<NodeId> results = b.inline_body(s.graph, in);
+  for (size_t i = 0; i < results.size(); ++i) b.output(s.graph.outputs[i].name, results[i]);
+  return std::make_shared<const Graph>(b.finish());
+}
+// moving: which inputs differ from step to step. name: of random nodes from now on.
+Salted salted(const Graph& g, const std::vector<char>& moving, const std::string& name) {
+  GraphBuilder b;
+  Salted out;
+  std::vector<NodeId> map(g.nodes.size(), -1);
+  std::vector<char> varies(g.nodes.size());
+  const auto salt = [&] { return out.salt >= 0 ? out.salt : out.salt = b.input("salt", {DType::u32, {}, {}}); };
+  for (size_t i = 0; i < g.inputs.size(); ++i) {
+    const size_t id = static_cast<size_t>(g.inputs[i]);
+    map[id] = b.input(g.nodes[id].attrs.name, g.nodes[id].type);
+    varies[id] = moving[i];
   }
-  const auto add_input = [&](size_t i) { map[static_cast<size_t>(body.inputs[i])] = inner.input(body.at(body.inputs[i]).attrs.name, body.type(body.inputs[i])); };
-  for (size_t i = 0; i < moving; ++i) add_input(i);
-  for (NodeId k : keys) stepwise[static_cast<size_t>(k)] = inner.input("key", {DType::u32, {}, {}});
-  for (size_t i = moving; i < body.inputs.size(); ++i) add_input(i);
-  for (size_t i = 0; i < body.nodes.size(); ++i) {
-    const Node& n = body.nodes[i];
+  for (size_t i = 0; i < g.nodes.size(); ++i) {
+    const Node& n = g.nodes[i];
     if (n.op == Op::input) continue;
     std::vector<NodeId> args;
-    for (NodeId a : n.args) args.push_back(map[static_cast<size_t>(a)]);
-    if (n.op == Op::random && stepwise[static_cast<size_t>(n.args[0])] >= 0) args[0] = stepwise[static_cast<size_t>(n.args[0])];
+    std::vector<char> given;
+    for (NodeId a : n.args) args.push_back(map[static_cast<size_t>(a)]), given.push_back(varies[static_cast<size_t>(a)]);
+    varies[i] = std::count(given.begin(), given.end(), 1) > 0;
     Attrs attrs = n.attrs;
-    if (n.op == Op::random) attrs.name.clear();
-    map[i] = inner.add(n.op, std::move(args), std::move(attrs), body.where(static_cast<NodeId>(i)));
+    if (n.op == Op::random) {
+      attrs.name = name;
+      if (!varies[i]) args[0] = b.add(Op::bit_xor, {args[0], salt()});
+      varies[i] = 1;
+    }
+    if (attrs.body) {
+      const size_t first = n.op == Op::cond, at = attrs.body->inputs.size();   // a jvp's tangents come behind
+      given.erase(given.begin(), given.begin() + static_cast<int64_t>(first));
+      std::vector<std::pair<std::shared_ptr<const Graph>*, Salted>> bodies;
+      for (auto* body : {&attrs.body, &attrs.otherwise, &attrs.derivative}) {
+        if (!*body) continue;
+        given.resize((*body)->inputs.size(), 1);   // of a derivative: cotangents
+        bodies.emplace_back(body, salted(**body, given, name));
+      }
+      const bool any = std::any_of(bodies.begin(), bodies.end(), [](const auto& body) { return body.second.salt >= 0; });
+      for (auto& [body, s] : bodies) *body = any ? placed(s, at) : std::make_shared<const Graph>(std::move(s.graph));
+      if (any) {
+        args.insert(args.begin() + static_cast<int64_t>(first + at), salt());
+        if (attrs.transform == Transform::vmap && attrs.axes.empty()) attrs.axes.resize(at, 0);
+        if (attrs.transform == Transform::vmap) attrs.axes.insert(attrs.axes.begin() + static_cast<int64_t>(at), -1);
+      }
+    }
+    map[i] = b.add(n.op, std::move(args), std::move(attrs), g.where(static_cast<NodeId>(i)));
   }
-  for (const NamedOutput& o : body.outputs) inner.output(o.name, map[static_cast<size_t>(o.node)]);
-  c.args.insert(c.args.begin() + static_cast<int64_t>(moving), outside.begin(), outside.end());
-  c.attrs.index[1] += static_cast<int64_t>(outside.size());
-  c.attrs.body = std::make_shared<const Graph>(dead_code(inner.finish()));
+  for (const NamedOutput& o : g.outputs) b.output(o.name, map[static_cast<size_t>(o.node)]);
+  out.graph = dead_code(b.finish());
+  return out;
+}
+NodeId draw_salt(GraphBuilder& b, NodeId key, Shape shape) {
+  Attrs attrs;
+  attrs.shape = std::move(shape);
+  attrs.index = {kStepStream};
+  return b.add(Op::random, {key}, std::move(attrs));
+}
+// A scan's salts are scanned.
+void vary_steps(GraphBuilder& b, Closure& c) {
+  const size_t moving = static_cast<size_t>(c.attrs.index[0] + c.attrs.index[1]);
+  std::vector<char> flags(c.attrs.body->inputs.size());
+  std::fill_n(flags.begin(), moving, 1);
+  const Salted s = salted(*c.attrs.body, flags, b.random_name());
+  if (s.salt < 0) return void(c.attrs.body = std::make_shared<const Graph>(s.graph));
+  c.attrs.body = placed(s, moving);
+  c.args.insert(c.args.begin() + static_cast<int64_t>(moving), draw_salt(b, b.scalar(DType::u32, 0), c.attrs.limit));
+  ++c.attrs.index[1];
+}
+// A while_loop's is drawn by the number of the turn, one more carry.
+void vary_turns(GraphBuilder& b, Closure& c) {
+  const size_t carries = static_cast<size_t>(c.attrs.index[0]);
+  std::vector<char> flags(c.attrs.body->inputs.size());
+  std::fill_n(flags.begin(), carries, 1);
+  const Salted s = salted(*c.attrs.body, flags, b.random_name());
+  if (s.salt < 0) return void(c.attrs.body = std::make_shared<const Graph>(s.graph));
+  const Graph body = *placed(s, carries);
+  GraphBuilder inner;
+  inner.name_random(b.random_name());
+  std::vector<NodeId> in;
+  for (NodeId i : body.inputs) in.push_back(inner.input(body.at(i).attrs.name, body.type(i)));
+  const NodeId turn = in[carries];
+  in[carries] = draw_salt(inner, turn, {});
+  for (NodeId r : inner.inline_body(body, in)) inner.output("", r);
+  inner.output("", inner.add(Op::add, {turn, inner.scalar(DType::u32, 1)}));
+  c.attrs.body = std::make_shared<const Graph>(inner.finish());
+  c.args.insert(c.args.begin() + static_cast<int64_t>(carries), b.scalar(DType::u32, 0));
+  ++c.attrs.index[0];
+}
+// f on placeholders; random bits in it are named, so that they are no others of equal key.
+std::pair<Traced, std::string> trace_steps(const char* what, GraphBuilder& b, const Function& f, const std::vector<Type>& types, const Where& where) {
+  const std::string name = fmt::format("step {}", b.graph().nodes.size());
+  struct Naming {
+    GraphBuilder& b;
+    std::string outer;
+    ~Naming() { b.name_random(outer); }
+  } naming{b, b.random_name()};
+  b.name_random(name);
+  return {trace_function(what, b, f, types, where), name};
 }
 
 }  // namespace
@@ -77,6 +149,7 @@ Scan scan(const StepFunction& f, const std::vector<Tensor>& init, const std::vec
     if (types[i].shape[0] != steps) throw error_at(Code::shapes_differ, fmt::format("scan: {} steps, but a scanned tensor is {}", steps, to_string(types[i])), where, {{"scanned", args[i]}}).with_help("axis 0 of all scanned tensors is the steps; transpose, or slice them");
     types[i].shape.erase(types[i].shape.begin());
   }
+  if (steps > kMaxExtent) throw error_at(Code::too_large, fmt::format("scan: {} steps", steps), where, {{"carry", init[0]}}).with_help("at most 2^40; a while_loop has no such limit");
   if (steps < 0) throw error_at(Code::argument_count, "scan: nothing is scanned, so the number of steps is unknown", where).with_help("pass it as `steps`");
   const Function flat = [&](const std::vector<Tensor>& at) {
     const ScanStep r = f(part(at, 0, carries), part(at, carries, at.size()));
@@ -85,17 +158,7 @@ Scan scan(const StepFunction& f, const std::vector<Tensor>& init, const std::vec
     all.insert(all.end(), r.stacked.begin(), r.stacked.end());
     return all;
   };
-  const std::string outer = b.random_name(), name = fmt::format("step {}", b.graph().nodes.size());
-  b.name_random(name);
-  const Traced traced = [&] {
-    try {
-      return trace_function("scan", b, flat, types, where);
-    } catch (...) {
-      b.name_random(outer);
-      throw;
-    }
-  }();
-  b.name_random(outer);
+  const auto [traced, name] = trace_steps("scan", b, flat, types, where);
   const std::vector<Type> next = types_at(b, traced.results, 0, carries), want(types.begin(), types.begin() + static_cast<int64_t>(carries));
   if (next != want) throw error_at(Code::loop_body, fmt::format("scan: the carries are {} before a step and {} after it", list(want), list(next)), where).with_help("a carry keeps its type: cast or broadcast what goes in");
   Closure c = close(b, traced.from, traced.results, name);
@@ -103,7 +166,7 @@ Scan scan(const StepFunction& f, const std::vector<Tensor>& init, const std::vec
   c.attrs.index = {static_cast<int64_t>(carries), static_cast<int64_t>(xs.size())};
   c.attrs.limit = {steps};
   if (direction == Direction::backward) c.attrs.stride = {-1};
-  vary_keys(b, c);
+  vary_steps(b, c);
   const std::vector<Tensor> all = results_of(b, c, where, Op::scan);
   return {part(all, 0, carries), part(all, carries, all.size())};
 }
@@ -123,14 +186,14 @@ std::vector<Tensor> while_loop(const Predicate& go_on, const Function& f, const 
     next.insert(next.begin(), flag(next));
     return next;
   };
-  const Traced traced = trace_function("while_loop", b, step, types_of(args), where);
+  const auto [traced, name] = trace_steps("while_loop", b, step, types_of(args), where);
   const std::vector<Type> next = types_at(b, traced.results, 1, args.size()), want = types_of(init);
   if (next != want) throw error_at(Code::loop_body, fmt::format("while_loop: the carries are {} before a step and {} after it", list(want), list(next)), where).with_help("a carry keeps its type: cast or broadcast what goes in");
-  Closure c = close(b, traced.from, traced.results);
+  Closure c = close(b, traced.from, traced.results, name);
   put_arguments(c, args);
   c.attrs.index = {static_cast<int64_t>(args.size())};
-  const std::vector<Tensor> all = results_of(b, c, where, Op::while_loop);
-  return part(all, 1, all.size());
+  vary_turns(b, c);
+  return part(results_of(b, c, where, Op::while_loop), 1, args.size());
 }
 
 std::vector<Tensor> cond(const Tensor& predicate, const Function& yes, const Function& no, const std::vector<Tensor>& args, Where where) {

@@ -186,6 +186,7 @@ std::vector<Fixture> dsl() {
       WRONG(scan_carries, loop_body, {"1 carries", "0 come out"}, [](Model& m) { scan([](const auto&, const auto& x) { return ScanStep{{}, {x[0]}}; }, {in(m, "h", {3})}, {in(m, "xs", {4, 3})}); }),
       WRONG(scan_steps, shapes_differ, {"4 steps", "f32[5,3]"}, [](Model& m) { scan([](const auto&, const auto& x) { return ScanStep{{}, {x[0] * x[1]}}; }, {}, {in(m, "xs", {4, 3}), in(m, "ys", {5, 3})}); }),
       WRONG(scan_nothing, argument_count, {}, [](Model& m) { scan([](const auto& c, const auto&) { return ScanStep{{c[0] * 2}, {}}; }, {in(m, "h", {3})}, {}); }),
+      WRONG(scan_far, too_large, {"f32[3]"}, [](Model& m) { scan([](const auto& c, const auto&) { return ScanStep{{c[0] * 2}, {}}; }, {in(m, "h", {3})}, {}, int64_t{1} << 50); }),
       WRONG(while_flag, loop_body, {"bool[3]"}, [](Model& m) { while_loop([](const auto& c) { return less(c[0], 1); }, [](const auto& c) { return std::vector<Tensor>{c[0] * 2}; }, {in(m, "x", {3})}); }),
       WRONG(while_carry, loop_body, {"f32[]", "f64[]"}, [](Model& m) { while_loop([](const auto& c) { return less(c[0], 1); }, [](const auto& c) { return std::vector<Tensor>{cast(c[0], DType::f64)}; }, {in(m, "x", {})}); }),
       WRONG(while_reversed, while_gradient, {"scan"}, [](Model& m) {

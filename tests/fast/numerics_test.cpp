@@ -199,5 +199,56 @@ TEST(Numerics, ResizeOfBadRegions) {
   EXPECT_THROW(made(smooth, 1e-12, 0, 1), Error);
 }
 
+// The masks of a loop's steps or turns: how many differ.
+size_t masks(const std::function<Tensor(const Tensor& x, const Tensor& key)>& f, bool turns = false) {
+  constexpr int64_t n = 64, steps = 6;
+  const HostTensor all = run({HostTensor::full(DType::u32, {}, 7), HostTensor::full(DType::f32, {n}, 1)}, [&](X in) {
+    const Tensor key = in[0], x = in[1];
+    if (!turns) return std::vector<Tensor>{scan([&](X c, X) { return ScanStep{c, {f(x, key)}}; }, {x}, {}, steps).stacked[0]};
+    const Tensor rows = iota(x.graph(), DType::i32, {steps, 1}, 0);
+    return std::vector<Tensor>{while_loop([&](X c) { return less(c[0], static_cast<int>(steps)); }, [&](X c) { return std::vector<Tensor>{c[0] + 1, where(equal(rows, c[0]), expand_dims(f(x, key), 0), c[1])}; },
+                                          {cast(key * 0, DType::i32), broadcast_to(x, {steps, n})})[1]};
+  })[0];
+  std::set<V> seen;
+  const V flat = all.to_doubles();
+  for (int64_t s = 0; s < steps; ++s) seen.insert(V(flat.begin() + s * n, flat.begin() + (s + 1) * n));
+  return seen.size();
+}
+TEST(Numerics, KeysInNestedBodiesVary) {
+  const auto drop = [](X a) { return std::vector<Tensor>{dropout(a[0], 0.5, a[1], 0)}; };
+  const auto later = [](X a) { return std::vector<Tensor>{dropout(a[0], 0.5, a[1] + 3, 0)}; };
+  const auto keep = [](X a) { return std::vector<Tensor>{a[0]}; };
+  const std::pair<const char*, std::function<Tensor(const Tensor&, const Tensor&)>> rows[] = {
+      {"plain", [&](const Tensor& x, const Tensor& k) { return dropout(x, 0.5, k, 0); }},
+      {"checkpoint", [&](const Tensor& x, const Tensor& k) { return checkpoint(drop, {x, k})[0]; }},
+      {"checkpoint, of a key", [&](const Tensor& x, const Tensor& k) { return checkpoint(later, {x, k})[0]; }},
+      {"cond", [&](const Tensor& x, const Tensor& k) { return cond(less(0, sum(x)), drop, keep, {x, k})[0]; }},
+      {"cond's other", [&](const Tensor& x, const Tensor& k) { return cond(less(sum(x), 0), keep, later, {x, k})[0]; }},
+      {"vmap", [&](const Tensor& x, const Tensor& k) { return reshape(vmap(drop, {reshape(x, {8, 8}), k}, {0, -1})[0], {64}); }},
+      {"vmap of keys", [&](const Tensor& x, const Tensor& k) { return reshape(vmap(drop, {reshape(x, {8, 8}), k + iota(k.graph(), DType::u32, {8}, 0)})[0], {64}); }},
+      {"scan", [&](const Tensor& x, const Tensor& k) { return scan([&](X c, X) { return ScanStep{{dropout(c[0], 0.5, c[1], 0), c[1]}, {}}; }, {x, k}, {}, 1).carries[0]; }},
+      {"while", [&](const Tensor& x, const Tensor& k) { return while_loop([](X c) { return less(c[2], 1); }, [](X c) { return std::vector<Tensor>{dropout(c[0], 0.5, c[1], 0), c[1], c[2] + 1}; }, {x, k, sum(x) * 0})[0]; }},
+      {"jvp", [&](const Tensor& x, const Tensor& k) { return jvp(drop, {x, k}, {x, Tensor()}).tangents[0]; }},
+      {"gradient", [&](const Tensor& x, const Tensor& k) { return value_and_grad([&](X a) { return std::vector<Tensor>{sum(drop(a)[0])}; }, {x, k}).gradients[0]; }},
+      {"its own derivative", [&](const Tensor& x, const Tensor& k) { return value_and_grad([&](X a) { return std::vector<Tensor>{sum(with_derivative(drop, [](X b) { return std::vector<Tensor>{dropout(b[2], 0.5, b[1], 0)}; }, {a[0], a[1]})[0])}; }, {x, k}).gradients[0]; }},
+      {"two deep", [&](const Tensor& x, const Tensor& k) { return checkpoint([&](X a) { return cond(less(0, sum(a[0])), drop, keep, {a[0], a[1]}); }, {x, k})[0]; }},
+  };
+  for (const auto& [name, f] : rows) {
+    SCOPED_TRACE(name);
+    EXPECT_EQ(masks(f), 6u);
+    EXPECT_EQ(masks(f, true), 6u);
+  }
+}
+// One key, two loops inside one another: no two turns have a mask in common.
+TEST(Numerics, KeysOfLoopsInLoops) {
+  const auto r = run({HostTensor::full(DType::u32, {}, 7), HostTensor::full(DType::f32, {64}, 1)}, [&](X in) {
+    return std::vector<Tensor>{scan([&](X c, X) { return ScanStep{c, {scan([&](X d, X) { return ScanStep{d, {dropout(in[1], 0.5, in[0], 0)}}; }, {c[0]}, {}, 5).stacked[0]}}; }, {in[1]}, {}, 5).stacked[0]};
+  });
+  std::set<V> seen;
+  const V flat = r[0].to_doubles();
+  for (int64_t s = 0; s < 25; ++s) seen.insert(V(flat.begin() + s * 64, flat.begin() + (s + 1) * 64));
+  EXPECT_EQ(seen.size(), 25u);
+}
+
 }  // namespace
 }  // namespace quern
