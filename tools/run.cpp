@@ -81,7 +81,8 @@ void want_places(const std::vector<Place>& places) {
   std::set<std::string> seen;
   for (const Place& p : places) {
     want_writable(p.file);
-    if (!p.member.empty() && !seen.insert(p.text()).second) throw Error(Code::bad_value, fmt::format("--output {}={}: another output is written there", p.name, p.text())).with_help(fmt::format("give each output a member of its own: {}={}:{}", p.name, p.file, p.name));
+    if (!seen.insert(p.text()).second)
+      throw Error(Code::bad_value, fmt::format("--output {}={}: another output is written there", p.name, p.text())).with_help(p.member.empty() ? "give each output a file of its own, or a member of an .npz" : fmt::format("give each output a member of its own: {}={}:{}", p.name, p.file, p.name));
   }
 }
 void write_all(const std::vector<Place>& places, const std::vector<NamedOutput>& outputs, const std::vector<HostTensor>& values) {

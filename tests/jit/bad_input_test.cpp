@@ -288,6 +288,7 @@ TEST_F(BadInput, ArchivesForRun) {
   refused(run + "--input b=" + all, 2, "Q0411", "all.npz: holds no \"b\"");
   refused(run + "--input b=" + all + ":", 2, "Q0403", "names no member");
   refused(run + "--output y=" + out + ":y --output z=" + out + ":y", 2, "Q0403", "another output is written there");
+  refused(run + "--output y=" + at("one.npy") + " --output z=" + at("one.npy"), 2, "Q0403", "another output is written there");
   refused(run + "--output y=" + at("none/out.npz") + ":y", 3, "Q0302", "No such file");
   std::string bytes = read(all);
   refused(run + "--input x=" + write("cut.npz", bytes.substr(0, bytes.size() - 1)), 3, "Q0315", "cut.npz");
