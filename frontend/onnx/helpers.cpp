@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "frontend/activations.h"
+#include "frontend/nn.h"
 #include "frontend/onnx/call.h"
 
 namespace quern::onnx {
@@ -69,13 +71,8 @@ Tensor wrap_index(const Tensor& index, int64_t extent) {
   return where(less(index, 0), index + static_cast<double>(extent), index);
 }
 
-// Without cancellation where x is negative; short floats are rounded once.
-Tensor sigmoid_of(const Tensor& x) {
-  if (x.dtype() == DType::f16 || x.dtype() == DType::bf16) return cast(sigmoid_of(cast(x, DType::f32)), x.dtype());
-  return 1 / Operand(exp(-Located(x)) + 1);
-}
-// max(x, 0) + log(1 + exp(-|x|)): no overflow.
-Tensor softplus_of(const Tensor& x) { return maximum(x, 0) + log(exp(-Located(abs(x))) + 1); }
+Tensor sigmoid_of(const Tensor& x) { return sigmoid(x); }
+Tensor softplus_of(const Tensor& x) { return softplus(x); }
 
 Tensor converted(const Tensor& x, DType to, bool saturate) {
   if (is_storage(to) && !is_f8(to) && is_float(x.dtype())) return cast(cast(x, DType::i32), to);

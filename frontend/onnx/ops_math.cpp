@@ -1,10 +1,11 @@
 // Elementwise ops of ONNX: arithmetic, activations, comparisons, logic, casts.
 #include <cmath>
 #include <limits>
-#include <numbers>
 
 #include <fmt/format.h>
 
+#include "frontend/activations.h"
+#include "frontend/nn.h"
 #include "frontend/onnx/call.h"
 
 namespace quern::onnx {
@@ -43,7 +44,6 @@ Tensor reciprocal(const Tensor& x) { return 1 / Operand(x); }
 Tensor relu_of(const Tensor& x) { return maximum(x, 0); }
 Tensor softsign_of(const Tensor& x) { return x / (abs(x) + 1); }
 Tensor hard_swish(const Tensor& x) { return x * maximum(minimum(x / 6 + 0.5, 1), 0); }
-Tensor mish(const Tensor& x) { return x * tanh(softplus_of(x)); }
 
 // C's division: toward zero. Without its remainder, x is a multiple of y.
 Tensor divide(const Tensor& x, const Tensor& y) {
@@ -96,24 +96,23 @@ void import_clip(Call& c) {
 void import_gelu(Call& c) {
   const Tensor x = c.in(0);
   const std::string how = c.text("approximate", "none");
-  if (how == "tanh") return c.out(x * 0.5 * (tanh((x + x * x * x * 0.044715) * std::sqrt(2 / std::numbers::pi)) + 1));
-  if (how != "none") c.wrong("approximate=" + how);
-  c.out(x * 0.5 * (erf(x * (std::numbers::sqrt2 / 2)) + 1));
+  if (how != "tanh" && how != "none") c.wrong("approximate=" + how);
+  c.out(how == "tanh" ? gelu_tanh(x) : gelu(x));
 }
 
 void import_elu(Call& c) {
   const Tensor x = c.in(0);
-  c.out(where(less(x, 0), (exp(minimum(x, 0)) - 1) * c.real("alpha", 1), x));
+  c.out(where(less(x, 0), expm1(minimum(x, 0)) * c.real("alpha", 1), x));
 }
 void import_celu(Call& c) {
   const Tensor x = c.in(0);
   const double alpha = c.real("alpha", 1);
-  c.out(maximum(x, 0) + minimum((exp(minimum(x, 0) / alpha) - 1) * alpha, 0));
+  c.out(maximum(x, 0) + minimum(expm1(minimum(x, 0) / alpha) * alpha, 0));
 }
 void import_selu(Call& c) {
   const Tensor x = c.in(0);
   const double alpha = c.real("alpha", 1.67326319217681884765625), gamma = c.real("gamma", 1.05070102214813232421875);
-  c.out(where(less(0, x), x, (exp(minimum(x, 0)) - 1) * alpha) * gamma);
+  c.out(where(less(0, x), x, expm1(minimum(x, 0)) * alpha) * gamma);
 }
 void import_leaky(Call& c) {
   const Tensor x = c.in(0);
@@ -185,7 +184,7 @@ std::vector<OpEntry> math_ops() {
       unary("Abs", [](const Tensor& x) { return abs(x); }), unary("Ceil", [](const Tensor& x) { return ceil(x); }), unary("Cos", [](const Tensor& x) { return cos(x); }), unary("Cosh", [](const Tensor& x) { return cosh(x); }),
       unary("Erf", [](const Tensor& x) { return erf(x); }), unary("Exp", [](const Tensor& x) { return exp(x); }), unary("Floor", [](const Tensor& x) { return floor(x); }),
       unary("HardSwish", hard_swish), unary("IsNaN", [](const Tensor& x) { return not_equal(x, x); }), unary("Log", [](const Tensor& x) { return log(x); }),
-      unary("Mish", mish), unary("Neg", neg), unary("Not", [](const Tensor& x) { return logical_not(x); }), unary("Reciprocal", reciprocal), unary("Relu", relu_of),
+      unary("Mish", [](const Tensor& x) { return mish(x); }), unary("Neg", neg), unary("Not", [](const Tensor& x) { return logical_not(x); }), unary("Reciprocal", reciprocal), unary("Relu", relu_of),
       unary("Sigmoid", sigmoid_of), unary("Sign", [](const Tensor& x) { return sign(x); }), unary("Sin", [](const Tensor& x) { return sin(x); }), unary("Sinh", [](const Tensor& x) { return sinh(x); }),
       unary("Softplus", softplus_of), unary("Softsign", softsign_of), unary("Sqrt", [](const Tensor& x) { return sqrt(x); }), unary("Tan", [](const Tensor& x) { return tan(x); }),
       unary("Tanh", [](const Tensor& x) { return tanh(x); }),

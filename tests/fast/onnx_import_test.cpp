@@ -1,4 +1,5 @@
 // The ONNX importer on models written here: values, weights, names, what is static, what is refused and how it is told.
+#include <cmath>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -145,6 +146,25 @@ TEST(OnnxImport, OldPReluHasASlopeForEveryChannel) {
   ASSERT_EQ(reasons(m.imported), "");
   EXPECT_EQ(run(m.imported, {f32({2, 3, 2}, {-1, 1, -1, 1, -1, 1, 1, 1, 1, 1, -2, -3})})[0], f32({2, 3, 2}, {-0.5, 1, -2, 1, -4, 1, 1, 1, 1, 1, -8, -12}));
   EXPECT_FALSE(load(model(g, 7)).imported.missing.empty());   // broadcasts from the last axis
+}
+
+// Far below 0 and close to it: nothing cancels.
+TEST(OnnxImport, ActivationsDoNotCancel) {
+  const std::pair<const char*, double (*)(double)> ops[] = {{"Softplus", [](double x) { return std::log1p(std::exp(x)); }},
+                                                            {"Mish", [](double x) { return x * std::tanh(std::log1p(std::exp(x))); }},
+                                                            {"Elu", [](double x) { return std::expm1(x); }},
+                                                            {"Celu", [](double x) { return std::expm1(x); }},
+                                                            {"Selu", [](double x) { return 1.0507009873554805 * 1.6732632423543772 * std::expm1(x); }}};
+  for (const auto& [op, want] : ops) {
+    GraphParts g;
+    g.nodes = {node(op, {"x"}, {"y"})};
+    g.inputs = {value("x", kF32, {int64_t{3}})};
+    g.outputs = {value("y", kF32, {})};
+    const Loaded m = load(model(g, 22));
+    ASSERT_EQ(reasons(m.imported), "");
+    const HostTensor x = f32({3}, {-20, -1e-6, -1}), y = run(m.imported, {x})[0];
+    for (int64_t i = 0; i < 3; ++i) EXPECT_NEAR(y.at(i) / want(x.at(i)), 1, 1e-6) << op << " at " << x.at(i);
+  }
 }
 
 TEST(OnnxImport, LargePoolsAreTheSmallOnes) {
