@@ -149,6 +149,24 @@ TEST_F(Control, RandomBitsDifferFromStepToStep) {
   EXPECT_GT(seen.size(), 310u);   // of 320
 }
 
+// The key as an argument of nested functions; by turns of a while_loop.
+TEST_F(Control, RandomBitsDifferInNestedBodies) {
+  Model m;
+  const Tensor key = m.input("key", DType::u32, {}), start = m.input("start", DType::f32, {64}), zero = m.input("zero", DType::i32, {});
+  const auto draw = [](const Tensors& a) { return Tensors{a[0] + random_uniform(a[1], {64}, 3)}; };
+  const auto all = [&](const Tensors& a) { return Tensors{checkpoint(draw, a)[0], cond(less(sum(a[0]), 1), draw, [](const Tensors& b) { return Tensors{b[0]}; }, a)[0], reshape(vmap([](const Tensors& b) { return Tensors{b[0] + random_uniform(b[1], {8}, 4)}; }, {reshape(a[0], {8, 8}), a[1]}, {0, -1})[0], {64})}; };
+  const Scan r = scan([&](const Tensors& c, const Tensors&) { return ScanStep{c, all({c[0], key})}; }, {start}, {}, 5);
+  for (size_t i = 0; i < 3; ++i) m.output("bits " + std::to_string(i), r.stacked[i]);
+  const Tensor rows = iota(key.graph(), DType::i32, {5, 1}, 0);
+  m.output("turns", while_loop([](const Tensors& c) { return less(c[0], 5); }, [&](const Tensors& c) { return Tensors{c[0] + 1, where(equal(rows, c[0]), expand_dims(all({start, key})[0], 0), c[1])}; }, {zero, broadcast_to(start, {5, 64})})[1]);
+  const std::vector<HostTensor> out = run(m, {HostTensor::full(DType::u32, {}, 9), HostTensor(DType::f32, {64}), HostTensor(DType::i32, {})});
+  for (size_t i = 0; i < 4; ++i) {
+    std::set<double> seen;
+    for (int64_t k = 0; k < out[i].size(); ++k) seen.insert(out[i].at(k));
+    EXPECT_GT(seen.size(), i == 2 ? 38u : 310u) << i;   // of 40 that all lanes share, of 320
+  }
+}
+
 // The square root by Newton's iteration until it is good enough, and after how many steps: lanes need different ones.
 Tensors newton_steps(const Tensor& x) {
   return while_loop([&](const Tensors& c) { return less(x * 0 + 1e-12, abs(c[0] * c[0] - x)); },
