@@ -24,6 +24,7 @@ TEST(Cli, Good) {
   for (const char* what : {"ir", "dot", "tile", "plan", "kernels", "fusion", "program"}) expect(std::string("dump mlp --set batch=4 --what ") + what, 0, "");
   expect("fuzz graphs -n 10 --seed 4 --grad --target cpu:v128", 0, "on cpu:v128: 0 mismatches");
   expect("check mlp --set batch=4 --grad --target cpu:v128", 0, "passed");
+  expect("check mlp --set batch=4", 0, "the last from 0 to 20");   // second moments are not negative
   expect("cache verify", 0, " 0 damaged");
   expect("cache clear", 0, "removed");
   expect("doctor --json -", 0, "\"cpu\"");
