@@ -266,6 +266,14 @@ std::vector<uint8_t> save_program(const Program& p) {
   return out;
 }
 
+// Of the program read so far: what a launch takes from an image is within what launches may have.
+static bool image_is_sound(const KernelImage& i, const Program& p) {
+  const bool cuda = p.target.kind == TargetKind::cuda, code = cuda ? is_cubin(i.code) : i.entry < static_cast<int64_t>(i.code.size());
+  const bool launch = i.grid >= 0 && i.grid <= (cuda ? INT32_MAX : kMaxGrid) && grid_is_sound(i) && i.threads >= 1 && i.threads <= 1024;
+  const bool memory = i.scratch_bytes >= 0 && i.shared_bytes >= 0 && i.shared_bytes <= (1 << 20);
+  return i.entry >= 0 && code && launch && memory && i.bound >= 0 && i.bound <= p.size_high && i.outputs >= 0 && i.outputs <= i.operands;
+}
+
 Program load_program(const std::vector<uint8_t>& bytes, const std::string& file) {
   const auto fail = [&](Code code, const char* what) { throw Error(code, fmt::format("{}: {}", file, what)).with_help("compile it again with `quern compile`"); };
   const std::function<void(bool, const char*)> want = [&](bool condition, const char* what) {
@@ -301,7 +309,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   for (const fbs::Image* i : *in.images()) {
     want(i && i->bytes() && i->lines(), "damaged: an image is missing");
     auto image = load_image({i->bytes()->begin(), i->bytes()->end()});
-    want(image && image->entry >= 0 && (p.target.kind == TargetKind::cuda || image->entry < static_cast<int64_t>(image->code.size())) && image->grid >= 0 && image->grid <= (p.target.kind == TargetKind::cuda ? INT32_MAX : kMaxGrid) && grid_is_sound(*image) && (p.target.kind == TargetKind::cpu || is_cubin(image->code)) && image->bound >= 0 && image->bound <= p.size_high && image->threads >= 1 && image->threads <= 1024 && image->scratch_bytes >= 0 && image->shared_bytes >= 0 && image->shared_bytes <= (1 << 20) && image->outputs >= 0 && image->outputs <= image->operands, "damaged: an image");
+    want(image && image_is_sound(*image, p), "damaged: an image");
     image->flops = i->flops();
     image->bytes = i->traffic();
     image->lines = i->lines()->str();
