@@ -7,6 +7,7 @@
 
 #include "ir/ops/define.h"
 #include "ir/support/fault.h"
+#include "ir/symbol.h"
 
 namespace quern {
 namespace {
@@ -45,6 +46,26 @@ HostTensor eval_reshape(const Node& node, std::span<const HostTensor* const> arg
   out.shape = node.type.shape;
   return out;
 }
+int64_t constant_term(const Index& e) {
+  switch (e.kind()) {
+    case Index::Kind::constant: return e.value();
+    case Index::Kind::add: return constant_term(e.left()) + constant_term(e.right());
+    case Index::Kind::mul: return constant_term(e.left()) * e.value();
+    default: return 0;
+  }
+}
+// Where a part begins so many sizes into a symbolic tensor, its dims can be told apart only if these are whole rows.
+void want_whole_rows(const Index& place, std::span<const int64_t> from) {
+  if (std::none_of(from.begin(), from.end(), [](int64_t d) { return is_symbolic(d); })) return;
+  const int64_t c = constant_term(place);
+  int64_t sizes = (c < 0 ? c - kSymbol / 2 : c + kSymbol / 2) / kSymbol;
+  for (size_t d = from.size(); d-- > 0 && sizes != 0;) {
+    if (is_symbolic(from[d])) return;   // the rest is multiples of it
+    if (d > 0 && sizes % from[d] != 0)
+      throw Error(Code::symbol_place, fmt::format("a part of a tensor is reshaped to [{}], across its symbolic size", shape_text({from.begin(), from.end()}))).with_help("reshape the whole tensor so that the symbolic dim stays one, or make the size a constant: at_size(graph, n)");
+    sizes /= from[d];
+  }
+}
 Pieces reshape_pieces(const Node& node, Types args, Out out) {
   // Runs of dims with equally many elements are reshaped on their own: what stays a dim keeps its index, in range or not.
   const Shape &to = node.type.shape, &from = args[0].shape;
@@ -58,6 +79,7 @@ Pieces reshape_pieces(const Node& node, Types args, Out out) {
       else there *= from[j++];
     } while (here != there);
     const Index place = flatten(out.subspan(i0, i - i0), std::span(to).subspan(i0, i - i0));
+    want_whole_rows(place, std::span(from).subspan(j0, j - j0));
     for (Index& e : unflatten(place, std::span(from).subspan(j0, j - j0))) p.index.push_back(std::move(e));
   }
   return {p};

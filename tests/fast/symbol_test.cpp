@@ -134,6 +134,17 @@ TEST(Symbol, WhatIsRefused) {
     })), Code::symbol_place);
   EXPECT_EQ(code_of(lowered([](Model& m, int64_t n) { return slice(m.input("x", DType::f32, {2 * n, 4}), 0, 0, n); })), Code::general_bug);   // the first rows: no index depends on n
   EXPECT_EQ(code_of(lowered([](Model& m, int64_t n) { return slice(m.input("x", DType::f32, {2 * n, 4}), 0, n, 2 * n); })), Code::symbol_place);
+  // Row 1 of [3, n] begins at element n, whose place in [n, 3] depends on n; row 3 of [6, n] begins at row 1 of [3, 3n].
+  const auto row_of = [](Shape rows, int64_t row) {
+    return [rows, row](Model& m, int64_t n) {
+      Shape x = rows, turned = {count(rows), n};
+      x[x[0] == 1 ? 0 : 1] *= n;
+      return slice(reshape(m.input("x", DType::f32, x), turned), 0, row, row + 1);
+    };
+  };
+  EXPECT_EQ(code_of(lowered(row_of({1, 3}, 1))), Code::symbol_place);
+  EXPECT_EQ(code_of(lowered(row_of({1, 70}, 26))), Code::symbol_place);
+  EXPECT_EQ(code_of(lowered(row_of({2, 3}, 3))), Code::general_bug);
 }
 
 }  // namespace
