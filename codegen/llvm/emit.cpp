@@ -162,7 +162,7 @@ class Emitter : Places {
       return lanes >= 0 ? s_.splat(zero) : zero;
     }
     // Is the position linear along the lanes?
-    bool linear = true;
+    bool linear = true, varies = false;   // steps of two dims may cancel, their bounds do not
     int64_t along = 0;
     for (size_t d = 0; d < l.index.size() && lanes >= 0; ++d) {
       if (l.index[d].gather >= 0) {
@@ -171,9 +171,10 @@ class Emitter : Places {
       }
       const auto s = stride(l.index[d].index, lanes);
       linear = linear && s;
+      varies = varies || !s || *s != 0;
       along += s.value_or(0) * strides[d];
     }
-    const bool spread = lanes >= 0 && (!linear || along != 0);
+    const bool spread = lanes >= 0 && (!linear || varies);
     const bool whole = spread && linear && (along == 1 || planted(Fault::load_stride));
     LlvmValue position = i64(0), mask = spread ? lane_mask(lanes, c) : nullptr;
     for (size_t d = 0; d < l.index.size(); ++d) {
