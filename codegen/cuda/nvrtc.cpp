@@ -60,7 +60,7 @@ const Nvrtc& nvrtc() {
 std::string compiler_version() {
   int major = 0, minor = 0;
   nvrtc().version(&major, &minor);
-  return fmt::format("nvrtc {}.{} emitter 4", major, minor);
+  return fmt::format("nvrtc {}.{}", major, minor);
 }
 
 std::string compile(KernelImage& image, const std::string& arch) {

@@ -195,6 +195,6 @@ std::string host_arch() {
   return all({"avx2", "fma"}) ? "avx2" : "v128";
 }
 
-std::string compiler_version() { return "llvm " LLVM_VERSION_STRING " emitter 4"; }
+std::string compiler_version() { return "llvm " LLVM_VERSION_STRING ""; }
 
 }  // namespace quern::cpu
