@@ -3,6 +3,7 @@
 #include "frontend/zip.h"
 
 #include <algorithm>
+#include <memory>
 #include <set>
 
 #include <fmt/format.h>
@@ -24,6 +25,7 @@ template <class Room>
 bool inflate_into(std::span<const uint8_t> data, int window, int64_t& size, size_t& used, Room&& room) {
   z_stream z{};
   if (inflateInit2(&z, window) != Z_OK) throw Error(Code::out_of_memory, "zlib cannot start").with_help("free some memory");
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> end(&z, inflateEnd);   // also when `room` throws
   int status = Z_OK;
   used = 0;
   size = 0;
@@ -37,7 +39,6 @@ bool inflate_into(std::span<const uint8_t> data, int window, int64_t& size, size
     used += in - z.avail_in;
     size += out - z.avail_out;
   }
-  inflateEnd(&z);
   return status == Z_STREAM_END;
 }
 

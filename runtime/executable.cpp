@@ -196,7 +196,9 @@ void Executable::run() {
 }
 
 HostTensor Executable::output(int64_t position) {
-  const int64_t id = program_.outputs.at(static_cast<size_t>(position));
+  if (position < 0 || position >= static_cast<int64_t>(program_.outputs.size()))
+    throw Error(Code::unknown_tensor, fmt::format("the program has {} outputs, there is no output {}", program_.outputs.size(), position)).with_help("outputs are numbered from 0, without the states");
+  const int64_t id = program_.outputs[static_cast<size_t>(position)];
   const Slot& s = program_.slots[static_cast<size_t>(id)];
   HostTensor out(s.dtype, s.shape_at(size_));
   device_.download_rows(out.bytes.data(), at(id, 0), s.rows_at(size_));

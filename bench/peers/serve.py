@@ -14,6 +14,19 @@ import time
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_TOP_PAD_": str(1 << 26)}
 
 
+OPS, MODELS = {}, {}   # what a program has, by the request's name
+
+
+def op(f):
+    OPS[f.__name__] = f
+    return f
+
+
+def model(f):
+    MODELS[f.__name__] = f
+    return f
+
+
 class Prepared:
     """A case made ready: `run(i)` is timed, `load(i)` before it and `reset()` before every block are not."""
 

@@ -6,20 +6,7 @@ as channels last, else as they are.
 """
 import time
 
-from serve import Compiled, Prepared, data_of, mean_abs, serve, train
-
-OPS, MODELS = {}, {}
-
-
-def op(f):
-    OPS[f.__name__] = f
-    return f
-
-
-def model(f):
-    MODELS[f.__name__] = f
-    return f
-
+from serve import MODELS, OPS, Compiled, Prepared, data_of, mean_abs, model, op, serve, train
 
 # --- plain ops: (torch, request, *inputs) → (a function of tensors, its arguments) ---
 

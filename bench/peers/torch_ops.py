@@ -7,12 +7,7 @@ Eager mode, f32 with TF32 off. Relies on common.py and, for the training step, o
 import json
 import sys
 
-OPS = {}
-
-
-def op(f):
-    OPS[f.__name__] = f
-    return f
+from serve import OPS, op
 
 
 @op

@@ -3,12 +3,14 @@
 #include "frontend/rnn.h"
 #include "frontend/transforms.h"
 #include "ir/text.h"
+#include "tests/support/loss.h"
 #include "tests/support/pairs.h"
 
 namespace quern {
 namespace {
 
 using Tensors = std::vector<Tensor>;
+using test::loss_of;
 using test::random_f64;
 
 class Rnn : public test::Pairs {};
@@ -39,15 +41,6 @@ Tensors gru_written_out(const Tensors& p) {
     all.insert(all.begin(), expand_dims(h, 0));
   }
   return {concat(all, 0), h};
-}
-Function loss_of(const Function& f) {
-  return [f](const Tensors& p) {
-    Tensors out = f(p);
-    Tensor loss = sum(out[0] * out[0]);
-    for (const Tensor& t : out) loss = loss + sum(sin(t));
-    out.insert(out.begin(), loss);
-    return out;
-  };
 }
 
 TEST_F(Rnn, LayersAreTheLoopsWrittenOut) {

@@ -139,6 +139,7 @@ TEST_F(Runtime, MisuseIsAnError) {
   EXPECT_THROW(e->set_state("step", HostTensor(DType::f64, {})), Error);
   EXPECT_THROW(e->set_input(0, HostTensor(DType::f32, {2, 5})), Error);
   EXPECT_THROW(e->set_input(9, HostTensor(DType::f32, {2, 4})), Error);
+  for (int64_t o : {int64_t{-1}, static_cast<int64_t>(step.graph.outputs.size())}) EXPECT_THROW(e->output(o), Error);
 }
 
 }  // namespace

@@ -4,25 +4,18 @@
 #include "frontend/reduce.h"
 #include "frontend/rnn.h"
 #include "frontend/transforms.h"
+#include "tests/support/loss.h"
 #include "tests/support/sizes.h"
 
 namespace quern {
 namespace {
 
 using Tensors = std::vector<Tensor>;
+using test::loss_of;
 using SizedLoops = test::Symbols;
 
 void outputs(Model& m, const std::string& name, const Tensors& of) {
   for (size_t i = 0; i < of.size(); ++i) m.output(fmt::format("{} {}", name, i), of[i]);
-}
-Function loss_of(const Function& f) {
-  return [f](const Tensors& p) {
-    Tensors out = f(p);
-    Tensor loss = sum(out[0] * out[0]);
-    for (const Tensor& t : out) loss = loss + sum(sin(t));
-    out.insert(out.begin(), loss);
-    return out;
-  };
 }
 void with_gradient(Model& m, const std::string& name, const Function& f, const Tensors& args) {
   const Reverse r = value_and_grad(loss_of(f), args);
