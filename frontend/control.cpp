@@ -149,7 +149,7 @@ Scan scan(const StepFunction& f, const std::vector<Tensor>& init, const std::vec
     if (types[i].shape[0] != steps) throw error_at(Code::shapes_differ, fmt::format("scan: {} steps, but a scanned tensor is {}", steps, to_string(types[i])), where, {{"scanned", args[i]}}).with_help("axis 0 of all scanned tensors is the steps; transpose, or slice them");
     types[i].shape.erase(types[i].shape.begin());
   }
-  if (steps > kMaxExtent) throw error_at(Code::too_large, fmt::format("scan: {} steps", steps), where, {{"carry", init[0]}}).with_help("at most 2^40; a while_loop has no such limit");
+  if (steps > kMaxExtent) throw error_at(Code::too_large, fmt::format("scan: {} steps", steps), where, {{"argument", args[0]}}).with_help("at most 2^40; a while_loop has no such limit");
   if (steps < 0) throw error_at(Code::argument_count, "scan: nothing is scanned, so the number of steps is unknown", where).with_help("pass it as `steps`");
   const Function flat = [&](const std::vector<Tensor>& at) {
     const ScanStep r = f(part(at, 0, carries), part(at, carries, at.size()));

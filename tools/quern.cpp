@@ -157,7 +157,10 @@ void print_notes(const CompileReport& report) {
 
 // What CLI11 refuses, with a suggestion for a mistyped flag; `at` is the command that was meant.
 static Error parse_error(const CLI::ParseError& e, const CLI::App& at, const std::vector<std::string>& rest) {
-  const std::string name = at.get_parent() ? "quern " + at.get_display_name() : "quern", help = "`" + name + " --help` shows what there is";
+  std::string name;
+  for (const CLI::App* c = &at; c->get_parent(); c = c->get_parent()) name = " " + c->get_display_name() + name;
+  name = "quern" + name;
+  const std::string help = "`" + name + " --help` shows what there is";
   if (!rest.empty() && dynamic_cast<const CLI::ExtrasError*>(&e)) {
     const std::string word = rest[0].substr(0, rest[0].find('='));
     std::vector<std::string> flags;

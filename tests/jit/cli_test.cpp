@@ -42,6 +42,8 @@ TEST(Cli, SameSeedSameCheckpoint) {
   EXPECT_FALSE(read(one).empty());
 }
 
+TEST(Cli, RefusedArgumentsNameTheWholeCommand) { EXPECT_NE(quern("fuzz graphs -n 0").text.find("`quern fuzz graphs --help`"), std::string::npos); }
+
 TEST(Cli, HelpOfEveryCommand) {
   const std::string list = quern("--help").text;
   size_t commands = 0;
