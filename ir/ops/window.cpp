@@ -10,8 +10,8 @@
 #include <fmt/format.h>
 
 #include "ir/ops/define.h"
-#include "ir/symbol.h"
 #include "ir/support/fault.h"
+#include "ir/symbol.h"
 
 namespace quern {
 namespace {

@@ -26,9 +26,9 @@
 #include <fmt/ranges.h>
 
 #include "ir/op.h"
-#include "ir/symbol.h"
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
+#include "ir/symbol.h"
 #include "passes/graph/partition.h"
 #include "passes/plan/place.h"
 
