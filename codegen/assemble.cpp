@@ -57,7 +57,7 @@ bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out)
     if (!load || load->buffer != in) continue;
     if (written) return false;
     for (size_t d = 0; d < stored->index.size(); ++d)
-      if (load->index[d].gather >= 0 || !(load->index[d].index == stored->index[d])) return false;
+      if (load->index[d].gather >= 0 || stored->index[d].gather >= 0 || !(load->index[d].index == stored->index[d].index)) return false;
   }
   return true;
 }

@@ -205,7 +205,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
       for (size_t s = sizes.size(); s-- > 0;) {
         const bool one = sizes[s] == 1 && !has_rows(*n.attrs.body);   // 1 is no variable
         const Graph& body = one ? *single.at(call).attrs.body : *n.attrs.body;
-        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound, program.size_low);
+        tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound, program.size_low, options.target.kind == TargetKind::cpu ? Updates::in_order : Updates::side_by_side);
         tile::verify(lowered);
         tile::Kernel planned = options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));

@@ -320,20 +320,19 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
 
 void Emitter::statement(const Store& s) {
   const Buffer& b = buffer(s.buffer);
-  std::vector<BoxIndex> box;
   std::set<int> used;
-  for (const Index& e : s.index) {
-    box.push_back({e, -1});
-    e.collect_axes(used);
+  for (const BoxIndex& e : s.index) {
+    QN_CHECK(e.gather < 0, "a GPU's updates are lowered side by side");
+    e.index.collect_axes(used);
   }
   const std::vector<AxisId> axes(used.begin(), used.end());
   const std::string writer = owner(axes);
   // A buffer may be overwritten in place: every thread with a copy must have read it.
   if (!writer.empty() && indent_.size() == 2) line("__syncthreads();");
-  const AxisId vector = vector_axis(s.buffer, box, axes, places_);
+  const AxisId vector = vector_axis(s.buffer, s.index, axes, places_);
   Registers r;
   over(axes, places_, vector, r, [&] {
-    const Spot at_spot = spot(s.buffer, box, axes, r, places_);
+    const Spot at_spot = spot(s.buffer, s.index, axes, r, places_);
     const std::string condition = both(writer, at_spot.condition);
     if (!condition.empty()) line(fmt::format("if ({})", condition));
     if (vector < 0) {

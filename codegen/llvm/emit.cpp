@@ -405,7 +405,9 @@ class Emitter : Places {
     if (count(buffer.shape) == 0) return;
     const Shape strides = buffer.strides();
     std::set<int> used(value(t.value).axes.begin(), value(t.value).axes.end());
-    for (const Index& e : t.index) e.collect_axes(used);
+    for (const BoxIndex& e : t.index)
+      if (e.gather < 0) e.index.collect_axes(used);
+      else used.insert(value(e.gather).axes.begin(), value(e.gather).axes.end());
     const std::vector<AxisId> axes(used.begin(), used.end());
     const AxisId lanes = lanes_axis(axes);
     llvm::Type* memory = s_.memory(buffer.dtype);
@@ -414,15 +416,21 @@ class Emitter : Places {
       bool linear = true;
       int64_t along = 0;
       for (size_t d = 0; d < t.index.size() && lanes >= 0; ++d) {
-        const auto s = stride(t.index[d], lanes);
+        if (t.index[d].gather >= 0) {
+          linear = linear && lanes_axis(value(t.index[d].gather).axes) < 0;
+          continue;
+        }
+        const auto s = stride(t.index[d].index, lanes);
         linear = linear && s;
         along += s.value_or(0) * strides[d];
       }
       const bool whole = lanes >= 0 && linear && along == 1;
       LlvmValue position = i64(0), mask = lane_mask(lanes, c);
       for (size_t d = 0; d < t.index.size(); ++d) {
-        if (!proven(t.index[d], buffer.shape[d]) && !is_local(t.index[d])) mask = both(mask, within(evaluate(t.index[d], c, lanes >= 0), buffer.shape[d]));
-        const LlvmValue i = evaluate(t.index[d], c, lanes >= 0 && !whole);
+        const auto& [index, gather] = t.index[d];
+        if (gather < 0 && !proven(index, buffer.shape[d]) && !is_local(index)) mask = both(mask, within(evaluate(index, c, lanes >= 0), buffer.shape[d]));
+        const LlvmValue i = gather < 0 ? evaluate(index, c, lanes >= 0 && !whole) : s_.apply(Op::cast, DType::i64, value(gather).dtype, {reg(gather, c)});
+        if (gather >= 0) mask = both(mask, within(i, buffer.shape[d]));
         LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
         if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
         position = b_.CreateAdd(position, term);

@@ -192,11 +192,13 @@ class Interpreter {
     const Buffer& b = k_.buffers[static_cast<size_t>(s.buffer)];
     const Shape strides = row_major(b.shape);
     std::set<int> used;
-    for (const Index& e : s.index) e.collect_axes(used);
+    for (const BoxIndex& e : s.index)
+      if (e.gather < 0) e.index.collect_axes(used);
+      else used.insert(k_.values[static_cast<size_t>(e.gather)].axes.begin(), k_.values[static_cast<size_t>(e.gather)].axes.end());
     elements({used.begin(), used.end()}, 0, [&] {
       int64_t p = 0;
       for (size_t d = 0; d < s.index.size(); ++d) {
-        const int64_t i = evaluate(s.index[d]);
+        const int64_t i = s.index[d].gather >= 0 ? element(s.index[d].gather).i : evaluate(s.index[d].index);
         if (i < 0 || i >= b.shape[d]) return;
         p += i * strides[d];
       }

@@ -6,7 +6,7 @@
 //   axis     ::= "axis" name "<" extent "by" tile ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
-//              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v
+//              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v     also gathered
 //   op       ::= "load" %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")"
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
@@ -25,8 +25,10 @@
 // no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
 // start as the constant, and `yield` gives their next values; its results are the last. With no blocks the results are
 // the initial constants. A seq whose body itself stores keeps every step of its carries (a running sum): its axes have a
-// tile of 1. `each` is seq without carries whose iterations are independent (placed there by `nest`).
-// A load outside its buffer reads 0 of the dtype; a store outside does nothing. A gathered index outside reads 0.
+// tile of 1. So does one whose body stores at gathered indices: its steps add to what the steps before have left there.
+// `each` is seq without carries whose iterations are independent (placed there by `nest`).
+// A load outside its buffer reads 0 of the dtype; a store outside does nothing; gathered indices alike. A load sees what
+// its instance has stored before.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
 // a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), bf16, f16 (exact products, accumulated in f32).
 // A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, the
@@ -102,7 +104,9 @@ using ScalarExpr = std::vector<ScalarNode>;
 struct BoxIndex {
   Index index;                     // used when gather < 0
   ValueId gather = -1;
+  BoxIndex(Index index, ValueId gather = -1) : index(std::move(index)), gather(gather) {}
 };
+inline std::vector<BoxIndex> box_of(const std::vector<Index>& index) { return std::vector<BoxIndex>(index.begin(), index.end()); }
 
 struct Stmt;
 using Block = std::vector<Stmt>;
@@ -123,7 +127,7 @@ struct Carry { ValueId var; Scalar init; };
 /// `outs[i]` is the last value of `carries[i]`; `yields[i]` its next value, defined in `body`.
 struct Seq { std::vector<AxisId> axes; std::vector<Carry> carries; Block body; std::vector<ValueId> yields, outs; };
 struct Each { std::vector<AxisId> axes; Block body; };
-struct Store { BufferId buffer; std::vector<Index> index; ValueId value; };
+struct Store { BufferId buffer; std::vector<BoxIndex> index; ValueId value; };
 
 struct Stmt {
   std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store> node;
@@ -150,8 +154,8 @@ std::string to_string(const Kernel& kernel);
 std::string to_string(const ScalarExpr& expr, const Kernel& kernel);
 Kernel parse_kernel(const std::string& text);                 // throws Error(bad_file)
 void verify(const Kernel& kernel);                            // throws Error(internal) naming the statement
-/// Whether the axis is walked element by element: one of a seq that stores every step, or carries a flag (of a
-/// scan: whether the first step is behind).
+/// Whether the axis is walked element by element: one of a seq that stores every step or at gathered indices, or carries
+/// a flag (of a scan: whether the first step is behind).
 bool is_walked(const Kernel& kernel, AxisId axis);
 /// The kernel for one value of the symbol.
 Kernel at_size(Kernel kernel, int64_t n);

@@ -119,14 +119,14 @@ class Printer {
   }
   std::string define(ValueId v) const { return fmt::format("%{}: {} = ", number(v), type(v)); }
 
+  std::string box(const std::vector<BoxIndex>& at) const {
+    std::vector<std::string> out;
+    for (const BoxIndex& b : at) out.push_back(b.gather >= 0 ? fmt::format("%{}", number(b.gather)) : index(b.index));
+    return fmt::format("{}", fmt::join(out, ", "));
+  }
   std::string stmt(const Stmt& s, const std::string& indent) const {
     return std::visit(
-        Overloaded{[&](const Load& l) {
-                     std::vector<std::string> box;
-                     for (const BoxIndex& b : l.index) box.push_back(b.gather >= 0 ? fmt::format("%{}", number(b.gather)) : index(b.index));
-                     const std::string tail = fmt::format("load %{}[{}]", k_.buffers[static_cast<size_t>(l.buffer)].name, fmt::join(box, ", "));
-                     return define(l.out) + tail;
-                   },
+        Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load %{}[{}]", k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
@@ -146,11 +146,7 @@ class Printer {
                      return out + " " + block(q.body, indent, q.carries.empty() ? nullptr : &q.yields);
                    },
                    [&](const Each& e) { return fmt::format("each ({}) {}", names(e.axes), block(e.body, indent, nullptr)); },
-                   [&](const Store& t) {
-                     std::vector<std::string> box;
-                     for (const Index& e : t.index) box.push_back(index(e));
-                     return fmt::format("store %{}[{}] = %{}", k_.buffers[static_cast<size_t>(t.buffer)].name, fmt::join(box, ", "), number(t.value));
-                   }},
+                   [&](const Store& t) { return fmt::format("store %{}[{}] = %{}", k_.buffers[static_cast<size_t>(t.buffer)].name, box(t.index), number(t.value)); }},
         s.node);
   }
 };
@@ -443,6 +439,16 @@ class Parser {
     return out;
   }
 
+  std::vector<BoxIndex> box() {
+    std::vector<BoxIndex> out;
+    r_.expect("[");
+    while (!r_.accept("]")) {
+      if (!out.empty()) r_.expect(",");
+      if (r_.peek("%")) out.push_back({Index(0), reference()});
+      else out.push_back(index());
+    }
+    return out;
+  }
   Stmt stmt() {
     if (r_.accept("each")) {
       Each e;
@@ -453,11 +459,7 @@ class Parser {
     if (r_.accept("store")) {
       Store s;
       s.buffer = buffer_reference();
-      r_.expect("[");
-      while (!r_.accept("]")) {
-        if (!s.index.empty()) r_.expect(",");
-        s.index.push_back(index());
-      }
+      s.index = box();
       r_.expect("=");
       s.value = reference();
       return {std::move(s)};
@@ -475,12 +477,7 @@ class Parser {
     const auto out = [&] { return define(outs[0].first, outs[0].second); };
     if (r_.accept("load")) {
       Load l{0, buffer_reference(), {}};
-      r_.expect("[");
-      while (!r_.accept("]")) {
-        if (!l.index.empty()) r_.expect(",");
-        if (r_.peek("%")) l.index.push_back({Index(0), reference()});
-        else l.index.push_back({index(), -1});
-      }
+      l.index = box();
       l.out = out();
       return {std::move(l)};
     }

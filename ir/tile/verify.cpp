@@ -10,8 +10,11 @@
 namespace quern::tile {
 namespace {
 
-bool stores(const Seq& q) {   // each step of a carry; without one, steps are tiles like others
-  return !q.carries.empty() && std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { return std::holds_alternative<Store>(s.node); });
+bool stores(const Seq& q) {   // each step of a carry, or where a gathered index says; otherwise steps are tiles like others
+  return std::any_of(q.body.begin(), q.body.end(), [&](const Stmt& s) {
+    const auto* t = std::get_if<Store>(&s.node);
+    return t && (!q.carries.empty() || std::any_of(t->index.begin(), t->index.end(), [](const BoxIndex& i) { return i.gather >= 0; }));
+  });
 }
 // A carry that is a flag: a scan's, by which it knows the first step.
 bool tells_first(const Seq& q) {
@@ -105,10 +108,9 @@ class Verifier {
     open_ = open;
     defined_ = defined;
   }
-  void statement(const Load& l) {
-    const Buffer& b = buffer(l.buffer, l.index.size());
+  std::set<AxisId> box(const std::vector<BoxIndex>& at) const {   // the axes of where an access goes
     std::set<AxisId> axes;
-    for (const BoxIndex& i : l.index) {
+    for (const BoxIndex& i : at) {
       if (i.gather >= 0) {
         const Value& rows = use(i.gather);
         check(is_integer(rows.dtype), "gathered rows are integers");
@@ -118,6 +120,11 @@ class Verifier {
         i.index.collect_axes(axes);
       }
     }
+    return axes;
+  }
+  void statement(const Load& l) {
+    const Buffer& b = buffer(l.buffer, l.index.size());
+    const std::set<AxisId> axes = box(l.index);
     define(l.out);
     const Value& out = k_.values[static_cast<size_t>(l.out)];
     check(out.dtype == b.dtype, "a load has the buffer's dtype");
@@ -212,11 +219,7 @@ class Verifier {
   void statement(const Store& s) {
     const Buffer& b = buffer(s.buffer, s.index.size());
     check(b.kind != BufferKind::in, "inputs are not written");
-    std::set<AxisId> axes;
-    for (const Index& e : s.index) {
-      index(e);
-      e.collect_axes(axes);
-    }
+    const std::set<AxisId> axes = box(s.index);
     const Value& v = use(s.value);
     check(v.dtype == b.dtype, "a store has the buffer's dtype");
     for (AxisId a : v.axes) check(axes.count(a) > 0 || k_.axes[static_cast<size_t>(a)].tile == 1, "a stored tile's axes are in its index, or of one element");

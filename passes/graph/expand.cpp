@@ -3,10 +3,12 @@
 //           %2 = result %1 {index=[1]};  output "dy" %2
 //   after:  %1 = constant {value=1};  %2 = mul %1, %0;  %3 = add %2, %2;  output "dy" %3
 // Calls that have a derivative of their own (checkpoint, the user's) are kept until all derivatives around them are taken.
-// Establishes: no call but those of kernels, no op whose meaning is Expand; in the bodies of control flow, too.
+// Establishes: no call but those of kernels, no op whose meaning is Expand, no put_add of a dtype that sums are not made in;
+// in the bodies of control flow, too.
 #include <map>
 
 #include "ir/op.h"
+#include "ir/ops/define.h"
 #include "passes/graph/autodiff.h"
 #include "passes/graph/forward.h"
 #include "passes/graph/vmap.h"
@@ -75,6 +77,9 @@ Graph expand_graph(const Graph& graph, Mode mode) {
       map[i] = {map[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
     } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && (mode.composed || def_of(n.op).vjp == vjp_of_expansion)) {
       map[i] = {stands_for->build(b, n, args)};
+    } else if (means<PutAdd>(n.op) && mode.composed && (n.type.dtype == DType::bf16 || n.type.dtype == DType::f16)) {   // updates add up in memory
+      args[0] = cast_like(b, args[0], DType::f32), args[2] = cast_like(b, args[2], DType::f32);
+      map[i] = {cast_like(b, b.add(n.op, std::move(args), n.attrs, where), n.type.dtype)};
     } else {
       map[i] = {b.add(n.op, std::move(args), n.attrs, where)};
     }

@@ -11,7 +11,7 @@
 //     row axes (otherwise it would be recomputed per element), and a product's operands are views (not padded ones: their
 //     masks would be computed in every step of the sum) or casts of memory;
 //   - no map is computed at more than four places for one element (chains of maps that each look at two places);
-//   - a running sum is its only output (every step is stored), and nothing else in it reduces.
+//   - a running sum or a put_add is its only output (every step is stored), and nothing else in it reduces.
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
 // between the calls.
 // Control flow is no kernel: its arguments and results are in memory, its bodies are partitioned by themselves. But a scan
@@ -315,6 +315,7 @@ class Partitioner {
     const std::vector<NodeId> outputs = outputs_of(nodes);
     for (NodeId id : nodes)
       if (means<Cumulate>(at(id).op) && (outputs != std::vector{id} || products || !reductions.empty())) return "a running sum is the result of its kernel";
+      else if (means<PutAdd>(at(id).op) && outputs != std::vector{id}) return "a put_add is the result of its kernel";
     if (outputs.size() > kMaxOutputs) return fmt::format("a kernel has at most {} outputs", kMaxOutputs);
     Shape rows = at(outputs.at(0)).type.shape;
     int64_t widest = 0;

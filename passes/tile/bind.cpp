@@ -77,12 +77,13 @@ class Binder {
     want_constant(farthest(e));
     return e.substitute([&](int a, int64_t) { return k_.coordinate(a); });
   }
+  void box(std::vector<BoxIndex>& at) const {
+    for (BoxIndex& i : at)
+      if (i.gather < 0) i.index = bound(i.index);
+  }
   void block(Block& stmts) {
     for (Stmt& s : stmts)
-      std::visit(Overloaded{[&](Load& l) {
-                              for (BoxIndex& i : l.index)
-                                if (i.gather < 0) i.index = bound(i.index);
-                            },
+      std::visit(Overloaded{[&](Load& l) { box(l.index); },
                             [&](MapTile& m) {
                               for (ScalarNode& n : m.expr) {
                                 if (n.kind == ScalarNode::Kind::random && is_far(farthest(n.coord))) throw not_yet("random bits are numbered along a symbolic size that is not the first dim, which is not compiled yet");
@@ -91,9 +92,7 @@ class Binder {
                             },
                             [&](Seq& q) { block(q.body); },
                             [&](Each& e) { block(e.body); },
-                            [&](Store& t) {
-                              for (Index& i : t.index) i = bound(i);
-                            },
+                            [&](Store& t) { box(t.index); },
                             [](ReduceTile&) {}, [](Mma&) {}},
                  s.node);
   }

@@ -45,19 +45,12 @@ struct Facts {
 };
 
 // Elements moved in the buffer by one step of the axis; 0 where it does not matter, -1 where not linear.
-template <class Indices>
-int64_t step_of(const Kernel& k, BufferId buffer, const Indices& index, AxisId a) {
+inline int64_t step_of(const Kernel& k, BufferId buffer, const std::vector<BoxIndex>& index, AxisId a) {
   const Shape strides = k.buffers[static_cast<size_t>(buffer)].strides();
   int64_t total = 0;
   for (size_t d = 0; d < index.size(); ++d) {
-    const Index* e;
-    if constexpr (std::is_same_v<Indices, std::vector<BoxIndex>>) {
-      if (index[d].gather >= 0) continue;
-      e = &index[d].index;
-    } else {
-      e = &index[d];
-    }
-    const auto s = e->stride(a);
+    if (index[d].gather >= 0) continue;
+    const auto s = index[d].index.stride(a);
     if (!s) return -1;
     total += *s * strides[d];
   }

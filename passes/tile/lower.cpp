@@ -14,8 +14,10 @@ Kernel Lowering::run() {
   for (const NamedOutput& o : graph_.outputs) add_buffer(BufferKind::out, graph_.type(o.node), -1);
   scopes_.emplace_back();
   Phase phase;
-  if (const Node& result = graph_.at(graph_.outputs.at(0).node); means<Cumulate>(result.op) || result.op == Op::result) {
-    phase.grid = result.op == Op::result ? walk_scan(graph_.at(result.args[0])) : store_steps(result);
+  const Node& result = graph_.at(graph_.outputs.at(0).node);
+  const bool updated = means<PutAdd>(result.op) && updates_ == Updates::in_order;
+  if (updated || means<Cumulate>(result.op) || result.op == Op::result) {
+    phase.grid = updated ? put_in_order(result) : result.op == Op::result ? walk_scan(graph_.at(result.args[0])) : store_steps(result);
     phase.body = std::move(scopes_[0].block);
     kernel_.phases.push_back(std::move(phase));
     collect_sources();
@@ -317,14 +319,17 @@ int Lowering::build_take(const Node& n, const std::vector<Index>& index) {
   const std::vector<Index> at(index.begin() + static_cast<int64_t>(axis), index.begin() + static_cast<int64_t>(axis + rank));
   std::vector<BoxIndex> box;
   for (size_t d = 0; d < axis; ++d) box.push_back({index[d], -1});
-  int row = element(n.args[1], at);
-  if (const int64_t rows = graph_.type(n.args[0]).shape[axis]; is_symbolic(rows)) {   // what is outside at this size reads 0
-    row = convert(row, DType::i64);
-    row = apply(Op::select, DType::i64, {apply(Op::lt, DType::boolean, {row, extent(rows)}), row, constant(Scalar::of_int(DType::i64, -1))});
-  }
-  box.push_back({Index(0), materialise(row)});
+  box.push_back({Index(0), materialise(row_of(n, at))});
   for (size_t d = axis + rank; d < index.size(); ++d) box.push_back({index[d], -1});
   return load(buffer_of_.at(n.args[0]), std::move(box));
+}
+
+int Lowering::row_of(const Node& n, const std::vector<Index>& at) {
+  const int64_t rows = graph_.type(n.args[0]).shape[static_cast<size_t>(n.attrs.axes[0])];
+  int row = element(n.args[1], at);
+  if (!is_symbolic(rows)) return row;
+  row = convert(row, DType::i64);
+  return apply(Op::select, DType::i64, {apply(Op::lt, DType::boolean, {row, extent(rows)}), row, constant(Scalar::of_int(DType::i64, -1))});
 }
 
 int Lowering::build_put_add(const Node& n, const std::vector<Index>& index) {
@@ -369,6 +374,6 @@ void Lowering::collect_sources() {
   }
 }
 
-tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound, int64_t room, int64_t low) { return bind_symbol(Lowering(region, name, low).run(), bound, std::max(bound, room)); }
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound, int64_t room, int64_t low, Updates updates) { return bind_symbol(Lowering(region, name, low, updates).run(), bound, std::max(bound, room)); }
 
 }  // namespace quern

@@ -9,9 +9,13 @@
 
 namespace quern {
 
+/// How the kernel of a put_add adds: one update after the other, from x on, walking along the indices (work of the sum of
+/// both sizes), or every element by itself all that is meant for it, side by side (of their product).
+enum class Updates { in_order, side_by_side };
+
 /// Buffers: the region's inputs, then its outputs. Tiles are 1: the planner chooses them. `bound` is the greatest value
 /// of the symbol, where the region's shapes hold it, `room` the one that buffers are laid out for (0: the same), `low` the least. Throws
 /// Error(compile) where a view works along the symbol.
-tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound = 0, int64_t room = 0, int64_t low = 1);
+tile::Kernel lower(const Graph& region, const std::string& name, int64_t bound = 0, int64_t room = 0, int64_t low = 1, Updates updates = Updates::in_order);
 
 }  // namespace quern

@@ -30,13 +30,14 @@ struct Scope {
 
 class Lowering {
  public:
-  Lowering(const Graph& region, const std::string& name, int64_t low) : graph_(region), low_(low) { kernel_.name = name; }
+  Lowering(const Graph& region, const std::string& name, int64_t low, Updates updates) : graph_(region), low_(low), updates_(updates) { kernel_.name = name; }
 
   Kernel run();
 
  private:
   const Graph& graph_;
   int64_t low_;                          // the symbol's least value
+  Updates updates_;
   Kernel kernel_;
   bool flat_ = false;                    // all tensors are seen as single elements, rank 1, or rows of it in front of the symbol
   bool symbolic_ = false;                // some shape holds the symbol
@@ -212,17 +213,22 @@ class Lowering {
 
   int build_take(const Node& n, const std::vector<Index>& index);
 
-  // x[v] + sum over n of (i[n] == v ? u[n] : 0): deterministic, and quadratic in the rows.
+  // Which row a take reads or a put_add changes; where that is outside at this size, it is outside of the bound's memory, too.
+  int row_of(const Node& n, const std::vector<Index>& at);
+  // Side by side: x[v] + sum over n of (i[n] == v ? u[n] : 0).
   int build_put_add(const Node& n, const std::vector<Index>& index);
 
   // --- outputs ---
   void store(size_t output, const std::vector<Index>& index) {
     const ValueId value = materialise(element(graph_.outputs[output].node, index), axes_of(index));
-    scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + output), index, value}});
+    scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + output), box_of(index), value}});
   }
 
   // grid (kept axes) { seq (axis) carry (c = identity) { y = combine(c, x[…];  store out[…] = y;  yield y } }
   std::vector<AxisId> store_steps(const Node& n);
+
+  // grid (all but the rows) { each (rows) { store out[…] = x[…] };  seq (n) { load out[i[n], …];  add u[n, …];  store out[i[n], …] } }
+  std::vector<AxisId> put_in_order(const Node& n);
 
   // A scan whose steps are elementwise: grid (elements) { load what is the same in all steps;  seq (step) carry (started = false,
   // c = 0 …) { c = select(started, c, init);  load x[step, …];  store stacks;  yield true, next … };  store the last carries }

@@ -123,10 +123,9 @@ Kernel nest(const Kernel& kernel) {
     }
     fill.body.push_back(std::move(copy));
   }
-  fill.body.push_back({Store{scratch, place, copies.at(operand)}});
+  fill.body.push_back({Store{scratch, box_of(place), copies.at(operand)}});
   // Read it.
-  Load read{operand, scratch, {}};
-  for (const Index& e : place) read.index.push_back({e, -1});
+  const Load read{operand, scratch, box_of(place)};
   Block body;
   for (Stmt& s : seq->body) {
     const bool made = std::any_of(makers.begin(), makers.end(), [&](const Stmt* m) { return m == &s; });

@@ -1,5 +1,5 @@
-// Lowering of what walks along an axis, one element of the grid after step by step: running sums, and scans whose steps are
-// elementwise. Part of lower.cpp; the axis is a seq whose steps are stored, or that carries a flag (tile::is_walked).
+// Lowering of what walks along an axis, one element of the grid after step by step: running sums, updates at indices, and
+// scans whose steps are elementwise. Part of lower.cpp; the axis is a seq whose steps are stored, or that carries a flag (tile::is_walked).
 #include <functional>
 
 #include "passes/tile/lowering.h"
@@ -26,10 +26,42 @@ std::vector<AxisId> Lowering::store_steps(const Node& n) {
     scopes_.back().block.push_back({ReduceTile{part, combine, {axis}, x}});   // of one element
     const ValueId next = map_here(combine, wide, kept, {carry, part}), wanted = spec.exclusive ? carry : next;
     const ValueId out = wide == n.type.dtype ? wanted : map_here(Op::cast, n.type.dtype, kept, {wanted});
-    scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size()), index, out}});
+    scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size()), box_of(index), out}});
     return next;
   });
   return kept;
+}
+
+std::vector<AxisId> Lowering::put_in_order(const Node& n) {
+  const DType dtype = n.type.dtype;
+  QN_CHECK(accumulator(dtype) == dtype && graph_.outputs.size() == 1, "a put_add is the result of its kernel, of a dtype that sums are made in");
+  const BufferId out = static_cast<BufferId>(graph_.inputs.size());
+  const size_t axis = static_cast<size_t>(n.attrs.axes[0]);
+  Shape columns = n.type.shape;
+  columns.erase(columns.begin() + static_cast<int64_t>(axis));
+  const std::vector<Index> index = open_axes(columns, 0), row = open_axes({n.type.shape[axis]}, 1), at = open_axes(graph_.type(n.args[1]).shape, 1);
+  const auto in_place_of_axis = [&](const std::vector<Index>& rows) {
+    std::vector<Index> all = index;
+    all.insert(all.begin() + static_cast<int64_t>(axis), rows.begin(), rows.end());
+    return all;
+  };
+  const std::vector<Index> x = in_place_of_axis(row), u = in_place_of_axis(at);
+  Each copy;
+  copy.axes = axes_of(row);
+  copy.body = nested(0, [&] { scopes_.back().block.push_back({Store{out, box_of(x), materialise(element(n.args[0], x), axes_of(x))}}); });
+  scopes_[0].block.push_back({std::move(copy)});
+  Seq steps;
+  steps.axes = axes_of(at);
+  steps.body = nested(0, [&] {
+    std::vector<BoxIndex> place = box_of(x);
+    place[axis] = {0, materialise(row_of(n, at), steps.axes)};   // in every step, also where it is the same
+    const ValueId change = materialise(element(n.args[2], u), axes_of(u)), before = new_value(dtype, axes_of(u));
+    scopes_.back().block.push_back({Load{before, out, place}});
+    const ValueId sum = map_here(Op::add, dtype, axes_of(u), {before, change});
+    scopes_.back().block.push_back({Store{out, std::move(place), sum}});
+  });
+  scopes_[0].block.push_back({std::move(steps)});
+  return axes_of(index);
 }
 
 std::vector<AxisId> Lowering::walk_scan(const Node& n) {
@@ -86,7 +118,7 @@ std::vector<AxisId> Lowering::walk_scan(const Node& n) {
       if (r < carries) continue;
       std::vector<Index> index = place(body.type(body.outputs[r].node));
       index.insert(index.begin(), step);
-      scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + o), index, value(body.outputs[r].node)}});
+      scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + o), box_of(index), value(body.outputs[r].node)}});
     }
   });
   for (const Carry& c : seq.carries) seq.outs.push_back(new_value(kernel_.values[static_cast<size_t>(c.var)].dtype, kept));
@@ -94,7 +126,7 @@ std::vector<AxisId> Lowering::walk_scan(const Node& n) {
   scopes_[0].block.push_back({std::move(seq)});
   for (size_t o = 0; o < graph_.outputs.size(); ++o)
     if (const size_t r = static_cast<size_t>(graph_.at(graph_.outputs[o].node).attrs.index[0]); r < carries)
-      scopes_[0].block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + o), place(body.type(body.inputs[r])), last[r + 1]}});
+      scopes_[0].block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + o), box_of(place(body.type(body.inputs[r]))), last[r + 1]}});
   return kept;
 }
 

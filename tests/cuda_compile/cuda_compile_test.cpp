@@ -156,7 +156,7 @@ Graph convolution_gradient(DType dtype) {
 void kernels_of_sizes(const Graph& calls, const std::vector<int64_t>& bounds, std::vector<tile::Kernel>& out) {
   for (const Node& n : calls.nodes) {
     if (n.op == Op::call)
-      for (int64_t b : bounds) out.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", out.size(), n.attrs.name), b, bounds.back()));
+      for (int64_t b : bounds) out.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", out.size(), n.attrs.name), b, bounds.back(), 1, Updates::side_by_side));
     else
       for (const auto& body : {n.attrs.body, n.attrs.otherwise})
         if (body) kernels_of_sizes(*body, bounds, out);

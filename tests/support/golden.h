@@ -61,13 +61,13 @@ inline std::vector<Golden> all_golden() {
   return out;
 }
 
-/// The kernels of a graph after the pipeline, lowered, in order of their calls.
+/// The kernels of a graph after the pipeline, lowered for a GPU, in order of their calls.
 inline std::vector<tile::Kernel> kernels_of(const Graph& graph) {
   PassContext context;
   const Graph calls = run_pipeline(graph, context);
   std::vector<tile::Kernel> out;
   for (const Node& n : calls.nodes)
-    if (n.op == Op::call) out.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", out.size(), n.attrs.name)));
+    if (n.op == Op::call) out.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", out.size(), n.attrs.name), 0, 0, 1, Updates::side_by_side));
   return out;
 }
 

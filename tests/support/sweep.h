@@ -215,6 +215,15 @@ inline std::vector<Case> many_rows(int64_t rows) {
   add("matmul", [](Model& m, const Tensor& x) { m.output("y", matmul(x, m.input("w", DType::f32, {3, 5}))); });
   add("gram", [](Model& m, const Tensor& x) { m.output("y", contract("mk,mn->kn", x, x)); });
   add("take", [&](Model& m, const Tensor& x) { m.output("y", take(m.input("table", DType::f32, {3, 3}), m.input("i", DType::i32, {rows})) * x); });
+  add("put_add", [&](Model& m, const Tensor& x) {   // at rows that not every size has; and of many rows into few
+    const auto put = [&](const Tensor& to, const Tensor& at, const Tensor& update) {
+      Attrs attrs;
+      attrs.axes = {0};
+      return Tensor(&x.graph(), x.graph().add(Op::put_add, {to.id(), at.id(), update.id()}, attrs));
+    };
+    m.output("few", put(x, m.input("i", DType::i32, {4}) * 3, m.input("u", DType::f32, {4, 3})));
+    m.output("many", put(m.input("few", DType::f32, {2, 3}), m.input("j", DType::i32, {rows}), x * 2));
+  });
   add("loss", [&](Model& m, const Tensor& x) {
     const Tensor w = m.input("w", DType::f32, {3, 3}), table = m.input("table", DType::f32, {3, 3}), label = m.input("label", DType::i32, {rows});
     const Tensor loss = cross_entropy(matmul(x + take(table, label), w), label);
