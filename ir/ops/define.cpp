@@ -69,49 +69,51 @@ void InferContext::fail(Code code, const std::string& message, const std::string
   throw error;
 }
 
+// Type rules run for every node after every pass: what they would say is put together only where it is said.
 void want_args(const InferContext& c, size_t n) {
-  c.want(c.args.size() == n, Code::argument_count, fmt::format("takes {} arguments, got {}", n, c.args.size()), fmt::format("quern ops {} describes it", name_of(c.op)));
+  if (c.args.size() != n) c.fail(Code::argument_count, fmt::format("takes {} arguments, got {}", n, c.args.size()), fmt::format("quern ops {} describes it", name_of(c.op)));
 }
 
 void want_same_shape(const InferContext& c) {
   for (const Type& t : c.args)
-    c.want(t.shape == c.args[0].shape,
-           Code::shapes_differ, fmt::format("shapes differ: {} vs {}", to_string(c.args[0]), to_string(t)),
-           "broadcast one of them to the other's shape");
+    if (t.shape != c.args[0].shape)
+      c.fail(Code::shapes_differ, fmt::format("shapes differ: {} vs {}", to_string(c.args[0]), to_string(t)),
+             "broadcast one of them to the other's shape");
 }
 
 void want_same_dtype(const InferContext& c) {
   for (const Type& t : c.args)
-    c.want(t.dtype == c.args[0].dtype,
-           Code::dtypes_differ, fmt::format("dtypes differ: {} vs {}", name_of(c.args[0].dtype), name_of(t.dtype)),
-           fmt::format("cast one of them to {}", name_of(c.args[0].dtype)));
+    if (t.dtype != c.args[0].dtype)
+      c.fail(Code::dtypes_differ, fmt::format("dtypes differ: {} vs {}", name_of(c.args[0].dtype), name_of(t.dtype)),
+             fmt::format("cast one of them to {}", name_of(c.args[0].dtype)));
 }
 
 void want_arithmetic(const InferContext& c) {
   for (const Type& t : c.args)
-    c.want(!is_storage(t.dtype), Code::dtype_unsupported, fmt::format("is not defined for {}, which is for storage", name_of(t.dtype)), is_f8(t.dtype) ? "cast to f32 first" : "cast to i32 first");
+    if (is_storage(t.dtype)) c.fail(Code::dtype_unsupported, fmt::format("is not defined for {}, which is for storage", name_of(t.dtype)), is_f8(t.dtype) ? "cast to f32 first" : "cast to i32 first");
 }
 
 void want_axes(const InferContext& c, const Shape& axes, int64_t rank) {
   for (size_t i = 0; i < axes.size(); ++i) {
-    c.want(axes[i] >= 0 && axes[i] < rank, Code::bad_axis, fmt::format("axis {} is outside rank {}", axes[i], rank),
-           rank ? fmt::format("axes run from 0 to {}", rank - 1) : "a scalar has no axes");
-    for (size_t j = 0; j < i; ++j) c.want(axes[i] != axes[j], Code::bad_axis, fmt::format("axis {} is named twice", axes[i]), "name every axis once");
+    if (axes[i] < 0 || axes[i] >= rank)
+      c.fail(Code::bad_axis, fmt::format("axis {} is outside rank {}", axes[i], rank), rank ? fmt::format("axes run from 0 to {}", rank - 1) : "a scalar has no axes");
+    for (size_t j = 0; j < i; ++j)
+      if (axes[i] == axes[j]) c.fail(Code::bad_axis, fmt::format("axis {} is named twice", axes[i]), "name every axis once");
   }
 }
 
 Type checked(const InferContext& c, Type type) {
-  c.want(type.rank() <= kMaxRank, Code::too_large, fmt::format("rank {} is above the limit of {}", type.rank(), kMaxRank), "reshape to join axes");
+  if (type.rank() > kMaxRank) c.fail(Code::too_large, fmt::format("rank {} is above the limit of {}", type.rank(), kMaxRank), "reshape to join axes");
   for (int64_t d : type.shape)
-    c.want(d >= 0 && (d <= kMaxExtent || is_symbolic(d)), Code::too_large, fmt::format("extent {} is outside [0, 2^40]", d), "use a smaller shape; extents are not negative");
+    if (d < 0 || (d > kMaxExtent && !is_symbolic(d))) c.fail(Code::too_large, fmt::format("extent {} is outside [0, 2^40]", d), "use a smaller shape; extents are not negative");
   const bool symbolic = is_symbolic(type.shape);
   int64_t n = size_of(type.dtype);
   for (int64_t d : type.shape) {
     const int64_t factor = is_symbolic(d) ? symbol_factor(d) : d;
-    c.want(!symbolic || factor < kSymbol, Code::symbol_shape, fmt::format("{} is neither a constant below 2^31-1 nor a constant times the symbol", extent_text(d)), "a shape may hold the symbol once, times a constant");
-    c.want(!__builtin_mul_overflow(n, factor, &n) && n <= (symbolic ? kSymbol : kMaxBytes), Code::too_large, symbolic ? "a row of the symbol is too large: more than 2^31 bytes" : "the result is too large: more than 2^46 bytes", "use a smaller shape");
+    if (symbolic && factor >= kSymbol) c.fail(Code::symbol_shape, fmt::format("{} is neither a constant below 2^31-1 nor a constant times the symbol", extent_text(d)), "a shape may hold the symbol once, times a constant");
+    if (__builtin_mul_overflow(n, factor, &n) || n > (symbolic ? kSymbol : kMaxBytes)) c.fail(Code::too_large, symbolic ? "a row of the symbol is too large: more than 2^31 bytes" : "the result is too large: more than 2^46 bytes", "use a smaller shape");
   }
-  c.want(std::count_if(type.shape.begin(), type.shape.end(), [](int64_t d) { return is_symbolic(d); }) <= 1, Code::symbol_shape, fmt::format("{} holds the symbol twice", to_string(type)), "a shape may hold the symbol once, times a constant");
+  if (symbolic && std::count_if(type.shape.begin(), type.shape.end(), [](int64_t d) { return is_symbolic(d); }) > 1) c.fail(Code::symbol_shape, fmt::format("{} holds the symbol twice", to_string(type)), "a shape may hold the symbol once, times a constant");
   return type;
 }
 

@@ -38,7 +38,7 @@ Attrs with(Shape Attrs::*field, Shape value) {
 Type infer_reshape(const InferContext& c) {
   want_args(c, 1);
   const Type t = checked(c, {c.args[0].dtype, c.attrs.shape, {}});
-  c.want(t.size() == c.args[0].size(), Code::element_count, fmt::format("{} elements do not fit {}, which has {}", c.args[0].size(), to_string(t), t.size()), "the number of elements must stay");
+  if (t.size() != c.args[0].size()) c.fail(Code::element_count, fmt::format("{} elements do not fit {}, which has {}", c.args[0].size(), to_string(t), t.size()), "the number of elements must stay");
   return t;
 }
 HostTensor eval_reshape(const Node& node, std::span<const HostTensor* const> args) {
@@ -124,7 +124,7 @@ Type infer_broadcast(const InferContext& c) {
   for (size_t d = 0; d < c.attrs.axes.size(); ++d) {
     c.want(d == 0 || c.attrs.axes[d] > c.attrs.axes[d - 1], Code::bad_axis, "axes must increase", "transpose first");
     const int64_t from = c.args[0].shape[d], to = t.shape[static_cast<size_t>(c.attrs.axes[d])];
-    c.want(from == 1 || from == to, Code::shapes_differ, fmt::format("{} does not broadcast to {}: dim {} is {}, wanted 1 or {}", to_string(c.args[0]), to_string(t), d, from, to), "only an extent of 1 stretches; reshape or slice first");
+    if (from != 1 && from != to) c.fail(Code::shapes_differ, fmt::format("{} does not broadcast to {}: dim {} is {}, wanted 1 or {}", to_string(c.args[0]), to_string(t), d, from, to), "only an extent of 1 stretches; reshape or slice first");
   }
   return t;
 }

@@ -69,7 +69,6 @@ class Partitioner {
     const size_t n = graph.nodes.size();
     leaf_.resize(n);
     free_.resize(n);
-    users_.resize(n);
     group_.assign(n, -1);
     root_.resize(n);
     for (NodeId r : graph.roots()) root_[static_cast<size_t>(r)] = 1;
@@ -84,8 +83,7 @@ class Partitioner {
       if (means<Contract>(node.op))
         for (NodeId a : node.args)
           if (free_[static_cast<size_t>(a)] && is_padded(a)) own_group(a);
-    for (size_t i = 0; i < n; ++i)
-      for (NodeId a : graph.nodes[i].args) users_[static_cast<size_t>(a)].push_back(static_cast<NodeId>(i));
+    link();
   }
 
   Partition run() {
@@ -103,10 +101,13 @@ class Partitioner {
   PassContext& context_;
   size_t first_verdict_;
   std::vector<char> leaf_, free_, root_;
-  std::vector<std::vector<NodeId>> users_;
+  // Grouped nodes that a grouped node reads, and that read it, through free ones: sorted, each once.
+  std::vector<std::vector<NodeId>> producers_, consumers_;
   std::vector<int> group_;                    // of each node; -1: leaf or free
   std::vector<std::vector<NodeId>> members_;  // of each group, sorted; empty once merged away
   std::set<NodeId> places_;                   // groups' only members that need no kernel
+  std::vector<int> seen_;                     // by node: the last walk that met it
+  int marks_ = 0;                             // walks so far
 
   const Node& at(NodeId id) const { return graph_.at(id); }
 
@@ -143,65 +144,58 @@ class Partitioner {
     members_.push_back({id});
   }
 
-  // Grouped nodes that `id` reads, through free ones.
-  void producers(NodeId id, std::set<NodeId>& out, std::set<NodeId>& seen) const {
-    for (NodeId a : at(id).args) {
-      if (!seen.insert(a).second) continue;
-      if (group_[static_cast<size_t>(a)] >= 0) out.insert(a);
-      else if (free_[static_cast<size_t>(a)]) producers(a, out, seen);
-    }
-  }
-  std::set<NodeId> producers(NodeId id) const {
-    std::set<NodeId> out, seen;
-    producers(id, out, seen);
-    return out;
-  }
-  // Grouped nodes that read `id`, through free ones.
-  void consumers(NodeId id, std::set<NodeId>& out) const {
-    for (NodeId u : users_[static_cast<size_t>(id)]) {
-      if (group_[static_cast<size_t>(u)] >= 0) out.insert(u);
-      else consumers(u, out);
+  void link() {
+    const size_t n = graph_.nodes.size();
+    producers_.resize(n);
+    consumers_.resize(n);
+    seen_.assign(n, 0);
+    for (size_t i = 0; i < n; ++i) {
+      if (group_[i] < 0) continue;
+      const int now = ++marks_;
+      std::vector<NodeId> stack = at(static_cast<NodeId>(i)).args;
+      while (!stack.empty()) {
+        const NodeId a = stack.back();
+        stack.pop_back();
+        if (std::exchange(seen_[static_cast<size_t>(a)], now) == now) continue;
+        if (group_[static_cast<size_t>(a)] >= 0) producers_[i].push_back(a);
+        else if (free_[static_cast<size_t>(a)]) stack.insert(stack.end(), at(a).args.begin(), at(a).args.end());
+      }
+      std::sort(producers_[i].begin(), producers_[i].end());
+      for (NodeId p : producers_[i]) consumers_[static_cast<size_t>(p)].push_back(static_cast<NodeId>(i));
     }
   }
 
   std::vector<NodeId> outputs_of(const std::vector<NodeId>& nodes) const {
     std::vector<NodeId> out;
     for (NodeId id : nodes) {
-      bool used = root_[static_cast<size_t>(id)];
-      std::set<NodeId> readers;
-      consumers(id, readers);
-      for (NodeId u : readers) used = used || !std::binary_search(nodes.begin(), nodes.end(), u);
-      if (used) out.push_back(id);
+      const std::vector<NodeId>& readers = consumers_[static_cast<size_t>(id)];
+      if (root_[static_cast<size_t>(id)] || std::any_of(readers.begin(), readers.end(), [&](NodeId u) { return !std::binary_search(nodes.begin(), nodes.end(), u); })) out.push_back(id);
     }
     return out;
   }
 
-  // Is there a path from `nodes` through another group back to `nodes`?
-  bool makes_cycle(const std::vector<NodeId>& nodes) const {
-    std::vector<NodeId> stack;
-    std::set<NodeId> seen;
-    const auto inside = [&](NodeId id) { return std::binary_search(nodes.begin(), nodes.end(), id); };
-    const auto push = [&](NodeId from) {
-      std::set<NodeId> readers;
-      consumers(from, readers);
-      for (NodeId u : readers)
-        if (seen.insert(u).second) stack.push_back(u);
+  // Is there a path from group p through another one to group c, which reads p? Nodes above c's last are not asked: until
+  // the walk over all nodes comes to them, they stand alone or are control flow's, and what follows them is above, too.
+  bool makes_cycle(int p, int c) {
+    const NodeId last = members_[static_cast<size_t>(c)].back();
+    const int now = ++marks_;
+    std::vector<int> stack;
+    const auto push = [&](int group) {   // the whole group of a reader runs after p, so all its members' readers do
+      for (NodeId m : members_[static_cast<size_t>(group)])
+        for (NodeId u : consumers_[static_cast<size_t>(m)]) {
+          const int g = group_[static_cast<size_t>(u)];
+          if (u > last) break;
+          if (g == p || (g == c && group == p)) continue;
+          if (g == c) return true;
+          if (const size_t first = static_cast<size_t>(members_[static_cast<size_t>(g)][0]); std::exchange(seen_[first], now) != now) stack.push_back(g);
+        }
+      return false;
     };
-    for (NodeId id : nodes) {
-      std::set<NodeId> readers;
-      consumers(id, readers);
-      for (NodeId u : readers)
-        if (!inside(u) && seen.insert(u).second) stack.push_back(u);
-    }
-    std::set<int> groups;
+    if (push(p)) return true;
     while (!stack.empty()) {
-      const NodeId id = stack.back();
+      const int g = stack.back();
       stack.pop_back();
-      if (inside(id)) return true;
-      // The whole group of a reader runs after `nodes`, so all its members' readers do.
-      const int g = group_[static_cast<size_t>(id)];
-      if (!groups.insert(g).second) continue;
-      for (NodeId m : members_[static_cast<size_t>(g)]) push(m);
+      if (push(g)) return true;
     }
     return false;
   }
@@ -349,7 +343,7 @@ class Partitioner {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const NodeId consumer = static_cast<NodeId>(i);
       if (group_[i] < 0 || at(consumer).op == Op::result) continue;
-      const std::set<NodeId> sources = producers(consumer);
+      const std::vector<NodeId>& sources = producers_[i];
       for (auto it = sources.rbegin(); it != sources.rend(); ++it) try_merge(*it, consumer);
     }
   }
@@ -366,7 +360,7 @@ class Partitioner {
       std::vector<NodeId> both;
       std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
                  members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
-      reason = makes_cycle(both) && !planted(Fault::partition_cycle) ? "another kernel stands between them" : obstacle(both);
+      reason = makes_cycle(p, c) && !planted(Fault::partition_cycle) ? "another kernel stands between them" : obstacle(both);
       if (reason.empty() && !context_.allow()) reason = "bisect limit";
       if (reason.empty()) {
         for (NodeId id : both) group_[static_cast<size_t>(id)] = c;
@@ -454,7 +448,7 @@ class Partitioner {
       if (!done.insert(g).second) return;
       const std::vector<NodeId>& nodes = members_[static_cast<size_t>(g)];
       for (NodeId id : nodes)
-        for (NodeId p : producers(id)) emit(group_[static_cast<size_t>(p)]);
+        for (NodeId p : producers_[static_cast<size_t>(id)]) emit(group_[static_cast<size_t>(p)]);
       if (places_.count(nodes[0])) {
         const Node& view = at(nodes[0]);
         std::vector<NodeId> args;
