@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <set>
+#include <unordered_map>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -15,6 +16,7 @@
 #include "codegen/assemble.h"
 #include "codegen/cache.h"
 #include "codegen/image.h"
+#include "codegen/stored.h"
 #include "emitters.h"
 #include "ir/op.h"
 #include "ir/support/fault.h"
@@ -40,11 +42,10 @@ std::string cache_key(const tile::Kernel& planned, const Target& target, bool wa
   return fmt::format("quern image 2 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
 }
 
-std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, CompileReport& report) {
+std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, Cache& cache, CompileReport& report) {
   std::vector<KernelImage> images(kernels.size());
   std::vector<std::string> keys(kernels.size());
   std::vector<size_t> missing;
-  Cache cache(options.use_cache && !any_planted() ? Cache::default_directory() : "");
   for (size_t i = 0; i < kernels.size(); ++i) {
     keys[i] = cache_key(kernels[i], options.target, options.want_source);
     const auto bytes = cache.get(keys[i]);
@@ -55,7 +56,7 @@ std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, c
   if (options.target.kind == TargetKind::cpu) {
     std::vector<tile::Kernel> wanted;
     for (size_t i : missing) wanted.push_back(kernels[i]);
-    std::vector<KernelImage> made = cpu::compile(wanted, options.target.arch, options.want_source);
+    std::vector<KernelImage> made = cpu::compile(wanted, options.target.arch, options.want_source, &report.parts);
     for (size_t m = 0; m < missing.size(); ++m) images[missing[m]] = std::move(made[m]);
   } else {
     for (size_t i : missing) {
@@ -65,7 +66,6 @@ std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, c
     }
   }
   for (size_t i : missing) cache.put(keys[i], save_image(images[i]));
-  for (std::string& note : cache.take_notes()) report.notes.push_back(std::move(note));
   report.compiled += static_cast<int64_t>(missing.size());
   report.cached += static_cast<int64_t>(kernels.size() - missing.size());
   return images;
@@ -165,6 +165,24 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     start = Clock::now();
   };
 
+  // A program that was made before.
+  Program program;
+  program.graph_text = to_string(graph);
+  Cache cache(options.use_cache && !any_planted() ? Cache::default_directory() : "");
+  const bool whole = cache.usable() && !options.want_source && !options.passes.after && options.passes.memory_limit < 0;
+  const auto take_notes = [&] {
+    for (std::string& note : cache.take_notes()) r.notes.push_back(std::move(note));
+  };
+  const std::string key = whole ? program_key(program.graph_text, options) : "";
+  std::optional<Program> stored = whole ? stored_program(cache, key, program.graph_text, r.notes) : std::nullopt;
+  take_notes();
+  lap("look up");
+  if (stored) {
+    r.program = "from the cache";
+    r.cached += static_cast<int64_t>(stored->images.size());
+    return std::move(*stored);
+  }
+
   for (const State& s : graph.states)
     if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
@@ -177,7 +195,6 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
 
   // One image per distinct kernel; those with the symbol are planned for several sizes, the largest first.
   const Graph at_bound = bound ? at_size(r.kernels, bound) : r.kernels, at_one = bound ? at_size(r.kernels, 1) : r.kernels;
-  Program program;
   if (graph.symbol) {
     program.size_low = graph.symbol->low, program.size_high = bound;
     program.bounds = planned_sizes(*graph.symbol);
@@ -185,6 +202,11 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   // The order of steps is chosen for a size between the bounds: memory for the largest, but no copies for the small ones.
   const int64_t middle = std::bit_ceil(static_cast<uint64_t>(std::sqrt(static_cast<double>(program.size_low) * static_cast<double>(program.size_high))));
   std::map<std::string, int64_t> by_plan;
+  struct Lowered {   // a region, and its images
+    const Graph* body;
+    std::vector<int64_t> images;
+  };
+  std::unordered_multimap<uint64_t, Lowered> by_region;
   std::vector<int64_t> bound_of;   // of each distinct kernel; 0: it has no symbol
   Schedule schedule;
   r.lowered.clear();
@@ -196,6 +218,17 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
       if (is_control_flow(n.op)) {
         for (const auto body : {&Attrs::body, &Attrs::otherwise})
           if (n.attrs.*body) lower_calls(*(n.attrs.*body), *(bounded.at(call).attrs.*body), *(single.at(call).attrs.*body));
+        continue;
+      }
+      const auto add_lines = [&](int64_t image, const std::vector<SourceLoc>& lines) {
+        auto& sources = r.lowered[static_cast<size_t>(image)].sources;
+        for (const SourceLoc& l : lines)
+          if (l.line && std::find(sources.begin(), sources.end(), l) == sources.end()) sources.push_back(l);
+      };
+      const uint64_t hash = n.attrs.body->hash();
+      const auto [first, last] = by_region.equal_range(hash);
+      if (const auto same = std::find_if(first, last, [&](const auto& made) { return *made.second.body == *n.attrs.body; }); same != last) {
+        for (int64_t image : schedule.images[{&bounded, call}] = same->second.images) add_lines(image, n.attrs.body->sources);
         continue;
       }
       const bool symbolic = bound && !(*bounded.at(call).attrs.body == *n.attrs.body);
@@ -211,9 +244,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
         images[s] = it->second;
         if (!fresh) {
-          auto& sources = r.lowered[static_cast<size_t>(it->second)].sources;
-          for (const SourceLoc& l : lowered.sources)
-            if (std::find(sources.begin(), sources.end(), l) == sources.end()) sources.push_back(l);
+          add_lines(it->second, lowered.sources);
           continue;
         }
         tile::verify(planned);
@@ -221,14 +252,14 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         r.lowered.push_back(std::move(lowered));
         bound_of.push_back(one ? 0 : sizes[s]);
       }
+      by_region.emplace(hash, Lowered{n.attrs.body.get(), images});
     }
   };
   lower_calls(r.kernels, at_bound, at_one);
   lap("lower and plan");
 
   program.target = options.target;
-  program.graph_text = to_string(graph);
-  program.images = compile_all(r.planned, options, r);
+  program.images = compile_all(r.planned, options, cache, r);
   for (size_t i = 0; i < program.images.size(); ++i) {
     describe(program.images[i], r.planned[i], r.lowered[i]);
     program.images[i].bound = bound_of[i];
@@ -240,6 +271,10 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   if (options.passes.memory_limit >= 0 && program.arena_bytes > options.passes.memory_limit)
     throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", program.arena_bytes, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
   lap("memory plan");
+  const std::string problem = whole ? store_program(cache, key, program) : cache.usable() ? "somebody looks inside, or the memory is limited" : "there is no cache";
+  r.program = problem.empty() ? "kept in the cache" : "not kept: " + problem;
+  take_notes();
+  lap("keep");
   return program;
 }
 

@@ -15,15 +15,20 @@ struct CompileOptions {
   bool want_source = false;      // keep CUDA text / LLVM IR in the images
 };
 
+/// Of a program that comes from the cache as a whole there are neither kernels nor verdicts.
 struct CompileReport {
   Graph kernels;                              // after partition
   std::vector<tile::Kernel> lowered, planned; // distinct kernels, in image order
-  std::vector<std::pair<std::string, double>> times;   // phase, milliseconds
+  std::vector<std::pair<std::string, double>> times;   // phase, milliseconds: all but what `jit` does behind it
+  std::vector<std::pair<std::string, double>> parts;   // of "images", of all threads together
+  std::string program;                        // of the whole program: "from the cache", "kept in the cache" or why neither
   std::vector<Verdict> verdicts;
   int64_t compiled = 0, cached = 0;
   std::vector<std::string> notes;             // events: values recomputed, cache entries damaged, cache unusable, …
 };
 
+/// Programs are taken from the cache and kept there as a whole unless somebody looks inside (want_source, passes.after) or
+/// the memory limit wants to be told what is recomputed.
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report = nullptr);
 
 }  // namespace quern

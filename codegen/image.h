@@ -25,8 +25,10 @@ inline void set_grid(KernelImage& image, const tile::Kernel& kernel) {
 
 namespace cpu {
 /// Compiles planned kernels (passes/tile/plan_cpu) for arch "avx512", "avx2" or "v128"; one image each.
-/// `want_source` keeps the LLVM IR text in the image.
-std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const std::string& arch, bool want_source);
+/// `want_source` keeps the LLVM IR text in the image. `times`: milliseconds of each phase, of all threads together.
+std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const std::string& arch, bool want_source, std::vector<std::pair<std::string, double>>* times = nullptr);
+/// How many kernels this process has given to LLVM.
+int64_t compiled_kernels();
 /// The best arch this machine runs.
 std::string host_arch();
 /// Part of every cache key.

@@ -228,11 +228,16 @@ class StepReader {
 
 }  // namespace
 
-std::vector<uint8_t> save_program(const Program& p) {
+int64_t stored_bytes(const Program& p) {
   int64_t large = static_cast<int64_t>(p.graph_text.size());   // the rest is small
   for (const KernelImage& i : p.images) large += static_cast<int64_t>(i.code.size() + i.source.size());
   for (const Slot& s : p.slots)
     if (s.kind == SlotKind::constant && s.parent < 0) large += s.bytes();
+  return large;
+}
+
+std::vector<uint8_t> save_program(const Program& p) {
+  const int64_t large = stored_bytes(p);
   constexpr int64_t kRest = 64 << 20;
   if (large > kMaxFile - kRest)
     throw Error(Code::file_too_large, fmt::format("a package has less than 2 GiB, this program's constants and code have {} bytes", large)).with_help("make large constants inputs or states: `quern run --weights` sets them");

@@ -102,6 +102,8 @@ struct Program {
 /// Bytes a run holds: arena, `input_sets` times the inputs, outputs, states, constants, scratch of `threads` workers.
 int64_t planned_bytes(const Program& program, int threads, int input_sets = 1);
 
+/// About the size of its FlatBuffers form.
+int64_t stored_bytes(const Program& program);
 /// FlatBuffers form. `load` verifies the buffer and then every id, size and offset; throws Error(bad_file).
 std::vector<uint8_t> save_program(const Program& program);
 Program load_program(const std::vector<uint8_t>& bytes, const std::string& file);

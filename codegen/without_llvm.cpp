@@ -9,7 +9,8 @@ namespace quern::cpu {
   throw Error(Code::no_cpu_target, "this build has no CPU target (QN_LLVM=OFF)").with_help("configure with -DQN_LLVM=ON, or use --device interpret or cuda");
 }
 
-std::vector<KernelImage> compile(const std::vector<tile::Kernel>&, const std::string&, bool) { fail(); }
+std::vector<KernelImage> compile(const std::vector<tile::Kernel>&, const std::string&, bool, std::vector<std::pair<std::string, double>>*) { fail(); }
+int64_t compiled_kernels() { return 0; }
 std::string host_arch() { fail(); }
 std::string compiler_version() { fail(); }
 

@@ -32,7 +32,7 @@ struct PassContext {
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
-  std::vector<std::pair<std::string, double>> times;                        // pass, milliseconds
+  std::vector<std::pair<std::string, double>> times;                        // pass, milliseconds; last: the verifier, between all of them
   std::vector<Verdict> verdicts;
   std::vector<std::string> recomputed;          // what `remat` chose
   std::vector<std::string> loops;               // what moved out of which loop

@@ -48,16 +48,27 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
     if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, remat and precision may be disabled"));
     if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, remat and precision can");
   }
-  if (context.verify) verify(graph);
+  auto start = std::chrono::steady_clock::now();
+  const auto lap = [&] {
+    const auto now = std::chrono::steady_clock::now();
+    return std::chrono::duration<double, std::milli>(now - std::exchange(start, now)).count();
+  };
+  double verified = 0;
+  const auto check = [&](const Graph& g) {
+    if (context.verify) verify(g);
+    verified += lap();
+  };
+  check(graph);
   Graph current = graph;
   for (const Pass& pass : pipeline()) {
     if (std::count(context.disabled.begin(), context.disabled.end(), pass.name)) continue;
-    const auto start = std::chrono::steady_clock::now();
     current = run_pass(pass, current, context);
-    context.times.emplace_back(pass.name, std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
-    if (context.verify) verify(current);
+    context.times.emplace_back(pass.name, lap());
+    check(current);
     if (context.after) context.after(pass.name, current);
+    lap();
   }
+  context.times.emplace_back("verify", verified);
   return current;
 }
 

@@ -1,7 +1,10 @@
 // The subcommands of `quern`: each file registers one. Options that several share live here.
 #pragma once
+#include <chrono>
+#include <cstdio>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
@@ -64,6 +67,21 @@ struct PassArguments {
   bool print_all = false, tf32 = false, relaxed = false, no_cache = false;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;
+};
+
+/// --time-passes: where the time went from the command's start to an executable, phase by phase.
+class TimeBudget {
+ public:
+  void lap(const std::string& phase);                                  // what has passed since the one before
+  void lap(const CompileReport& report, const std::string& rest);      // the report's phases, and the rest of that
+  void print(std::FILE* out) const;
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point start_ = Clock::now(), last_ = start_;
+  std::vector<std::pair<std::string, double>> phases_, parts_;
+  std::string program_ = "from a file";
+  double since_last();
 };
 
 void write_text(const std::string& path, const std::string& text);   // "-" or "": standard output

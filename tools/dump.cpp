@@ -160,15 +160,18 @@ struct CompileArguments {
 
 void compile_command(const CompileArguments& a) {
   if (a.out == "-" && a.json.wants_stdout()) throw Error(Code::bad_value, "-o - and --json - are both standard output").with_help("give one of them a file");
+  TimeBudget times;
   const Graph graph = a.model.load();
+  times.lap("trace");
   CompileReport report;
   const Program p = compile(graph, a.passes.options(parse_target(a.target)), &report);
+  times.lap(report, "other");
   print_notes(report);
   const std::vector<uint8_t> bytes = save_program(p);
   write_text(a.out, std::string(bytes.begin(), bytes.end()));
+  times.lap("write");
   FILE* out = a.json.wants_stdout() || a.out == "-" ? stderr : stdout;
-  if (a.times)
-    for (const auto& [phase, ms] : report.times) fmt::print(out, "  {:<16} {:9.2f} ms\n", phase, ms);
+  if (a.times) times.print(out);
   int64_t launches = 0;
   for_each_launch(p.steps, [&](const Launch&) { ++launches; });
   fmt::print(out, "{}: {} ops -> {} launches of {} kernels ({} compiled, {} cached) for {}; arena {} bytes (lower bound {}); wrote {} {} bytes\n", a.model.name, graph.nodes.size(),

@@ -199,7 +199,7 @@ void register_doctor(CLI::App& root) {
 }
 
 void register_cache(CLI::App& root) {
-  CLI::App* c = root.add_subcommand("cache", "the kernel cache");
+  CLI::App* c = root.add_subcommand("cache", "the cache of kernels and programs");
   c->require_subcommand(1);
   c->footer("Examples:\n  quern cache ls\n  QUERN_CACHE_DIR=/var/tmp/mine quern cache verify --json -");
   for (const auto& [name, help] : {std::pair{"path", "print its folder"}, {"ls", "list its entries"}, {"verify", "check every entry; status 1 where one is damaged"}, {"clear", "remove every entry"}}) {

@@ -155,6 +155,31 @@ void print_notes(const CompileReport& report) {
   for (const std::string& note : report.notes) std::cerr << "quern: " << visible(note) << "\n";
 }
 
+double TimeBudget::since_last() {
+  const auto now = Clock::now();
+  return std::chrono::duration<double, std::milli>(now - std::exchange(last_, now)).count();
+}
+void TimeBudget::lap(const std::string& phase) { phases_.emplace_back(phase, since_last()); }
+void TimeBudget::lap(const CompileReport& report, const std::string& rest) {
+  double left = since_last();
+  for (const auto& [phase, ms] : report.times) {
+    left -= ms;
+    phases_.emplace_back(phase, ms);
+  }
+  phases_.emplace_back(rest, left);
+  parts_ = report.parts;
+  program_ = report.program;
+}
+void TimeBudget::print(std::FILE* out) const {
+  const double total = std::chrono::duration<double, std::milli>(last_ - start_).count();
+  for (const auto& [phase, ms] : phases_) {
+    fmt::print(out, "  {:<16} {:9.2f} ms {:5.1f} %\n", phase, ms, 100 * ms / total);
+    if (phase != "images") continue;
+    for (const auto& [part, of_threads] : parts_) fmt::print(out, "    {:<14} {:9.2f} ms of all threads\n", part, of_threads);
+  }
+  fmt::print(out, "  {:<16} {:9.2f} ms; program {}\n", "total", total, program_);
+}
+
 // What CLI11 refuses, with a suggestion for a mistyped flag; `at` is the command that was meant.
 static Error parse_error(const CLI::ParseError& e, const CLI::App& at, const std::vector<std::string>& rest) {
   std::string name;

@@ -28,6 +28,7 @@ struct Arguments {
   std::string device = "cpu", fill = "random", print = "stats", weights;
   std::vector<std::string> inputs, outputs;   // NAME=FILE.npy, NAME=FILE.npz, NAME=FILE.npz:MEMBER
   uint64_t seed = 1;
+  bool times = false;
   PassArguments passes;
   JsonArgument json;
 };
@@ -146,17 +147,22 @@ void run(const Arguments& a) {
   Graph graph;
   NamedTensors model_weights;   // that the model's file holds
   std::unique_ptr<Executable> executable;
+  TimeBudget times;
   if (m.size() > 4 && m.substr(m.size() - 4) == ".qpk") {
     if (!device) throw Error(Code::unknown_device, "a package runs on a device").with_help("to interpret, give the .qir");
     if (!a.model.settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for packages").with_help("give --set to `quern compile`");
     const Program program = load_package(m, &graph);
     executable = std::make_unique<Executable>(*device, program);
+    times.lap("load");
   } else {
     graph = a.model.load(&model_weights);
+    times.lap("trace");
     CompileReport report;
     if (device) executable = jit(*device, graph, a.passes.options(device->target()), &report);
+    times.lap(report, "load");
     print_notes(report);
   }
+  if (a.times) times.print(stderr);
 
   // Names first, then files, then the run: a mistyped output is not found after an hour.
   std::map<std::string, size_t> position;
@@ -232,6 +238,7 @@ void register_run(CLI::App& root) {
   c->add_option("--fill", a->fill, "what is not given: random, zeros or iota (0, 1, 2, …)")->capture_default_str();
   c->add_option("--print", a->print, "stats or values")->capture_default_str();
   c->add_option("--seed", a->seed, "of --fill random")->capture_default_str();
+  c->add_flag("--time-passes", a->times, "print the time of every phase up to the run, to standard error");
   a->passes.add_to(*c);
   a->json.add_to(*c);
   c->footer("Examples:\n  quern run mlp.qpk --input x=batch.npy --weights mlp.safetensors --output loss=loss.npy\n  quern run model.onnx --input x=batch.npz --output y=out.npz --output z=out.npz:second\n  quern run model.qir --device interpret --print values");

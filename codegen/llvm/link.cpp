@@ -2,11 +2,14 @@
 // position-independent blob. The only relocations are relative ones inside the blob; an undefined symbol or an
 // absolute relocation is refused.
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include <fmt/format.h>
 #include <llvm/ADT/SmallVector.h>
@@ -134,7 +137,18 @@ class Linker {
   }
 };
 
-KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, bool want_source) {
+std::atomic<int64_t> compiled{0};
+
+constexpr const char* kPhases[] = {"emit", "optimise", "machine code", "link"};
+using Times = std::array<double, 4>;   // milliseconds of each
+
+KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, bool want_source, Times& times) {
+  ++compiled;
+  auto start = std::chrono::steady_clock::now();
+  const auto lap = [&](size_t phase) {
+    const auto now = std::chrono::steady_clock::now();
+    times[phase] += std::chrono::duration<double, std::milli>(now - std::exchange(start, now)).count();
+  };
   llvm::LLVMContext context;
   llvm::Module module("module", context);
   const auto machine = target_machine(arch);
@@ -144,7 +158,9 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
   std::string problem;
   llvm::raw_string_ostream problems(problem);
   QN_CHECK(!llvm::verifyModule(module, &problems), "LLVM accepts the kernel: " + problem + to_string(kernel));
+  lap(0);
   optimise(module, *machine);
+  lap(1);
   KernelImage image;
   image.name = kernel.name;
   if (want_source) {
@@ -156,26 +172,32 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
   llvm::legacy::PassManager passes;
   QN_CHECK(!machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile), "LLVM emits objects");
   passes.run(module);
+  lap(2);
   image.entry = Linker(llvm::StringRef(object.data(), object.size())).link("kernel", image.code);
   image.scratch_bytes = scratch_bytes(kernel);
   set_grid(image, kernel);
+  lap(3);
   return image;
 }
 
 }  // namespace
 
-std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const std::string& arch, bool want_source) {
+std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const std::string& arch, bool want_source, std::vector<std::pair<std::string, double>>* times) {
   std::vector<KernelImage> out(kernels.size());
   std::atomic<size_t> next{0};
   std::exception_ptr error;
   std::mutex mutex;
+  Times all{};
   const auto work = [&] {
+    Times mine{};
     for (size_t i; (i = next++) < kernels.size();) try {
-        out[i] = compile_one(kernels[i], arch, want_source);
+        out[i] = compile_one(kernels[i], arch, want_source, mine);
       } catch (...) {
         const std::lock_guard lock(mutex);
         error = std::current_exception();
       }
+    const std::lock_guard lock(mutex);
+    for (size_t p = 0; p < all.size(); ++p) all[p] += mine[p];
   };
   std::vector<std::thread> threads;
   const size_t wanted = std::min<size_t>(std::max(1u, std::thread::hardware_concurrency()), kernels.size());
@@ -183,8 +205,11 @@ std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const
   work();
   for (std::thread& t : threads) t.join();
   if (error) std::rethrow_exception(error);
+  for (size_t p = 0; times && p < all.size(); ++p) times->emplace_back(kPhases[p], all[p]);
   return out;
 }
+
+int64_t compiled_kernels() { return compiled; }
 
 std::string host_arch() {
   const llvm::StringMap<bool> features = llvm::sys::getHostCPUFeatures();

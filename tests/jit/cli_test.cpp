@@ -16,7 +16,10 @@ TEST(Cli, Good) {
   expect("--help", 0, "train");
   expect("ops contract", 0, "differentiable");
   expect("check mlp --grad --set batch=4 --samples 1", 0, "passed");
-  expect("compile mlp --set batch=4 -o " + package + " --time-passes", 0, "partition");
+  expect("compile mlp --set batch=4 -o " + package + " --time-passes --no-cache", 0, "partition");
+  expect("compile mlp --set batch=4 -o " + package, 0, "compiled");
+  expect("compile mlp --set batch=4 -o " + package + " --time-passes", 0, "program from the cache");
+  expect("run mlp --set batch=4 --time-passes", 0, "load ");
   expect("run " + package, 0, "loss f32[]");
   expect("run mlp --set batch=2 --set inputs=5 --device interpret", 0, "loss f32[]");
   expect("train mlp --device interpret --epochs 1 --steps 4 --losses", 0, "step 4 loss");

@@ -1,7 +1,13 @@
-// The CPU with several numbers of threads, the null device. What every device must do is in tests/device; programs as
+// The CPU with several numbers of threads, programs that come from the cache as a whole, the null device. What every device must do is in tests/device; programs as
 // files and the cache are in tests/fast and tests/threads, damaged ones also in bad_input_test.cpp.
-#include <gtest/gtest.h>
+#include <filesystem>
+#include <fstream>
 
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include "codegen/image.h"
+#include "codegen/stored.h"
 #include "models/mlp.h"
 #include "runtime/cpu/device.h"
 #include "runtime/jit.h"
@@ -37,6 +43,102 @@ TEST(Runtime, BitEqualForAnyNumberOfThreads) {
     EXPECT_EQ(states, first);
   }
   ::unsetenv("QUERN_THREADS");
+}
+
+class StoredPrograms : public testing::Test {
+ protected:
+  const std::string directory = testing::TempDir() + "quern_stored_" + std::to_string(::getpid());
+  CompileOptions options;
+  CompileReport report;
+  void SetUp() override {
+    std::filesystem::remove_all(directory);
+    ::setenv("QUERN_CACHE_DIR", directory.c_str(), 1);
+    options.target = parse_target("cpu");
+  }
+  void TearDown() override {
+    ::unsetenv("QUERN_CACHE_DIR");
+    std::filesystem::remove_all(directory);
+  }
+  /// The package of the graph; how many kernels LLVM compiled for it is `through_llvm`.
+  std::vector<uint8_t> package(const Graph& graph) {
+    report = {};
+    const int64_t before = cpu::compiled_kernels();
+    std::vector<uint8_t> out = save_program(compile(graph, options, &report));
+    through_llvm = cpu::compiled_kernels() - before;
+    return out;
+  }
+  int64_t through_llvm = 0;
+};
+
+TEST_F(StoredPrograms, AWarmStartTouchesNoLlvm) {
+  const TrainingStep step = mlp_step({20, 4, {16}, 0}, 8, {}, 1);
+  const std::vector<uint8_t> cold = package(step.graph);
+  EXPECT_GT(through_llvm, 5);
+  EXPECT_EQ(report.program, "kept in the cache");
+  EXPECT_EQ(package(step.graph), cold);
+  EXPECT_EQ(through_llvm, 0);
+  EXPECT_EQ(report.program, "from the cache");
+  EXPECT_EQ(report.compiled, 0);
+  EXPECT_GT(report.cached, 5);
+  EXPECT_TRUE(report.planned.empty());
+  EXPECT_EQ(package(mlp_step({20, 4, {16}, 0}, 8, {}, 1).graph), cold);   // traced again
+  EXPECT_EQ(report.program, "from the cache");
+  EXPECT_NE(package(mlp_step({20, 4, {16}, 0}, 9, {}, 1).graph), cold);
+  EXPECT_EQ(report.program, "kept in the cache");
+}
+
+// What a program follows from is in its key; who looks inside gets one that is made here.
+TEST_F(StoredPrograms, OptionsHaveProgramsOfTheirOwn) {
+  const Graph graph = small_graph();
+  package(graph);
+  const auto differs = [&](auto&& change) {
+    const CompileOptions before = options;
+    change(options);
+    package(graph);
+    EXPECT_NE(report.program, "from the cache");
+    options = before;
+  };
+  differs([](CompileOptions& o) { o.passes.disabled = {"simplify"}; });
+  differs([](CompileOptions& o) { o.passes.bisect_limit = 0; });
+  differs([](CompileOptions& o) { o.passes.relaxed = true; });
+  differs([](CompileOptions& o) { o.passes.memory_limit = 1 << 20; });
+  differs([](CompileOptions& o) { o.passes.after = [](const std::string&, const Graph&) {}; });
+  differs([](CompileOptions& o) { o.want_source = true; });
+  differs([](CompileOptions& o) { o.use_cache = false; });
+  differs([](CompileOptions& o) { o.target.arch = o.target.arch == "v128" ? "avx2" : "v128"; });
+  package(graph);
+  EXPECT_EQ(report.program, "from the cache");
+}
+
+TEST_F(StoredPrograms, DamageIsFoundAndCompiledAgain) {
+  const std::vector<uint8_t> cold = package(small_graph());
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    std::fstream file(entry.path(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-1, std::ios::end);
+    file.put('!');
+  }
+  EXPECT_EQ(package(small_graph()), cold);
+  EXPECT_EQ(through_llvm, 1);
+  EXPECT_EQ(report.notes.size(), 2u);   // the program and its kernel
+  // Sound entries that hold no program, or another one.
+  Cache cache(directory);
+  const std::string text = load_program(cold, "cold").graph_text, key = program_key(text, options);
+  std::vector<std::string> notes;
+  cache.put(key, cold);
+  EXPECT_TRUE(stored_program(cache, key, text, notes));
+  EXPECT_TRUE(notes.empty());
+  EXPECT_FALSE(stored_program(cache, key, text + " ", notes));
+  cache.put(key, {1, 2, 3});
+  EXPECT_FALSE(stored_program(cache, key, text, notes));
+  EXPECT_EQ(notes.size(), 2u);
+}
+
+TEST_F(StoredPrograms, LargeConstantsAreNotStoredTwice) {
+  Program program;
+  program.slots.push_back({SlotKind::constant, DType::f32, {kLargestStored / 4 + 1}});
+  Cache cache(directory);
+  EXPECT_NE(store_program(cache, "large", program).find("up to 67108864 are kept"), std::string::npos);
+  EXPECT_TRUE(cache.list().empty());
 }
 
 TEST(Null, TranscriptNamesNoAddress) {

@@ -1,0 +1,37 @@
+// See stored.h.
+#include "codegen/stored.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "codegen/image.h"
+#include "compiler.h"
+
+namespace quern {
+
+std::string program_key(const std::string& graph_text, const CompileOptions& o) {
+  const std::string version = o.target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
+  return fmt::format("quern program 1 " QN_COMPILER "\n{}\n{}\n{} {} {} [{}]\n{}", to_string(o.target), version, static_cast<int>(o.f32_products), o.passes.relaxed,
+                     o.passes.bisect_limit, fmt::join(o.passes.disabled, ","), graph_text);
+}
+
+std::optional<Program> stored_program(Cache& cache, const std::string& key, const std::string& graph_text, std::vector<std::string>& notes) {
+  const auto bytes = cache.get(key);
+  if (!bytes) return std::nullopt;
+  try {
+    Program program = load_program(*bytes, cache.directory());
+    if (program.graph_text == graph_text) return program;
+    notes.push_back("the cache holds another program where this one should be; it is compiled again");
+  } catch (const Error& e) {
+    notes.push_back(fmt::format("the cache holds no program where one should be ({}); it is compiled again", e.message));
+  }
+  return std::nullopt;
+}
+
+std::string store_program(Cache& cache, const std::string& key, const Program& program) {
+  if (const int64_t bytes = stored_bytes(program); bytes > kLargestStored) return fmt::format("{} bytes of constants, code and text; up to {} are kept", bytes, kLargestStored);
+  cache.put(key, save_program(program));
+  return "";
+}
+
+}  // namespace quern
