@@ -1,7 +1,7 @@
-// The kernel cache on disk: one file per entry, named by the content hash of its key (source text, flags, target,
-// compiler version, format version). A file holds magic, the key's hash, sizes and a checksum of the payload; it is written to
-// a temporary file, fsynced and renamed. Anything that does not verify is deleted and recompiled, with a note. A cache that
-// cannot be used (disk full, no permission, not ours) costs one note and nothing else.
+// The cache on disk, of kernels and of whole programs: one file per entry, named by the content hash of its key (source
+// text, flags, target, compiler version, format version). A file holds magic, the key's hash, sizes and a checksum of the
+// payload; it is written to a temporary file, fsynced and renamed. Anything that does not verify is deleted and recompiled,
+// with a note. A cache that cannot be used (disk full, no permission, not ours) costs one note and nothing else.
 #pragma once
 #include <cstdint>
 #include <optional>

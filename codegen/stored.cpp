@@ -31,7 +31,7 @@ std::optional<Program> stored_program(Cache& cache, const std::string& key, cons
 std::string store_program(Cache& cache, const std::string& key, const Program& program) {
   if (const int64_t bytes = stored_bytes(program); bytes > kLargestStored) return fmt::format("{} bytes of constants, code and text; up to {} are kept", bytes, kLargestStored);
   cache.put(key, save_program(program));
-  return "";
+  return cache.usable() ? "" : "the cache is off";
 }
 
 }  // namespace quern

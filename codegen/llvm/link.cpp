@@ -8,6 +8,7 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -32,6 +33,7 @@
 
 #include "codegen/image.h"
 #include "codegen/llvm/emit.h"
+#include "ir/support/overloaded.h"
 #include "passes/tile/plan.h"
 
 namespace quern::cpu {
@@ -142,7 +144,29 @@ std::atomic<int64_t> compiled{0};
 constexpr const char* kPhases[] = {"emit", "optimise", "machine code", "link"};
 using Times = std::array<double, 4>;   // milliseconds of each
 
-KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, bool want_source, Times& times) {
+// About how many instructions a block becomes: the elements of its tiles, as vectors, times the ops on each.
+double length_of(const tile::Kernel& k, const tile::Block& block, int lanes) {
+  const auto elements = [&](const std::vector<tile::AxisId>& axes) {
+    double n = 1;
+    for (tile::AxisId a : axes) {
+      const tile::Axis& axis = k.axes[static_cast<size_t>(a)];
+      const int64_t tile = std::min(axis.tile, axis.extent);
+      n *= static_cast<double>(axis.lanes ? ceil_div(tile, int64_t{lanes}) : tile);
+    }
+    return n;
+  };
+  const auto of = [&](tile::ValueId v) { return elements(k.values[static_cast<size_t>(v)].axes); };
+  double total = 0;
+  for (const tile::Stmt& s : block)
+    total += std::visit(Overloaded{[&](const tile::Load& l) { return of(l.out); }, [&](const tile::MapTile& m) { return of(m.out) * static_cast<double>(m.expr.size()); },
+                                   [&](const tile::ReduceTile& r) { return of(r.arg); }, [&](const tile::Mma& m) { return of(m.out) * elements(m.axes); },
+                                   [&](const tile::Seq& q) { return length_of(k, q.body, lanes); }, [&](const tile::Each& e) { return length_of(k, e.body, lanes); },
+                                   [&](const tile::Store& t) { return of(t.value); }},
+                        s.node);
+  return total;
+}
+
+KernelImage compile_one(const tile::Kernel& kernel, llvm::TargetMachine& machine, const std::string& arch, bool want_source, Times& times) {
   ++compiled;
   auto start = std::chrono::steady_clock::now();
   const auto lap = [&](size_t phase) {
@@ -151,15 +175,14 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
   };
   llvm::LLVMContext context;
   llvm::Module module("module", context);
-  const auto machine = target_machine(arch);
   module.setTargetTriple("x86_64-unknown-linux-gnu");
-  module.setDataLayout(machine->createDataLayout());
+  module.setDataLayout(machine.createDataLayout());
   emit(kernel, "kernel", cpu_arch(arch), module);
   std::string problem;
   llvm::raw_string_ostream problems(problem);
   QN_CHECK(!llvm::verifyModule(module, &problems), "LLVM accepts the kernel: " + problem + to_string(kernel));
   lap(0);
-  optimise(module, *machine);
+  optimise(module, machine);
   lap(1);
   KernelImage image;
   image.name = kernel.name;
@@ -170,7 +193,7 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
   llvm::SmallVector<char, 0> object;
   llvm::raw_svector_ostream stream(object);
   llvm::legacy::PassManager passes;
-  QN_CHECK(!machine->addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile), "LLVM emits objects");
+  QN_CHECK(!machine.addPassesToEmitFile(passes, stream, nullptr, llvm::CodeGenFileType::ObjectFile), "LLVM emits objects");
   passes.run(module);
   lap(2);
   image.entry = Linker(llvm::StringRef(object.data(), object.size())).link("kernel", image.code);
@@ -184,14 +207,22 @@ KernelImage compile_one(const tile::Kernel& kernel, const std::string& arch, boo
 
 std::vector<KernelImage> compile(const std::vector<tile::Kernel>& kernels, const std::string& arch, bool want_source, std::vector<std::pair<std::string, double>>* times) {
   std::vector<KernelImage> out(kernels.size());
+  std::vector<double> length;
+  for (const tile::Kernel& k : kernels) length.push_back(length_of(k, k.phases.at(0).body, cpu_arch(arch).lanes));
+  std::vector<size_t> order(kernels.size());   // the longest first, so that no thread is left alone with it at the end
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return length[a] > length[b]; });
   std::atomic<size_t> next{0};
   std::exception_ptr error;
   std::mutex mutex;
   Times all{};
   const auto work = [&] {
     Times mine{};
-    for (size_t i; (i = next++) < kernels.size();) try {
-        out[i] = compile_one(kernels[i], arch, want_source, mine);
+    std::unique_ptr<llvm::TargetMachine> machine;
+    for (size_t n; (n = next++) < kernels.size();) try {
+        const size_t i = order[n];
+        if (!machine) machine = target_machine(arch);
+        out[i] = compile_one(kernels[i], *machine, arch, want_source, mine);
       } catch (...) {
         const std::lock_guard lock(mutex);
         error = std::current_exception();
