@@ -95,6 +95,11 @@ class Emitter : Places {
     if (d == phase.grid.size()) return block(phase.body);
     const Axis& a = axis(phase.grid[d]);
     At& at = at_[static_cast<size_t>(phase.grid[d])];
+    if (is_block(phase.grid[d])) {
+      const LlvmValue start = b_.CreateMul(index[d], i64(a.tile), "", true, true);
+      at = {start, a.tile, nullptr, block_size(a, start, i64(a.extent))};
+      return instances(phase, index, tiles, d + 1);
+    }
     const int64_t rest = a.extent % a.tile;
     const auto with = [&](int64_t n) {
       at = {b_.CreateMul(index[d], i64(a.tile), "", true, true), n};
@@ -112,32 +117,60 @@ class Emitter : Places {
     b_.SetInsertPoint(join);
   }
 
+  // Does it only say where others stand? Its blocks may differ in size then without being code of their own.
+  bool is_block(AxisId a) const {
+    return std::any_of(k_.axes.begin(), k_.axes.end(), [&](const Axis& x) { return x.within == a; }) &&
+           std::none_of(k_.values.begin(), k_.values.end(), [&](const tile::Value& v) { return std::count(v.axes.begin(), v.axes.end(), a) > 0; });
+  }
+  LlvmValue block_size(const Axis& a, LlvmValue start, LlvmValue end) {
+    if (!a.symbol && a.extent <= a.tile) return i64(a.extent);
+    if (!a.symbol && a.extent % a.tile == 0) return i64(a.tile);
+    return s_.call(llvm::Intrinsic::umin, {i64(a.tile), b_.CreateSub(end, start)});
+  }
+
   // The loops of seq and each: full blocks in a loop, then the remainder.
   std::vector<LlvmValue> walk(const std::vector<AxisId>& axes, size_t d, std::vector<LlvmValue> state,
                               const std::function<std::vector<LlvmValue>(std::vector<LlvmValue>)>& body) {
     if (d == axes.size()) return body(std::move(state));
     const Axis& a = axis(axes[d]);
     auto& at = at_[static_cast<size_t>(axes[d])];
+    // What is walked: all of it, or the block of the axis around.
+    const At* around = a.within >= 0 ? &at_[static_cast<size_t>(a.within)] : nullptr;
+    const LlvmValue begin = around ? around->start : nullptr;
+    const LlvmValue size = around ? (around->size ? around->size : i64(around->count)) : a.symbol ? b_.CreateMul(f_->getArg(4), i64(a.symbol)) : i64(a.extent);
+    const bool block = is_block(axes[d]);
+    const auto stand = [&](LlvmValue offset, int64_t n) {
+      const LlvmValue start = begin ? b_.CreateAdd(begin, offset, "", true, true) : offset;
+      at = {start, n, offset, block ? block_size(a, offset, size) : nullptr};
+    };
     const auto blocks = [&](int64_t tile, LlvmValue first, LlvmValue n) {
       state = counted(i64(0), n, std::move(state), [&](LlvmValue i, std::vector<LlvmValue> inner) {
-        at = {b_.CreateAdd(first, b_.CreateMul(i, i64(tile), "", true, true), "", true, true), tile};
+        stand(b_.CreateAdd(first, b_.CreateMul(i, i64(tile), "", true, true), "", true, true), tile);
         return walk(axes, d + 1, std::move(inner), body);
       });
     };
-    if (a.symbol) {   // then one at a time
-      const LlvmValue extent = b_.CreateMul(f_->getArg(4), i64(a.symbol)), full = b_.CreateUDiv(extent, i64(a.tile));
-      blocks(a.tile, i64(0), full);
-      if (a.tile > 1) blocks(1, b_.CreateMul(full, i64(a.tile)), b_.CreateURem(extent, i64(a.tile)));
-      return state;
-    }
-    const int64_t full = a.extent / a.tile, rest = a.extent % a.tile;
     const auto once = [&](int64_t start, int64_t n) {
-      at = {i64(start), n};
+      stand(i64(start), n);
       state = walk(axes, d + 1, std::move(state), body);
     };
-    if (full == 1) once(0, a.tile);
-    if (full > 1) blocks(a.tile, i64(0), i64(full));
-    if (rest > 0 && !planted(Fault::remainder_dropped)) once(full * a.tile, rest);
+    if (const auto* fixed = llvm::dyn_cast<llvm::ConstantInt>(size)) {
+      const int64_t n = fixed->getSExtValue(), full = block ? ceil_div(n, a.tile) : n / a.tile, rest = block ? 0 : n % a.tile;
+      if (full == 1) once(0, std::min(n, a.tile));
+      if (full > 1) blocks(a.tile, i64(0), i64(full));
+      if (rest > 0 && !planted(Fault::remainder_dropped)) once(full * a.tile, rest);
+      return state;
+    }
+    if (block) {
+      blocks(a.tile, i64(0), b_.CreateUDiv(b_.CreateAdd(size, i64(a.tile - 1)), i64(a.tile)));
+      return state;
+    }
+    const int64_t tile = unit(axes[d]);
+    const LlvmValue full = b_.CreateUDiv(size, i64(tile)), left = b_.CreateURem(size, i64(tile));
+    blocks(tile, i64(0), full);
+    // Less than a tile is left: of a constant extent, at its end; else one at a time.
+    if (a.symbol && tile > 1) blocks(1, b_.CreateMul(full, i64(tile)), left);
+    if (const int64_t rest = a.extent % tile; !a.symbol && rest > 0)
+      blocks(rest, b_.CreateMul(full, i64(tile)), b_.CreateZExt(b_.CreateICmpNE(left, i64(0)), b_.getInt64Ty()));
     return state;
   }
 
@@ -149,7 +182,65 @@ class Emitter : Places {
   void statement(const Load& l) {
     allocate(l.out);
     const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
+    if (const AxisId across = turned(l, buffer); across >= 0) return load_turned(l, buffer, across);
     each_coordinate(value(l.out).axes, [&](Coords& c) { reg(l.out, c) = load(l, buffer, c); });
+  }
+
+  // The step of the axis in memory, in elements, where it is the same everywhere.
+  std::optional<int64_t> step_of(const Load& l, const Buffer& buffer, AxisId a) const {
+    const Shape strides = buffer.strides();
+    int64_t step = 0;
+    for (size_t d = 0; d < l.index.size(); ++d) {
+      const auto s = l.index[d].gather >= 0 ? std::nullopt : stride(l.index[d].index, a);
+      if (!s) return std::nullopt;
+      step += *s * strides[d];
+    }
+    return step;
+  }
+  // Where the lanes lie apart in memory and another axis of the tile, of whole vectors, lies together: that axis, else -1.
+  AxisId turned(const Load& l, const Buffer& buffer) const {
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    if (lanes < 0 || at_[static_cast<size_t>(lanes)].count % lanes_ != 0) return -1;
+    for (size_t d = 0; d < l.index.size(); ++d)
+      if (l.index[d].gather >= 0 || !proven(l.index[d].index, buffer.shape[d])) return -1;
+    const auto along = step_of(l, buffer, lanes);
+    if (!along || *along == 0 || *along == 1) return -1;
+    for (AxisId a : value(l.out).axes)
+      if (a != lanes && steps(a) > 0 && steps(a) % lanes_ == 0 && step_of(l, buffer, a) == 1) return a;
+    return -1;
+  }
+  // Squares of lanes_ vectors along `across`, turned in registers.
+  void load_turned(const Load& l, const Buffer& buffer, AxisId across) {
+    const int64_t along = *step_of(l, buffer, lanes_axis(value(l.out).axes));
+    const Shape strides = buffer.strides();
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
+    each_coordinate(value(l.out).axes, [&](Coords& c) {
+      if (c.at(across) % lanes_ != 0) return;
+      LlvmValue position = i64(0);
+      for (size_t d = 0; d < l.index.size(); ++d) position = b_.CreateAdd(position, b_.CreateMul(evaluate(l.index[d].index, c, false), i64(strides[d])));
+      const LlvmValue at = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], position);
+      std::vector<LlvmValue> rows;
+      for (int i = 0; i < lanes_; ++i)
+        rows.push_back(b_.CreateAlignedLoad(vector, b_.CreateConstGEP1_64(memory, at, static_cast<uint64_t>(i * along)), llvm::Align(static_cast<uint64_t>(size_of(buffer.dtype)))));
+      for (int w = 1; w < lanes_; w *= 2)   // the off-diagonal blocks of each 2w by 2w change places
+        for (int i = 0; i < lanes_; ++i) {
+          if (i & w) continue;
+          std::vector<int> upper, lower;
+          for (int e = 0; e < lanes_; ++e) {
+            upper.push_back(e & w ? lanes_ + e - w : e);
+            lower.push_back(e & w ? lanes_ + e : e + w);
+          }
+          const LlvmValue x = rows[static_cast<size_t>(i)], y = rows[static_cast<size_t>(i + w)];
+          rows[static_cast<size_t>(i)] = b_.CreateShuffleVector(x, y, upper);
+          rows[static_cast<size_t>(i + w)] = b_.CreateShuffleVector(x, y, lower);
+        }
+      Coords to = c;
+      for (int j = 0; j < lanes_; ++j) {
+        to[across] = c.at(across) + j;
+        reg(l.out, to) = s_.from_memory(buffer.dtype, rows[static_cast<size_t>(j)]);
+      }
+    });
   }
 
   LlvmValue load(const Load& l, const Buffer& buffer, const Coords& c) {
@@ -194,6 +285,7 @@ class Emitter : Places {
     LlvmValue pointer = pointers_[static_cast<size_t>(l.buffer)];
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
     LlvmValue raw;
+    if (!spread || whole) prefetch(l, buffer, b_.CreateGEP(memory, pointer, position), c);
     if (!spread) {
       if (mask) position = b_.CreateSelect(mask, position, i64(0));
       raw = b_.CreateAlignedLoad(memory, b_.CreateGEP(memory, pointer, position), align);
@@ -207,6 +299,25 @@ class Emitter : Places {
     else raw = b_.CreateAlignedLoad(vector, at, align);
     return s_.from_memory(buffer.dtype, raw);
   }
+
+  // In a loop whose steps lie far apart in a large buffer no hardware looks ahead: each step asks for the line of a later
+  // one, or of the next tile where the loop around walks along the lines.
+  void prefetch(const Load& l, const Buffer& buffer, LlvmValue at, const Coords& c) {
+    constexpr int64_t kAhead = 8, kFarApart = 512, kLarge = 128 << 10;   // steps, bytes, bytes
+    if (loops_.empty() || buffer.kind == BufferKind::scratch || count(buffer.shape) * size_of(buffer.dtype) < kLarge) return;
+    const std::vector<AxisId>& loop = loops_.back();
+    const auto far = std::find_if(loop.begin(), loop.end(), [&](AxisId a) { return std::abs(step_of(l, buffer, a).value_or(0)) * size_of(buffer.dtype) >= kFarApart; });
+    if (far == loop.end()) return;
+    // Neighbours of other axes are in the line of the first.
+    for (const auto& [a, i] : c)
+      if (a != *far && !is_lanes(a) && i > 0) return;
+    int64_t distance = *step_of(l, buffer, *far) * kAhead;
+    if (loops_.size() > 1)
+      for (AxisId a : loops_[loops_.size() - 2])
+        if (is_lanes(a) && step_of(l, buffer, a) == 1) distance = unit(a);
+    s_.call(llvm::Intrinsic::prefetch, {b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(distance)), b_.getInt32(0), b_.getInt32(3), b_.getInt32(1)});
+  }
+  std::vector<std::vector<AxisId>> loops_;   // the axes of the open ones, outermost first
 
   void statement(const MapTile& m) {
     allocate(m.out);
@@ -353,6 +464,7 @@ class Emitter : Places {
       }
       sizes.push_back(tiles_[static_cast<size_t>(v)].size());
     }
+    loops_.push_back({q.axes.back()});
     state = walk(q.axes, 0, std::move(state), [&](std::vector<LlvmValue> current) {
       size_t p = 0;
       for (size_t i = 0; i < q.carries.size(); ++i) {
@@ -383,6 +495,7 @@ class Emitter : Places {
       for (ValueId y : q.yields) next.insert(next.end(), tiles_[static_cast<size_t>(y)].begin(), tiles_[static_cast<size_t>(y)].end());
       return next;
     });
+    loops_.pop_back();
     size_t p = 0;
     for (size_t i = 0; i < q.carries.size(); ++i) {
       auto& out = tiles_[static_cast<size_t>(q.outs[i])];
@@ -394,10 +507,12 @@ class Emitter : Places {
   }
 
   void statement(const Each& e) {
+    loops_.push_back(e.axes);
     walk(e.axes, 0, {}, [&](std::vector<LlvmValue> none) {
       block(e.body);
       return none;
     });
+    loops_.pop_back();
   }
 
   void statement(const Store& t) {

@@ -22,6 +22,8 @@ class Places {
   struct At {               // where an axis stands
     LlvmValue start = nullptr;
     int64_t count = 0;      // of elements, static
+    LlvmValue offset = nullptr;   // from where the block starts that it stands within
+    LlvmValue size = nullptr;     // of elements, where other axes walk its blocks and no tile has it
   };
   const tile::Kernel& k_;
   int lanes_;
@@ -92,9 +94,21 @@ class Places {
   }
 
   // --- index expressions ---
-  // axis % tile is the coordinate inside the block.
-  bool is_local(const Index& e) const {
+  // axis % tile is the coordinate inside the block; and % the tile of the axis that it stands within, the one inside that.
+  bool is_in_tile(const Index& e) const {
     return e.kind() == Index::Kind::mod && e.left().kind() == Index::Kind::axis && e.value() == axis(static_cast<AxisId>(e.left().value())).tile;
+  }
+  bool is_local(const Index& e) const {
+    if (e.kind() != Index::Kind::mod || e.left().kind() != Index::Kind::axis) return false;
+    const AxisId around = axis(static_cast<AxisId>(e.left().value())).within;
+    return is_in_tile(e) || (around >= 0 && e.value() == axis(around).tile);
+  }
+  // The most elements of a block of the axis, which starts at a multiple of it.
+  int64_t unit(AxisId a) const { return axis(a).within < 0 ? axis(a).tile : std::min(axis(a).tile, axis(axis(a).within).tile); }
+  // And so does what the expression gives for the block.
+  bool is_aligned(const Index& e, AxisId a) const {
+    if (e.kind() == Index::Kind::mod) return e.value() % unit(a) == 0 && is_aligned(e.left(), a);
+    return e.kind() == Index::Kind::axis && e.value() == a;
   }
   std::optional<int64_t> stride(const Index& e, AxisId a) const {
     switch (e.kind()) {
@@ -111,6 +125,7 @@ class Places {
       default: break;
     }
     if (is_local(e)) return e.left().value() == a ? 1 : 0;
+    if (e.value() % unit(a) == 0 && is_aligned(e.left(), a)) return e.kind() == Index::Kind::mod ? 1 : 0;
     return e.uses(a) ? std::nullopt : std::optional<int64_t>(0);
   }
   // The value at a coordinate; with `vary`, a vector over the lanes axis, else the value of its first lane.
@@ -120,18 +135,18 @@ class Places {
       return op(x, y);
     };
     const auto constant_like = [&](LlvmValue x, int64_t v) { return s_.integer(x->getType(), v); };
-    const auto place = [&](AxisId a, bool local) {
+    const auto place = [&](AxisId a, LlvmValue from) {
       int64_t step = 0;
       if (const auto it = c.find(a); it != c.end()) step = it->second;
       const int64_t offset = is_lanes(a) ? step * lanes_ : step;
-      LlvmValue v = local ? i64(offset) : b_.CreateAdd(at_[static_cast<size_t>(a)].start, i64(offset), "", true, true);
+      LlvmValue v = from ? b_.CreateAdd(from, i64(offset), "", true, true) : i64(offset);
       if (is_lanes(a) && vary) v = b_.CreateAdd(s_.splat(v), lane_numbers());
       return v;
     };
-    if (is_local(e)) return place(static_cast<AxisId>(e.left().value()), true);
+    if (is_local(e)) return place(static_cast<AxisId>(e.left().value()), is_in_tile(e) ? nullptr : at_[static_cast<size_t>(e.left().value())].offset);
     switch (e.kind()) {
       case Index::Kind::constant: return i64(e.value());
-      case Index::Kind::axis: return place(static_cast<AxisId>(e.value()), false);
+      case Index::Kind::axis: return place(static_cast<AxisId>(e.value()), at_[static_cast<size_t>(e.value())].start);
       case Index::Kind::add: return binary(evaluate(e.left(), c, vary), evaluate(e.right(), c, vary), [&](LlvmValue x, LlvmValue y) { return b_.CreateAdd(x, y); });
       case Index::Kind::mul: {
         const LlvmValue x = evaluate(e.left(), c, vary);

@@ -61,9 +61,11 @@ class Interpreter {
   void loop(const std::vector<AxisId>& axes, size_t depth, F&& body) {
     if (depth == axes.size()) return body();
     const size_t a = static_cast<size_t>(axes[depth]);
-    for (int64_t s = 0; s < k_.axes[a].extent; s += k_.axes[a].tile) {
+    const AxisId around = k_.axes[a].within;
+    const int64_t begin = around < 0 ? 0 : start_[static_cast<size_t>(around)], end = around < 0 ? k_.axes[a].extent : begin + extent_[static_cast<size_t>(around)];
+    for (int64_t s = begin; s < end; s += k_.axes[a].tile) {
       start_[a] = s;
-      extent_[a] = std::min(k_.axes[a].tile, k_.axes[a].extent - s);
+      extent_[a] = std::min(k_.axes[a].tile, end - s);
       loop(axes, depth + 1, body);
     }
   }

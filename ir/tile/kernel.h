@@ -3,7 +3,7 @@
 //   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
-//   axis     ::= "axis" name "<" extent "by" tile ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
+//   axis     ::= "axis" name "<" extent "by" tile ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v     also gathered
@@ -16,7 +16,8 @@
 // walks its extent in steps of its tile; inside its loop the axis stands for the block [start, min(start+tile, extent)).
 // Coordinates past the extent do not exist: nothing is loaded, summed or stored there. How an emitter achieves that
 // (remainder code, masks) is its own affair; tile sizes are therefore part of the plan, and meaning depends on them
-// only through the order of sums.
+// only through the order of sums. An axis `within` another walks the block in which that one stands, in steps of its own
+// tile, and has that one's extent and coordinates: loops in levels.
 // Symbol. A symbolic extent is given per run, up to its bound: a kernel is planned for the bound, buffers have the bound's
 // memory, and only elements within the run's extents are defined. An element lies where it would if the symbolic extent were
 // its room: the program's bound, which a kernel made for a smaller one shares with the others. `symbol<c>` in a map is c times the symbol, as i64.
@@ -25,8 +26,8 @@
 // no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
 // start as the constant, and `yield` gives their next values; its results are the last. With no blocks the results are
 // the initial constants. A seq whose body itself stores keeps every step of its carries (a running sum): its axes have a
-// tile of 1. So does one whose body stores at gathered indices: its steps add to what the steps before have left there.
-// `each` is seq without carries whose iterations are independent (placed there by `nest`).
+// tile of 1. So does one whose body stores at gathered indices: its steps add to what the steps before have left there. A seq
+// without carries only orders its steps; `each` is one whose iterations are independent.
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing; gathered indices alike. A load sees what
 // its instance has stored before.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
@@ -81,6 +82,7 @@ struct Axis {
   bool lanes = false;
   Spread spread;
   int64_t symbol = 0;  // > 0: the extent is so many times the symbol, and `extent` its bound
+  AxisId within = -1;  // >= 0: walks the block of that axis
 };
 
 /// A tile: its element type and the names of its dimensions, in increasing axis id.
@@ -115,6 +117,7 @@ struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; };
 struct MapTile { ValueId out; ScalarExpr expr; std::vector<ValueId> args; };
 struct ReduceTile { ValueId out; Op combine; std::vector<AxisId> axes; ValueId arg; };
 enum class Precision { f64, f32, tf32, bf16, f16 };   // tf32: operands rounded to 11 bits of significand
+inline constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "bf16", "f16"};
 struct Mma {
   ValueId out;
   Precision precision;

@@ -35,6 +35,12 @@ class Verifier {
   void run() {
     for (const Axis& a : k_.axes) {
       check(a.extent >= 0 && a.tile >= 1, "an axis has an extent and a tile");
+      if (a.within >= 0) {
+        check(static_cast<size_t>(a.within) < k_.axes.size(), "an axis stands within one that exists");
+        const Axis& around = k_.axes[static_cast<size_t>(a.within)];
+        check(around.extent == a.extent && around.symbol == a.symbol, "an axis within another has its extent");
+        check(around.tile % a.tile == 0 || around.tile < a.tile, "blocks hold whole tiles, or a part of one");
+      }
       check(a.spread.threads << a.spread.threads_at <= 32 && a.spread.warps << a.spread.warps_at <= 32, "a block has 32 lanes and at most 32 warps");
       check(a.tile % (a.spread.threads * a.spread.warps * a.spread.vector) == 0, "a spread divides its tile");
     }
@@ -61,6 +67,8 @@ class Verifier {
     for (AxisId a : axes) {
       check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
       check(open_.insert(a).second, "an axis is open once");
+      const AxisId around = k_.axes[static_cast<size_t>(a)].within;
+      check(around < 0 || open_.count(around), "an axis stands within an open one");
     }
   }
   // No two axes of a tile lie along the same bits of the thread number.

@@ -1,146 +1,418 @@
-// See nest.h. A panel pays when it is read by many row tiles and the operand is large or is masked where it is
-// outside, and when it is read twice and would be gathered or computed each time.
+// See nest.h. A panel pays when it is read by many row tiles and the operand is large or is masked where it is outside,
+// and when it is read twice and would be gathered or computed each time.
 #include "passes/tile/nest.h"
 
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <optional>
+#include <utility>
+
+#include <fmt/format.h>
 
 #include "ir/support/fault.h"
+#include "passes/tile/facts.h"
 
 namespace quern {
 
 using namespace tile;
 
-constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kLargestPanel = 4 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
+namespace {
 
-static ValueId out_of(const Stmt& s) {
+constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kFarOperand = 1 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
+constexpr int64_t kWholeSum = 1280, kSumBlock = 512, kStreamedBlock = 16;   // elements of the sum that one panel holds
+constexpr int64_t kInstances = 16, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;
+
+ValueId out_of(const Stmt& s) {
   if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
   if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
   return -1;
 }
 
-Kernel nest(const Kernel& kernel) {
-  Kernel k = kernel;
-  Phase& phase = k.phases[0];
-  // The product stands in a seq at the top of the block; everything at the top moves into `each (rows)`.
-  Seq* seq = nullptr;
-  for (Stmt& s : phase.body)
-    if (auto* q = std::get_if<Seq>(&s.node)) {
-      if (seq) return kernel;
-      seq = q;
-    } else if (std::holds_alternative<Each>(s.node)) {
-      return kernel;
-    }
-  if (!seq) return kernel;
-  const Mma* mma = nullptr;
-  for (const Stmt& s : seq->body)
-    if (const auto* m = std::get_if<Mma>(&s.node)) mma = m;
-  if (!mma) return kernel;
+class Nest {
+ public:
+  Nest(const Kernel& kernel, const CpuArch& arch) : original_(kernel), k_(kernel), arch_(arch) {}
 
-  // Lanes axis, rows axis, and the operand that runs along the lanes.
-  const auto axes_of = [&](ValueId v) -> const std::vector<AxisId>& { return k.values[static_cast<size_t>(v)].axes; };
-  const auto lanes_it = std::find_if(axes_of(mma->out).begin(), axes_of(mma->out).end(), [&](AxisId a) { return k.axes[static_cast<size_t>(a)].lanes; });
-  if (lanes_it == axes_of(mma->out).end()) return kernel;
-  const AxisId lanes = *lanes_it;
-  const bool in_a = std::count(axes_of(mma->a).begin(), axes_of(mma->a).end(), lanes) > 0;
-  const ValueId operand = in_a ? mma->a : mma->b;
-  AxisId rows = -1;
-  for (AxisId a : axes_of(mma->out))
-    if (a != lanes && !std::count(axes_of(operand).begin(), axes_of(operand).end(), a) && k.axes[static_cast<size_t>(a)].tile > 1) rows = a;
-  if (rows < 0 || !std::count(phase.grid.begin(), phase.grid.end(), lanes)) return kernel;
-  const Axis &row_axis = k.axes[static_cast<size_t>(rows)], &lane_axis = k.axes[static_cast<size_t>(lanes)];
-  const int64_t readers = ceil_div(row_axis.extent, row_axis.tile);
-  if (readers < 2) return kernel;
+  Kernel run() {
+    if (!find_product()) return original_;
+    const auto lanes = std::find_if(axes_of(mma_->out).begin(), axes_of(mma_->out).end(), [&](AxisId a) { return axis(a).lanes; });
+    if (lanes == axes_of(mma_->out).end()) return inner_product();
+    lanes_ = *lanes;
+    return outer_product();
+  }
 
-  // What makes the operand within the loop: one load, perhaps with maps of it (a window with holes reads 0 there).
-  std::vector<const Stmt*> makers;
-  const std::function<bool(ValueId)> collect = [&](ValueId v) {
-    if (std::any_of(makers.begin(), makers.end(), [&](const Stmt* s) { return out_of(*s) == v; })) return true;
-    const auto made = std::find_if(seq->body.begin(), seq->body.end(), [&](const Stmt& s) { return out_of(s) == v; });
-    if (made == seq->body.end()) return false;
-    const auto* map = std::get_if<MapTile>(&made->node);
-    if (map && !std::all_of(map->args.begin(), map->args.end(), collect)) return false;
-    makers.push_back(&*made);
-    return true;
+ private:
+  const Kernel& original_;
+  Kernel k_;
+  const CpuArch& arch_;
+  Seq* seq_ = nullptr;
+  const Mma* mma_ = nullptr;
+  AxisId lanes_ = -1, rows_ = -1;
+  AxisId row_group_ = -1;   // rows whose operand is copied together
+
+  Axis& axis(AxisId a) { return k_.axes[static_cast<size_t>(a)]; }
+  const std::vector<AxisId>& axes_of(ValueId v) const { return k_.values[static_cast<size_t>(v)].axes; }
+  bool has(ValueId v, AxisId a) const { return std::count(axes_of(v).begin(), axes_of(v).end(), a) > 0; }
+  bool in_grid(AxisId a) const { return std::count(k_.phases[0].grid.begin(), k_.phases[0].grid.end(), a) > 0; }
+  int64_t tiles(AxisId a) { return ceil_div(axis(a).extent, axis(a).tile); }
+
+  // The product stands in a seq at the top of the block.
+  bool find_product() {
+    for (Stmt& s : k_.phases[0].body)
+      if (auto* q = std::get_if<Seq>(&s.node)) {
+        if (seq_) return false;
+        seq_ = q;
+      } else if (std::holds_alternative<Each>(s.node)) {
+        return false;
+      }
+    if (!seq_) return false;
+    for (const Stmt& s : seq_->body)
+      if (const auto* m = std::get_if<Mma>(&s.node)) mma_ = m;
+    return mma_ != nullptr;
+  }
+
+  AxisId new_axis(AxisId like, int64_t tile, AxisId within = -1) {
+    k_.axes.push_back({fmt::format("i{}", k_.axes.size()), axis(like).extent, tile, false, {}, axis(like).symbol, within});
+    return static_cast<AxisId>(k_.axes.size() - 1);
+  }
+  // The axis keeps its tiles but stands within blocks of a new one.
+  AxisId block_axis(AxisId a, int64_t tile) { return axis(a).within = new_axis(a, tile); }
+  BufferId new_scratch(DType dtype, Shape shape) {
+    const size_t first = static_cast<size_t>(k_.params());
+    k_.buffers.push_back({fmt::format("s{}", k_.buffers.size() - first), BufferKind::scratch, dtype, std::move(shape)});
+    return static_cast<BufferId>(k_.buffers.size() - 1);
+  }
+  ValueId new_value(DType dtype, std::vector<AxisId> axes) {
+    k_.values.push_back({dtype, std::move(axes)});
+    return static_cast<ValueId>(k_.values.size() - 1);
+  }
+  Index coordinate(AxisId a) const { return k_.coordinate(a); }
+
+  // --- an operand in panels ---
+  struct Operand {
+    ValueId value;
+    std::vector<size_t> makers;   // statements of the loop, in order: one load, perhaps with maps of it (a window with holes reads 0 there)
+    const Load* load = nullptr;
   };
-  if (!collect(operand)) return kernel;
-  const Load* load = nullptr;
-  for (const Stmt* s : makers)
-    if (const auto* l = std::get_if<Load>(&s->node)) {
-      if (load) return kernel;
-      load = l;
-    }
-  if (!load) return kernel;
-  const Buffer& source = k.buffers[static_cast<size_t>(load->buffer)];
-  const Shape strides = source.strides();
-  int64_t along = 0;
-  bool as_it_lies = makers.size() == 1;   // a vector is one plain access
-  for (size_t d = 0; d < load->index.size(); ++d) {
-    if (load->index[d].gather >= 0) return kernel;
-    const Index& e = load->index[d].index;
-    const auto s = e.stride(lanes);
-    as_it_lies = as_it_lies && s && e.low() >= 0 && e.high() < source.shape[d];
-    along += s.value_or(0) * strides[d];
+  std::optional<Operand> operand(ValueId value) const {
+    Operand out{value, {}, nullptr};
+    const std::function<bool(ValueId)> collect = [&](ValueId v) {
+      size_t at = 0;
+      while (at < seq_->body.size() && out_of(seq_->body[at]) != v) ++at;
+      if (at == seq_->body.size()) return false;
+      if (std::count(out.makers.begin(), out.makers.end(), at)) return true;
+      if (const auto* map = std::get_if<MapTile>(&seq_->body[at].node)) {
+        if (!std::all_of(map->args.begin(), map->args.end(), collect)) return false;
+      } else if (std::exchange(out.load, &std::get<Load>(seq_->body[at].node))) {
+        return false;   // two loads
+      }
+      out.makers.push_back(at);
+      return true;
+    };
+    if (!collect(value) || !out.load) return std::nullopt;
+    for (const BoxIndex& b : out.load->index)
+      if (b.gather >= 0) return std::nullopt;
+    std::sort(out.makers.begin(), out.makers.end());
+    return out;
   }
-  as_it_lies = as_it_lies && along == 1;
-  if (along == 1 && makers.size() == 1 && readers < kManyRowTiles) return kernel;
-  // The panel: the summed axes, then the lanes of one tile. Batch axes are fixed within an instance.
-  Buffer panel{"s0", BufferKind::scratch, k.values[static_cast<size_t>(operand)].dtype, {}};
-  std::vector<Index> place;
-  std::vector<AxisId> summed;
-  for (AxisId a : axes_of(operand)) {
-    if (a == lanes) continue;
-    if (std::count(mma->axes.begin(), mma->axes.end(), a)) {
-      summed.push_back(a);
-      panel.shape.push_back(k.axes[static_cast<size_t>(a)].extent - planted(Fault::panel_tail));
-      place.push_back(k.coordinate(a));
-    } else if (k.axes[static_cast<size_t>(a)].tile != 1) {
-      return kernel;
+  // The block that copies it: the makers on fresh axes, then a store.
+  Block copy(const Operand& o, BufferId scratch, const std::vector<Index>& place, const std::map<AxisId, AxisId>& fresh) {
+    const auto renamed = [&](const Index& e) {
+      return e.substitute([&](int a, int64_t extent) {
+        const auto it = fresh.find(a);
+        return it == fresh.end() ? Index::axis(a, extent) : coordinate(it->second);
+      });
+    };
+    std::map<ValueId, ValueId> copies;
+    const auto copy_of = [&](ValueId old) {
+      std::vector<AxisId> axes;
+      for (AxisId a : axes_of(old)) axes.push_back(fresh.count(a) ? fresh.at(a) : a);
+      std::sort(axes.begin(), axes.end());
+      return copies[old] = new_value(k_.values[static_cast<size_t>(old)].dtype, std::move(axes));
+    };
+    Block out;
+    for (size_t at : o.makers) {
+      Stmt s = seq_->body[at];
+      if (auto* l = std::get_if<Load>(&s.node)) {
+        l->out = copy_of(l->out);
+        for (BoxIndex& b : l->index) b.index = renamed(b.index);
+      }
+      if (auto* m = std::get_if<MapTile>(&s.node)) {
+        m->out = copy_of(m->out);
+        for (ValueId& a : m->args) a = copies.at(a);
+        for (ScalarNode& n : m->expr)
+          if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) n.coord = renamed(n.coord);
+      }
+      out.push_back(std::move(s));
     }
+    std::vector<Index> at;
+    for (const Index& e : place) at.push_back(renamed(e));
+    out.push_back({Store{scratch, box_of(at), copies.at(o.value)}});
+    return out;
   }
-  panel.shape.push_back(lane_axis.tile);
-  place.push_back(lane_axis.extent > lane_axis.tile && !planted(Fault::panel_without_mod) ? floor_mod(k.coordinate(lanes), lane_axis.tile) : k.coordinate(lanes));
-  const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype));
-  if (checked_mul(count(panel.shape), size_of(panel.dtype)) > (along == 1 ? kLargestPanel : kLargestGathered)) return kernel;
-  const bool several_panels = ceil_div(lane_axis.extent, lane_axis.tile) > 1;
-  if (as_it_lies && (bytes < kLargeOperand || !several_panels)) return kernel;
+  // In the loop it comes from there.
+  void read_from(const Operand& o, BufferId scratch, const std::vector<Index>& place) {
+    seq_->body[o.makers.back()] = {Load{o.value, scratch, box_of(place)}};
+    for (size_t i = o.makers.size() - 1; i-- > 0;) seq_->body.erase(seq_->body.begin() + static_cast<int64_t>(o.makers[i]));
+    mma_ = nullptr;
+    for (const Stmt& s : seq_->body)
+      if (const auto* m = std::get_if<Mma>(&s.node)) mma_ = m;
+  }
+  // So many rows or a few more, that what lies so many rows apart does not fall on the same places of the first-level cache.
+  static int64_t apart(int64_t rows, int64_t row_bytes) {
+    while (rows * row_bytes % 1024 < 192 || rows * row_bytes % 1024 > 832) ++rows;
+    return rows;
+  }
+  int64_t step(const Load& l, AxisId a) const { return step_of(k_, l.buffer, l.index, a); }
 
-  const BufferId scratch = static_cast<BufferId>(k.buffers.size());
-  k.buffers.push_back(std::move(panel));
-  // Fill it.
-  Each fill;
-  fill.axes = summed;
-  std::map<ValueId, ValueId> copies;
-  for (const Stmt* made : makers) {
-    Stmt copy = *made;
-    const ValueId old = out_of(copy), fresh = copies[old] = static_cast<ValueId>(k.values.size());
-    k.values.push_back(Value(k.values[static_cast<size_t>(old)]));
-    if (auto* l = std::get_if<Load>(&copy.node)) l->out = fresh;
-    if (auto* m = std::get_if<MapTile>(&copy.node)) {
-      m->out = fresh;
-      for (ValueId& a : m->args) a = copies.at(a);
+  // Summed axes, in panels and where they are read.
+  std::vector<AxisId> summed(ValueId v) const {
+    std::vector<AxisId> out;
+    for (AxisId a : axes_of(v))
+      if (std::count(mma_->axes.begin(), mma_->axes.end(), a)) out.push_back(a);
+    return out;
+  }
+  // The place in the outermost block that the axis stands within, and how many there are.
+  std::pair<Index, int64_t> within_block(AxisId a) {
+    AxisId around = axis(a).within;
+    while (around >= 0 && axis(around).within >= 0) around = axis(around).within;
+    if (around < 0 || (a == rows_ && around == row_group_)) return {coordinate(a), axis(a).extent};
+    return {floor_mod(coordinate(a), axis(around).tile), std::min(axis(around).tile, axis(a).extent)};
+  }
+
+  // Two operands that both run along the sum: tiles of the shorter side within those of the longer one, which is read once.
+  Kernel inner_product() {
+    std::vector<AxisId>& grid = k_.phases[0].grid;
+    AxisId few = -1;
+    for (AxisId a : grid)
+      if (has(mma_->a, a) != has(mma_->b, a) && tiles(a) > 1 && !axis(a).symbol && (few < 0 || axis(a).extent < axis(few).extent)) few = a;
+    if (few < 0 || std::none_of(grid.begin(), grid.end(), [&](AxisId a) { return a != few && has(mma_->a, a) != has(mma_->b, a) && has(mma_->a, a) != has(mma_->a, few); })) return original_;
+    Each each{{few}, std::move(k_.phases[0].body)};
+    std::erase(grid, few);
+    k_.phases[0].body = {};
+    k_.phases[0].body.push_back({std::move(each)});
+    return std::move(k_);
+  }
+
+  Kernel outer_product() {
+    std::vector<AxisId>& grid = k_.phases[0].grid;
+    const bool lanes_in_a = has(mma_->a, lanes_);
+    const std::optional<Operand> wide = operand(lanes_in_a ? mma_->a : mma_->b);   // it runs along the lanes
+    if (!wide || !in_grid(lanes_)) return original_;
+    for (AxisId a : axes_of(mma_->out))
+      if (a != lanes_ && in_grid(a) && !has(wide->value, a) && (axis(a).tile > 1 || rows_ < 0)) rows_ = a;
+    const int64_t row_tiles = rows_ < 0 ? 1 : tiles(rows_), columns = tiles(lanes_), width = axis(lanes_).tile;
+    for (AxisId a : axes_of(wide->value))
+      if (a != lanes_ && !std::count(mma_->axes.begin(), mma_->axes.end(), a) && axis(a).tile != 1) return original_;
+
+    // Would its panels pay?
+    const Buffer source = k_.buffers[static_cast<size_t>(wide->load->buffer)];
+    bool in_bounds = wide->makers.size() == 1;   // a vector is one plain access
+    for (size_t d = 0; d < source.shape.size(); ++d) in_bounds = in_bounds && wide->load->index[d].index.low() >= 0 && wide->load->index[d].index.high() < source.shape[d];
+    const int64_t along = step(*wide->load, lanes_);
+    const bool as_it_lies = in_bounds && along == 1, gathered = along != 1;
+    const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype));
+    bool pack = row_tiles > 1 && !(along == 1 && wide->makers.size() == 1 && row_tiles < (bytes < kFarOperand ? kManyRowTiles : 2)) && !(as_it_lies && (bytes < kLargeOperand || columns < 2));
+
+    // The rows' operand, where each step of the sum is another line: it is copied too, and that wants several panels.
+    std::optional<Operand> tall = rows_ < 0 ? std::nullopt : operand(lanes_in_a ? mma_->b : mma_->a);
+    const bool pack_rows = pack && tall && has(tall->value, rows_) && step(*tall->load, rows_) == 1 && step(*tall->load, mma_->axes.back()) > 1 && axes_of(tall->value).size() == mma_->axes.size() + 1 &&
+                           axis(mma_->axes.back()).extent >= 64 && columns > 1;
+
+    // Blocks of the sum: a panel stays in the second-level cache.
+    int64_t total = 1;
+    for (AxisId a : mma_->axes) total = checked_mul(total, axis(a).extent);
+    const AxisId first = mma_->axes[0];
+    const int64_t rest = total / std::max<int64_t>(axis(first).extent, 1);
+    const bool streamed = !pack && as_it_lies && row_tiles == 1 && bytes >= kLargeOperand && rest == 1 && total >= 4 * kStreamedBlock;
+    AxisId sum_block = -1;
+    if ((pack && total > (pack_rows ? kWholeSum / 2 : kWholeSum)) || streamed) {
+      const int64_t wanted = streamed ? kStreamedBlock : ceil_div(total, ceil_div(total, kSumBlock));
+      const int64_t tile = round_up(std::max<int64_t>(1, wanted / std::max<int64_t>(rest, 1)), rest == 1 ? arch_.lanes : axis(first).tile);
+      if (!axis(first).symbol && tile < axis(first).extent) sum_block = block_axis(first, tile);
     }
-    fill.body.push_back(std::move(copy));
+    if (!pack && sum_block < 0) return original_;
+    const int64_t depth = sum_block < 0 ? total : axis(sum_block).tile * rest;
+    if (pack && checked_mul(checked_mul(depth, width), size_of(k_.values[static_cast<size_t>(wide->value)].dtype)) > (gathered ? kLargestGathered : 4 * arch_.cache)) return original_;
+
+    // Panels side by side that share the rows' operand, as the cache allows; but many instances.
+    int64_t others = 1;
+    for (AxisId a : grid)
+      if (a != lanes_ && a != rows_) others = checked_mul(others, tiles(a));
+    const int64_t element = size_of(k_.values[static_cast<size_t>(wide->value)].dtype);
+    int64_t side_by_side = std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth * width * element, 1), pack_rows ? 2 : 1, columns);
+    const int64_t least = pack_rows ? std::min(kPackedRowsPanels, side_by_side) : 1;
+    if (streamed) side_by_side = columns;
+    side_by_side = std::clamp<int64_t>(columns * others / (streamed ? kStreams : kInstances), std::min(least, side_by_side), side_by_side);
+    side_by_side = ceil_div(columns, ceil_div(columns, side_by_side));
+    if (axis(lanes_).symbol) side_by_side = 1;
+    if (side_by_side > 1) {
+      const AxisId blocks = block_axis(lanes_, side_by_side * width);
+      std::replace(grid.begin(), grid.end(), lanes_, blocks);
+    }
+    int64_t instances = checked_mul(others, ceil_div(columns, side_by_side));
+    AxisId row_blocks = -1;
+    int64_t group = kCopiedRowTiles;   // tiles of rows that are copied together: whole squares of lanes
+    while (pack_rows && group * axis(rows_).tile % arch_.lanes != 0) ++group;
+    if (rows_ >= 0 && !axis(rows_).symbol && row_tiles >= 2 * kFewestRowTiles && (instances < kInstances || sum_block >= 0)) {
+      const int64_t most = std::max<int64_t>(1, row_tiles / kFewestRowTiles);
+      const int64_t wanted = std::max(ceil_div(kInstances, instances), sum_block >= 0 ? ceil_div(axis(rows_).extent * side_by_side * width * 4, 2 * arch_.cache) : 1);
+      if (const int64_t n = std::min(most, wanted); n > 1) {
+        row_blocks = block_axis(rows_, axis(rows_).tile * round_up(ceil_div(row_tiles, n), pack_rows ? group : 1));
+        std::replace(grid.begin(), grid.end(), rows_, row_blocks);
+      }
+    }
+    if (rows_ >= 0 && row_blocks < 0) std::erase(grid, rows_);
+    if (pack_rows) row_group_ = axis(rows_).within = new_axis(rows_, axis(rows_).tile * group, row_blocks);
+
+    // Panels: [column tile, summed axes, lanes].
+    std::optional<Each> fill;
+    if (pack) {
+      Shape shape;
+      std::vector<Index> place;
+      const auto [column, most] = within_block(lanes_);
+      if (axis(lanes_).within >= 0) {
+        shape.push_back(ceil_div(most, width));
+        place.push_back(planted(Fault::panel_without_mod) ? floor_div(coordinate(lanes_), width) : floor_div(column, width));
+      }
+      std::map<AxisId, AxisId> fresh;
+      fill.emplace();
+      const bool turned = gathered && in_bounds && step(*wide->load, mma_->axes.back()) == 1;
+      for (AxisId a : summed(wide->value)) {
+        const auto [index, extent] = within_block(a);
+        shape.push_back(std::max<int64_t>(extent - planted(Fault::panel_tail), 1));
+        place.push_back(index);
+        int64_t tile = a != mma_->axes.back() ? 1 : turned ? arch_.lanes : std::min<int64_t>(4, extent);
+        if (axis(a).within >= 0 && axis(axis(a).within).tile % tile != 0) tile = axis(a).tile;
+        fresh[a] = new_axis(a, tile, axis(a).within);
+        fill->axes.push_back(fresh[a]);
+      }
+      shape.push_back(width);
+      place.push_back(axis(lanes_).extent > width && !(planted(Fault::panel_without_mod) && axis(lanes_).within < 0) ? floor_mod(coordinate(lanes_), width) : coordinate(lanes_));
+      const AxisId along_lanes = axis(lanes_).within >= 0 || turned ? new_axis(lanes_, turned ? arch_.lanes : width, axis(lanes_).within >= 0 ? axis(lanes_).within : lanes_) : lanes_;
+      axis(along_lanes).lanes = true;
+      if (along_lanes != lanes_) {
+        fresh[lanes_] = along_lanes;
+        fill->axes.insert(turned ? fill->axes.begin() : fill->axes.end(), along_lanes);
+      }
+      const BufferId panel = new_scratch(k_.values[static_cast<size_t>(wide->value)].dtype, std::move(shape));
+      fill->body = copy(*wide, panel, place, fresh);
+      read_from(*wide, panel, place);
+      if (tall) tall = operand(lanes_in_a ? mma_->b : mma_->a);   // the loop has changed
+    }
+    std::optional<Each> fill_rows;
+    if (pack_rows) {   // [rows, summed axes]: the last one becomes contiguous
+      const DType dtype = k_.values[static_cast<size_t>(tall->value)].dtype;
+      const AxisId last = mma_->axes.back();
+      Shape shape{axis(row_group_).tile};
+      std::vector<Index> place{floor_mod(coordinate(rows_), axis(row_group_).tile)};
+      std::map<AxisId, AxisId> fresh{{rows_, new_axis(rows_, arch_.lanes, row_group_)}};
+      fill_rows.emplace();
+      for (AxisId a : summed(tall->value)) {
+        const auto [index, extent] = within_block(a);
+        shape.push_back(a == last ? apart(extent, size_of(dtype)) : extent);
+        place.push_back(index);
+        const bool turned = a == last && (axis(a).within < 0 || axis(axis(a).within).tile % arch_.lanes == 0);
+        fresh[a] = new_axis(a, turned ? arch_.lanes : 1, axis(a).within);
+        axis(fresh[a]).lanes = turned;
+        fill_rows->axes.push_back(fresh[a]);
+      }
+      fill_rows->axes.push_back(fresh[rows_]);
+      const BufferId panel = new_scratch(dtype, std::move(shape));
+      fill_rows->body = copy(*tall, panel, place, fresh);
+      read_from(*tall, panel, place);
+    }
+    return assemble(std::move(fill), std::move(fill_rows), sum_block);
   }
-  fill.body.push_back({Store{scratch, box_of(place), copies.at(operand)}});
-  // Read it.
-  const Load read{operand, scratch, box_of(place)};
-  Block body;
-  for (Stmt& s : seq->body) {
-    const bool made = std::any_of(makers.begin(), makers.end(), [&](const Stmt* m) { return m == &s; });
-    if (!made) body.push_back(std::move(s));
-    else if (out_of(s) == operand) body.push_back({read});
+
+  // each (axes that the instance walks) { body }
+  void tile_loops(Block& out, Block body, std::optional<Each> before_rows = {}) {
+    const auto loop = [](AxisId a, Block inside) {
+      Block b;
+      b.push_back({Each{{a}, std::move(inside)}});
+      return b;
+    };
+    if (axis(lanes_).within >= 0) body = loop(lanes_, std::move(body));
+    if (rows_ >= 0) body = loop(rows_, std::move(body));
+    if (before_rows) body.insert(body.begin(), Stmt{std::move(*before_rows)});
+    if (row_group_ >= 0) body = loop(row_group_, std::move(body));
+    for (Stmt& s : body) out.push_back(std::move(s));
   }
-  seq->body = std::move(body);
-  Each each;
-  each.axes = {rows};
-  each.body = std::move(phase.body);
-  std::erase(phase.grid, rows);
-  phase.body.clear();
-  phase.body.push_back({std::move(fill)});
-  phase.body.push_back({std::move(each)});
-  return k;
-}
+
+  Kernel assemble(std::optional<Each> fill, std::optional<Each> fill_rows, AxisId sum_block) {
+    Block before, after, out;
+    bool behind = false;
+    Stmt product;
+    for (Stmt& s : k_.phases[0].body) {
+      if (std::get_if<Seq>(&s.node) == seq_) {
+        product = std::move(s);
+        behind = true;
+      } else {
+        (behind ? after : before).push_back(std::move(s));
+      }
+    }
+    if (sum_block < 0) {
+      Block body = std::move(before);
+      body.push_back(std::move(product));
+      for (Stmt& s : after) body.push_back(std::move(s));
+      if (fill) out.push_back({std::move(*fill)});
+      tile_loops(out, std::move(body), std::move(fill_rows));
+      k_.phases[0].body = std::move(out);
+      return std::move(k_);
+    }
+    // The sums so far lie in scratch: sums = 0;  seq (blocks of the sum) { sums += their products };  what follows the product.
+    Seq& q = std::get<Seq>(product.node);
+    const ValueId result = q.outs[0];
+    const Value sum = k_.values[static_cast<size_t>(result)];
+    Shape shape;
+    std::vector<Index> place;
+    for (AxisId a : sum.axes)
+      if (a == lanes_ || a == rows_) {
+        const bool one_panel = a == lanes_ && axis(a).within < 0;
+        const auto [index, extent] = one_panel ? std::pair(floor_mod(coordinate(a), axis(a).tile), axis(a).tile) : within_block(a);
+        shape.push_back(round_up(extent, a == lanes_ ? axis(a).tile : 1));
+        place.push_back(index);
+      }
+    const BufferId sums = new_scratch(sum.dtype, std::move(shape));
+    const auto read = [&](ValueId into) { return Stmt{Load{into, sums, box_of(place)}}; };
+    ScalarNode zero;
+    zero.kind = ScalarNode::Kind::constant, zero.dtype = sum.dtype;
+    zero.constant = q.carries[0].init;
+    const ValueId none = new_value(sum.dtype, sum.axes);
+    Block clear;
+    clear.push_back({MapTile{none, {zero}, {}}});
+    clear.push_back({Store{sums, box_of(place), none}});
+    tile_loops(out, std::move(clear));
+
+    const ValueId old = new_value(sum.dtype, sum.axes), part = new_value(sum.dtype, sum.axes), next = new_value(sum.dtype, sum.axes);
+    q.outs[0] = part;
+    ScalarNode x, y, add;
+    x.kind = y.kind = ScalarNode::Kind::operand, add.kind = ScalarNode::Kind::op;
+    x.dtype = y.dtype = add.dtype = sum.dtype;
+    y.operand = 1;
+    add.args = {0, 1};   // its op is add
+    Block step = before;   // what the loop reads from around it
+    step.push_back(std::move(product));
+    step.push_back(read(old));
+    step.push_back({MapTile{next, {x, y, add}, {old, part}}});
+    step.push_back({Store{sums, box_of(place), next}});
+    Seq blocks;
+    blocks.axes = {sum_block};
+    if (fill) blocks.body.push_back({std::move(*fill)});
+    tile_loops(blocks.body, std::move(step), std::move(fill_rows));
+    out.push_back({std::move(blocks)});
+
+    Block rest = std::move(before);
+    rest.push_back(read(result));
+    for (Stmt& s : after) rest.push_back(std::move(s));
+    tile_loops(out, std::move(rest));
+    k_.phases[0].body = std::move(out);
+    return std::move(k_);
+  }
+};
+
+}  // namespace
+
+Kernel nest(const Kernel& kernel, const CpuArch& arch) { return Nest(kernel, arch).run(); }
 
 }  // namespace quern

@@ -1,14 +1,20 @@
-// nest (CPU): a product whose right side does not fit the first-level cache walks it in panels. The grid keeps the
-// panel's axis; rows become an `each` inside; the panel is copied once into a scratch that belongs to the instance.
+// nest (CPU): the loops of a product, after its tiles are chosen. What many tiles read is copied once into panels, a scratch
+// that belongs to the grid instance, and stays in the core's cache:
+//   - the operand along the lanes, where it is large, gathered or masked: panels of one tile, several side by side;
+//   - the rows' operand where each step of the sum is another line of it: turned, for a group of row tiles;
+//   - a long sum is taken in blocks, with the sums so far in a scratch; a single row tile takes it in short blocks, so that
+//     the other operand is read along its lines.
+// New axes stand around the old ones (`within`), so that the tiles keep their names. Of two operands that both run along the
+// sum, the tiles of the shorter side are walked within those of the longer one.
 //   before: grid (i0, i1) { … seq (i2) { … %b = load %p1[i2, i1] … } … }
 //   after:  grid (i1) { each (i2) { %9 = load %p1[i2, i1]  store %s0[i2, i1%64] = %9 }
 //                       each (i0) { … seq (i2) { … %b = load %s0[i2, i1%64] … } … } }
 #pragma once
-#include "ir/tile/kernel.h"
+#include "passes/tile/plan.h"
 
 namespace quern {
 
-/// Takes a kernel with planned tiles; gives it back unchanged where panels would not pay.
-tile::Kernel nest(const tile::Kernel& kernel);
+/// Takes a kernel with planned tiles; gives it back unchanged where none of this would pay.
+tile::Kernel nest(const tile::Kernel& kernel, const CpuArch& arch);
 
 }  // namespace quern

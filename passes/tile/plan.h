@@ -9,8 +9,12 @@
 
 namespace quern {
 
-struct CpuArch { int lanes; int registers; bool fma; };   // f32 lanes of a vector, vector registers, fused multiply-add
-CpuArch cpu_arch(const std::string& arch);                // "avx512" {16,32,yes}, "avx2" {8,16,yes}, "v128" {4,16,no}
+struct CpuArch {
+  int lanes, registers;   // f32 lanes of a vector; vector registers
+  bool fma;
+  int64_t cache;          // bytes of a core's own cache that panels may take
+};
+CpuArch cpu_arch(const std::string& arch);                // "avx512", "avx2" or "v128"
 
 /// How products of f32 may be computed on matrix units.
 enum class F32Products { exact, tf32 };

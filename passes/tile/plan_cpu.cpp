@@ -12,13 +12,15 @@ namespace quern {
 using namespace tile;
 
 CpuArch cpu_arch(const std::string& arch) {
-  if (arch == "avx512") return {16, 32, true};
-  if (arch == "avx2") return {8, 16, true};
+  if (arch == "avx512") return {16, 32, true, 768 << 10};
+  if (arch == "avx2") return {8, 16, true, 192 << 10};
   QN_CHECK(arch == "v128", "a known CPU arch");
-  return {4, 16, false};
+  return {4, 16, false, 192 << 10};
 }
 
 namespace {
+
+constexpr int64_t kFewRows = 32;   // of a product, beside an operand that runs along the sum: to turn it costs more than its lanes' sums
 
 bool lanes_are_legal(const Kernel& k) {
   return std::all_of(k.values.begin(), k.values.end(), [&](const Value& v) {
@@ -40,9 +42,31 @@ int64_t vectors_tile(const Axis& axis, int64_t lanes, int64_t most) {
   return std::min(round_up(std::max<int64_t>(axis.extent, 1), lanes), lanes * most);
 }
 
+// Accumulators of a product: rows of vectors, as many as registers hold, so that a step of the sum takes the fewest cycles
+// for all of rows x lanes: two products or two loads each, and four until a product can be added to again.
+std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int registers) {
+  std::pair<int64_t, int64_t> best{1, 1};
+  double least = 0;
+  for (int64_t r = 1; r <= std::min<int64_t>(rows, 12); ++r)
+    for (int64_t v = 1; v <= std::min<int64_t>(vectors, registers / 4); ++v) {
+      if (r * v > registers * 3 / 4) continue;
+      const auto cycles = [](int64_t across, int64_t along) {
+        const double r = static_cast<double>(across), v = static_cast<double>(along);
+        return std::max({r * v / 2, (r + v) / 2, 4.0}) + 0.08 * r + 0.15 * v;   // a vector comes from the second-level cache
+      };
+      double total = 0;
+      for (const auto& [across, n] : {std::pair{r, rows / r}, {rows % r, int64_t{rows % r > 0}}})
+        for (const auto& [along, m] : {std::pair{v, vectors / v}, {vectors % v, int64_t{vectors % v > 0}}})
+          total += cycles(across, along) * static_cast<double>(n * m);
+      if (least == 0 || total < least - 1e-9) least = total, best = {r, v};
+    }
+  return best;
+}
+
 void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
   const Mma& m = *f.products[0];
   const std::vector<AxisId>& kept = k.values[static_cast<size_t>(m.out)].axes;
+  const auto axis = [&](AxisId a) -> Axis& { return k.axes[static_cast<size_t>(a)]; };
   const auto has = [&](ValueId v, AxisId a) {
     const auto& axes = k.values[static_cast<size_t>(v)].axes;
     return std::count(axes.begin(), axes.end(), a) > 0;
@@ -56,55 +80,53 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
   const auto rows_for = [&](AxisId across) {
     AxisId rows = -1;
     for (AxisId a : kept)
-      if (a != across && has(m.a, a) != has(m.b, a) && has(m.a, a) != has(m.a, across) &&
-          (rows < 0 || k.axes[static_cast<size_t>(a)].extent > k.axes[static_cast<size_t>(rows)].extent))
-        rows = a;
+      if (a != across && has(m.a, a) != has(m.b, a) && has(m.a, a) != has(m.a, across) && (rows < 0 || axis(a).extent > axis(rows).extent)) rows = a;
     return rows;
   };
-  const auto rows_tile = [&](AxisId rows, int64_t vectors) {
-    const int64_t budget = arch.registers == 32 ? 24 : 12;
-    return std::clamp<int64_t>(budget / vectors, 1, std::min<int64_t>(12, std::max<int64_t>(1, k.axes[static_cast<size_t>(rows)].extent)));
+  const auto tile_for = [&](AxisId across, AxisId rows) {
+    return accumulators(rows < 0 ? 1 : std::max<int64_t>(axis(rows).extent, 1), ceil_div(std::max<int64_t>(axis(across).extent, 1), arch.lanes), arch.registers);
   };
-  const int64_t most = arch.registers == 32 ? 4 : 2;   // vectors
+  // Of few rows the other operand is read once: along the sum, if that is how it lies.
+  const auto runs_along_sum = [&] { return std::any_of(m.axes.begin(), m.axes.end(), [&](AxisId a) { return contiguous_in_loads(k, f, a) && !axis(a).symbol && axis(a).extent >= arch.lanes; }); };
+  if (lanes >= 0 && (rows_for(lanes) < 0 || axis(rows_for(lanes)).extent <= kFewRows) && !contiguous_in_loads(k, f, lanes) && runs_along_sum()) lanes = -1;
   // Where memory's order would leave most lanes empty (the places of a kernel in a weight gradient), another axis takes
   // them: one that is contiguous in a load, or else the longest, if a panel of it would be read more than twice.
-  const auto emptier = [&](AxisId a) { return 2 * k.axes[static_cast<size_t>(a)].extent <= arch.lanes; };
+  const auto emptier = [&](AxisId a) { return 2 * axis(a).extent <= arch.lanes; };
   if (lanes >= 0 && emptier(lanes)) {
     const auto rank = [&](AxisId a) {
-      const Axis& axis = k.axes[static_cast<size_t>(a)];
       const bool contiguous = contiguous_in_loads(k, f, a);
       const AxisId rows = rows_for(a);
-      const bool packed = rows >= 0 && k.axes[static_cast<size_t>(rows)].extent > 2 * rows_tile(rows, vectors_tile(axis, arch.lanes, most) / arch.lanes);
-      return std::tuple(!emptier(a) && (contiguous || packed), contiguous, axis.extent);
+      const bool packed = rows >= 0 && axis(rows).extent > 2 * tile_for(a, rows).first;
+      return std::tuple(!emptier(a) && (contiguous || packed), contiguous, axis(a).extent);
     };
     for (AxisId a : kept)
       if (has(m.a, a) != has(m.b, a) && std::get<0>(rank(a)) && rank(a) > rank(lanes)) lanes = a;
     if (emptier(lanes) && rows_for(lanes) < 0) lanes = -1;   // sums side by side: the summed axis fills more
   }
-  int64_t vectors = 0;
   if (lanes >= 0 && try_lanes(k, lanes)) {
-    Axis& axis = k.axes[static_cast<size_t>(lanes)];
-    axis.tile = vectors_tile(axis, arch.lanes, most);
-    vectors = axis.tile / arch.lanes;
-  }
-  if (vectors == 0) {   // an inner product, or batch axes alone
-    for (AxisId a : m.axes)
-      if (contiguous_in_loads(k, f, a) && try_lanes(k, a)) {
-        k.axes[static_cast<size_t>(a)].tile = vectors_tile(k.axes[static_cast<size_t>(a)], arch.lanes, 4);
-        break;
-      }
-    // Sums side by side, innermost first, as many as registers hold: they share what one operand alone varies along.
-    int64_t sums = 1;
-    for (size_t i = kept.size(); i-- > 0;) {
-      Axis& axis = k.axes[static_cast<size_t>(kept[i])];
-      if (axis.lanes || axis.extent < 2 || has(m.a, kept[i]) == has(m.b, kept[i])) continue;
-      axis.tile = std::clamp<int64_t>((arch.registers == 32 ? 12 : 6) / sums, 1, axis.extent);
-      sums *= axis.tile;
-    }
+    const AxisId rows = rows_for(lanes);
+    const auto [across, vectors] = tile_for(lanes, rows);
+    axis(lanes).tile = vectors * arch.lanes;
+    if (rows >= 0) axis(rows).tile = across;
+    axis(m.axes.back()).tile = std::clamp<int64_t>(axis(m.axes.back()).extent, 1, 2);
     return;
   }
-  if (const AxisId rows = rows_for(lanes); rows >= 0) k.axes[static_cast<size_t>(rows)].tile = rows_tile(rows, vectors);
-  k.axes[static_cast<size_t>(m.axes.back())].tile = std::clamp<int64_t>(k.axes[static_cast<size_t>(m.axes.back())].extent, 1, 2);
+  // An inner product, or batch axes alone. Sums side by side, as many as registers hold, share what one operand alone
+  // varies along: of each side its longest axis, the shorter one first.
+  AxisId summed = -1;
+  for (AxisId a : m.axes)
+    if (summed < 0 && contiguous_in_loads(k, f, a) && try_lanes(k, a)) summed = a;
+  AxisId sides[] = {-1, -1};
+  for (AxisId a : kept) {
+    if (axis(a).lanes || axis(a).extent < 2 || has(m.a, a) == has(m.b, a)) continue;
+    AxisId& side = sides[has(m.b, a)];
+    if (side < 0 || axis(a).extent > axis(side).extent) side = a;
+  }
+  if (sides[0] >= 0 && sides[1] >= 0 && axis(sides[0]).extent > axis(sides[1]).extent) std::swap(sides[0], sides[1]);
+  int64_t sums = 1;
+  for (AxisId side : sides)
+    if (side >= 0) sums *= axis(side).tile = std::clamp<int64_t>(std::min<int64_t>(8, arch.registers * 3 / 4 / sums), 1, axis(side).extent);
+  if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);
 }
 
 void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
@@ -140,7 +162,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
     return k;
   }
   plan_product(k, facts, arch);
-  return nest(k);
+  return nest(k, arch);
 }
 
 }  // namespace quern
