@@ -44,11 +44,21 @@ constexpr double kWorthForking = 60000;
 std::string best_arch() { return parse_target("cpu").arch; }
 int rank(const std::string& arch) { return arch == "avx512" ? 2 : arch == "avx2" ? 1 : 0; }   // each runs the code of those below
 
+// Large pieces in large pages, where the system has them: rows that lie far apart cost no page walks then.
+void* aligned_memory(int64_t bytes) {
+  constexpr int64_t kPage = 2 << 20;
+  if (bytes > machine_memory()) return nullptr;
+  const bool large = bytes >= 2 * kPage;
+  void* p = std::aligned_alloc(large ? kPage : 64, static_cast<size_t>(large ? round_up(bytes, kPage) : bytes));
+  if (p && large) ::madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  return p;
+}
+
 class CpuDevice : public Device {
  public:
   explicit CpuDevice(std::string arch)
       : arch_(std::move(arch)), threads_(cpu::default_threads()),
-        pool_([](int64_t n) { return n > machine_memory() ? nullptr : std::aligned_alloc(64, static_cast<size_t>(n)); }, [](void* p) { std::free(p); }) {}
+        pool_(aligned_memory, [](void* p) { std::free(p); }) {}
   ~CpuDevice() override {
     if (scratch_) pool_.free(scratch_);
   }
