@@ -7,6 +7,7 @@
 
 #include <limits>
 
+#include <llvm/IR/IntrinsicsX86.h>
 #include <llvm/IR/MDBuilder.h>
 #include <llvm/IR/Module.h>
 
@@ -114,6 +115,12 @@ V power_of_two(V n) {
 V scaled(V p, V n) {
   const V half = n.sar(1);
   return p * power_of_two(half) * power_of_two(n - half);
+}
+
+V scaled(V p, Nearest n) {
+  if (p.s->lanes != 16 || !p.type()->isVectorTy() || !p.type()->getScalarType()->isFloatTy()) return scaled(p, n.integer);
+  constexpr int kCurrentRounding = 4;
+  return p.with(p.b().CreateIntrinsic(llvm::Intrinsic::x86_avx512_mask_scalef_ps_512, {}, {p, n.number, p, p.b().getInt16(0xffff), p.b().getInt32(kCurrentRounding)}));
 }
 
 V finish_power(V x, V y, V size) {

@@ -90,6 +90,7 @@ Nearest nearest(V x, double factor);
 V power_of_two(V n);
 /// p*2^n rounded once where the result is subnormal; infinite past the end; |n| up to twice what power_of_two takes.
 V scaled(V p, V n);
+V scaled(V p, Nearest n);   // AVX-512 has an instruction
 /// What pow(x, y) is, given |x|^y for what has a finite logarithm times y: signs and the cases of IEEE 754.
 V finish_power(V x, V y, V magnitude);
 

@@ -36,12 +36,13 @@ constexpr std::array kExp2 = {0x1.ffffffffab504p-1, 0x1.62e42ff116cbfp-1, 0x1.eb
                               0x1.3b29dbfea19e2p-7, 0x1.5d8a706002d9dp-10, 0x1.446a53b66320cp-13, 0x1.fe180e67d90e6p-17};
 
 struct Exponential {
-  V less_one, n;   // e^x = 2^n (1 + less_one)
+  V less_one;
+  Nearest n;   // e^x = 2^n (1 + less_one)
 };
 Exponential exponential(V x) {   // |x| < 2^20, but for n in the result only |x| < 180 is accurate
   const Nearest n = nearest(x, std::numbers::log2e);
   const V r = fma(n.number, -kLn2Low, fma(n.number, -kLn2High, x));
-  return {fma(r * r, polynomial(r, kExp), r), n.integer};
+  return {fma(r * r, polynomial(r, kExp), r), n};
 }
 
 V to_double(V x) { return x.to(x.b().getDoubleTy(), llvm::Instruction::FPExt); }
@@ -72,14 +73,14 @@ V log(V x) {
 V tanh(V x) {   // 1 - 2/(e^2x + 1) where that does not cancel
   const V a = magnitude(x), z = a * a, small = fma(a * z, polynomial(z, kTanh), a);
   const Exponential e = exponential(at_most(a + a, 20));
-  const V power = power_of_two(e.n), large = 1 - x.like(2) / (fma(power, e.less_one, power) + 1);
+  const V power = power_of_two(e.n.integer), large = 1 - x.like(2) / (fma(power, e.less_one, power) + 1);
   return copysign(select(a > 0.625, large, small), x);
 }
 
 V erf(V x) {
   const V a = magnitude(x), small = fma(polynomial(a * a, kErf), a, a);
   const Exponential e = exponential(polynomial(at_most(a, 4), kLogErfc));
-  const V power = power_of_two(e.n), large = 1 - fma(power, e.less_one, power);
+  const V power = power_of_two(e.n.integer), large = 1 - fma(power, e.less_one, power);
   return copysign(select(a > 0.9296875, large, small), x);
 }
 

@@ -1,5 +1,6 @@
 // Spelling scalar ops on register values; see values.h. Floats of 16 bits compute in f32 and round after every op,
 // which for + - * / and sqrt equals rounding the exact result once (24 >= 2*11 + 2 bits).
+#include <bit>
 #include <cmath>
 
 #include <llvm/IR/IntrinsicsX86.h>
@@ -230,6 +231,39 @@ LlvmValue Scalars::divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder)
   return b.CreateSelect(by_zero, zero, out);
 }
 
+// The quotient by the reciprocal, corrected twice by what it leaves (Markstein, 1990): correctly rounded, in a third of
+// the division's time, where nothing under- or overflows on the way. Other lanes send all to the division.
+LlvmValue Scalars::divide_by_one(LlvmValue x, LlvmValue y) const {
+  llvm::Type* t = x->getType();
+  llvm::Type* word = like(b.getInt32Ty(), x);
+  const auto exact_fma = [&](LlvmValue p, LlvmValue q, LlvmValue z) { return call(llvm::Intrinsic::fma, {p, q, z}); };
+  // |y| in [2^-20, 2^20]; x is 0 or |x| in [2^-100, 2^100]; both without their signs.
+  const auto between = [&](LlvmValue v, double low, double high) {
+    const uint32_t least = std::bit_cast<uint32_t>(static_cast<float>(low)), most = std::bit_cast<uint32_t>(static_cast<float>(high));
+    return b.CreateICmpULE(b.CreateSub(v, integer(v->getType(), int64_t{2} * least)), integer(v->getType(), int64_t{2} * (most - least)));
+  };
+  const LlvmValue bits = b.CreateShl(b.CreateBitCast(x, word), integer(word, 1)), divisor = b.CreateShl(b.CreateBitCast(y, b.getInt32Ty()), b.getInt32(1));
+  const LlvmValue usual = b.CreateOr(between(bits, 0x1p-100, 0x1p100), b.CreateICmpEQ(bits, integer(word, 0)));
+  llvm::BasicBlock* before = b.GetInsertBlock();
+  llvm::Function* f = before->getParent();
+  llvm::BasicBlock *fast = llvm::BasicBlock::Create(f->getContext(), "fast", f), *slow = llvm::BasicBlock::Create(f->getContext(), "slow", f), *after = llvm::BasicBlock::Create(f->getContext(), "divided", f);
+  b.CreateCondBr(b.CreateAnd(b.CreateAndReduce(usual), between(divisor, 0x1p-20, 0x1p20)), fast, slow);
+  b.SetInsertPoint(fast);
+  const LlvmValue inverse = splat(b.CreateFDiv(number(y->getType(), 1), y)), minus = splat(b.CreateFNeg(y));
+  const LlvmValue first = b.CreateFMul(x, inverse), second = exact_fma(exact_fma(minus, first, x), inverse, first);
+  const LlvmValue third = exact_fma(exact_fma(minus, second, x), inverse, second);
+  const LlvmValue quotient = b.CreateIntrinsic(llvm::Intrinsic::copysign, {t}, {third, first});   // of a zero
+  b.CreateBr(after);
+  b.SetInsertPoint(slow);
+  const LlvmValue exact = b.CreateFDiv(x, splat(y));
+  b.CreateBr(after);
+  b.SetInsertPoint(after);
+  llvm::PHINode* out = b.CreatePHI(t, 2);
+  out->addIncoming(quotient, fast);
+  out->addIncoming(exact, slow);
+  return out;
+}
+
 LlvmValue Scalars::integer_power(DType dtype, LlvmValue x, LlvmValue y) const {
   llvm::Type* t = x->getType();
   const int bits = static_cast<int>(t->getScalarSizeInBits());
@@ -268,6 +302,7 @@ LlvmValue Scalars::float_op(Op op, const std::vector<LlvmValue>& a) const {
 }
 
 LlvmValue Scalars::apply(Op op, DType out, DType arg, std::vector<LlvmValue> a) const {
+  if (op == Op::div && arg == DType::f32 && fused && a[0]->getType()->isVectorTy() && !a[1]->getType()->isVectorTy() && !llvm::isa<llvm::Constant>(a[1])) return divide_by_one(a[0], a[1]);
   bool vector = false;
   for (LlvmValue v : a) vector = vector || v->getType()->isVectorTy();
   if (vector)

@@ -50,6 +50,7 @@ class Scalars {
   LlvmValue from_f8(DType dtype, LlvmValue bits) const;   // as float
   LlvmValue to_f8(DType dtype, LlvmValue x) const;        // of a float or double
   LlvmValue wrap4(DType dtype, LlvmValue x) const;        // i4 or u4 in an i8
+  LlvmValue divide_by_one(LlvmValue x, LlvmValue y) const;   // f32; the divisor is the same for all lanes
   LlvmValue divide(DType dtype, LlvmValue x, LlvmValue y, bool remainder) const;
   LlvmValue truncated_remainder(bool is_unsigned, LlvmValue x, LlvmValue y) const;
   LlvmValue shift(Op op, bool is_unsigned, LlvmValue x, LlvmValue by) const;
