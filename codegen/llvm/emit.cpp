@@ -8,10 +8,12 @@
 #include <map>
 
 #include <fmt/format.h>
+#include <llvm/IR/IntrinsicsX86.h>
 
-#include "codegen/llvm/places.h"
+#include "codegen/llvm/memory.h"
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
+#include "passes/tile/facts.h"
 
 namespace quern::cpu {
 
@@ -26,9 +28,10 @@ int64_t scratch_bytes(const Kernel& kernel) {
 
 namespace {
 
-class Emitter : Places {
+
+class Emitter : Memory {
  public:
-  Emitter(const Kernel& kernel, const CpuArch& arch, llvm::Function* function) : Places(kernel, arch, function) {}
+  Emitter(const Kernel& kernel, const CpuArch& arch, llvm::Function* function) : Memory(kernel, arch, function) {}
 
   void run() {
     QN_CHECK(k_.phases.size() == 1, "a CPU kernel has one phase");
@@ -48,10 +51,12 @@ class Emitter : Places {
       instances(phase, index, tiles, 0);
       return none;
     });
+    if (!streams_.empty()) b_.CreateIntrinsic(llvm::Intrinsic::x86_sse_sfence, {}, {});
     b_.CreateRetVoid();
   }
 
  private:
+
   void load_pointers() {
     int64_t offset = 0;
     for (size_t p = 0; p < k_.buffers.size(); ++p) {
@@ -62,6 +67,17 @@ class Emitter : Places {
         pointers_.push_back(b_.CreateLoad(b_.getPtrTy(), b_.CreateConstGEP1_64(b_.getPtrTy(), f_->getArg(0), p)));
       }
     }
+    const std::function<void(const Block&)> visit = [&](const Block& block) {
+      for (const Stmt& s : block) {
+        if (const auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);
+        if (const auto* each = std::get_if<Each>(&s.node)) visit(each->body);
+        if (const auto* t = std::get_if<Store>(&s.node); t && t->stream) {
+          const LlvmValue address = b_.CreatePtrToInt(pointers_[static_cast<size_t>(t->buffer)], b_.getInt64Ty());
+          streams_[t->buffer] = b_.CreateICmpEQ(b_.CreateAnd(address, i64(kLine - 1)), i64(0));
+        }
+      }
+    };
+    visit(k_.phases[0].body);
   }
 
   // for (i = begin; i < end; ++i) state = body(i, state)
@@ -186,139 +202,6 @@ class Emitter : Places {
     each_coordinate(value(l.out).axes, [&](Coords& c) { reg(l.out, c) = load(l, buffer, c); });
   }
 
-  // The step of the axis in memory, in elements, where it is the same everywhere.
-  std::optional<int64_t> step_of(const Load& l, const Buffer& buffer, AxisId a) const {
-    const Shape strides = buffer.strides();
-    int64_t step = 0;
-    for (size_t d = 0; d < l.index.size(); ++d) {
-      const auto s = l.index[d].gather >= 0 ? std::nullopt : stride(l.index[d].index, a);
-      if (!s) return std::nullopt;
-      step += *s * strides[d];
-    }
-    return step;
-  }
-  // Where the lanes lie apart in memory and another axis of the tile, of whole vectors, lies together: that axis, else -1.
-  AxisId turned(const Load& l, const Buffer& buffer) const {
-    const AxisId lanes = lanes_axis(value(l.out).axes);
-    if (lanes < 0 || at_[static_cast<size_t>(lanes)].count % lanes_ != 0) return -1;
-    for (size_t d = 0; d < l.index.size(); ++d)
-      if (l.index[d].gather >= 0 || !proven(l.index[d].index, buffer.shape[d])) return -1;
-    const auto along = step_of(l, buffer, lanes);
-    if (!along || *along == 0 || *along == 1) return -1;
-    for (AxisId a : value(l.out).axes)
-      if (a != lanes && steps(a) > 0 && steps(a) % lanes_ == 0 && step_of(l, buffer, a) == 1) return a;
-    return -1;
-  }
-  // Squares of lanes_ vectors along `across`, turned in registers.
-  void load_turned(const Load& l, const Buffer& buffer, AxisId across) {
-    const int64_t along = *step_of(l, buffer, lanes_axis(value(l.out).axes));
-    const Shape strides = buffer.strides();
-    llvm::Type* memory = s_.memory(buffer.dtype);
-    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
-    each_coordinate(value(l.out).axes, [&](Coords& c) {
-      if (c.at(across) % lanes_ != 0) return;
-      LlvmValue position = i64(0);
-      for (size_t d = 0; d < l.index.size(); ++d) position = b_.CreateAdd(position, b_.CreateMul(evaluate(l.index[d].index, c, false), i64(strides[d])));
-      const LlvmValue at = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], position);
-      std::vector<LlvmValue> rows;
-      for (int i = 0; i < lanes_; ++i)
-        rows.push_back(b_.CreateAlignedLoad(vector, b_.CreateConstGEP1_64(memory, at, static_cast<uint64_t>(i * along)), llvm::Align(static_cast<uint64_t>(size_of(buffer.dtype)))));
-      for (int w = 1; w < lanes_; w *= 2)   // the off-diagonal blocks of each 2w by 2w change places
-        for (int i = 0; i < lanes_; ++i) {
-          if (i & w) continue;
-          std::vector<int> upper, lower;
-          for (int e = 0; e < lanes_; ++e) {
-            upper.push_back(e & w ? lanes_ + e - w : e);
-            lower.push_back(e & w ? lanes_ + e : e + w);
-          }
-          const LlvmValue x = rows[static_cast<size_t>(i)], y = rows[static_cast<size_t>(i + w)];
-          rows[static_cast<size_t>(i)] = b_.CreateShuffleVector(x, y, upper);
-          rows[static_cast<size_t>(i + w)] = b_.CreateShuffleVector(x, y, lower);
-        }
-      Coords to = c;
-      for (int j = 0; j < lanes_; ++j) {
-        to[across] = c.at(across) + j;
-        reg(l.out, to) = s_.from_memory(buffer.dtype, rows[static_cast<size_t>(j)]);
-      }
-    });
-  }
-
-  LlvmValue load(const Load& l, const Buffer& buffer, const Coords& c) {
-    const AxisId lanes = lanes_axis(value(l.out).axes);
-    llvm::Type* memory = s_.memory(buffer.dtype);
-    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
-    const Shape strides = buffer.strides();
-    if (count(buffer.shape) == 0) {
-      const LlvmValue zero = s_.constant(Scalar::of(buffer.dtype, 0));
-      return lanes >= 0 ? s_.splat(zero) : zero;
-    }
-    // Is the position linear along the lanes?
-    bool linear = true, varies = false;   // steps of two dims may cancel, their bounds do not
-    int64_t along = 0;
-    for (size_t d = 0; d < l.index.size() && lanes >= 0; ++d) {
-      if (l.index[d].gather >= 0) {
-        linear = linear && lanes_axis(value(l.index[d].gather).axes) < 0;
-        continue;
-      }
-      const auto s = stride(l.index[d].index, lanes);
-      linear = linear && s;
-      varies = varies || !s || *s != 0;
-      along += s.value_or(0) * strides[d];
-    }
-    const bool spread = lanes >= 0 && (!linear || varies);
-    const bool whole = spread && linear && (along == 1 || planted(Fault::load_stride));
-    LlvmValue position = i64(0), mask = spread ? lane_mask(lanes, c) : nullptr;
-    for (size_t d = 0; d < l.index.size(); ++d) {
-      const BoxIndex& box = l.index[d];
-      LlvmValue i;
-      if (box.gather >= 0) {
-        i = s_.apply(Op::cast, DType::i64, value(box.gather).dtype, {reg(box.gather, c)});
-        if (!planted(Fault::gather_unchecked)) mask = both(mask, within(i, buffer.shape[d]));
-      } else {
-        if (!proven(box.index, buffer.shape[d])) mask = both(mask, within(evaluate(box.index, c, spread), buffer.shape[d]));
-        i = evaluate(box.index, c, spread && !whole);
-      }
-      LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
-      if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
-      position = b_.CreateAdd(position, term);
-    }
-    LlvmValue pointer = pointers_[static_cast<size_t>(l.buffer)];
-    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
-    LlvmValue raw;
-    if (!spread || whole) prefetch(l, buffer, b_.CreateGEP(memory, pointer, position), c);
-    if (!spread) {
-      if (mask) position = b_.CreateSelect(mask, position, i64(0));
-      raw = b_.CreateAlignedLoad(memory, b_.CreateGEP(memory, pointer, position), align);
-      if (mask) raw = b_.CreateSelect(mask, raw, llvm::Constant::getNullValue(memory));
-      raw = s_.from_memory(buffer.dtype, raw);
-      return lanes >= 0 ? s_.splat(raw) : raw;
-    }
-    const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
-    if (!whole) raw = b_.CreateMaskedGather(vector, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()), llvm::Constant::getNullValue(vector));
-    else if (mask) raw = s_.masked_load(memory, at, align, s_.splat(mask));
-    else raw = b_.CreateAlignedLoad(vector, at, align);
-    return s_.from_memory(buffer.dtype, raw);
-  }
-
-  // In a loop whose steps lie far apart in a large buffer no hardware looks ahead: each step asks for the line of a later
-  // one, or of the next tile where the loop around walks along the lines.
-  void prefetch(const Load& l, const Buffer& buffer, LlvmValue at, const Coords& c) {
-    constexpr int64_t kAhead = 8, kFarApart = 512, kLarge = 128 << 10;   // steps, bytes, bytes
-    if (loops_.empty() || buffer.kind == BufferKind::scratch || count(buffer.shape) * size_of(buffer.dtype) < kLarge) return;
-    const std::vector<AxisId>& loop = loops_.back();
-    const auto far = std::find_if(loop.begin(), loop.end(), [&](AxisId a) { return std::abs(step_of(l, buffer, a).value_or(0)) * size_of(buffer.dtype) >= kFarApart; });
-    if (far == loop.end()) return;
-    // Neighbours of other axes are in the line of the first.
-    for (const auto& [a, i] : c)
-      if (a != *far && !is_lanes(a) && i > 0) return;
-    int64_t distance = *step_of(l, buffer, *far) * kAhead;
-    if (loops_.size() > 1)
-      for (AxisId a : loops_[loops_.size() - 2])
-        if (is_lanes(a) && step_of(l, buffer, a) == 1) distance = unit(a);
-    s_.call(llvm::Intrinsic::prefetch, {b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(distance)), b_.getInt32(0), b_.getInt32(3), b_.getInt32(1)});
-  }
-  std::vector<std::vector<AxisId>> loops_;   // the axes of the open ones, outermost first
-
   void statement(const MapTile& m) {
     allocate(m.out);
     each_coordinate(value(m.out).axes, [&](Coords& c) {
@@ -361,7 +244,7 @@ class Emitter : Places {
 
   // Combines the tile along the axes; the result stays per lane where the lanes axis is among them.
   std::map<int64_t, LlvmValue> partial(const ReduceTile& r, const std::map<int64_t, LlvmValue>& start) {
-    std::map<int64_t, LlvmValue> sums = start;   // by position in the result
+    std::map<int64_t, std::vector<LlvmValue>> parts;   // by position in the result
     const AxisId lanes = lanes_axis(value(r.arg).axes);
     const bool over_lanes = std::count(r.axes.begin(), r.axes.end(), lanes) > 0;
     const DType dtype = value(r.out).dtype;
@@ -369,9 +252,16 @@ class Emitter : Places {
       LlvmValue v = reg(r.arg, c);
       if (over_lanes)
         if (const LlvmValue mask = lane_mask(lanes, c)) v = b_.CreateSelect(mask, v, s_.constant(identity_of(r.combine, dtype), v));
-      LlvmValue& sum = sums[result_position(r.out, c)];
-      sum = sum ? s_.combine(r.combine, dtype, sum, v) : v;
+      parts[result_position(r.out, c)].push_back(v);
     });
+    // A tree, so that from one step to the next there is one op.
+    std::map<int64_t, LlvmValue> sums = start;
+    for (auto& [position, v] : parts) {
+      for (; v.size() > 1; v.resize((v.size() + 1) / 2))
+        for (size_t i = 0; i + (v.size() + 1) / 2 < v.size(); ++i) v[i] = s_.combine(r.combine, dtype, v[i], v[i + (v.size() + 1) / 2]);
+      LlvmValue& sum = sums[position];
+      sum = sum ? s_.combine(r.combine, dtype, sum, v[0]) : v[0];
+    }
     return sums;
   }
   int64_t result_position(ValueId v, const Coords& c) {
@@ -515,64 +405,7 @@ class Emitter : Places {
     loops_.pop_back();
   }
 
-  void statement(const Store& t) {
-    const Buffer& buffer = k_.buffers[static_cast<size_t>(t.buffer)];
-    if (count(buffer.shape) == 0) return;
-    const Shape strides = buffer.strides();
-    std::set<int> used(value(t.value).axes.begin(), value(t.value).axes.end());
-    for (const BoxIndex& e : t.index)
-      if (e.gather < 0) e.index.collect_axes(used);
-      else used.insert(value(e.gather).axes.begin(), value(e.gather).axes.end());
-    const std::vector<AxisId> axes(used.begin(), used.end());
-    const AxisId lanes = lanes_axis(axes);
-    llvm::Type* memory = s_.memory(buffer.dtype);
-    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
-    each_coordinate(axes, [&](Coords& c) {
-      bool linear = true;
-      int64_t along = 0;
-      for (size_t d = 0; d < t.index.size() && lanes >= 0; ++d) {
-        if (t.index[d].gather >= 0) {
-          linear = linear && lanes_axis(value(t.index[d].gather).axes) < 0;
-          continue;
-        }
-        const auto s = stride(t.index[d].index, lanes);
-        linear = linear && s;
-        along += s.value_or(0) * strides[d];
-      }
-      const bool whole = lanes >= 0 && linear && along == 1;
-      LlvmValue position = i64(0), mask = lane_mask(lanes, c);
-      for (size_t d = 0; d < t.index.size(); ++d) {
-        const auto& [index, gather] = t.index[d];
-        if (gather < 0 && !proven(index, buffer.shape[d]) && !is_local(index)) mask = both(mask, within(evaluate(index, c, lanes >= 0), buffer.shape[d]));
-        const LlvmValue i = gather < 0 ? evaluate(index, c, lanes >= 0 && !whole) : s_.apply(Op::cast, DType::i64, value(gather).dtype, {reg(gather, c)});
-        if (gather >= 0) mask = both(mask, within(i, buffer.shape[d]));
-        LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
-        if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
-        position = b_.CreateAdd(position, term);
-      }
-      LlvmValue v = s_.to_memory(buffer.dtype, reg(t.value, c));
-      const LlvmValue pointer = pointers_[static_cast<size_t>(t.buffer)];
-      if (lanes >= 0) {
-        v = s_.splat(v);
-        const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
-        if (!whole) b_.CreateMaskedScatter(v, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()));
-        else if (mask) s_.masked_store(v, at, align, s_.splat(mask));
-        else b_.CreateAlignedStore(v, at, align);
-        return;
-      }
-      const LlvmValue at = b_.CreateGEP(memory, pointer, position);
-      if (!mask) {
-        b_.CreateAlignedStore(v, at, align);
-        return;
-      }
-      llvm::BasicBlock *then = new_block("then"), *after = new_block("after");
-      b_.CreateCondBr(mask, then, after);
-      b_.SetInsertPoint(then);
-      b_.CreateAlignedStore(v, at, align);
-      b_.CreateBr(after);
-      b_.SetInsertPoint(after);
-    });
-  }
+  void statement(const Store& t) { store(t); }
 };
 
 }  // namespace

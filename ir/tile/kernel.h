@@ -6,8 +6,8 @@
 //   axis     ::= "axis" name "<" extent "by" tile ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
-//              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" %buffer "[" index,* "]" "=" %v     also gathered
-//   op       ::= "load" %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
+//              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" ["stream"] %buffer "[" index,* "]" "=" %v     also gathered
+//   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")"
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
@@ -36,7 +36,8 @@
 // symbol, and random bits; each op rounds to its dtype as in ir/op.h.
 //
 // Planned forms. `scratch` buffers belong to one grid instance. CPU: `lanes` marks the axis whose elements lie across a
-// vector's lanes. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
+// vector's lanes; `load ahead` also asks for what the next grid instance will read there; `store stream` goes past the
+// caches where whole lines are stored. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
 // (`threads`) and of the warp number (`warps`), the rest lies in registers: element ((w * R/V + r/V) * threads + t) * V
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
 // its axes have; along bits that none of its axes owns, threads hold equal copies. An mma with an atom takes its
@@ -113,7 +114,7 @@ inline std::vector<BoxIndex> box_of(const std::vector<Index>& index) { return st
 struct Stmt;
 using Block = std::vector<Stmt>;
 
-struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; };
+struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; bool ahead = false; };
 struct MapTile { ValueId out; ScalarExpr expr; std::vector<ValueId> args; };
 struct ReduceTile { ValueId out; Op combine; std::vector<AxisId> axes; ValueId arg; };
 enum class Precision { f64, f32, tf32, bf16, f16 };   // tf32: operands rounded to 11 bits of significand
@@ -130,7 +131,7 @@ struct Carry { ValueId var; Scalar init; };
 /// `outs[i]` is the last value of `carries[i]`; `yields[i]` its next value, defined in `body`.
 struct Seq { std::vector<AxisId> axes; std::vector<Carry> carries; Block body; std::vector<ValueId> yields, outs; };
 struct Each { std::vector<AxisId> axes; Block body; };
-struct Store { BufferId buffer; std::vector<BoxIndex> index; ValueId value; };
+struct Store { BufferId buffer; std::vector<BoxIndex> index; ValueId value; bool stream = false; };
 
 struct Stmt {
   std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store> node;

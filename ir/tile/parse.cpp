@@ -324,6 +324,7 @@ class Parser {
     }
     if (r_.accept("store")) {
       Store s;
+      s.stream = r_.accept("stream");
       s.buffer = buffer_reference();
       s.index = box();
       r_.expect("=");
@@ -342,7 +343,8 @@ class Parser {
     if (outs.size() != 1) r_.fail("expected a statement");
     const auto out = [&] { return define(outs[0].first, outs[0].second); };
     if (r_.accept("load")) {
-      Load l{0, buffer_reference(), {}};
+      const bool ahead = r_.accept("ahead");
+      Load l{0, buffer_reference(), {}, ahead};
       l.index = box();
       l.out = out();
       return {std::move(l)};

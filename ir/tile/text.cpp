@@ -123,7 +123,7 @@ class Printer {
   }
   std::string stmt(const Stmt& s, const std::string& indent) const {
     return std::visit(
-        Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load %{}[{}]", k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
+        Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load {}%{}[{}]", l.ahead ? "ahead " : "", k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
@@ -143,7 +143,7 @@ class Printer {
                      return out + " " + block(q.body, indent, q.carries.empty() ? nullptr : &q.yields);
                    },
                    [&](const Each& e) { return fmt::format("each ({}) {}", names(e.axes), block(e.body, indent, nullptr)); },
-                   [&](const Store& t) { return fmt::format("store %{}[{}] = %{}", k_.buffers[static_cast<size_t>(t.buffer)].name, box(t.index), number(t.value)); }},
+                   [&](const Store& t) { return fmt::format("store {}%{}[{}] = %{}", t.stream ? "stream " : "", k_.buffers[static_cast<size_t>(t.buffer)].name, box(t.index), number(t.value)); }},
         s.node);
   }
 };

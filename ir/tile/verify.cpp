@@ -227,6 +227,7 @@ class Verifier {
   void statement(const Store& s) {
     const Buffer& b = buffer(s.buffer, s.index.size());
     check(b.kind != BufferKind::in, "inputs are not written");
+    check(!s.stream || b.kind == BufferKind::out, "only outputs are streamed");
     const std::set<AxisId> axes = box(s.index);
     const Value& v = use(s.value);
     check(v.dtype == b.dtype, "a store has the buffer's dtype");

@@ -129,6 +129,57 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
   if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);
 }
 
+// Rows that are walked several times come from memory the first time and from the cache the others: the last sum along
+// them asks for the next row while it computes.
+void plan_ahead(Kernel& k) {
+  constexpr int64_t kLargeInput = 4 << 20, kShortRow = 1 << 10, kLongRow = 256 << 10;   // bytes
+  if (k.phases[0].grid.empty()) return;
+  const AxisId row = k.phases[0].grid.back();
+  std::map<BufferId, std::pair<int, Load*>> walks;   // how many, and the last in a sum
+  for (Stmt& s : k.phases[0].body) {
+    auto* seq = std::get_if<Seq>(&s.node);
+    auto* each = std::get_if<Each>(&s.node);
+    if (!seq && !each) continue;
+    for (Stmt& inner : seq ? seq->body : each->body)
+      if (auto* l = std::get_if<Load>(&inner.node)) {
+        auto& [n, last] = walks[l->buffer];
+        ++n;
+        if (seq) last = l;
+      }
+  }
+  for (const auto& [id, walk] : walks) {
+    const auto& [n, last] = walk;
+    if (n < 2 || !last) continue;
+    const Buffer& b = k.buffers[static_cast<size_t>(id)];
+    const int64_t bytes = step_of(k, id, last->index, row) * k.axes[static_cast<size_t>(row)].tile * size_of(b.dtype);
+    last->ahead = bytes >= kShortRow && bytes <= kLongRow && checked_mul(count(b.shape), size_of(b.dtype)) >= kLargeInput;
+  }
+}
+
+// What lies across the lanes in memory is loaded along its own axis and turned: squares of both axes. They follow each
+// other where they are read; where they are written no line is asked for, if it goes to memory anyway.
+void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
+  constexpr int64_t kLargeOutput = 16 << 20;   // bytes
+  if (!f.reductions.empty() || !f.walked.empty()) return;
+  std::vector<AxisId>& grid = k.phases[0].grid;
+  for (const Load* l : f.loads) {
+    const std::vector<AxisId>& axes = k.values[static_cast<size_t>(l->out)].axes;
+    const auto lanes = std::find_if(axes.begin(), axes.end(), [&](AxisId a) { return k.axes[static_cast<size_t>(a)].lanes; });
+    if (lanes == axes.end() || step_of(k, l->buffer, l->index, *lanes) <= 1) continue;
+    for (AxisId a : axes) {
+      Axis &other = k.axes[static_cast<size_t>(a)], &along = k.axes[static_cast<size_t>(*lanes)];
+      if (a == *lanes || other.tile > 1 || other.symbol || other.extent < arch.lanes / 2 || along.extent < arch.lanes / 2 || step_of(k, l->buffer, l->index, a) != 1) continue;
+      other.tile = along.tile = arch.lanes;
+      const bool grows = std::any_of(grid.begin(), grid.end(), [&](AxisId g) { return k.axes[static_cast<size_t>(g)].symbol > 0; });
+      if (const auto at = std::find(grid.begin(), grid.end(), a); at != grid.end() && !grows) std::rotate(at, at + 1, grid.end());
+      for (Stmt& s : k.phases[0].body)
+        if (auto* t = std::get_if<Store>(&s.node))
+          if (const Buffer& out = k.buffers[static_cast<size_t>(t->buffer)]; !out.symbol && checked_mul(count(out.shape), size_of(out.dtype)) >= kLargeOutput) t->stream = true;
+      return;
+    }
+  }
+}
+
 void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
   // Summed axes first: the last contiguous one of each reduction.
   for (const ReduceTile* r : f.reductions)
@@ -140,11 +191,19 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
         break;
       }
     }
+  // Column sums read long stretches of each row, as far as there is a register for each and several instances remain.
+  const auto sums_side_by_side = [&](const Axis& axis) {
+    constexpr int64_t kInstances = 16;
+    const bool only = f.reductions.size() == 1 && f.loads.size() == 1;
+    return only ? std::clamp<int64_t>(axis.extent / (arch.lanes * kInstances), 2, arch.registers / 2) : 2;
+  };
   for (size_t a = k.axes.size(); a-- > 0;) {
     Axis& axis = k.axes[a];
     if (axis.lanes || axis.extent < 2 || f.walked.count(static_cast<AxisId>(a)) || !contiguous_in_stores(k, f, static_cast<AxisId>(a))) continue;
-    if (try_lanes(k, static_cast<AxisId>(a))) axis.tile = vectors_tile(axis, arch.lanes, f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : 2);
+    if (try_lanes(k, static_cast<AxisId>(a))) axis.tile = vectors_tile(axis, arch.lanes, f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : sums_side_by_side(axis));
   }
+  plan_turns(k, f, arch);
+  plan_ahead(k);
   // Column sums walk several rows at a time.
   for (const ReduceTile* r : f.reductions)
     for (AxisId a : r->axes)

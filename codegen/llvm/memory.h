@@ -1,0 +1,253 @@
+// Loads and stores of a CPU kernel's tiles: plain vectors, masks, gathers, squares turned in registers, stores past the caches,
+// and what is asked for early.
+#pragma once
+#include <algorithm>
+
+#include "codegen/llvm/places.h"
+#include "passes/tile/facts.h"
+
+namespace quern::cpu {
+
+constexpr int64_t kLine = 64;   // bytes of a cache line
+
+class Memory : protected Places {
+ protected:
+  using Places::Places;
+  using Load = tile::Load;
+  using Store = tile::Store;
+  using Buffer = tile::Buffer;
+  using BoxIndex = tile::BoxIndex;
+  using BufferId = tile::BufferId;
+  std::map<BufferId, LlvmValue> streams_;    // of streamed buffers: whether this one begins with a line
+  std::vector<std::vector<AxisId>> loops_;   // the axes of the open ones, outermost first
+
+  // Where the lanes lie apart in memory and another axis of the tile lies together: that axis, else -1.
+  AxisId turned(const Load& l, const Buffer& buffer) const {
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    const auto step = [&](AxisId a) { return step_of(k_, l.buffer, l.index, a); };
+    if (lanes < 0 || count(buffer.shape) == 0 || step(lanes) <= 1) return -1;
+    for (const BoxIndex& box : l.index)
+      if (box.gather >= 0 || !proven(box.index, buffer.shape[static_cast<size_t>(&box - l.index.data())])) return -1;
+    for (AxisId a : value(l.out).axes)
+      if (a != lanes && axis(a).tile == lanes_ && axis(lanes).tile == lanes_ && step(a) == 1) return a;
+    return -1;
+  }
+  // A square of vectors along `across`, turned in registers.
+  void load_turned(const Load& l, const Buffer& buffer, AxisId across) {
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    const int64_t along = step_of(k_, l.buffer, l.index, lanes), rows_there = at_[static_cast<size_t>(lanes)].count, columns = at_[static_cast<size_t>(across)].count;
+    const Shape strides = buffer.strides();
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    std::vector<llvm::Constant*> bits;
+    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < columns));
+    each_coordinate(value(l.out).axes, [&](Coords& c) {
+      if (c.at(across) > 0) return;
+      LlvmValue position = i64(0);
+      for (size_t d = 0; d < l.index.size(); ++d) position = b_.CreateAdd(position, b_.CreateMul(evaluate(l.index[d].index, c, false), i64(strides[d])));
+      const LlvmValue at = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], position);
+      std::vector<LlvmValue> rows;
+      for (int i = 0; i < lanes_; ++i) {
+        const LlvmValue row = b_.CreateConstGEP1_64(memory, at, static_cast<uint64_t>(i * along));
+        rows.push_back(i >= rows_there ? llvm::Constant::getNullValue(vector) : columns < lanes_ ? s_.masked_load(memory, row, align, llvm::ConstantVector::get(bits)) : static_cast<LlvmValue>(b_.CreateAlignedLoad(vector, row, align)));
+      }
+      for (int w = 1; w < lanes_; w *= 2)   // the off-diagonal blocks of each 2w by 2w change places
+        for (int i = 0; i < lanes_; ++i) {
+          if (i & w) continue;
+          std::vector<int> upper, lower;
+          for (int e = 0; e < lanes_; ++e) {
+            upper.push_back(e & w ? lanes_ + e - w : e);
+            lower.push_back(e & w ? lanes_ + e : e + w);
+          }
+          const LlvmValue x = rows[static_cast<size_t>(i)], y = rows[static_cast<size_t>(i + w)];
+          rows[static_cast<size_t>(i)] = b_.CreateShuffleVector(x, y, upper);
+          rows[static_cast<size_t>(i + w)] = b_.CreateShuffleVector(x, y, lower);
+        }
+      Coords to = c;
+      for (int64_t j = 0; j < columns; ++j) {
+        to[across] = j;
+        reg(l.out, to) = s_.from_memory(buffer.dtype, rows[static_cast<size_t>(j)]);
+      }
+    });
+  }
+
+  // For what the next grid instance reads where this one reads its lines.
+  void ask_ahead(const Load& l, LlvmValue at, const Coords& c) {
+    const std::vector<AxisId>& grid = k_.phases[0].grid;
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
+    const int64_t step = step_of(k_, l.buffer, l.index, grid.back()) * axis(grid.back()).tile, vector = lanes_ * size_of(buffer.dtype);
+    constexpr uint32_t kToSecondCache = 2;
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    if (lanes < 0 || c.at(lanes) % std::max<int64_t>(1, kLine / vector) != 0) return;
+    for (int64_t line = 0; line < std::max<int64_t>(vector, kLine); line += kLine) {
+      const LlvmValue there = b_.CreateConstGEP1_64(b_.getInt8Ty(), at, static_cast<uint64_t>(step * size_of(buffer.dtype) + line));
+      b_.CreateIntrinsic(llvm::Intrinsic::prefetch, {there->getType()}, {there, b_.getInt32(0), b_.getInt32(kToSecondCache), b_.getInt32(1)});
+    }
+  }
+
+  LlvmValue load(const Load& l, const Buffer& buffer, const Coords& c) {
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
+    const Shape strides = buffer.strides();
+    if (count(buffer.shape) == 0) {
+      const LlvmValue zero = s_.constant(Scalar::of(buffer.dtype, 0));
+      return lanes >= 0 ? s_.splat(zero) : zero;
+    }
+    // Is the position linear along the lanes?
+    bool linear = true, varies = false;   // steps of two dims may cancel, their bounds do not
+    int64_t along = 0;
+    for (size_t d = 0; d < l.index.size() && lanes >= 0; ++d) {
+      if (l.index[d].gather >= 0) {
+        linear = linear && lanes_axis(value(l.index[d].gather).axes) < 0;
+        continue;
+      }
+      const auto s = stride(l.index[d].index, lanes);
+      linear = linear && s;
+      varies = varies || !s || *s != 0;
+      along += s.value_or(0) * strides[d];
+    }
+    const bool spread = lanes >= 0 && (!linear || varies);
+    const bool whole = spread && linear && (along == 1 || planted(Fault::load_stride));
+    LlvmValue position = i64(0), mask = spread ? lane_mask(lanes, c) : nullptr;
+    for (size_t d = 0; d < l.index.size(); ++d) {
+      const BoxIndex& box = l.index[d];
+      LlvmValue i;
+      if (box.gather >= 0) {
+        i = s_.apply(Op::cast, DType::i64, value(box.gather).dtype, {reg(box.gather, c)});
+        if (!planted(Fault::gather_unchecked)) mask = both(mask, within(i, buffer.shape[d]));
+      } else {
+        if (!proven(box.index, buffer.shape[d])) mask = both(mask, within(evaluate(box.index, c, spread), buffer.shape[d]));
+        i = evaluate(box.index, c, spread && !whole);
+      }
+      LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
+      if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
+      position = b_.CreateAdd(position, term);
+    }
+    LlvmValue pointer = pointers_[static_cast<size_t>(l.buffer)];
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    LlvmValue raw;
+    if (!spread || whole) prefetch(l, buffer, b_.CreateGEP(memory, pointer, position), c);
+    if (!spread) {
+      if (mask) position = b_.CreateSelect(mask, position, i64(0));
+      raw = b_.CreateAlignedLoad(memory, b_.CreateGEP(memory, pointer, position), align);
+      if (mask) raw = b_.CreateSelect(mask, raw, llvm::Constant::getNullValue(memory));
+      raw = s_.from_memory(buffer.dtype, raw);
+      return lanes >= 0 ? s_.splat(raw) : raw;
+    }
+    const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
+    if (whole && l.ahead) ask_ahead(l, at, c);
+    if (!whole) raw = b_.CreateMaskedGather(vector, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()), llvm::Constant::getNullValue(vector));
+    else if (mask) raw = s_.masked_load(memory, at, align, s_.splat(mask));
+    else raw = b_.CreateAlignedLoad(vector, at, align);
+    return s_.from_memory(buffer.dtype, raw);
+  }
+
+  // In a loop whose steps lie far apart in a large buffer no hardware looks ahead: each step asks for the line of a later
+  // one, or of the next tile where the loop around walks along the lines.
+  void prefetch(const Load& l, const Buffer& buffer, LlvmValue at, const Coords& c) {
+    constexpr int64_t kAhead = 8, kFarApart = 512, kLarge = 128 << 10;   // steps, bytes, bytes
+    if (loops_.empty() || buffer.kind == tile::BufferKind::scratch || count(buffer.shape) * size_of(buffer.dtype) < kLarge) return;
+    const std::vector<AxisId>& loop = loops_.back();
+    const auto far = std::find_if(loop.begin(), loop.end(), [&](AxisId a) { return step_of(k_, l.buffer, l.index, a) * size_of(buffer.dtype) >= kFarApart; });
+    if (far == loop.end()) return;
+    // Neighbours of other axes are in the line of the first.
+    for (const auto& [a, i] : c)
+      if (a != *far && !is_lanes(a) && i > 0) return;
+    int64_t distance = step_of(k_, l.buffer, l.index, *far) * kAhead;
+    if (loops_.size() > 1)
+      for (AxisId a : loops_[loops_.size() - 2])
+        if (is_lanes(a) && step_of(k_, l.buffer, l.index, a) == 1) distance = unit(a);
+    s_.call(llvm::Intrinsic::prefetch, {b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(distance)), b_.getInt32(0), b_.getInt32(3), b_.getInt32(1)});
+  }
+
+  void store(const Store& t) {
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(t.buffer)];
+    if (count(buffer.shape) == 0) return;
+    std::set<int> used(value(t.value).axes.begin(), value(t.value).axes.end());
+    for (const BoxIndex& e : t.index)
+      if (e.gather < 0) e.index.collect_axes(used);
+      else used.insert(value(e.gather).axes.begin(), value(e.gather).axes.end());
+    const std::vector<AxisId> axes(used.begin(), used.end());
+    const AxisId lanes = lanes_axis(axes);
+    if (const int64_t bytes = lanes_ * size_of(buffer.dtype); t.stream && lanes >= 0 && bytes % kLine == 0 && in_lines(t, buffer, lanes)) {
+      llvm::BasicBlock *past = new_block("past"), *through = new_block("through"), *after = new_block("after");
+      b_.CreateCondBr(streams_.at(t.buffer), past, through);
+      b_.SetInsertPoint(past);
+      store(t, axes, lanes, true);
+      b_.CreateBr(after);
+      b_.SetInsertPoint(through);
+      store(t, axes, lanes, false);
+      b_.CreateBr(after);
+      b_.SetInsertPoint(after);
+      return;
+    }
+    store(t, axes, lanes, false);
+  }
+  // Whether each whole vector of a buffer that begins with a line does so, too.
+  bool in_lines(const Store& t, const Buffer& buffer, AxisId lanes) const {
+    const Shape strides = buffer.strides();
+    const int64_t line = kLine / size_of(buffer.dtype);
+    for (size_t d = 0; d < t.index.size(); ++d) {
+      const auto& [e, gather] = t.index[d];
+      const bool vectors = gather < 0 && e.kind() == Index::Kind::axis && e.value() == lanes && axis(lanes).tile % lanes_ == 0;
+      if (strides[d] % line != 0 && !vectors && !(gather < 0 && e.is_constant() && e.value() * strides[d] % line == 0)) return false;
+    }
+    return true;
+  }
+  void store(const Store& t, const std::vector<AxisId>& axes, AxisId lanes, bool past_caches) {
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(t.buffer)];
+    const Shape strides = buffer.strides();
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    each_coordinate(axes, [&](Coords& c) {
+      bool linear = true;
+      int64_t along = 0;
+      for (size_t d = 0; d < t.index.size() && lanes >= 0; ++d) {
+        if (t.index[d].gather >= 0) {
+          linear = linear && lanes_axis(value(t.index[d].gather).axes) < 0;
+          continue;
+        }
+        const auto s = stride(t.index[d].index, lanes);
+        linear = linear && s;
+        along += s.value_or(0) * strides[d];
+      }
+      const bool whole = lanes >= 0 && linear && along == 1;
+      LlvmValue position = i64(0), mask = lane_mask(lanes, c);
+      for (size_t d = 0; d < t.index.size(); ++d) {
+        const auto& [index, gather] = t.index[d];
+        if (gather < 0 && !proven(index, buffer.shape[d]) && !is_local(index)) mask = both(mask, within(evaluate(index, c, lanes >= 0), buffer.shape[d]));
+        const LlvmValue i = gather < 0 ? evaluate(index, c, lanes >= 0 && !whole) : s_.apply(Op::cast, DType::i64, value(gather).dtype, {reg(gather, c)});
+        if (gather >= 0) mask = both(mask, within(i, buffer.shape[d]));
+        LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
+        if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
+        position = b_.CreateAdd(position, term);
+      }
+      LlvmValue v = s_.to_memory(buffer.dtype, reg(t.value, c));
+      const LlvmValue pointer = pointers_[static_cast<size_t>(t.buffer)];
+      if (lanes >= 0) {
+        v = s_.splat(v);
+        const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
+        if (!whole) b_.CreateMaskedScatter(v, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()));
+        else if (mask) s_.masked_store(v, at, align, s_.splat(mask));
+        else if (past_caches) b_.CreateAlignedStore(v, at, llvm::Align(kLine))->setMetadata(llvm::LLVMContext::MD_nontemporal, llvm::MDNode::get(b_.getContext(), llvm::ConstantAsMetadata::get(b_.getInt32(1))));
+        else b_.CreateAlignedStore(v, at, align);
+        return;
+      }
+      const LlvmValue at = b_.CreateGEP(memory, pointer, position);
+      if (!mask) {
+        b_.CreateAlignedStore(v, at, align);
+        return;
+      }
+      llvm::BasicBlock *then = new_block("then"), *after = new_block("after");
+      b_.CreateCondBr(mask, then, after);
+      b_.SetInsertPoint(then);
+      b_.CreateAlignedStore(v, at, align);
+      b_.CreateBr(after);
+      b_.SetInsertPoint(after);
+    });
+  }
+};
+
+}  // namespace quern::cpu
