@@ -5,6 +5,7 @@
 
 #include "passes/tile/facts.h"
 #include "passes/tile/nest.h"
+#include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 
 namespace quern {
@@ -213,7 +214,7 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
 }  // namespace
 
 Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
-  Kernel k = kernel;
+  Kernel k = pick(kernel);
   const CpuArch arch = cpu_arch(arch_name);
   const Facts facts(k);
   if (facts.products.empty()) {
