@@ -29,6 +29,7 @@ struct PassContext {
   int64_t rewrites = 0;                         // asked so far
   bool relaxed = false;                         // short floats stay in f32 within a kernel
   int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
+  bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all

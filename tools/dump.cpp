@@ -95,6 +95,7 @@ void dump(const DumpArguments& a) {
   const Graph graph = a.model.load();
   CompileOptions options = a.passes.options({});
   options.want_source = true;
+  options.passes.nested_products = a.target.rfind("cpu", 0) == 0;   // as `compile` has it
   if (graph_itself) {
     Graph shown = graph;
     if (!a.after.empty()) {
@@ -112,7 +113,7 @@ void dump(const DumpArguments& a) {
     std::string text;
     Json edges = Json::array();
     for (const Verdict& v : options.passes.verdicts) {
-      text += fmt::format("{}: {}{}\n", v.edge, v.fused ? "fused" : "not fused: " + v.reason, v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
+      text += fmt::format("{}: {}{}\n", v.edge, !v.fused ? "not fused: " + v.reason : v.reason.rfind("recomputed", 0) == 0 ? v.reason : "fused", v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));
       edges.push_back({{"edge", v.edge}, {"producer", v.producer}, {"consumer", v.consumer}, {"fused", v.fused}, {"reason", v.reason}, {"bytes", v.bytes}});
     }
     for (const std::string& l : options.passes.loops) text += "loop: " + l + "\n";

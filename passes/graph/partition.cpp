@@ -3,7 +3,8 @@
 //   after:  %2 = call {transform=kernel, body=graph (…) { contract, tanh }};  %3 = result %2 {index=[0]};  output %3
 //
 // Nodes that only move or invent values (views, coordinates, random bits, single constants, single-element
-// arithmetic of them) are free: every kernel that wants them has its own copy. All others start as groups of one and
+// arithmetic of them) are free: every kernel that wants them has its own copy; so are, where kernels may hold nested
+// products, products too large to be kept and maps of them (recompute.h). All others start as groups of one and
 // are merged along producer → consumer edges, in graph order, where the union is legal:
 //   - no path leaves the union and comes back;
 //   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile);
@@ -30,6 +31,7 @@
 #include "ir/support/overloaded.h"
 #include "ir/symbol.h"
 #include "passes/graph/partition.h"
+#include "passes/graph/recompute.h"
 #include "passes/plan/place.h"
 
 namespace quern {
@@ -39,7 +41,7 @@ namespace {
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
 constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
 constexpr int kMaxReads = 4;   // in one loop: a chain of maps that each read the one before at two places doubles at every step
-constexpr const char* kSameMemory = "the same memory";
+constexpr const char *kSameMemory = "the same memory", *kRecomputed = "recomputed: more than its operands and what becomes of it";
 
 // Maps of one shape in every step, and single elements; so each element can walk through the steps alone.
 bool is_elementwise_scan(const Node& n) {
@@ -71,6 +73,7 @@ class Partitioner {
     free_.resize(n);
     group_.assign(n, -1);
     root_.resize(n);
+    nested_ = context.nested_products ? recomputed_nodes(graph) : std::vector<char>(n);
     for (NodeId r : graph.roots()) root_[static_cast<size_t>(r)] = 1;
     for (size_t i = 0; i < n; ++i) classify(static_cast<NodeId>(i));
     for (const Node& node : graph.nodes)   // what `take` reads by computed rows must be in memory
@@ -90,6 +93,7 @@ class Partitioner {
     place_concats();
     merge_all();
     place_slices();
+    tell_recomputed();
     Partition out;
     out.call_of.assign(graph_.nodes.size(), -1);
     build(out);
@@ -100,7 +104,7 @@ class Partitioner {
   const Graph& graph_;
   PassContext& context_;
   size_t first_verdict_;
-  std::vector<char> leaf_, free_, root_;
+  std::vector<char> leaf_, free_, root_, nested_;
   // Grouped nodes that a grouped node reads, and that read it, through free ones: sorted, each once.
   std::vector<std::vector<NodeId>> producers_, consumers_;
   std::vector<int> group_;                    // of each node; -1: leaf or free
@@ -131,6 +135,8 @@ class Partitioner {
     // Random bits want a key that is at hand wherever they are used.
     if (n.op == Op::random) free_[i] = of_free;
     if (root_[i]) free_[i] = 0;
+    nested_[i] = nested_[i] && !free_[i] && context_.allow();
+    free_[i] = free_[i] || nested_[i];
     if (!free_[i]) own_group(id);
   }
   bool of_control(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 && is_control_flow(at(members_[static_cast<size_t>(group_[static_cast<size_t>(id)])][0]).op); }
@@ -237,7 +243,7 @@ class Partitioner {
           std::set<int> axes;
           for (const Index& e : index) e.collect_axes(axes);
           if (group_[i] >= 0 && ++w.reads[{id, axes}] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
-          if (operand && n.op != Op::cast) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
+          if (operand && n.op != Op::cast && !nested_[i]) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
         },
         [&](const View& view) {
@@ -250,7 +256,7 @@ class Partitioner {
           for (const Piece& p : view.pieces(n, types, index)) walk(w, n.args[static_cast<size_t>(p.arg)], p.index, operand);
         },
         [&](const Reduce&) {
-          if (!at_rows()) return;
+          if (!nested_[i] && !at_rows()) return;
           std::vector<Index> child;
           size_t next = 0;
           const Shape& shape = graph_.type(n.args[0]).shape;
@@ -258,11 +264,11 @@ class Partitioner {
             const bool summed = std::count(n.attrs.axes.begin(), n.attrs.axes.end(), static_cast<int64_t>(d)) > 0;
             child.push_back(summed ? w.fresh(shape[d]) : index[next++]);
           }
-          walk(w, n.args[0], child, false);
+          walk(w, n.args[0], child, operand);
         },
         [&](const Cumulate&) { walk(w, n.args[0], index, false); },   // alone with what it reads: see obstacle
         [&](const Contract&) {
-          if (!at_rows()) return;
+          if (!nested_[i] && !at_rows()) return;
           for (NodeId a : n.args) {
             std::vector<Index> child;
             for (int64_t extent : graph_.type(a).shape) child.push_back(w.fresh(extent));
@@ -372,6 +378,16 @@ class Partitioner {
     const bool fused = group_[static_cast<size_t>(producer)] == group_[static_cast<size_t>(consumer)];
     context_.verdicts.push_back({producer, consumer, fused, reason, fused || place ? 0 : 2 * graph_.type(producer).bytes(),
                                  fmt::format("{}%{} {} -> %{} {}", context_.within, producer, name_of(at(producer).op), consumer, name_of(at(consumer).op))});
+  }
+
+  void tell_recomputed() {
+    std::map<NodeId, std::set<NodeId>> readers;
+    for (size_t u = 0; u < nested_.size(); ++u)
+      for (NodeId a : at(static_cast<NodeId>(u)).args)
+        if (nested_[static_cast<size_t>(a)] && (nested_[u] || group_[u] >= 0)) readers[a].insert(static_cast<NodeId>(u));
+    for (const auto& [id, users] : readers)
+      for (NodeId u : users)
+        context_.verdicts.push_back({id, u, true, kRecomputed, 0, fmt::format("{}%{} {} -> %{} {}", context_.within, id, name_of(at(id).op), u, name_of(at(u).op))});
   }
 
   // --- views that need no kernel ---

@@ -41,6 +41,7 @@ struct Measured {
 
 struct Bodies {
   int64_t bound;   // of the symbol
+  bool nested;     // PassContext::nested_products
   std::map<std::shared_ptr<const Graph>, int64_t> known;
 };
 std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, Bodies& bodies);
@@ -50,6 +51,7 @@ int64_t bytes_of_body(const std::shared_ptr<const Graph>& body, Bodies& bodies) 
   if (!body) return 0;
   if (const auto it = bodies.known.find(body); it != bodies.known.end()) return it->second;
   PassContext quiet;
+  quiet.nested_products = bodies.nested;
   const Graph kernels = partition(*body, quiet);
   std::map<NodeId, int> step;
   for (NodeId call : order_calls(kernels)) step.emplace(call, static_cast<int>(step.size()));
@@ -117,6 +119,7 @@ std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, B
 Measured measure(const Graph& graph, Bodies& bodies) {
   Measured m;
   PassContext quiet;
+  quiet.nested_products = bodies.nested;
   m.partition = partition_with_origins(graph, quiet);
   const Graph& g = m.partition.kernels;
   const std::vector<NodeId> calls = order_calls(g);
@@ -201,7 +204,7 @@ class Recompute {
 Graph remat(const Graph& graph, PassContext& context) {
   if (context.memory_limit < 0) return graph;
   Graph g = dead_code(graph);
-  Bodies bodies{g.symbol ? g.symbol->high : 1, {}};
+  Bodies bodies{g.symbol ? g.symbol->high : 1, context.nested_products, {}};
   Measured m = measure(g, bodies);
   std::set<std::string> refused;   // values that did not help, by what they are: numbers change
   const auto text = [&](NodeId v) { return fmt::format("`{}` {} {}", name_of(g.at(v).op), to_string(g.type(v)), to_string(g.where(v))); };

@@ -5,6 +5,7 @@
 
 #include "passes/tile/facts.h"
 #include "passes/tile/nest.h"
+#include "passes/tile/nested.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 
@@ -221,6 +222,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
     plan_rows(k, facts, arch);
     return k;
   }
+  if (has_nested_products(k)) return plan_nested(k, arch);
   plan_product(k, facts, arch);
   return nest(k, arch);
 }

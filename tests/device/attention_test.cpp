@@ -1,0 +1,133 @@
+// Attention in many spellings of plain ops, forward and backward, against the interpreter in f64. On a CPU no kernel
+// writes the scores: every slot of the program's arena is smaller than queries times keys.
+#include <cmath>
+
+#include "frontend/attention.h"
+#include "frontend/nn.h"
+#include "frontend/reduce.h"
+#include "frontend/shape.h"
+#include "ir/text.h"
+#include "tests/support/device.h"
+
+namespace quern {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+constexpr int64_t kTime = 150, kSize = 8;   // no multiple of a tile
+
+struct Spelling {
+  const char* name;
+  std::vector<Type> inputs;
+  Tensor (*build)(const Tensors& x);
+  size_t wanted = 3;   // of the inputs, whose derivatives are asked for
+};
+
+Type f(Shape shape) { return {DType::f32, std::move(shape), {}}; }
+std::vector<Type> alike(const Shape& shape) { return {f(shape), f(shape), f(shape)}; }
+Tensor never(const Tensor& like) { return full(like.graph(), like.dtype(), {}, -INFINITY); }
+Tensor past(GraphBuilder& g) { return less_equal(iota(g, DType::i32, {kTime, kTime}, 1), iota(g, DType::i32, {kTime, kTime}, 0)); }
+
+std::vector<Spelling> spellings() {
+  const Shape heads = {1, 2, kTime, kSize}, rows = {kTime, kSize}, late = {1, kTime, 2, kSize};
+  const auto with = [](std::vector<Type> types, std::vector<Type> more) {
+    types.insert(types.end(), more.begin(), more.end());
+    return types;
+  };
+  return {
+      {"one head of rows, scale behind", alike(rows), [](const Tensors& x) { return matmul(softmax(matmul(x[0], transpose(x[1], {1, 0})) * 0.35), x[2]); }},
+      {"scale before, keys transposed before", alike(heads), [](const Tensors& x) { return matmul(softmax(matmul(x[0] * 0.35, transpose(x[1], {0, 1, 3, 2}))), x[2]); }},
+      {"attention()", alike(heads), [](const Tensors& x) { return attention(x[0], x[1], x[2]); }},
+      {"causal by coordinates", alike(heads), [](const Tensors& x) {
+         const Tensor s = contract("bhqd,bhkd->bhqk", x[0], x[1]) * 0.35;
+         return matmul(softmax(where(past(s.graph()), s, never(s))), x[2]);
+       }},
+      {"a mask that is added", with(alike(heads), {f({kTime, kTime})}), [](const Tensors& x) { return matmul(softmax(contract("bhqd,bhkd->bhqk", x[0], x[1]) / 2.8 + x[3]), x[2]); }},
+      {"a mask of bools", with(alike(heads), {{DType::boolean, {1, 1, kTime, kTime}, {}}}), [](const Tensors& x) { return attention(x[0], x[1], x[2], {.mask = x[3]}); }},
+      {"a trained bias of keys and of heads", with(alike(heads), {f({2, 1, kTime}), f({2, 1, 1})}), [](const Tensors& x) { return attention(x[0], x[1], x[2], {.bias = x[3] * x[4]}); }, 5},
+      {"positions by slopes", with(alike(heads), {f({2, 1, 1})}), [](const Tensors& x) {
+         GraphBuilder& g = x[0].graph();
+         const Tensor apart = iota(g, x[0].dtype(), {kTime, kTime}, 1) - iota(g, x[0].dtype(), {kTime, kTime}, 0);
+         return attention(x[0], x[1], x[2], {.bias = x[3] * apart * 0.02, .causal = true});
+       }, 4},
+      {"heads that share keys", {f({1, 4, kTime, kSize}), f(heads), f(heads)}, [](const Tensors& x) { return attention(x[0], x[1], x[2], {.causal = true}); }},
+      {"keys repeated for heads", {f({1, 4, kTime, kSize}), f(heads), f(heads)}, [](const Tensors& x) {
+         const auto repeated = [](const Tensor& t) { return reshape(broadcast_to(expand_dims(t, 2), {1, 2, 2, kTime, kSize}), {1, 4, kTime, kSize}); };
+         return attention(x[0], repeated(x[1]), repeated(x[2]));
+       }},
+      {"heads behind the time", alike(late), [](const Tensors& x) { return contract("bhqk,bkhd->bqhd", softmax(contract("bqhd,bkhd->bhqk", x[0], x[1]) * 0.35), x[2]); }},
+      {"one tensor of queries, keys and values", {f({1, kTime, 3 * 2 * kSize})}, [](const Tensors& x) {
+         const auto part = [&](int64_t i) { return transpose(reshape(slice(x[0], 2, i * 2 * kSize, (i + 1) * 2 * kSize), {1, kTime, 2, kSize}), {0, 2, 1, 3}); };
+         return reshape(transpose(attention(part(0), part(1), part(2), {.causal = true}), {0, 2, 1, 3}), {1, kTime, 2 * kSize});
+       }, 1},
+      {"soft cap", alike(heads), [](const Tensors& x) { return attention(x[0], x[1], x[2], {.softcap = 2}); }},
+      {"dropout", with(alike(heads), {{DType::u32, {}, {}}}), [](const Tensors& x) { return attention(x[0], x[1], x[2], {.dropout = 0.25, .key = x[3]}); }},
+      {"divided behind the second product, no maximum", alike(heads), [](const Tensors& x) {
+         const Tensor e = exp(contract("bhqd,bhkd->bhqk", x[0], x[1]) * 0.35);
+         return matmul(e, x[2]) / expand_dims(sum(e, {-1}), -1);
+       }},
+      {"exp of log_softmax", alike(heads), [](const Tensors& x) { return matmul(exp(log_softmax(matmul(x[0], transpose(x[1], {0, 1, 3, 2})) * 0.35)), x[2]); }},
+      {"powers of two", alike(heads), [](const Tensors& x) {
+         const Tensor s = contract("bhqd,bhkd->bhqk", x[0], x[1]) * 0.5, e = exp2(s - stop_gradient(expand_dims(max(s, {-1}), -1)));
+         return matmul(e / expand_dims(sum(e, {-1}), -1), x[2]);
+       }},
+      {"more keys than queries", {f({1, 2, 130, kSize}), f({1, 2, 170, kSize}), f({1, 2, 170, 5})}, [](const Tensors& x) { return attention(x[0], x[1], x[2], {.causal = true}); }},
+      {"the scores the other way round", alike(heads), [](const Tensors& x) {
+         const Tensor s = contract("bhkd,bhqd->bhkq", x[1], x[0]) * 0.35, e = exp(s - stop_gradient(expand_dims(max(s, {-2}), -2)));
+         return contract("bhkq,bhkd->bhqd", e / expand_dims(sum(e, {-2}), -2), x[2]);
+       }},
+      {"rotated", alike(heads), [](const Tensors& x) { return attention(rope(x[0]), rope(x[1]), x[2], {.causal = true}); }},
+  };
+}
+
+std::vector<HostTensor> inputs_of(const std::vector<Type>& types, DType floats) {
+  std::mt19937_64 random(7);
+  std::vector<HostTensor> out;
+  for (Type t : types) {
+    HostTensor narrow = test::random_tensor(t, is_float(t.dtype) ? -1 : 0, is_float(t.dtype) ? 1 : t.dtype == DType::boolean ? 1 : 9, random), wide(is_float(t.dtype) ? floats : t.dtype, t.shape);
+    for (int64_t i = 0; i < wide.size(); ++i) wide.set(i, is_float(t.dtype) ? Scalar::of(floats, narrow.at(i)) : narrow.get(i));
+    out.push_back(std::move(wide));
+  }
+  return out;
+}
+
+Graph graph_of(const Spelling& s, DType floats, bool gradient) {
+  Model m;
+  Tensors x;
+  for (size_t i = 0; i < s.inputs.size(); ++i) x.push_back(m.input(fmt::format("x{}", i), is_float(s.inputs[i].dtype) ? floats : s.inputs[i].dtype, s.inputs[i].shape));
+  const Tensor y = s.build(x);
+  m.output("y", y);
+  if (gradient) {
+    const Tensors d = grad(sum(sin(y * 3)), Tensors(x.begin(), x.begin() + static_cast<int64_t>(s.wanted)));
+    for (size_t i = 0; i < d.size(); ++i) m.output(fmt::format("d{}", i), d[i]);
+  }
+  return m.finish();
+}
+
+class AttentionOnDevice : public test::OnDevice {};
+
+TEST_F(AttentionOnDevice, NeedsNoSquareOfTheTime) {
+  for (const Spelling& s : spellings())
+    for (bool gradient : {false, true}) {
+      SCOPED_TRACE(fmt::format("{}{}", s.name, gradient ? ", derivatives" : ""));
+      const Graph graph = graph_of(s, DType::f32, gradient);
+      CompileReport report;
+      const auto program = compiled(graph, &report);
+      const std::vector<HostTensor> got = program->run(inputs_of(s.inputs, DType::f32));
+      PassContext context;
+      const std::vector<HostTensor> want = interpret(expand(graph_of(s, DType::f64, gradient), context), inputs_of(s.inputs, DType::f64));
+      for (size_t o = 0; o < want.size(); ++o) {
+        double scale = 1;
+        for (int64_t i = 0; i < want[o].size(); ++i) scale = std::max(scale, std::fabs(want[o].at(i)));
+        for (int64_t i = 0; i < want[o].size(); ++i) ASSERT_NEAR(got[o].at(i), want[o].at(i), 1e-5 * scale) << "output " << o << " element " << i;
+      }
+      if (device->target().kind != TargetKind::cpu) continue;
+      int64_t largest = 0;
+      for (const Slot& slot : program->program().slots)
+        if (slot.kind == SlotKind::arena) largest = std::max(largest, count(slot.shape));
+      EXPECT_LT(largest, 130 * 170) << to_string(report.kernels);
+      EXPECT_TRUE(std::any_of(report.verdicts.begin(), report.verdicts.end(), [](const Verdict& v) { return v.fused && v.reason.rfind("recomputed", 0) == 0; }));
+    }
+}
+
+}  // namespace
+}  // namespace quern
