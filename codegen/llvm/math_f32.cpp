@@ -52,7 +52,7 @@ V to_single(V x) { return x.to(x.b().getFloatTy(), llvm::Instruction::FPTrunc); 
 
 V exp(V x) {
   const Exponential e = exponential(at_least(at_most(x, 89), -104));
-  return scaled(e.less_one + 1, e.n);
+  return scaled(select(x < -104, 0, e.less_one + 1), e.n);   // what underflows takes a hundred cycles; masked scores all do
 }
 
 V log(V x) {
