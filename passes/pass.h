@@ -57,6 +57,7 @@ Graph expand(const Graph& graph, PassContext& context);      // transforms and E
 Graph simplify(const Graph& graph, PassContext& context);    // the rule table, to a fixed point, with hash-consing
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
+Graph reassociate(const Graph& graph, PassContext& context); // sums over what no kernel keeps, where there are shorter ones
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy
