@@ -2,6 +2,7 @@
 #include "frontend/optim.h"
 
 #include <cmath>
+#include <iterator>
 #include <numbers>
 
 #include <fmt/format.h>
@@ -73,7 +74,7 @@ std::vector<std::pair<std::string, HostTensor>> apply_updates(Model& model, cons
     model.state(p.name, p.tensor, next);
   }
   model.state("step", step, t);
-  initial.insert(initial.end(), moments.begin(), moments.end());
+  initial.insert(initial.end(), std::make_move_iterator(moments.begin()), std::make_move_iterator(moments.end()));
   return initial;
 }
 

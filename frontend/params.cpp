@@ -19,7 +19,7 @@ Tensor Params::add(const std::string& name, Shape shape, Init init, double scale
   const double fan_in = shape.empty() ? 1 : static_cast<double>(shape[0]), fan_out = shape.size() < 2 ? 1 : static_cast<double>(shape[1]);
   if (init == Init::he) scale = std::sqrt(2 / fan_in);
   if (init == Init::xavier) scale = std::sqrt(6 / (fan_in + fan_out));
-  for (int64_t i = 0; i < value.size(); ++i) {
+  for (int64_t i = 0; init != Init::zeros && i < value.size(); ++i) {
     double v = init == Init::ones ? 1 : 0;
     if (init == Init::uniform || init == Init::xavier) v = scale * (2 * uniform(seed_, stream, static_cast<uint64_t>(i)) - 1);
     if (init == Init::normal || init == Init::he) {   // Box and Muller
