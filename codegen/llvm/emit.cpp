@@ -354,7 +354,7 @@ class Emitter : Memory {
       }
       sizes.push_back(tiles_[static_cast<size_t>(v)].size());
     }
-    loops_.push_back({q.axes.back()});
+    loops_.emplace_back(q.axes.end() - std::min<int64_t>(1, static_cast<int64_t>(q.axes.size())), q.axes.end());
     state = walk(q.axes, 0, std::move(state), [&](std::vector<LlvmValue> current) {
       size_t p = 0;
       for (size_t i = 0; i < q.carries.size(); ++i) {
