@@ -169,7 +169,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   Program program;
   program.graph_text = to_string(graph);
   Cache cache(options.use_cache && !any_planted() ? Cache::default_directory() : "");
-  const bool whole = cache.usable() && !options.want_source && !options.passes.after && options.passes.memory_limit < 0;
+  std::string unfit = cache.usable() ? unfit_to_store(program.graph_text, options) : "there is no cache";
+  const bool whole = unfit.empty();
   const auto take_notes = [&] {
     for (std::string& note : cache.take_notes()) r.notes.push_back(std::move(note));
   };
@@ -272,8 +273,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   if (options.passes.memory_limit >= 0 && program.arena_bytes > options.passes.memory_limit)
     throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", program.arena_bytes, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
   lap("memory plan");
-  const std::string problem = whole ? store_program(cache, key, program) : cache.usable() ? "somebody looks inside, or the memory is limited" : "there is no cache";
-  r.program = problem.empty() ? "kept in the cache" : "not kept: " + problem;
+  if (whole) unfit = store_program(cache, key, program);
+  r.program = unfit.empty() ? "kept in the cache" : "not kept: " + unfit;
   take_notes();
   lap("keep");
   return program;

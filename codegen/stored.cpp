@@ -9,6 +9,15 @@
 
 namespace quern {
 
+static std::string too_large(int64_t bytes) { return fmt::format("{} bytes of constants, code and text; up to {} are kept", bytes, kLargestStored); }
+
+std::string unfit_to_store(const std::string& graph_text, const CompileOptions& o) {
+  if (o.want_source || o.passes.after) return "somebody looks inside";
+  if (o.passes.memory_limit >= 0) return "its memory is limited";
+  const int64_t bytes = static_cast<int64_t>(graph_text.size());
+  return bytes > kLargestStored ? too_large(bytes) : "";
+}
+
 std::string program_key(const std::string& graph_text, const CompileOptions& o) {
   const std::string version = o.target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
   return fmt::format("quern program 1 " QN_COMPILER "\n{}\n{}\n{} {} {} [{}]\n{}", to_string(o.target), version, static_cast<int>(o.f32_products), o.passes.relaxed,
@@ -29,7 +38,7 @@ std::optional<Program> stored_program(Cache& cache, const std::string& key, cons
 }
 
 std::string store_program(Cache& cache, const std::string& key, const Program& program) {
-  if (const int64_t bytes = stored_bytes(program); bytes > kLargestStored) return fmt::format("{} bytes of constants, code and text; up to {} are kept", bytes, kLargestStored);
+  if (const int64_t bytes = stored_bytes(program); bytes > kLargestStored) return too_large(bytes);
   cache.put(key, save_program(program));
   return cache.usable() ? "" : "the cache is off";
 }

@@ -12,6 +12,9 @@ namespace quern {
 /// Larger programs are not kept: their constants would be stored a second time.
 constexpr int64_t kLargestStored = 64 << 20;
 
+/// Why a program made with these options of a graph of this text is none for the cache, or "".
+std::string unfit_to_store(const std::string& graph_text, const CompileOptions& options);
+
 std::string program_key(const std::string& graph_text, const CompileOptions& options);
 /// Nothing where there is none: what is damaged is noted by the cache, or here.
 std::optional<Program> stored_program(Cache& cache, const std::string& key, const std::string& graph_text, std::vector<std::string>& notes);

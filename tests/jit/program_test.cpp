@@ -139,6 +139,8 @@ TEST_F(StoredPrograms, LargeConstantsAreNotStoredTwice) {
   Cache cache(directory);
   EXPECT_NE(store_program(cache, "large", program).find("up to 67108864 are kept"), std::string::npos);
   EXPECT_TRUE(cache.list().empty());
+  EXPECT_NE(unfit_to_store(std::string(kLargestStored + 1, ' '), options).find("up to 67108864 are kept"), std::string::npos);
+  EXPECT_EQ(unfit_to_store(std::string(kLargestStored, ' '), options), "");
 }
 
 TEST(Null, TranscriptNamesNoAddress) {
