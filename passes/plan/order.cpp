@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "ir/op.h"
 
@@ -26,12 +27,20 @@ class Orderer {
       collect(r, results);
       for (NodeId result : results) rooted_[result] = true;
     }
-    for (NodeId c : calls_)
-      for (NodeId a : temporaries(c)) ++readers_[a];
+    for (NodeId c : calls_) {
+      needs_[c] = temporaries(c);
+      for (NodeId a : needs_[c]) ++readers_[a];
+    }
+    std::map<NodeId, std::vector<NodeId>> readers;   // inputs → the calls that read them
+    for (NodeId c : calls_) {
+      std::set<NodeId> inputs;
+      for (NodeId a : graph_.at(c).args) collect_inputs(a, inputs);
+      for (NodeId i : inputs) readers[i].push_back(c);
+    }
     for (const State& s : graph_.states)
       if (const Node& made = graph_.at(s.output); made.op == Op::result)
-        for (NodeId c : calls_)
-          if (c != made.args[0] && reads(c, s.input)) other_readers_[s.output].push_back(c);
+        for (NodeId c : readers[s.input])
+          if (c != made.args[0]) other_readers_[s.output].push_back(c);
   }
   std::vector<NodeId> run() {
     const std::vector<NodeId> greedy = schedule();
@@ -44,6 +53,7 @@ class Orderer {
   std::vector<NodeId> calls_;
   std::map<NodeId, std::vector<NodeId>> results_;
   std::map<NodeId, bool> rooted_;
+  std::map<NodeId, std::vector<NodeId>> needs_;    // calls → their temporaries
   std::map<NodeId, int> readers_;
   std::map<NodeId, std::vector<NodeId>> other_readers_;   // new values of states → the calls that read the old ones elsewhere
 
@@ -61,9 +71,11 @@ class Orderer {
       for (NodeId a : n.args) collect(a, out);
     }
   }
-  bool reads(NodeId value, NodeId leaf) const {
+  void collect_inputs(NodeId value, std::set<NodeId>& out) const {
     const Node& n = graph_.at(value);
-    return value == leaf || (n.op != Op::input && n.op != Op::result && std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return reads(a, leaf); }));
+    if (n.op == Op::input) out.insert(value);
+    else if (n.op != Op::result)
+      for (NodeId a : n.args) collect_inputs(a, out);
   }
   // What states cost whose new values the call makes while their old ones are still wanted.
   int64_t early(NodeId call, const Done& done) const {
@@ -84,28 +96,39 @@ class Orderer {
   }
   int64_t freed(NodeId call, const std::map<NodeId, int>& left) const {
     int64_t bytes = 0;
-    for (NodeId a : temporaries(call))
+    for (NodeId a : needs_.at(call))
       if (left.at(a) == 1 && !rooted_.count(a)) bytes += graph_.type(a).bytes();
     return bytes;
   }
   std::vector<NodeId> schedule() const {
-    std::vector<NodeId> out, waiting = calls_;
+    std::vector<NodeId> out;
     std::map<NodeId, int> left = readers_;
     Done done;
-    while (!waiting.empty()) {
-      size_t best = waiting.size();
+    // Calls whose operands are there, by their place in the graph's order; and how many others a call waits for.
+    std::set<size_t> ready;
+    std::vector<size_t> missing;
+    std::map<NodeId, std::vector<size_t>> followers;
+    for (size_t i = 0; i < calls_.size(); ++i) {
+      std::set<NodeId> before;
+      for (NodeId a : needs_.at(calls_[i])) before.insert(graph_.at(a).args[0]);
+      for (NodeId c : before) followers[c].push_back(i);
+      missing.push_back(before.size());
+      if (before.empty()) ready.insert(i);
+    }
+    while (!ready.empty()) {
+      size_t best = *ready.begin();
       int64_t least = INT64_MAX;
-      for (size_t i = 0; i < waiting.size(); ++i) {
-        const std::vector<NodeId> needs = temporaries(waiting[i]);
-        if (!std::all_of(needs.begin(), needs.end(), [&](NodeId a) { return done.count(graph_.at(a).args[0]) > 0; })) continue;
-        const int64_t growth = made(waiting[i]) + early(waiting[i], done) - freed(waiting[i], left);
+      for (size_t i : ready) {
+        const int64_t growth = made(calls_[i]) + early(calls_[i], done) - freed(calls_[i], left);
         if (growth < least) least = growth, best = i;
       }
-      const NodeId call = waiting[best];
-      for (NodeId a : temporaries(call)) --left[a];
+      const NodeId call = calls_[best];
+      ready.erase(best);
+      for (NodeId a : needs_.at(call)) --left[a];
       done[call] = true;
       out.push_back(call);
-      waiting.erase(waiting.begin() + static_cast<int64_t>(best));
+      for (size_t i : followers[call])
+        if (--missing[i] == 0) ready.insert(i);
     }
     return out;
   }
@@ -118,7 +141,7 @@ class Orderer {
       live += made(call) + early(call, done);
       highest = std::max(highest, live);
       live -= freed(call, left);
-      for (NodeId a : temporaries(call)) --left[a];
+      for (NodeId a : needs_.at(call)) --left[a];
       done[call] = true;
     }
     return highest;
