@@ -1,6 +1,7 @@
 // Lowering of what walks along an axis, one element of the grid after step by step: running sums, updates at indices, and
 // scans whose steps are elementwise. Part of lower.cpp; the axis is a seq whose steps are stored, or that carries a flag (tile::is_walked).
 #include <functional>
+#include <iterator>
 
 #include "passes/tile/lowering.h"
 
@@ -49,7 +50,13 @@ std::vector<AxisId> Lowering::put_in_order(const Node& n) {
   Each copy;
   copy.axes = axes_of(row);
   copy.body = nested(0, [&] { scopes_.back().block.push_back({Store{out, box_of(x), materialise(element(n.args[0], x), axes_of(x))}}); });
-  scopes_[0].block.push_back({std::move(copy)});
+  // One row, one index: no loop.
+  const auto put = [&](auto loop) {
+    Block& block = scopes_[0].block;
+    if (loop.axes.empty()) block.insert(block.end(), std::make_move_iterator(loop.body.begin()), std::make_move_iterator(loop.body.end()));
+    else block.push_back({std::move(loop)});
+  };
+  put(std::move(copy));
   Seq steps;
   steps.axes = axes_of(at);
   steps.body = nested(0, [&] {
@@ -60,7 +67,7 @@ std::vector<AxisId> Lowering::put_in_order(const Node& n) {
     const ValueId sum = map_here(Op::add, dtype, axes_of(u), {before, change});
     scopes_.back().block.push_back({Store{out, std::move(place), sum}});
   });
-  scopes_[0].block.push_back({std::move(steps)});
+  put(std::move(steps));
   return axes_of(index);
 }
 
