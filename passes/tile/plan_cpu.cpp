@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "passes/tile/facts.h"
+#include "passes/tile/keep.h"
 #include "passes/tile/nest.h"
 #include "passes/tile/nested.h"
 #include "passes/tile/pick.h"
@@ -131,22 +132,27 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
   if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);
 }
 
-// Rows that are walked several times come from memory the first time and from the cache the others: the last sum along
-// them asks for the next row while it computes.
+// Rows that are walked several times come from memory the first time and from the cache the others: the last that
+// writes no output asks for the next row while it computes.
 void plan_ahead(Kernel& k) {
   constexpr int64_t kLargeInput = 4 << 20, kShortRow = 1 << 10, kLongRow = 256 << 10;   // bytes
   if (k.phases[0].grid.empty()) return;
   const AxisId row = k.phases[0].grid.back();
-  std::map<BufferId, std::pair<int, Load*>> walks;   // how many, and the last in a sum
+  std::map<BufferId, std::pair<int, Load*>> walks;   // how many, and that one's
   for (Stmt& s : k.phases[0].body) {
     auto* seq = std::get_if<Seq>(&s.node);
     auto* each = std::get_if<Each>(&s.node);
     if (!seq && !each) continue;
-    for (Stmt& inner : seq ? seq->body : each->body)
-      if (auto* l = std::get_if<Load>(&inner.node)) {
+    Block& body = seq ? seq->body : each->body;
+    const bool writes = std::any_of(body.begin(), body.end(), [&](const Stmt& t) {
+      const auto* store = std::get_if<Store>(&t.node);
+      return store && k.buffers[static_cast<size_t>(store->buffer)].kind == BufferKind::out;
+    });
+    for (Stmt& inner : body)
+      if (auto* l = std::get_if<Load>(&inner.node); l && k.buffers[static_cast<size_t>(l->buffer)].kind == BufferKind::in) {
         auto& [n, last] = walks[l->buffer];
         ++n;
-        if (seq) last = l;
+        if (!writes) last = l;
       }
   }
   for (const auto& [id, walk] : walks) {
@@ -205,7 +211,6 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
     if (try_lanes(k, static_cast<AxisId>(a))) axis.tile = vectors_tile(axis, arch.lanes, f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : sums_side_by_side(axis));
   }
   plan_turns(k, f, arch);
-  plan_ahead(k);
   // Column sums walk several rows at a time.
   for (const ReduceTile* r : f.reductions)
     for (AxisId a : r->axes)
@@ -220,6 +225,8 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
   const Facts facts(k);
   if (facts.products.empty()) {
     plan_rows(k, facts, arch);
+    k = keep(k);
+    plan_ahead(k);
     return k;
   }
   if (has_nested_products(k)) return plan_nested(k, arch);
