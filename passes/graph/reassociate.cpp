@@ -19,7 +19,12 @@ namespace {
 
 class Reassociate {
  public:
-  Reassociate(const Graph& graph, PassContext& context) : g_(graph), context_(context), nested_(recomputed_nodes(graph)), map_(graph.nodes.size(), -1) { b_.symbol(graph.symbol); }
+  Reassociate(const Graph& graph, PassContext& context) : g_(graph), context_(context), nested_(recomputed_nodes(graph)), weights_(graph.nodes.size()), map_(graph.nodes.size(), -1) {
+    b_.symbol(graph.symbol);
+    for (const Node& n : graph.nodes)
+      if (means<Contract>(n.op))
+        for (NodeId a : n.args) weights_[static_cast<size_t>(unshaped(a))] = 1;
+  }
 
   Graph run() {
     for (size_t i = 0; i < g_.nodes.size(); ++i) {
@@ -29,7 +34,7 @@ class Reassociate {
         map_[i] = b_.input(n.attrs.name, n.type, g_.where(id));
         continue;
       }
-      if (const auto shorter = n.op == Op::reduce_sum && n.attrs.axes.size() == 1 ? rewritten(id) : std::nullopt) {
+      if (const auto shorter = n.op == Op::reduce_sum ? rewritten(id) : std::nullopt) {
         map_[i] = *shorter;
         continue;
       }
@@ -45,7 +50,7 @@ class Reassociate {
  private:
   const Graph& g_;
   PassContext& context_;
-  std::vector<char> nested_;
+  std::vector<char> nested_, weights_;   // weights: what products take, perhaps reshaped
   GraphBuilder b_;
   std::vector<NodeId> map_;
 
@@ -60,7 +65,9 @@ class Reassociate {
   };
   void collect(NodeId id, Factors& out) const {
     const Node& n = g_.at(id);
-    if (n.op == Op::neg) {
+    if (weights_[static_cast<size_t>(id)]) {
+      out.above.push_back(id);
+    } else if (n.op == Op::neg) {
       out.negative = !out.negative;
       collect(n.args[0], out);
     } else if (n.op == Op::mul) {
@@ -97,31 +104,44 @@ class Reassociate {
 
   std::optional<NodeId> rewritten(NodeId id) {
     const Node& n = g_.at(id);
-    const int64_t axis = n.attrs.axes[0];
+    int64_t axis = -1;   // the one that is longer than 1
+    for (int64_t a : n.attrs.axes)
+      if (shape(n.args[0])[static_cast<size_t>(a)] != 1) {
+        if (axis >= 0) return std::nullopt;
+        axis = a;
+      }
+    if (axis < 0) return std::nullopt;
+    Shape kept = shape(n.args[0]);
+    kept.erase(kept.begin() + axis);
     Factors f;
     collect(n.args[0], f);
     std::vector<NodeId> rows, others;
     for (NodeId a : f.above) (row_of(a, axis) ? rows : others).push_back(a);
     if (others.size() != 2 || !std::all_of(f.below.begin(), f.below.end(), [&](NodeId a) { return row_of(a, axis); })) return std::nullopt;
     std::optional<NodeId> sum;
-    for (size_t product = 0; product < 2 && !sum; ++product) sum = exchanged(others[product], others[1 - product], axis, id);
+    for (size_t product = 0; product < 2 && !sum; ++product) sum = exchanged(others[product], others[1 - product], axis, kept, id);
     if (!sum || !context_.allow()) return std::nullopt;
     NodeId out = *sum;
     const SourceLoc where = g_.where(id);
-    for (NodeId r : rows) out = b_.add(Op::mul, {out, add_row(r, axis, n.type.shape)}, {}, where);
-    for (NodeId r : f.below) out = b_.add(Op::div, {out, add_row(r, axis, n.type.shape)}, {}, where);
-    return f.negative ? b_.add(Op::neg, {out}, {}, where) : out;
+    for (NodeId r : rows) out = b_.add(Op::mul, {out, add_row(r, axis, kept)}, {}, where);
+    for (NodeId r : f.below) out = b_.add(Op::div, {out, add_row(r, axis, kept)}, {}, where);
+    return reshaped(f.negative ? b_.add(Op::neg, {out}, {}, where) : out, n.type.shape, where);
+  }
+  NodeId reshaped(NodeId id, const Shape& shape, const SourceLoc& where) {
+    Attrs attrs;
+    attrs.shape = shape;
+    return b_.type(id).shape == shape ? id : b_.add(Op::reshape, {id}, attrs, where);
   }
 
   // `product` is sum_d a b, in memory of the weights' order; the other product of the weights with b must be a value.
-  std::optional<NodeId> exchanged(NodeId product, NodeId weights, int64_t axis, NodeId sum) {
+  std::optional<NodeId> exchanged(NodeId product, NodeId weights, int64_t axis, const Shape& kept, NodeId sum) {
     const NodeId p = unshaped(product), w = unshaped(weights);
     const Node& inner = g_.at(p);
     if (!means<Contract>(inner.op) || !nested_[static_cast<size_t>(p)] || shape(product) != shape(weights)) return std::nullopt;
-    const bool reshaped = p != product;
+    const bool other_shape = p != product;
     // Through a reshape the axis is the same one where it is the last of both.
-    if (reshaped && (axis + 1 != static_cast<int64_t>(shape(product).size()) || shape(p).back() != shape(product).back())) return std::nullopt;
-    const size_t place = reshaped ? shape(p).size() - 1 : static_cast<size_t>(axis);
+    if (other_shape && (axis + 1 != static_cast<int64_t>(shape(product).size()) || shape(p).back() != shape(product).back())) return std::nullopt;
+    const size_t place = other_shape ? shape(p).size() - 1 : static_cast<size_t>(axis);
     const ContractSpec in = parse_contract(inner.attrs.spec);
     const char j = in.out[place];
     for (int side = 0; side < 2; ++side) {   // which operand is b
@@ -137,15 +157,12 @@ class Reassociate {
           const auto letters = renamed(outer, at, in, j, b_letters);
           if (!letters) continue;
           Attrs attrs;
-          std::string kept = in.out;
-          kept.erase(place, 1);
-          attrs.spec = a_letters + "," + *letters + "->" + kept;
+          std::string rows = in.out;
+          rows.erase(place, 1);
+          attrs.spec = a_letters + "," + *letters + "->" + rows;
           const SourceLoc where = g_.where(sum);
           const NodeId result = b_.add(outer.op, {mapped(outer.args[0]), mapped(outer.args[1])}, outer.attrs, g_.where(o));
-          const NodeId rows = b_.add(Op::contract, {mapped(a), result}, attrs, where);
-          Attrs flat;
-          flat.shape = g_.type(sum).shape;
-          return b_.type(rows).shape == flat.shape ? rows : b_.add(Op::reshape, {rows}, flat, where);
+          return reshaped(b_.add(Op::contract, {mapped(a), result}, attrs, where), kept, where);
         }
       }
     }

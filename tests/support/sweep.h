@@ -237,8 +237,7 @@ inline std::vector<Case> many_rows(int64_t rows) {
 
 /// Runs the graph kernel by kernel through the tile interpreter. `plan` may change each kernel first.
 template <class Plan>
-std::vector<HostTensor> run_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, Plan&& plan) {
-  PassContext context;
+std::vector<HostTensor> run_tiles(const Graph& graph, const std::vector<HostTensor>& inputs, Plan&& plan, PassContext context = {}) {
   std::vector<Shape> shapes;
   for (const HostTensor& t : inputs) shapes.push_back(t.shape);
   const int64_t size = size_for(graph, shapes), bound = graph.symbol ? graph.symbol->high : 0;

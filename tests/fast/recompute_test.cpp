@@ -1,0 +1,120 @@
+// Products that every kernel computes for itself (passes/graph/recompute.h): which they are, what the kernels that nest them
+// mean as lowered and as planned for each CPU, and the sums that take a shorter way (passes/graph/reassociate.cpp).
+#include <gtest/gtest.h>
+
+#include "frontend/attention.h"
+#include "frontend/nn.h"
+#include "ir/interpret.h"
+#include "ir/text.h"
+#include "passes/tile/nested.h"
+#include "passes/tile/plan.h"
+#include "tests/support/sweep.h"
+
+namespace quern {
+namespace {
+
+constexpr int64_t kTime = 130;
+
+Graph attention_graph(int64_t heads, int64_t groups, bool gradient, const Attention& options) {
+  Model m;
+  const Tensor q = m.input("q", DType::f64, {1, heads, kTime, 3}), k = m.input("k", DType::f64, {1, groups, kTime, 3}), v = m.input("v", DType::f64, {1, groups, kTime, 3});
+  const Tensor y = attention(q, k, v, options);
+  m.output("y", y);
+  if (gradient) {
+    const std::vector<Tensor> d = grad(sum(y * y * y), {q, k, v});
+    for (size_t i = 0; i < d.size(); ++i) m.output(fmt::format("d{}", i), d[i]);
+  }
+  PassContext context;
+  return expand(m.finish(), context);
+}
+std::vector<HostTensor> inputs_of(const Graph& graph) {
+  std::mt19937_64 random(3);
+  std::vector<HostTensor> out;
+  for (NodeId i : graph.inputs) out.push_back(test::random_tensor(graph.type(i), -2, 2, random));
+  return out;
+}
+PassContext nested() {
+  PassContext context;
+  context.nested_products = true;
+  return context;
+}
+int64_t calls(const Graph& kernels) {
+  return std::count_if(kernels.nodes.begin(), kernels.nodes.end(), [](const Node& n) { return n.op == Op::call; });
+}
+int64_t largest_result(const Graph& kernels) {
+  int64_t most = 0;
+  for (const Node& n : kernels.nodes)
+    if (n.op == Op::result) most = std::max(most, n.type.size());
+  return most;
+}
+
+TEST(Recompute, KernelsMeanTheSameAsLoweredAndAsPlanned) {
+  const Graph graph = attention_graph(2, 1, true, {.causal = true});
+  const std::vector<HostTensor> inputs = inputs_of(graph), want = interpret(graph, inputs);
+  for (const char* arch : {"", "avx512", "avx2", "v128"}) {
+    int64_t nests = 0;
+    const auto plan = [&](const tile::Kernel& k) {
+      nests += has_nested_products(k);
+      return *arch ? plan_cpu(k, arch) : k;
+    };
+    const std::vector<HostTensor> got = test::run_tiles(graph, inputs, plan, nested());
+    EXPECT_GE(nests, 4);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << arch << " output " << o;
+  }
+}
+
+TEST(Recompute, NothingOfTheSquareIsAResult) {
+  for (bool gradient : {false, true}) {
+    PassContext context = nested(), plain;
+    const Graph graph = attention_graph(1, 1, gradient, {}), kernels = run_pipeline(graph, context);
+    EXPECT_LT(largest_result(kernels), kTime * kTime);
+    EXPECT_EQ(largest_result(run_pipeline(graph, plain)), kTime * kTime);
+    EXPECT_TRUE(std::any_of(context.verdicts.begin(), context.verdicts.end(), [](const Verdict& v) { return v.fused && v.reason.rfind("recomputed", 0) == 0; }));
+    if (!gradient) EXPECT_EQ(calls(kernels), 3) << to_string(kernels);   // scaled queries; maximum and sum of the rows; the result
+  }
+}
+
+TEST(Recompute, WhatIsAskedForIsThere) {   // weights that are a result are written, and read from there
+  Model m;
+  const Tensor q = m.input("q", DType::f64, {kTime, 3}), k = m.input("k", DType::f64, {kTime, 3});
+  const Tensor weights = softmax(contract("id,jd->ij", q, k));
+  m.output("weights", weights);
+  m.output("y", matmul(weights, k));
+  const Graph graph = m.finish();
+  PassContext context;
+  const std::vector<HostTensor> inputs = inputs_of(graph), want = interpret(expand(graph, context), inputs), got = test::run_tiles(graph, inputs, [](const tile::Kernel& k) { return plan_cpu(k, "avx2"); }, nested());
+  for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << o;
+}
+
+TEST(Recompute, LayersOfPerceptronsAreKept) {
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {512, 64}), w = m.input("w", DType::f32, {64, 1024}), b = m.input("b", DType::f32, {1024}), u = m.input("u", DType::f32, {1024, 10});
+  const Tensor loss = cross_entropy(matmul(relu(linear(x, w, b)), u), m.input("label", DType::i32, {512}));
+  const std::vector<Tensor> d = grad(loss, {w, b, u});
+  for (size_t i = 0; i < d.size(); ++i) m.output(fmt::format("d{}", i), d[i]);
+  const Graph graph = m.finish();
+  PassContext context = nested(), plain;
+  EXPECT_EQ(to_string(run_pipeline(graph, context)), to_string(run_pipeline(graph, plain)));
+}
+
+TEST(Reassociate, TheRowSumOfScoresIsOneOfResults) {
+  for (const auto& [heads, groups] : {std::pair<int64_t, int64_t>{2, 2}, {4, 2}}) {
+    PassContext context = nested(), plain;
+    std::map<std::string, Graph> stages;
+    context.after = [&](const std::string& pass, const Graph& g) { stages[pass] = g; };
+    const Graph graph = attention_graph(heads, groups, true, {});
+    run_pipeline(graph, context);
+    const Graph &before = stages.at("loops"), &after = stages.at("reassociate");
+    const auto sums = [&](const Graph& g) {
+      return std::count_if(g.nodes.begin(), g.nodes.end(), [&](const Node& n) { return n.op == Op::reduce_sum && g.type(n.args[0]).size() >= kTime * kTime; });
+    };
+    EXPECT_EQ(sums(before), 2);
+    EXPECT_EQ(sums(after), 1);
+    const std::vector<HostTensor> inputs = inputs_of(graph), want = interpret(before, inputs), got = interpret(after, inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << o;
+    EXPECT_EQ(to_string(reassociate(before, plain)), to_string(before));
+  }
+}
+
+}  // namespace
+}  // namespace quern
