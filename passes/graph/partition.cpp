@@ -92,6 +92,7 @@ class Partitioner {
   Partition run() {
     place_concats();
     merge_all();
+    merge_siblings();
     place_slices();
     tell_recomputed();
     Partition out;
@@ -182,8 +183,8 @@ class Partitioner {
 
   // Is there a path from group p through another one to group c, which reads p? Nodes above c's last are not asked: until
   // the walk over all nodes comes to them, they stand alone or are control flow's, and what follows them is above, too.
-  bool makes_cycle(int p, int c) {
-    const NodeId last = members_[static_cast<size_t>(c)].back();
+  bool makes_cycle(int p, int c) { return makes_cycle(p, c, members_[static_cast<size_t>(c)].back()); }
+  bool makes_cycle(int p, int c, NodeId last) {
     const int now = ++marks_;
     std::vector<int> stack;
     const auto push = [&](int group) {   // the whole group of a reader runs after p, so all its members' readers do
@@ -310,7 +311,7 @@ class Partitioner {
       products += means<Contract>(at(id).op);
       if (means<Reduce>(at(id).op) || means<PutAdd>(at(id).op)) reductions.push_back(&at(id));
     }
-    if (products > 1) return "a kernel holds one product";
+    if (products > 1 && !(products == 2 && share_scores(nodes))) return "a kernel holds one product";
     if (products && !reductions.empty()) return "a product tiles the axis that the reduction wants whole";
     const std::vector<NodeId> outputs = outputs_of(nodes);
     for (NodeId id : nodes)
@@ -378,6 +379,67 @@ class Partitioner {
     const bool fused = group_[static_cast<size_t>(producer)] == group_[static_cast<size_t>(consumer)];
     context_.verdicts.push_back({producer, consumer, fused, reason, fused || place ? 0 : 2 * graph_.type(producer).bytes(),
                                  fmt::format("{}%{} {} -> %{} {}", context_.within, producer, name_of(at(producer).op), consumer, name_of(at(consumer).op))});
+  }
+
+  // --- two products of what is recomputed ---
+  struct Summed {
+    Shape shape;               // of the recomputed operand
+    std::vector<size_t> dims;  // which of it are summed
+    std::set<NodeId> products; // what it is made of
+    bool operator==(const Summed& other) const { return shape == other.shape && dims == other.dims; }
+  };
+  void nested_products(NodeId id, std::set<NodeId>& seen, std::set<NodeId>& out) const {
+    if (!free_[static_cast<size_t>(id)] || !seen.insert(id).second) return;
+    if (means<Contract>(at(id).op)) out.insert(id);
+    for (NodeId a : at(id).args) nested_products(a, seen, out);
+  }
+  std::optional<Summed> summed_scores(NodeId id) const {
+    const Node& n = at(id);
+    if (!means<Contract>(n.op)) return std::nullopt;
+    const ContractSpec spec = parse_contract(n.attrs.spec);
+    for (size_t a = 0; a < 2; ++a) {
+      std::set<NodeId> seen;
+      Summed s{graph_.type(n.args[a]).shape, {}, {}};
+      nested_products(n.args[a], seen, s.products);
+      const std::string& letters = a ? spec.rhs : spec.lhs;
+      for (size_t d = 0; d < letters.size(); ++d)
+        if (spec.out.find(letters[d]) == std::string::npos) s.dims.push_back(d);
+      if (!s.products.empty()) return s;
+    }
+    return std::nullopt;
+  }
+  // Both products sum the same places of it, for results of one shape.
+  bool share_scores(const std::vector<NodeId>& nodes) const {
+    std::vector<std::pair<NodeId, Summed>> found;
+    for (NodeId id : nodes)
+      if (means<Contract>(at(id).op)) {
+        auto s = summed_scores(id);
+        if (!s) return false;
+        found.emplace_back(id, std::move(*s));
+      }
+    const auto &[x, sx] = found[0];
+    const auto &[y, sy] = found[1];
+    return graph_.type(x) == graph_.type(y) && sx == sy && std::any_of(sx.products.begin(), sx.products.end(), [&](NodeId p) { return sy.products.count(p) > 0; });
+  }
+  // One kernel then computes it once for both.
+  void merge_siblings() {
+    std::vector<NodeId> waiting;
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      const NodeId id = static_cast<NodeId>(i), end = static_cast<NodeId>(graph_.nodes.size());
+      if (group_[i] < 0 || !summed_scores(id)) continue;
+      const auto partner = std::find_if(waiting.begin(), waiting.end(), [&](NodeId other) {
+        const int p = group_[static_cast<size_t>(other)], c = group_[i];
+        std::vector<NodeId> both;
+        std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(), members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
+        if (!share_scores({other, id}) || makes_cycle(p, c, end) || makes_cycle(c, p, end) || !obstacle(both).empty() || !context_.allow()) return false;
+        for (NodeId m : both) group_[static_cast<size_t>(m)] = c;
+        members_[static_cast<size_t>(p)].clear();
+        members_[static_cast<size_t>(c)] = std::move(both);
+        return true;
+      });
+      if (partner != waiting.end()) waiting.erase(partner);
+      else waiting.push_back(id);
+    }
   }
 
   void tell_recomputed() {

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "passes/tile/facts.h"
+#include "passes/tile/join.h"
 #include "passes/tile/keep.h"
 #include "passes/tile/nest.h"
 #include "passes/tile/nested.h"
@@ -229,7 +230,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
     plan_ahead(k);
     return k;
   }
-  if (has_nested_products(k)) return plan_nested(k, arch);
+  if (has_nested_products(k)) return plan_nested(join(k), arch);
   plan_product(k, facts, arch);
   return nest(k, arch);
 }

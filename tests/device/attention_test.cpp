@@ -44,6 +44,7 @@ std::vector<Spelling> spellings() {
       {"a mask that is added", with(alike(heads), {f({kTime, kTime})}), [](const Tensors& x) { return matmul(softmax(contract("bhqd,bhkd->bhqk", x[0], x[1]) / 2.8 + x[3]), x[2]); }},
       {"a mask of bools", with(alike(heads), {{DType::boolean, {1, 1, kTime, kTime}, {}}}), [](const Tensors& x) { return attention(x[0], x[1], x[2], {.mask = x[3]}); }},
       {"a trained bias of keys and of heads", with(alike(heads), {f({2, 1, kTime}), f({2, 1, 1})}), [](const Tensors& x) { return attention(x[0], x[1], x[2], {.bias = x[3] * x[4]}); }, 5},
+      {"a trained bias of every pair, two batches", {f({2, 1, kTime, kSize}), f({2, 1, kTime, kSize}), f({2, 1, kTime, kSize}), f({kTime, kTime})}, [](const Tensors& x) { return attention(x[0], x[1], x[2], {.bias = x[3]}); }, 4},
       {"positions by slopes", with(alike(heads), {f({2, 1, 1})}), [](const Tensors& x) {
          GraphBuilder& g = x[0].graph();
          const Tensor apart = iota(g, x[0].dtype(), {kTime, kTime}, 1) - iota(g, x[0].dtype(), {kTime, kTime}, 0);
@@ -126,6 +127,24 @@ TEST_F(AttentionOnDevice, NeedsNoSquareOfTheTime) {
         if (slot.kind == SlotKind::arena) largest = std::max(largest, count(slot.shape));
       EXPECT_LT(largest, 130 * 170) << to_string(report.kernels);
       EXPECT_TRUE(std::any_of(report.verdicts.begin(), report.verdicts.end(), [](const Verdict& v) { return v.fused && v.reason.rfind("recomputed", 0) == 0; }));
+    }
+}
+
+TEST_F(AttentionOnDevice, OfOtherDtypes) {
+  const std::vector<Spelling> all = spellings();
+  for (DType dtype : {DType::f64, DType::bf16, DType::f16})
+    for (size_t i : {size_t{0}, size_t{3}, size_t{9}}) {
+      const Spelling& s = all[i];
+      SCOPED_TRACE(fmt::format("{} {}", name_of(dtype), s.name));
+      const Graph graph = graph_of(s, dtype, true);
+      PassContext context;
+      const std::vector<HostTensor> inputs = inputs_of(s.inputs, dtype), got = compiled(graph)->run(inputs), want = interpret(expand(graph, context), inputs);
+      for (size_t o = 0; o < want.size(); ++o) {
+        double scale = 1;
+        for (int64_t e = 0; e < want[o].size(); ++e) scale = std::max(scale, std::fabs(want[o].at(e)));
+        const double bound = dtype == DType::f64 ? 1e-12 : dtype == DType::f16 ? 0.01 : 0.05;
+        for (int64_t e = 0; e < want[o].size(); ++e) ASSERT_NEAR(got[o].at(e), want[o].at(e), bound * scale) << "output " << o << " element " << e;
+      }
     }
 }
 
