@@ -204,6 +204,8 @@ class Emitter : Memory {
 
   void statement(const MapTile& m) {
     allocate(m.out);
+    const auto divisions = std::count_if(m.expr.begin(), m.expr.end(), [](const ScalarNode& n) { return n.kind == ScalarNode::Kind::op && n.op == Op::div; });
+    s_.branches = divisions == 1 && tiles_[static_cast<size_t>(m.out)].size() <= 8;
     each_coordinate(value(m.out).axes, [&](Coords& c) {
       LlvmValue v = expression(m, c);
       if (lanes_axis(value(m.out).axes) >= 0) v = s_.splat(v);

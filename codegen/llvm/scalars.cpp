@@ -302,7 +302,7 @@ LlvmValue Scalars::float_op(Op op, const std::vector<LlvmValue>& a) const {
 }
 
 LlvmValue Scalars::apply(Op op, DType out, DType arg, std::vector<LlvmValue> a) const {
-  if (op == Op::div && arg == DType::f32 && fused && a[0]->getType()->isVectorTy() && !a[1]->getType()->isVectorTy() && !llvm::isa<llvm::Constant>(a[1])) return divide_by_one(a[0], a[1]);
+  if (op == Op::div && arg == DType::f32 && fused && branches && a[0]->getType()->isVectorTy() && !a[1]->getType()->isVectorTy() && !llvm::isa<llvm::Constant>(a[1])) return divide_by_one(a[0], a[1]);
   bool vector = false;
   for (LlvmValue v : a) vector = vector || v->getType()->isVectorTy();
   if (vector)

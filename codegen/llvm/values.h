@@ -19,6 +19,7 @@ class Scalars {
   Builder& b;
   int lanes;
   bool fused;   // the target has fused multiply-add
+  bool branches = false;   // few values stand side by side: one may have code of its own for unusual ones
 
   llvm::Type* element(DType dtype) const;              // register form
   llvm::Type* memory(DType dtype) const;               // i16 for bf16 and f16, i8 for bool
