@@ -1,6 +1,7 @@
 // Tile IR → LLVM IR. Tiles live in registers: a tile over axes A is an array of values indexed by the unrolled
 // coordinates of its axes, where the axis marked `lanes` counts in vectors. Everything but a symbolic loop is static: the
-// remainder is a second instance of the body, clipped; a partial last vector is masked. Relies on plan_cpu; decides nothing.
+// remainder is a second instance of the body, clipped; a partial last vector is masked. Relies on plan_cpu; decides
+// nothing but what is asked for early in loops whose steps lie far apart (memory.h).
 #include "codegen/llvm/emit.h"
 
 #include <algorithm>
@@ -27,7 +28,6 @@ int64_t scratch_bytes(const Kernel& kernel) {
 }
 
 namespace {
-
 
 class Emitter : Memory {
  public:
@@ -56,7 +56,6 @@ class Emitter : Memory {
   }
 
  private:
-
   void load_pointers() {
     int64_t offset = 0;
     for (size_t p = 0; p < k_.buffers.size(); ++p) {

@@ -21,6 +21,45 @@ class Memory : protected Places {
   std::map<BufferId, LlvmValue> streams_;    // of streamed buffers: whether this one begins with a line
   std::vector<std::vector<AxisId>> loops_;   // the axes of the open ones, outermost first
 
+  // Is the place linear along the lanes, does it vary, and by how many elements from one to the next?
+  struct Along { bool linear = true, varies = false; int64_t step = 0; };   // steps of two dims may cancel, their bounds do not
+  Along along(const std::vector<BoxIndex>& index, const Buffer& buffer, AxisId lanes) const {
+    const Shape strides = buffer.strides();
+    Along out;
+    for (size_t d = 0; d < index.size() && lanes >= 0; ++d) {
+      if (index[d].gather >= 0) {
+        out.linear = out.linear && lanes_axis(value(index[d].gather).axes) < 0;
+        continue;
+      }
+      const auto s = stride(index[d].index, lanes);
+      out.linear = out.linear && s;
+      out.varies = out.varies || !s || *s != 0;
+      out.step += s.value_or(0) * strides[d];
+    }
+    return out;
+  }
+  // The place in elements: of each lane where it is spread over them, of the first where they are neighbours (`whole`). To
+  // the mask comes that it is inside.
+  LlvmValue place(const std::vector<BoxIndex>& index, const Buffer& buffer, const Coords& c, bool spread, bool whole, LlvmValue& mask) {
+    const Shape strides = buffer.strides();
+    LlvmValue position = i64(0);
+    for (size_t d = 0; d < index.size(); ++d) {
+      const auto& [expression, gather] = index[d];
+      LlvmValue i;
+      if (gather >= 0) {
+        i = s_.apply(Op::cast, DType::i64, value(gather).dtype, {reg(gather, c)});
+        if (!planted(Fault::gather_unchecked)) mask = both(mask, within(i, buffer.shape[d]));
+      } else {
+        if (!proven(expression, buffer.shape[d])) mask = both(mask, within(evaluate(expression, c, spread), buffer.shape[d]));
+        i = evaluate(expression, c, spread && !whole);
+      }
+      LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
+      if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
+      position = b_.CreateAdd(position, term);
+    }
+    return position;
+  }
+
   // Where the lanes lie apart in memory and another axis of the tile lies together: that axis, else -1.
   AxisId turned(const Load& l, const Buffer& buffer) const {
     const AxisId lanes = lanes_axis(value(l.out).axes);
@@ -36,7 +75,6 @@ class Memory : protected Places {
   void load_turned(const Load& l, const Buffer& buffer, AxisId across) {
     const AxisId lanes = lanes_axis(value(l.out).axes);
     const int64_t along = step_of(k_, l.buffer, l.index, lanes), rows_there = at_[static_cast<size_t>(lanes)].count, columns = at_[static_cast<size_t>(across)].count;
-    const Shape strides = buffer.strides();
     llvm::Type* memory = s_.memory(buffer.dtype);
     llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
@@ -44,9 +82,8 @@ class Memory : protected Places {
     for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < columns));
     each_coordinate(value(l.out).axes, [&](Coords& c) {
       if (c.at(across) > 0) return;
-      LlvmValue position = i64(0);
-      for (size_t d = 0; d < l.index.size(); ++d) position = b_.CreateAdd(position, b_.CreateMul(evaluate(l.index[d].index, c, false), i64(strides[d])));
-      const LlvmValue at = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], position);
+      LlvmValue inside = nullptr;
+      const LlvmValue at = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], place(l.index, buffer, c, false, false, inside));
       std::vector<LlvmValue> rows;
       for (int i = 0; i < lanes_; ++i) {
         const LlvmValue row = b_.CreateConstGEP1_64(memory, at, static_cast<uint64_t>(i * along));
@@ -90,41 +127,15 @@ class Memory : protected Places {
     const AxisId lanes = lanes_axis(value(l.out).axes);
     llvm::Type* memory = s_.memory(buffer.dtype);
     llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
-    const Shape strides = buffer.strides();
     if (count(buffer.shape) == 0) {
       const LlvmValue zero = s_.constant(Scalar::of(buffer.dtype, 0));
       return lanes >= 0 ? s_.splat(zero) : zero;
     }
-    // Is the position linear along the lanes?
-    bool linear = true, varies = false;   // steps of two dims may cancel, their bounds do not
-    int64_t along = 0;
-    for (size_t d = 0; d < l.index.size() && lanes >= 0; ++d) {
-      if (l.index[d].gather >= 0) {
-        linear = linear && lanes_axis(value(l.index[d].gather).axes) < 0;
-        continue;
-      }
-      const auto s = stride(l.index[d].index, lanes);
-      linear = linear && s;
-      varies = varies || !s || *s != 0;
-      along += s.value_or(0) * strides[d];
-    }
+    const auto [linear, varies, step] = along(l.index, buffer, lanes);
     const bool spread = lanes >= 0 && (!linear || varies);
-    const bool whole = spread && linear && (along == 1 || planted(Fault::load_stride));
-    LlvmValue position = i64(0), mask = spread ? lane_mask(lanes, c) : nullptr;
-    for (size_t d = 0; d < l.index.size(); ++d) {
-      const BoxIndex& box = l.index[d];
-      LlvmValue i;
-      if (box.gather >= 0) {
-        i = s_.apply(Op::cast, DType::i64, value(box.gather).dtype, {reg(box.gather, c)});
-        if (!planted(Fault::gather_unchecked)) mask = both(mask, within(i, buffer.shape[d]));
-      } else {
-        if (!proven(box.index, buffer.shape[d])) mask = both(mask, within(evaluate(box.index, c, spread), buffer.shape[d]));
-        i = evaluate(box.index, c, spread && !whole);
-      }
-      LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
-      if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
-      position = b_.CreateAdd(position, term);
-    }
+    const bool whole = spread && linear && (step == 1 || planted(Fault::load_stride));
+    LlvmValue mask = spread ? lane_mask(lanes, c) : nullptr;
+    LlvmValue position = place(l.index, buffer, c, spread, whole, mask);
     LlvmValue pointer = pointers_[static_cast<size_t>(l.buffer)];
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
     LlvmValue raw;
@@ -198,32 +209,13 @@ class Memory : protected Places {
   }
   void store(const Store& t, const std::vector<AxisId>& axes, AxisId lanes, bool past_caches) {
     const Buffer& buffer = k_.buffers[static_cast<size_t>(t.buffer)];
-    const Shape strides = buffer.strides();
     llvm::Type* memory = s_.memory(buffer.dtype);
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
     each_coordinate(axes, [&](Coords& c) {
-      bool linear = true;
-      int64_t along = 0;
-      for (size_t d = 0; d < t.index.size() && lanes >= 0; ++d) {
-        if (t.index[d].gather >= 0) {
-          linear = linear && lanes_axis(value(t.index[d].gather).axes) < 0;
-          continue;
-        }
-        const auto s = stride(t.index[d].index, lanes);
-        linear = linear && s;
-        along += s.value_or(0) * strides[d];
-      }
-      const bool whole = lanes >= 0 && linear && along == 1;
-      LlvmValue position = i64(0), mask = lane_mask(lanes, c);
-      for (size_t d = 0; d < t.index.size(); ++d) {
-        const auto& [index, gather] = t.index[d];
-        if (gather < 0 && !proven(index, buffer.shape[d]) && !is_local(index)) mask = both(mask, within(evaluate(index, c, lanes >= 0), buffer.shape[d]));
-        const LlvmValue i = gather < 0 ? evaluate(index, c, lanes >= 0 && !whole) : s_.apply(Op::cast, DType::i64, value(gather).dtype, {reg(gather, c)});
-        if (gather >= 0) mask = both(mask, within(i, buffer.shape[d]));
-        LlvmValue term = b_.CreateMul(i, s_.integer(i->getType(), strides[d]));
-        if (term->getType()->isVectorTy() != position->getType()->isVectorTy()) term = s_.splat(term), position = s_.splat(position);
-        position = b_.CreateAdd(position, term);
-      }
+      const auto [linear, varies, step] = along(t.index, buffer, lanes);
+      const bool whole = lanes >= 0 && linear && step == 1;
+      LlvmValue mask = lane_mask(lanes, c);
+      const LlvmValue position = place(t.index, buffer, c, lanes >= 0, whole, mask);
       LlvmValue v = s_.to_memory(buffer.dtype, reg(t.value, c));
       const LlvmValue pointer = pointers_[static_cast<size_t>(t.buffer)];
       if (lanes >= 0) {

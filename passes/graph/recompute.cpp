@@ -138,7 +138,7 @@ class Clusters {
         if (n.type.size() >= largest) return false;
         summed = true;
       }
-      if (reads && means<Reduce>(n.op)) reduced = behind[i] = 1;
+      if (reads && means<Reduce>(n.op)) reduced = true, behind[i] = 1;
       if (std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return behind[at(a)]; })) {
         behind[i] = 1;
         returns = returns || own;

@@ -21,7 +21,7 @@ namespace {
 
 constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kFarOperand = 1 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
 constexpr int64_t kWholeSum = 1280, kSumBlock = 512, kStreamedBlock = 16;   // elements of the sum that one panel holds
-constexpr int64_t kInstances = 16, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;
+constexpr int64_t kInstances = 16, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
 
 ValueId out_of(const Stmt& s) {
   if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
@@ -45,13 +45,23 @@ class Nest {
   const Kernel& original_;
   Kernel k_;
   const CpuArch& arch_;
+  struct Operand {
+    ValueId value;
+    std::vector<size_t> makers;   // statements of the loop, in order: one load, perhaps with maps of it (a window with holes reads 0 there)
+    const Load* load = nullptr;
+  };
   Seq* seq_ = nullptr;
   const Mma* mma_ = nullptr;
-  AxisId lanes_ = -1, rows_ = -1;
-  AxisId row_group_ = -1;   // rows whose operand is copied together
+  AxisId lanes_ = -1, rows_ = -1;        // -1: a single row
+  std::optional<Operand> wide_, tall_;   // along the lanes, along the rows
+  bool in_bounds_ = false;               // nothing of the wide one is masked or computed
+  bool pack_ = false, pack_rows_ = false, streamed_ = false;
+  AxisId sum_block_ = -1, row_group_ = -1;   // blocks of the sum; rows whose operand is copied together
+  int64_t depth_ = 0;                    // of the sum in a block
 
   Axis& axis(AxisId a) { return k_.axes[static_cast<size_t>(a)]; }
   const std::vector<AxisId>& axes_of(ValueId v) const { return k_.values[static_cast<size_t>(v)].axes; }
+  DType dtype_of(ValueId v) const { return k_.values[static_cast<size_t>(v)].dtype; }
   bool has(ValueId v, AxisId a) const { return std::count(axes_of(v).begin(), axes_of(v).end(), a) > 0; }
   bool in_grid(AxisId a) const { return std::count(k_.phases[0].grid.begin(), k_.phases[0].grid.end(), a) > 0; }
   int64_t tiles(AxisId a) { return ceil_div(axis(a).extent, axis(a).tile); }
@@ -88,12 +98,7 @@ class Nest {
   }
   Index coordinate(AxisId a) const { return k_.coordinate(a); }
 
-  // --- an operand in panels ---
-  struct Operand {
-    ValueId value;
-    std::vector<size_t> makers;   // statements of the loop, in order: one load, perhaps with maps of it (a window with holes reads 0 there)
-    const Load* load = nullptr;
-  };
+  // --- operands ---
   std::optional<Operand> operand(ValueId value) const {
     Operand out{value, {}, nullptr};
     const std::function<bool(ValueId)> collect = [&](ValueId v) {
@@ -128,7 +133,7 @@ class Nest {
       std::vector<AxisId> axes;
       for (AxisId a : axes_of(old)) axes.push_back(fresh.count(a) ? fresh.at(a) : a);
       std::sort(axes.begin(), axes.end());
-      return copies[old] = new_value(k_.values[static_cast<size_t>(old)].dtype, std::move(axes));
+      return copies[old] = new_value(dtype_of(old), std::move(axes));
     };
     Block out;
     for (size_t at : o.makers) {
@@ -165,13 +170,7 @@ class Nest {
   }
   int64_t step(const Load& l, AxisId a) const { return step_of(k_, l.buffer, l.index, a); }
 
-  // Summed axes, in panels and where they are read.
-  std::vector<AxisId> summed(ValueId v) const {
-    std::vector<AxisId> out;
-    for (AxisId a : axes_of(v))
-      if (std::count(mma_->axes.begin(), mma_->axes.end(), a)) out.push_back(a);
-    return out;
-  }
+  bool is_summed(AxisId a) const { return std::count(mma_->axes.begin(), mma_->axes.end(), a) > 0; }
   // The place in the outermost block that the axis stands within, and how many there are.
   std::pair<Index, int64_t> within_block(AxisId a) {
     AxisId around = axis(a).within;
@@ -195,134 +194,140 @@ class Nest {
   }
 
   Kernel outer_product() {
-    std::vector<AxisId>& grid = k_.phases[0].grid;
-    const bool lanes_in_a = has(mma_->a, lanes_);
-    const std::optional<Operand> wide = operand(lanes_in_a ? mma_->a : mma_->b);   // it runs along the lanes
-    if (!wide || !in_grid(lanes_)) return original_;
+    if (!find_operands() || !choose_copies()) return original_;
+    choose_instances();
+    std::optional<Each> fill, fill_rows;
+    if (pack_) fill = panels();
+    if (pack_rows_) fill_rows = turned_rows();
+    return assemble(std::move(fill), std::move(fill_rows));
+  }
+
+  std::optional<Operand> find_wide() const { return operand(has(mma_->a, lanes_) ? mma_->a : mma_->b); }
+  std::optional<Operand> find_tall() const { return operand(has(mma_->a, lanes_) ? mma_->b : mma_->a); }
+  bool find_operands() {
+    wide_ = find_wide();
+    if (!wide_ || !in_grid(lanes_)) return false;
     for (AxisId a : axes_of(mma_->out))
-      if (a != lanes_ && in_grid(a) && !has(wide->value, a) && (axis(a).tile > 1 || rows_ < 0)) rows_ = a;
-    const int64_t row_tiles = rows_ < 0 ? 1 : tiles(rows_), columns = tiles(lanes_), width = axis(lanes_).tile;
-    for (AxisId a : axes_of(wide->value))
-      if (a != lanes_ && !std::count(mma_->axes.begin(), mma_->axes.end(), a) && axis(a).tile != 1) return original_;
+      if (a != lanes_ && in_grid(a) && !has(wide_->value, a) && (axis(a).tile > 1 || rows_ < 0)) rows_ = a;
+    if (rows_ >= 0) tall_ = find_tall();
+    return std::all_of(axes_of(wide_->value).begin(), axes_of(wide_->value).end(), [&](AxisId a) { return a == lanes_ || is_summed(a) || axis(a).tile == 1; });
+  }
 
-    // Would its panels pay?
-    const Buffer source = k_.buffers[static_cast<size_t>(wide->load->buffer)];
-    bool in_bounds = wide->makers.size() == 1;   // a vector is one plain access
-    for (size_t d = 0; d < source.shape.size(); ++d) in_bounds = in_bounds && wide->load->index[d].index.low() >= 0 && wide->load->index[d].index.high() < source.shape[d];
-    const int64_t along = step(*wide->load, lanes_);
-    const bool as_it_lies = in_bounds && along == 1, gathered = along != 1;
-    const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype));
-    bool pack = row_tiles > 1 && !(along == 1 && wide->makers.size() == 1 && row_tiles < (bytes < kFarOperand ? kManyRowTiles : 2)) && !(as_it_lies && (bytes < kLargeOperand || columns < 2));
+  // Whether copies pay, and blocks of the sum, so that what a block reads stays in the second-level cache.
+  bool choose_copies() {
+    const Buffer& source = k_.buffers[static_cast<size_t>(wide_->load->buffer)];
+    const bool plain = wide_->makers.size() == 1;
+    in_bounds_ = plain;
+    for (size_t d = 0; d < source.shape.size(); ++d) in_bounds_ = in_bounds_ && wide_->load->index[d].index.low() >= 0 && wide_->load->index[d].index.high() < source.shape[d];
+    const bool contiguous = step(*wide_->load, lanes_) == 1, as_it_lies = in_bounds_ && contiguous;   // then a vector is one plain access
+    const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype)), row_tiles = rows_ < 0 ? 1 : tiles(rows_), columns = tiles(lanes_);
+    const bool few_readers = contiguous && plain && row_tiles < (bytes < kFarOperand ? kManyRowTiles : 2), small = as_it_lies && (bytes < kLargeOperand || columns < 2);
+    pack_ = row_tiles > 1 && !few_readers && !small;
+    // Where each step of the sum is another line of the rows' operand, that is copied too, and that wants several panels.
+    const AxisId first = mma_->axes[0], last = mma_->axes.back();
+    pack_rows_ = pack_ && tall_ && has(tall_->value, rows_) && axes_of(tall_->value).size() == mma_->axes.size() + 1 && step(*tall_->load, rows_) == 1 && step(*tall_->load, last) > 1 && axis(last).extent >= 64 && columns > 1;
 
-    // The rows' operand, where each step of the sum is another line: it is copied too, and that wants several panels.
-    std::optional<Operand> tall = rows_ < 0 ? std::nullopt : operand(lanes_in_a ? mma_->b : mma_->a);
-    const bool pack_rows = pack && tall && has(tall->value, rows_) && step(*tall->load, rows_) == 1 && step(*tall->load, mma_->axes.back()) > 1 && axes_of(tall->value).size() == mma_->axes.size() + 1 &&
-                           axis(mma_->axes.back()).extent >= 64 && columns > 1;
-
-    // Blocks of the sum: a panel stays in the second-level cache.
     int64_t total = 1;
     for (AxisId a : mma_->axes) total = checked_mul(total, axis(a).extent);
-    const AxisId first = mma_->axes[0];
     const int64_t rest = total / std::max<int64_t>(axis(first).extent, 1);
-    const bool streamed = !pack && as_it_lies && row_tiles == 1 && bytes >= kLargeOperand && rest == 1 && total >= 4 * kStreamedBlock;
-    AxisId sum_block = -1;
-    if ((pack && total > (pack_rows ? kWholeSum / 2 : kWholeSum)) || streamed) {
-      const int64_t wanted = streamed ? kStreamedBlock : ceil_div(total, ceil_div(total, kSumBlock));
+    streamed_ = !pack_ && as_it_lies && row_tiles == 1 && bytes >= kLargeOperand && rest == 1 && total >= 4 * kStreamedBlock;
+    if (!pack_ && !streamed_) return false;
+    depth_ = total;
+    if (streamed_ || total > (pack_rows_ ? kWholeSum / 2 : kWholeSum)) {
+      const int64_t wanted = streamed_ ? kStreamedBlock : ceil_div(total, ceil_div(total, kSumBlock));
       const int64_t tile = round_up(std::max<int64_t>(1, wanted / std::max<int64_t>(rest, 1)), rest == 1 ? arch_.lanes : axis(first).tile);
-      if (!axis(first).symbol && tile < axis(first).extent) sum_block = block_axis(first, tile);
+      if (!axis(first).symbol && tile < axis(first).extent) sum_block_ = block_axis(first, tile), depth_ = tile * rest;
     }
-    if (!pack && sum_block < 0) return original_;
-    const int64_t depth = sum_block < 0 ? total : axis(sum_block).tile * rest;
-    if (pack && checked_mul(checked_mul(depth, width), size_of(k_.values[static_cast<size_t>(wide->value)].dtype)) > (gathered ? kLargestGathered : 4 * arch_.cache)) return original_;
+    if (!pack_) return sum_block_ >= 0;
+    return checked_mul(checked_mul(depth_, axis(lanes_).tile), size_of(dtype_of(wide_->value))) <= (contiguous ? 4 * arch_.cache : kLargestGathered);
+  }
 
-    // Panels side by side that share the rows' operand, as the cache allows; but many instances.
+  // Panels side by side that share the rows' operand, as the cache allows, and blocks of rows; but many instances.
+  void choose_instances() {
+    std::vector<AxisId>& grid = k_.phases[0].grid;
+    const int64_t columns = tiles(lanes_), width = axis(lanes_).tile;
     int64_t others = 1;
     for (AxisId a : grid)
       if (a != lanes_ && a != rows_) others = checked_mul(others, tiles(a));
-    const int64_t element = size_of(k_.values[static_cast<size_t>(wide->value)].dtype);
-    int64_t side_by_side = std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth * width * element, 1), pack_rows ? 2 : 1, columns);
-    const int64_t least = pack_rows ? std::min(kPackedRowsPanels, side_by_side) : 1;
-    if (streamed) side_by_side = columns;
-    side_by_side = std::clamp<int64_t>(columns * others / (streamed ? kStreams : kInstances), std::min(least, side_by_side), side_by_side);
-    side_by_side = ceil_div(columns, ceil_div(columns, side_by_side));
-    if (axis(lanes_).symbol) side_by_side = 1;
-    if (side_by_side > 1) {
-      const AxisId blocks = block_axis(lanes_, side_by_side * width);
-      std::replace(grid.begin(), grid.end(), lanes_, blocks);
-    }
-    int64_t instances = checked_mul(others, ceil_div(columns, side_by_side));
-    AxisId row_blocks = -1;
-    int64_t group = kCopiedRowTiles;   // tiles of rows that are copied together: whole squares of lanes
-    while (pack_rows && group * axis(rows_).tile % arch_.lanes != 0) ++group;
-    if (rows_ >= 0 && !axis(rows_).symbol && row_tiles >= 2 * kFewestRowTiles && (instances < kInstances || sum_block >= 0)) {
-      const int64_t most = std::max<int64_t>(1, row_tiles / kFewestRowTiles);
-      const int64_t wanted = std::max(ceil_div(kInstances, instances), sum_block >= 0 ? ceil_div(axis(rows_).extent * side_by_side * width * 4, 2 * arch_.cache) : 1);
-      if (const int64_t n = std::min(most, wanted); n > 1) {
-        row_blocks = block_axis(rows_, axis(rows_).tile * round_up(ceil_div(row_tiles, n), pack_rows ? group : 1));
-        std::replace(grid.begin(), grid.end(), rows_, row_blocks);
-      }
-    }
-    if (rows_ >= 0 && row_blocks < 0) std::erase(grid, rows_);
-    if (pack_rows) row_group_ = axis(rows_).within = new_axis(rows_, axis(rows_).tile * group, row_blocks);
+    int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), pack_rows_ ? 2 : 1, columns);
+    const int64_t least = pack_rows_ ? std::min(kPackedRowsPanels, side_by_side) : 1;
+    side_by_side = std::clamp<int64_t>(columns * others / (streamed_ ? kStreams : kInstances), least, side_by_side);
+    side_by_side = axis(lanes_).symbol ? 1 : ceil_div(columns, ceil_div(columns, side_by_side));
+    if (side_by_side > 1) std::replace(grid.begin(), grid.end(), lanes_, block_axis(lanes_, side_by_side * width));
+    if (rows_ < 0) return;
 
-    // Panels: [column tile, summed axes, lanes].
-    std::optional<Each> fill;
-    if (pack) {
-      Shape shape;
-      std::vector<Index> place;
-      const auto [column, most] = within_block(lanes_);
-      if (axis(lanes_).within >= 0) {
-        shape.push_back(ceil_div(most, width));
-        place.push_back(planted(Fault::panel_without_mod) ? floor_div(coordinate(lanes_), width) : floor_div(column, width));
-      }
-      std::map<AxisId, AxisId> fresh;
-      fill.emplace();
-      const bool turned = gathered && in_bounds && step(*wide->load, mma_->axes.back()) == 1;
-      for (AxisId a : summed(wide->value)) {
-        const auto [index, extent] = within_block(a);
-        shape.push_back(std::max<int64_t>(extent - planted(Fault::panel_tail), 1));
-        place.push_back(index);
-        int64_t tile = a != mma_->axes.back() ? 1 : turned ? arch_.lanes : std::min<int64_t>(4, extent);
-        if (axis(a).within >= 0 && axis(axis(a).within).tile % tile != 0) tile = axis(a).tile;
-        fresh[a] = new_axis(a, tile, axis(a).within);
-        fill->axes.push_back(fresh[a]);
-      }
-      shape.push_back(width);
-      place.push_back(axis(lanes_).extent > width && !(planted(Fault::panel_without_mod) && axis(lanes_).within < 0) ? floor_mod(coordinate(lanes_), width) : coordinate(lanes_));
-      const AxisId along_lanes = axis(lanes_).within >= 0 || turned ? new_axis(lanes_, turned ? arch_.lanes : width, axis(lanes_).within >= 0 ? axis(lanes_).within : lanes_) : lanes_;
-      axis(along_lanes).lanes = true;
-      if (along_lanes != lanes_) {
-        fresh[lanes_] = along_lanes;
-        fill->axes.insert(turned ? fill->axes.begin() : fill->axes.end(), along_lanes);
-      }
-      const BufferId panel = new_scratch(k_.values[static_cast<size_t>(wide->value)].dtype, std::move(shape));
-      fill->body = copy(*wide, panel, place, fresh);
-      read_from(*wide, panel, place);
-      if (tall) tall = operand(lanes_in_a ? mma_->b : mma_->a);   // the loop has changed
+    int64_t group = kCopiedRowTiles;   // tiles of rows that are copied together: whole squares of lanes
+    while (group * axis(rows_).tile % arch_.lanes != 0) ++group;
+    const int64_t row_tiles = tiles(rows_), instances = checked_mul(others, ceil_div(columns, side_by_side));
+    int64_t blocks = 1;
+    if (!axis(rows_).symbol && row_tiles >= 2 * kFewestRowTiles && (instances < kInstances || sum_block_ >= 0)) {
+      const int64_t sums_bytes = axis(rows_).extent * side_by_side * width * size_of(dtype_of(mma_->out));
+      blocks = std::min(row_tiles / kFewestRowTiles, std::max(ceil_div(kInstances, instances), sum_block_ >= 0 ? ceil_div(sums_bytes, 2 * arch_.cache) : 1));
     }
-    std::optional<Each> fill_rows;
-    if (pack_rows) {   // [rows, summed axes]: the last one becomes contiguous
-      const DType dtype = k_.values[static_cast<size_t>(tall->value)].dtype;
-      const AxisId last = mma_->axes.back();
-      Shape shape{axis(row_group_).tile};
-      std::vector<Index> place{floor_mod(coordinate(rows_), axis(row_group_).tile)};
-      std::map<AxisId, AxisId> fresh{{rows_, new_axis(rows_, arch_.lanes, row_group_)}};
-      fill_rows.emplace();
-      for (AxisId a : summed(tall->value)) {
-        const auto [index, extent] = within_block(a);
-        shape.push_back(a == last ? apart(extent, size_of(dtype)) : extent);
-        place.push_back(index);
-        const bool turned = a == last && (axis(a).within < 0 || axis(axis(a).within).tile % arch_.lanes == 0);
-        fresh[a] = new_axis(a, turned ? arch_.lanes : 1, axis(a).within);
-        axis(fresh[a]).lanes = turned;
-        fill_rows->axes.push_back(fresh[a]);
-      }
-      fill_rows->axes.push_back(fresh[rows_]);
-      const BufferId panel = new_scratch(dtype, std::move(shape));
-      fill_rows->body = copy(*tall, panel, place, fresh);
-      read_from(*tall, panel, place);
+    const AxisId row_block = blocks > 1 ? block_axis(rows_, axis(rows_).tile * round_up(ceil_div(row_tiles, blocks), pack_rows_ ? group : 1)) : -1;
+    if (row_block >= 0) std::replace(grid.begin(), grid.end(), rows_, row_block);
+    else std::erase(grid, rows_);
+    if (pack_rows_) row_group_ = axis(rows_).within = new_axis(rows_, axis(rows_).tile * group, row_block);
+  }
+
+  // Panels [column tile, summed axes, lanes].
+  Each panels() {
+    Each fill;
+    Shape shape;
+    std::vector<Index> place;
+    std::map<AxisId, AxisId> fresh;
+    const int64_t width = axis(lanes_).tile;
+    const bool several = axis(lanes_).within >= 0, turned = in_bounds_ && step(*wide_->load, lanes_) != 1 && step(*wide_->load, mma_->axes.back()) == 1;
+    if (several) {
+      const auto [column, extent] = within_block(lanes_);
+      shape.push_back(ceil_div(extent, width));
+      place.push_back(floor_div(planted(Fault::panel_without_mod) ? coordinate(lanes_) : column, width));
     }
-    return assemble(std::move(fill), std::move(fill_rows), sum_block);
+    for (AxisId a : axes_of(wide_->value)) {
+      if (!is_summed(a)) continue;
+      const auto [index, extent] = within_block(a);
+      shape.push_back(std::max<int64_t>(extent - planted(Fault::panel_tail), 1));
+      place.push_back(index);
+      int64_t tile = a != mma_->axes.back() ? 1 : turned ? arch_.lanes : std::min<int64_t>(4, extent);
+      if (axis(a).within >= 0 && axis(axis(a).within).tile % tile != 0) tile = axis(a).tile;
+      fill.axes.push_back(fresh[a] = new_axis(a, tile, axis(a).within));
+    }
+    shape.push_back(width);
+    place.push_back(axis(lanes_).extent > width && (several || !planted(Fault::panel_without_mod)) ? floor_mod(coordinate(lanes_), width) : coordinate(lanes_));
+    if (several || turned) {
+      const AxisId along = fresh[lanes_] = new_axis(lanes_, turned ? arch_.lanes : width, several ? axis(lanes_).within : lanes_);
+      axis(along).lanes = true;
+      fill.axes.insert(turned ? fill.axes.begin() : fill.axes.end(), along);
+    }
+    const BufferId panel = new_scratch(dtype_of(wide_->value), std::move(shape));
+    fill.body = copy(*wide_, panel, place, fresh);
+    read_from(*wide_, panel, place);
+    if (tall_) tall_ = find_tall();   // the loop has changed
+    return fill;
+  }
+
+  // The rows' operand as [rows, summed axes]: the last one becomes contiguous.
+  Each turned_rows() {
+    Each fill;
+    const AxisId last = mma_->axes.back();
+    Shape shape{axis(row_group_).tile};
+    std::vector<Index> place{floor_mod(coordinate(rows_), axis(row_group_).tile)};
+    std::map<AxisId, AxisId> fresh{{rows_, new_axis(rows_, arch_.lanes, row_group_)}};
+    for (AxisId a : axes_of(tall_->value)) {
+      if (!is_summed(a)) continue;
+      const auto [index, extent] = within_block(a);
+      shape.push_back(a == last ? apart(extent, size_of(dtype_of(tall_->value))) : extent);
+      place.push_back(index);
+      const bool turned = a == last && (axis(a).within < 0 || axis(axis(a).within).tile % arch_.lanes == 0);
+      fresh[a] = new_axis(a, turned ? arch_.lanes : 1, axis(a).within);
+      axis(fresh[a]).lanes = turned;
+      fill.axes.push_back(fresh[a]);
+    }
+    fill.axes.push_back(fresh[rows_]);
+    const BufferId panel = new_scratch(dtype_of(tall_->value), std::move(shape));
+    fill.body = copy(*tall_, panel, place, fresh);
+    read_from(*tall_, panel, place);
+    return fill;
   }
 
   // each (axes that the instance walks) { body }
@@ -339,7 +344,7 @@ class Nest {
     for (Stmt& s : body) out.push_back(std::move(s));
   }
 
-  Kernel assemble(std::optional<Each> fill, std::optional<Each> fill_rows, AxisId sum_block) {
+  Kernel assemble(std::optional<Each> fill, std::optional<Each> fill_rows) {
     Block before, after, out;
     bool behind = false;
     Stmt product;
@@ -351,7 +356,7 @@ class Nest {
         (behind ? after : before).push_back(std::move(s));
       }
     }
-    if (sum_block < 0) {
+    if (sum_block_ < 0) {
       Block body = std::move(before);
       body.push_back(std::move(product));
       for (Stmt& s : after) body.push_back(std::move(s));
@@ -390,14 +395,15 @@ class Nest {
     x.kind = y.kind = ScalarNode::Kind::operand, add.kind = ScalarNode::Kind::op;
     x.dtype = y.dtype = add.dtype = sum.dtype;
     y.operand = 1;
-    add.args = {0, 1};   // its op is add
+    add.op = Op::add;
+    add.args = {0, 1};
     Block step = before;   // what the loop reads from around it
     step.push_back(std::move(product));
     step.push_back(read(old));
     step.push_back({MapTile{next, {x, y, add}, {old, part}}});
     step.push_back({Store{sums, box_of(place), next}});
     Seq blocks;
-    blocks.axes = {sum_block};
+    blocks.axes = {sum_block_};
     if (fill) blocks.body.push_back({std::move(*fill)});
     tile_loops(blocks.body, std::move(step), std::move(fill_rows));
     out.push_back({std::move(blocks)});
