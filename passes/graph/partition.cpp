@@ -13,6 +13,7 @@
 //     masks would be computed in every step of the sum) or casts of memory;
 //   - no map is computed at more than four places for one element (chains of maps that each look at two places);
 //   - a running sum or a put_add is its only output (every step is stored), and nothing else in it reduces.
+// Then maps that are cheaper to compute again where they are read become free, too (duplicate.h).
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
 // between the calls.
 // Control flow is no kernel: its arguments and results are in memory, its bodies are partitioned by themselves. But a scan
@@ -30,7 +31,7 @@
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "ir/symbol.h"
-#include "passes/graph/partition.h"
+#include "passes/graph/duplicate.h"
 #include "passes/graph/recompute.h"
 #include "passes/plan/place.h"
 
@@ -41,29 +42,8 @@ namespace {
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
 constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
 constexpr int kMaxReads = 4;   // in one loop: a chain of maps that each read the one before at two places doubles at every step
-constexpr const char *kSameMemory = "the same memory", *kRecomputed = "recomputed: more than its operands and what becomes of it";
-
-// Maps of one shape in every step, and single elements; so each element can walk through the steps alone.
-bool is_elementwise_scan(const Node& n) {
-  if (n.op != Op::scan || n.attrs.limit[0] < 1) return false;
-  if (is_symbolic(n.attrs.limit) && !n.attrs.stride.empty() && n.attrs.stride[0] < 0) return false;   // an index would hold the symbol
-  const Graph& body = *n.attrs.body;
-  const size_t varying = static_cast<size_t>(n.attrs.index[0]);
-  const Shape* shape = nullptr;
-  if (body.nodes.size() > kMaxNodes || body.outputs.size() > kMaxOutputs) return false;
-  for (size_t i = 0; i < body.nodes.size(); ++i) {
-    const Node& inner = body.nodes[i];
-    const bool spread = (inner.op == Op::broadcast || inner.op == Op::reshape || inner.op == Op::barrier) && (body.type(inner.args[0]).size() == 1 || inner.type == body.type(inner.args[0]));
-    if (!means<Map>(inner.op) && !spread && inner.op != Op::input && !(inner.op == Op::constant && inner.type.size() == 1)) return false;
-    if (inner.type.size() == 1) continue;
-    if (inner.type.size() == 0 || (shape && inner.type.shape != *shape)) return false;
-    shape = &inner.type.shape;
-  }
-  const auto whole = [&](NodeId id) { return !shape || body.type(id).shape == *shape; };   // of all elements, not one for all
-  for (size_t k = 0; k < varying; ++k)
-    if (!whole(body.inputs[k])) return false;
-  return std::all_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return whole(o.node); });
-}
+constexpr const char *kSameMemory = "the same memory", *kRecomputed = "recomputed: more than its operands and what becomes of it",
+                     *kDuplicated = "computed again: cheaper than to write and read it";
 
 class Partitioner {
  public:
@@ -93,12 +73,10 @@ class Partitioner {
     place_concats();
     merge_all();
     merge_siblings();
+    duplicate();
     place_slices();
     tell_recomputed();
-    Partition out;
-    out.call_of.assign(graph_.nodes.size(), -1);
-    build(out);
-    return out;
+    return build_calls(groups_, places_);
   }
 
  private:
@@ -111,6 +89,7 @@ class Partitioner {
   std::vector<int> group_;                    // of each node; -1: leaf or free
   std::vector<std::vector<NodeId>> members_;  // of each group, sorted; empty once merged away
   std::set<NodeId> places_;                   // groups' only members that need no kernel
+  Groups groups_{graph_, root_, free_, group_, members_, producers_, consumers_};
   std::vector<int> seen_;                     // by node: the last walk that met it
   int marks_ = 0;                             // walks so far
 
@@ -172,14 +151,7 @@ class Partitioner {
     }
   }
 
-  std::vector<NodeId> outputs_of(const std::vector<NodeId>& nodes) const {
-    std::vector<NodeId> out;
-    for (NodeId id : nodes) {
-      const std::vector<NodeId>& readers = consumers_[static_cast<size_t>(id)];
-      if (root_[static_cast<size_t>(id)] || std::any_of(readers.begin(), readers.end(), [&](NodeId u) { return !std::binary_search(nodes.begin(), nodes.end(), u); })) out.push_back(id);
-    }
-    return out;
-  }
+  std::vector<NodeId> outputs_of(const std::vector<NodeId>& nodes) const { return groups_.outputs_of(nodes); }
 
   // Is there a path from group p through another one to group c, which reads p? Nodes above c's last are not asked: until
   // the walk over all nodes comes to them, they stand alone or are control flow's, and what follows them is above, too.
@@ -243,7 +215,7 @@ class Partitioner {
         [&](const Map&) {
           std::set<int> axes;
           for (const Index& e : index) e.collect_axes(axes);
-          if (group_[i] >= 0 && ++w.reads[{id, axes}] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
+          if (!nested_[i] && ++w.reads[{id, axes}] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
           if (operand && n.op != Op::cast && !nested_[i]) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
         },
@@ -303,7 +275,7 @@ class Partitioner {
   }
 
   /// Empty where the nodes may be one kernel, else the reason why not.
-  std::string obstacle(const std::vector<NodeId>& nodes) const {
+  std::string obstacle(const std::vector<NodeId>& nodes, const std::vector<NodeId>* stored = nullptr) const {
     if (nodes.size() > kMaxNodes) return fmt::format("a kernel holds at most {} ops", kMaxNodes);
     int products = 0;
     std::vector<const Node*> reductions;
@@ -313,7 +285,7 @@ class Partitioner {
     }
     if (products > 1 && !(products == 2 && share_scores(nodes))) return "a kernel holds one product";
     if (products && !reductions.empty()) return "a product tiles the axis that the reduction wants whole";
-    const std::vector<NodeId> outputs = outputs_of(nodes);
+    const std::vector<NodeId> outputs = stored ? *stored : outputs_of(nodes);
     for (NodeId id : nodes)
       if (means<Cumulate>(at(id).op) && (outputs != std::vector{id} || products || !reductions.empty())) return "a running sum is the result of its kernel";
       else if (means<PutAdd>(at(id).op) && outputs != std::vector{id}) return "a put_add is the result of its kernel";
@@ -336,7 +308,7 @@ class Partitioner {
       if (shape.size() < rows.size() || !std::equal(rows.begin(), rows.end(), shape.begin())) return "outputs do not share their leading dims";
       if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
     }
-    Walk w{nodes, {}, 0, {}, {}};
+    Walk w{nodes, {}, 0, {}, {}, {}};
     for (int64_t extent : rows) w.rows.push_back(w.fresh(extent));
     for (NodeId o : outputs) {
       std::vector<Index> index = w.rows;
@@ -442,6 +414,35 @@ class Partitioner {
     }
   }
 
+  // --- maps that are computed again ---
+  void duplicate() {
+    const auto legal = [&](int group, const std::vector<NodeId>& copies, const std::vector<NodeId>& outputs) {
+      const std::vector<NodeId>& own = members_[static_cast<size_t>(group)];
+      if (of_control(own[0]) || places_.count(own[0]) || nests(own)) return false;
+      std::vector<NodeId> all;
+      std::set_union(own.begin(), own.end(), copies.begin(), copies.end(), std::back_inserter(all));
+      const std::vector<NodeId> stored = outputs.empty() ? outputs_of(own) : outputs;
+      return obstacle(all, &stored).empty();
+    };
+    std::set<NodeId> duplicated;
+    duplicate_maps(groups_, legal, [&](NodeId id) { return !of_control(id) && context_.allow() && duplicated.insert(id).second; });
+    for (size_t v = first_verdict_; v < context_.verdicts.size(); ++v)
+      if (Verdict& verdict = context_.verdicts[v]; duplicated.count(verdict.producer) && !verdict.fused) verdict.fused = true, verdict.reason = kDuplicated, verdict.bytes = 0;
+  }
+  // Does it compute what is recomputed in blocks?
+  bool nests(const std::vector<NodeId>& nodes) const {
+    std::set<NodeId> seen;
+    std::vector<NodeId> stack = nodes;
+    while (!stack.empty()) {
+      const NodeId id = stack.back();
+      stack.pop_back();
+      if (nested_[static_cast<size_t>(id)]) return true;
+      if (!seen.insert(id).second || !(free_[static_cast<size_t>(id)] || std::binary_search(nodes.begin(), nodes.end(), id))) continue;
+      stack.insert(stack.end(), at(id).args.begin(), at(id).args.end());
+    }
+    return false;
+  }
+
   void tell_recomputed() {
     std::map<NodeId, std::set<NodeId>> readers;
     for (size_t u = 0; u < nested_.size(); ++u)
@@ -478,97 +479,30 @@ class Partitioner {
         if (context_.verdicts[v].consumer == id) context_.verdicts[v].reason = kSameMemory, context_.verdicts[v].bytes = 0;
     }
   }
-
-  // --- building the calls ---
-  struct Region {
-    GraphBuilder builder;
-    std::map<NodeId, NodeId> map;       // graph node → region node
-    std::vector<NodeId> operands;       // graph nodes passed in
-  };
-
-  NodeId copy_into(Region& r, NodeId id, const std::vector<NodeId>& nodes) const {
-    if (const auto it = r.map.find(id); it != r.map.end()) return it->second;
-    const Node& n = at(id);
-    const size_t i = static_cast<size_t>(id);
-    NodeId out;
-    if (leaf_[i] || (group_[i] >= 0 && !std::binary_search(nodes.begin(), nodes.end(), id))) {
-      out = r.builder.input(fmt::format("a{}", r.operands.size()), n.type, graph_.where(id));
-      r.operands.push_back(id);
-    } else {
-      std::vector<NodeId> args;
-      for (NodeId a : n.args) args.push_back(copy_into(r, a, nodes));
-      out = r.builder.add(n.op, std::move(args), n.attrs, graph_.where(id));
-    }
-    return r.map[id] = out;
-  }
-
-  static std::string name_for(const Graph& body) {
-    std::vector<std::string> names;
-    for (const Node& n : body.nodes)
-      if (!means<Source>(n.op) && !means<View>(n.op) && n.op != Op::result && (names.empty() || names.back() != name_of(n.op))) names.emplace_back(name_of(n.op));
-    if (names.empty()) names.push_back("copy");
-    if (names.size() > 4) names = {names[0], names[1], "and", fmt::format("{}_more", names.size() - 2)};
-    return fmt::format("{}", fmt::join(names, "_"));
-  }
-
-  void build(Partition& out) const {
-    GraphBuilder b;
-    b.symbol(graph_.symbol);
-    std::map<NodeId, NodeId> map;
-    for (NodeId id : graph_.inputs) map[id] = b.input(at(id).attrs.name, at(id).type, graph_.where(id));
-    const auto mapped = [&](NodeId id) {
-      if (!map.count(id)) map[id] = b.add(Op::constant, {}, at(id).attrs, graph_.where(id));   // an output or a loop's argument that is a constant
-      return map.at(id);
-    };
-    // Groups in an order in which every operand comes first.
-    std::set<int> done;
-    const std::function<void(int)> emit = [&](int g) {
-      if (!done.insert(g).second) return;
-      const std::vector<NodeId>& nodes = members_[static_cast<size_t>(g)];
-      for (NodeId id : nodes)
-        for (NodeId p : producers_[static_cast<size_t>(id)]) emit(group_[static_cast<size_t>(p)]);
-      if (places_.count(nodes[0])) {
-        const Node& view = at(nodes[0]);
-        std::vector<NodeId> args;
-        for (NodeId a : view.args) args.push_back(map.at(a));
-        map[nodes[0]] = b.add(view.op, std::move(args), view.attrs, graph_.where(nodes[0]));
-        return;
-      }
-      if (is_control_flow(at(nodes[0]).op) && !is_elementwise_scan(at(nodes[0]))) {
-        std::vector<NodeId> args;
-        for (NodeId a : at(nodes[0]).args) args.push_back(mapped(a));
-        map[nodes[0]] = b.add(at(nodes[0]).op, std::move(args), at(nodes[0]).attrs, graph_.where(nodes[0]));
-        for (NodeId result : nodes)
-          if (result != nodes[0]) out.result_of[result] = map[result] = b.add(Op::result, {map.at(nodes[0])}, at(result).attrs, graph_.where(result));
-        for (NodeId id : nodes) out.call_of[static_cast<size_t>(id)] = map.at(nodes[0]);
-        return;
-      }
-      Region r;
-      const std::vector<NodeId> outputs = outputs_of(nodes);
-      for (NodeId o : outputs) r.builder.output(fmt::format("r{}", r.builder.graph().outputs.size()), copy_into(r, o, nodes));
-      Attrs attrs;
-      attrs.transform = Transform::kernel;
-      attrs.body = std::make_shared<const Graph>(r.builder.finish());
-      attrs.name = name_for(*attrs.body);
-      std::vector<NodeId> args;
-      for (NodeId id : r.operands) {
-        if (!map.count(id)) map[id] = b.add(Op::constant, {}, at(id).attrs, graph_.where(id));
-        args.push_back(map.at(id));
-      }
-      const NodeId call = b.add(Op::call, std::move(args), std::move(attrs), graph_.where(outputs[0]));
-      for (size_t o = 0; o < outputs.size(); ++o)
-        out.result_of[outputs[o]] = map[outputs[o]] = b.result(call, planted(Fault::results_swapped) ? outputs.size() - 1 - o : o, graph_.where(outputs[o]));
-      for (NodeId id : nodes) out.call_of[static_cast<size_t>(id)] = call;
-    };
-    for (size_t i = 0; i < graph_.nodes.size(); ++i)
-      if (group_[i] >= 0) emit(group_[i]);
-    for (const NamedOutput& o : graph_.outputs) b.output(o.name, mapped(o.node));
-    for (const State& s : graph_.states) b.state(s.name, map.at(s.input), mapped(s.output));
-    out.kernels = b.finish();
-  }
 };
 
 }  // namespace
+
+bool is_elementwise_scan(const Node& n) {
+  if (n.op != Op::scan || n.attrs.limit[0] < 1) return false;
+  if (is_symbolic(n.attrs.limit) && !n.attrs.stride.empty() && n.attrs.stride[0] < 0) return false;   // an index would hold the symbol
+  const Graph& body = *n.attrs.body;
+  const size_t varying = static_cast<size_t>(n.attrs.index[0]);
+  const Shape* shape = nullptr;
+  if (body.nodes.size() > kMaxNodes || body.outputs.size() > kMaxOutputs) return false;
+  for (size_t i = 0; i < body.nodes.size(); ++i) {
+    const Node& inner = body.nodes[i];
+    const bool spread = (inner.op == Op::broadcast || inner.op == Op::reshape || inner.op == Op::barrier) && (body.type(inner.args[0]).size() == 1 || inner.type == body.type(inner.args[0]));
+    if (!means<Map>(inner.op) && !spread && inner.op != Op::input && !(inner.op == Op::constant && inner.type.size() == 1)) return false;
+    if (inner.type.size() == 1) continue;
+    if (inner.type.size() == 0 || (shape && inner.type.shape != *shape)) return false;
+    shape = &inner.type.shape;
+  }
+  const auto whole = [&](NodeId id) { return !shape || body.type(id).shape == *shape; };   // of all elements, not one for all
+  for (size_t k = 0; k < varying; ++k)
+    if (!whole(body.inputs[k])) return false;
+  return std::all_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return whole(o.node); });
+}
 
 Partition partition_with_origins(const Graph& graph, PassContext& context) { return Partitioner(graph, context).run(); }
 
