@@ -229,6 +229,7 @@ class Nest {
 
     int64_t total = 1;
     for (AxisId a : mma_->axes) total = checked_mul(total, axis(a).extent);
+    if (total == 0) return false;
     const int64_t rest = total / std::max<int64_t>(axis(first).extent, 1);
     streamed_ = !pack_ && as_it_lies && row_tiles == 1 && bytes >= kLargeOperand && rest == 1 && total >= 4 * kStreamedBlock;
     if (!pack_ && !streamed_) return false;

@@ -10,6 +10,7 @@
 #include "passes/tile/nested.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
+#include "passes/tile/regroup.h"
 
 namespace quern {
 
@@ -221,7 +222,7 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
 }  // namespace
 
 Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
-  Kernel k = pick(kernel);
+  Kernel k = pick(regroup(kernel));
   const CpuArch arch = cpu_arch(arch_name);
   const Facts facts(k);
   if (facts.products.empty()) {
