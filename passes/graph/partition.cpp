@@ -187,6 +187,7 @@ class Partitioner {
     std::set<std::pair<NodeId, std::string>> seen;
     std::map<std::pair<NodeId, std::set<int>>, int> reads;   // of maps, at different places of the same axes
     std::string problem;
+    const std::vector<NodeId>* copies = nullptr;   // of maps that are computed again: each at one place
     Index fresh(int64_t extent) { return Index::axis(next_axis++, extent); }
   };
 
@@ -215,7 +216,8 @@ class Partitioner {
         [&](const Map&) {
           std::set<int> axes;
           for (const Index& e : index) e.collect_axes(axes);
-          if (!nested_[i] && ++w.reads[{id, axes}] > kMaxReads) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), kMaxReads);
+          const int most = w.copies && std::binary_search(w.copies->begin(), w.copies->end(), id) ? 1 : kMaxReads;
+          if (!nested_[i] && ++w.reads[{id, axes}] > most) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), most);
           if (operand && n.op != Op::cast && !nested_[i]) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
         },
@@ -275,7 +277,7 @@ class Partitioner {
   }
 
   /// Empty where the nodes may be one kernel, else the reason why not.
-  std::string obstacle(const std::vector<NodeId>& nodes, const std::vector<NodeId>* stored = nullptr) const {
+  std::string obstacle(const std::vector<NodeId>& nodes, const std::vector<NodeId>* stored = nullptr, const std::vector<NodeId>* copies = nullptr) const {
     if (nodes.size() > kMaxNodes) return fmt::format("a kernel holds at most {} ops", kMaxNodes);
     int products = 0;
     std::vector<const Node*> reductions;
@@ -308,7 +310,7 @@ class Partitioner {
       if (shape.size() < rows.size() || !std::equal(rows.begin(), rows.end(), shape.begin())) return "outputs do not share their leading dims";
       if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
     }
-    Walk w{nodes, {}, 0, {}, {}, {}};
+    Walk w{nodes, {}, 0, {}, {}, {}, copies};
     for (int64_t extent : rows) w.rows.push_back(w.fresh(extent));
     for (NodeId o : outputs) {
       std::vector<Index> index = w.rows;
@@ -422,7 +424,7 @@ class Partitioner {
       std::vector<NodeId> all;
       std::set_union(own.begin(), own.end(), copies.begin(), copies.end(), std::back_inserter(all));
       const std::vector<NodeId> stored = outputs.empty() ? outputs_of(own) : outputs;
-      return obstacle(all, &stored).empty();
+      return obstacle(all, &stored, &copies).empty();
     };
     std::set<NodeId> duplicated;
     duplicate_maps(groups_, legal, [&](NodeId id) { return !of_control(id) && context_.allow() && duplicated.insert(id).second; });
