@@ -11,6 +11,7 @@
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/regroup.h"
+#include "passes/tile/roll.h"
 
 namespace quern {
 
@@ -233,7 +234,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
   }
   if (has_nested_products(k)) return plan_nested(join(k), arch);
   plan_product(k, facts, arch);
-  return nest(k, arch);
+  return roll(nest(k, arch), arch.lanes);
 }
 
 }  // namespace quern
