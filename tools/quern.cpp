@@ -19,13 +19,14 @@
 #include "ir/text.h"
 #include "models/dataset.h"
 #include "models/mlp.h"
+#include "models/zoo.h"
 #include "tools/commands.h"
 #include "tools/diagnostics.h"
 
 namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
-  command.add_option("model", name, "a registered model (mlp), a .qir or an .onnx file")->required();
+  command.add_option("model", name, "a registered model (mlp, heads, cnn, block, lstm), a .qir or an .onnx file")->required();
   command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes)")->allow_extra_args(false);
   onnx.add_to(command);
 }
@@ -99,14 +100,15 @@ Graph ModelArgument::load(NamedTensors* weights) const {
     want_affordable(config, batch.high);
     return mlp_step(config, batch, {}, 1).graph;
   }
-  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for files").with_help("change the file, or name a registered model: mlp");
+  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the model mlp alone").with_help("change the file, or name mlp");
+  if (auto step = zoo::build(name)) return std::move(step->graph);
   if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") {
     onnx::Imported imported = onnx::import_file(name, onnx.options());
     if (weights) *weights = std::move(imported.weights);
     return std::move(imported.graph);
   }
   if (name.size() < 4 || name.substr(name.size() - 4) != ".qir")
-    throw Error(Code::unknown_model, fmt::format("there is no model \"{}\"; registered models: mlp; a file must end in .qir or .onnx", name)).with_help(suggestion(name, {"mlp"}, "`quern dump mlp -o model.qir` writes a file to start from"));
+    throw Error(Code::unknown_model, fmt::format("there is no model \"{}\"; registered models: mlp, {}; a file must end in .qir or .onnx", name, fmt::join(zoo::names(), ", "))).with_help(suggestion(name, {"mlp"}, "`quern dump mlp -o model.qir` writes a file to start from"));
   const std::vector<uint8_t> bytes = read_file(name, int64_t{1} << 30);
   return parse_graph(std::string(bytes.begin(), bytes.end()), name);
 }

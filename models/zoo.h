@@ -1,0 +1,27 @@
+// Models larger than mlp.h: those that the benchmarks' suite times, that the kernel goldens count and that the command knows by
+// name. Parameters start as zeros: whoever runs them fills them.
+#pragma once
+#include <optional>
+
+#include "models/mlp.h"
+
+namespace quern::zoo {
+
+inline constexpr int64_t kInputs = 200, kHeads = 3, kHeadClasses = 10;
+inline constexpr int64_t kTime = 256, kWidth = 384, kBlockHeads = 6, kBlockBatch = 8;
+inline constexpr int64_t kVocabulary = 50257, kGptWidth = 768, kGptHeads = 12, kGptLayers = 12, kPast = 255;
+inline constexpr int64_t kGptTokens = 256;
+
+/// Training steps with AdamW (the CNN's with Optimizer's defaults): three classifiers on one trunk; two convolutions with pooling
+/// and two dense layers on 28x28 pictures; one transformer block; GPT-2 124M on one text.
+TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(), gpt_step();
+/// An LSTM's loss and gradients.
+TrainingStep lstm_gradients();
+/// Forward passes: two convolutions beside a shortcut; GPT-2 124M's next token.
+TrainingStep residual_forward(int64_t batch), decode();
+
+/// A model that the command knows by name; nothing for other names.
+const std::vector<std::string>& names();
+std::optional<TrainingStep> build(const std::string& name);
+
+}  // namespace quern::zoo
