@@ -156,6 +156,19 @@ bool has_rows(const Graph& body) {
 
 }  // namespace
 
+std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned, const tile::Kernel& lowered, const Target& target, int64_t size) {
+  CompileOptions options;
+  options.target = target;
+  Cache none("");
+  CompileReport unused;
+  std::vector<KernelImage> images = compile_all(planned, options, none, unused);
+  for (size_t i = 0; i < images.size(); ++i) {
+    describe(images[i], planned[i], lowered);
+    images[i].bound = size;
+  }
+  return images;
+}
+
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report) {
   CompileReport unused;
   CompileReport& r = report ? *report : unused;
@@ -164,6 +177,9 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     r.times.emplace_back(phase, milliseconds_since(start));
     start = Clock::now();
   };
+
+  if (options.plan && !(options.plan->target == options.target))
+    throw Error(Code::plan_target, fmt::format("{} is for {}, this is compiled for {}", options.plan->file, to_string(options.plan->target), to_string(options.target))).with_help(fmt::format("tune it on {}, or leave --plan out", to_string(options.target)));
 
   // A program that was made before.
   Program program;
@@ -211,6 +227,14 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   std::unordered_multimap<uint64_t, Lowered> by_region;
   std::vector<int64_t> bound_of;   // of each distinct kernel; 0: it has no symbol
   Schedule schedule;
+  std::set<const PlanFile::Kernel*> scheduled;   // entries of the plan file that were found
+  const auto plan = [&](const tile::Kernel& lowered) {
+    if (const PlanFile::Kernel* entry = options.plan ? options.plan->find(structure_hash(lowered)) : nullptr) {
+      scheduled.insert(entry);
+      return options.plan->apply(*entry, lowered);
+    }
+    return options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
+  };
   r.lowered.clear();
   r.planned.clear();
   // A graph's kernels, and those of the bodies in it.
@@ -242,7 +266,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         const Graph& body = one ? *single.at(call).attrs.body : *n.attrs.body;
         tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound, program.size_low, options.target.kind == TargetKind::cpu ? Updates::in_order : Updates::side_by_side);
         tile::verify(lowered);
-        tile::Kernel planned = options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
+        tile::Kernel planned = plan(lowered);
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
         images[s] = it->second;
         if (!fresh) {
@@ -258,6 +282,10 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     }
   };
   lower_calls(r.kernels, at_bound, at_one);
+  if (options.plan)
+    for (const PlanFile::Kernel& k : options.plan->kernels)
+      if (!scheduled.count(&k)) r.notes.push_back(fmt::format("{}: kernel {} ({}) is none of this program's; its schedule is not used", options.plan->file, k.name, k.structure));
+  const bool all_scheduled = !options.plan || scheduled.size() == options.plan->kernels.size();
   lap("lower and plan");
 
   program.target = options.target;
@@ -273,7 +301,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   if (options.passes.memory_limit >= 0 && program.arena_bytes > options.passes.memory_limit)
     throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", program.arena_bytes, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
   lap("memory plan");
-  if (whole) unfit = store_program(cache, key, program);
+  if (whole) unfit = all_scheduled ? store_program(cache, key, program) : "its plan has kernels of other programs";   // whose note would be lost
   r.program = unfit.empty() ? "kept in the cache" : "not kept: " + unfit;
   take_notes();
   lap("keep");

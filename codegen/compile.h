@@ -1,5 +1,8 @@
 // Graph → Program: the pipeline, lowering, plans, images through the cache, order and memory plan.
 #pragma once
+#include <optional>
+
+#include "codegen/plan_file.h"
 #include "codegen/program.h"
 #include "ir/tile/kernel.h"
 #include "passes/pass.h"
@@ -11,6 +14,7 @@ struct CompileOptions {
   Target target;
   F32Products f32_products = F32Products::exact;   // CUDA: whether products of f32 may round their operands to tf32
   PassContext passes;
+  std::optional<PlanFile> plan;  // schedules of kernels that have an entry there; results stay the same
   bool use_cache = true;
   bool want_source = false;      // keep CUDA text / LLVM IR in the images
 };
@@ -26,6 +30,9 @@ struct CompileReport {
   int64_t compiled = 0, cached = 0;
   std::vector<std::string> notes;             // events: values recomputed, cache entries damaged, cache unusable, …
 };
+
+/// Images of one lowered kernel's plans, for the tuner: through no cache. `size`: the symbol's value that they are planned for, or 0.
+std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned, const tile::Kernel& lowered, const Target& target, int64_t size);
 
 /// Programs are taken from the cache and kept there as a whole unless somebody looks inside (want_source, passes.after) or
 /// the memory limit wants to be told what is recomputed.

@@ -60,11 +60,12 @@ struct JsonArgument {
   void write(const Json& value) const;
 };
 
-/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --relaxed, --no-cache: what every compiling command takes.
+/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --relaxed, --plan, --no-cache: what every compiling command takes.
 struct PassArguments {
   std::vector<std::string> disabled;
   int64_t bisect_limit = -1, memory_limit = -1;
   bool print_all = false, tf32 = false, relaxed = false, no_cache = false;
+  std::string plan;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;
 };
@@ -96,6 +97,7 @@ void register_run(CLI::App& root);
 void register_import(CLI::App& root);
 void register_conformance(CLI::App& root);
 void register_bench(CLI::App& root);
+void register_tune(CLI::App& root);
 void register_ops(CLI::App& root);
 void register_doctor(CLI::App& root);
 void register_cache(CLI::App& root);

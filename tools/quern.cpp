@@ -131,6 +131,7 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
   command.add_flag("--relaxed", relaxed, "values of bf16 and f16 stay in f32 between the ops of a kernel; without it every op rounds");
   command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
+  command.add_option("--plan", plan, "a plan file that quern tune has written for this target: schedules of kernels, which change no result");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
 }
 
@@ -142,6 +143,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
   o.passes.memory_limit = memory_limit;
+  if (!plan.empty()) o.plan = load_plan(plan);
   o.use_cache = !no_cache;
   if (print_all) o.passes.after = [](const std::string& pass, const Graph& g) { std::cerr << "after " << pass << ":\n" << to_string(g); };
   return o;
@@ -245,6 +247,7 @@ static int run(std::vector<std::string> words) {
   register_import(root);
   register_conformance(root);
   register_bench(root);
+  register_tune(root);
   register_ops(root);
   register_doctor(root);
   register_cache(root);

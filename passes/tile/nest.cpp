@@ -12,6 +12,7 @@
 
 #include "ir/support/fault.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/schedule.h"
 
 namespace quern {
 
@@ -31,7 +32,7 @@ ValueId out_of(const Stmt& s) {
 
 class Nest {
  public:
-  Nest(const Kernel& kernel, const CpuArch& arch) : original_(kernel), k_(kernel), arch_(arch) {}
+  Nest(const Kernel& kernel, const CpuArch& arch, KernelSchedule& schedule) : original_(kernel), k_(kernel), arch_(arch), schedule_(schedule) {}
 
   Kernel run() {
     if (!find_product()) return original_;
@@ -45,6 +46,7 @@ class Nest {
   const Kernel& original_;
   Kernel k_;
   const CpuArch& arch_;
+  KernelSchedule& schedule_;
   struct Operand {
     ValueId value;
     std::vector<size_t> makers;   // statements of the loop, in order: one load, perhaps with maps of it (a window with holes reads 0 there)
@@ -222,7 +224,7 @@ class Nest {
     const bool contiguous = step(*wide_->load, lanes_) == 1, as_it_lies = in_bounds_ && contiguous;   // then a vector is one plain access
     const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype)), row_tiles = rows_ < 0 ? 1 : tiles(rows_), columns = tiles(lanes_);
     const bool few_readers = contiguous && plain && row_tiles < (bytes < kFarOperand ? kManyRowTiles : 2), small = as_it_lies && (bytes < kLargeOperand || columns < 2);
-    pack_ = row_tiles > 1 && !few_readers && !small;
+    pack_ = row_tiles > 1 && schedule_.choose("packed", !few_readers && !small, 0, 1);
     // Where each step of the sum is another line of the rows' operand, that is copied too, and that wants several panels.
     const AxisId first = mma_->axes[0], last = mma_->axes.back();
     pack_rows_ = pack_ && tall_ && has(tall_->value, rows_) && axes_of(tall_->value).size() == mma_->axes.size() + 1 && step(*tall_->load, rows_) == 1 && step(*tall_->load, last) > 1 && axis(last).extent >= 64 && columns > 1;
@@ -253,7 +255,7 @@ class Nest {
     int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), pack_rows_ ? 2 : 1, columns);
     const int64_t least = pack_rows_ ? std::min(kPackedRowsPanels, side_by_side) : 1;
     side_by_side = std::clamp<int64_t>(columns * others / (streamed_ ? kStreams : kInstances), least, side_by_side);
-    side_by_side = axis(lanes_).symbol ? 1 : ceil_div(columns, ceil_div(columns, side_by_side));
+    side_by_side = axis(lanes_).symbol ? 1 : schedule_.choose("panels", ceil_div(columns, ceil_div(columns, side_by_side)), 1, columns);
     if (side_by_side > 1) std::replace(grid.begin(), grid.end(), lanes_, block_axis(lanes_, side_by_side * width));
     if (rows_ < 0) return;
 
@@ -265,6 +267,7 @@ class Nest {
       const int64_t sums_bytes = axis(rows_).extent * side_by_side * width * size_of(dtype_of(mma_->out));
       blocks = std::min(row_tiles / kFewestRowTiles, std::max(ceil_div(kInstances, instances), sum_block_ >= 0 ? ceil_div(sums_bytes, 2 * arch_.cache) : 1));
     }
+    if (!axis(rows_).symbol) blocks = schedule_.choose("row_blocks", blocks, 1, row_tiles);
     const AxisId row_block = blocks > 1 ? block_axis(rows_, axis(rows_).tile * round_up(ceil_div(row_tiles, blocks), pack_rows_ ? group : 1)) : -1;
     if (row_block >= 0) std::replace(grid.begin(), grid.end(), rows_, row_block);
     else std::erase(grid, rows_);
@@ -420,6 +423,6 @@ class Nest {
 
 }  // namespace
 
-Kernel nest(const Kernel& kernel, const CpuArch& arch) { return Nest(kernel, arch).run(); }
+Kernel nest(const Kernel& kernel, const CpuArch& arch, KernelSchedule& schedule) { return Nest(kernel, arch, schedule).run(); }
 
 }  // namespace quern

@@ -15,6 +15,6 @@
 namespace quern {
 
 /// Takes a kernel with planned tiles; gives it back unchanged where none of this would pay.
-tile::Kernel nest(const tile::Kernel& kernel, const CpuArch& arch);
+tile::Kernel nest(const tile::Kernel& kernel, const CpuArch& arch, KernelSchedule& schedule);
 
 }  // namespace quern

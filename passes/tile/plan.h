@@ -19,7 +19,8 @@ CpuArch cpu_arch(const std::string& arch);                // "avx512", "avx2" or
 /// How products of f32 may be computed on matrix units.
 enum class F32Products { exact, tf32 };
 
-tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch);
+class KernelSchedule;   // passes/tile/schedule.h: choices that change no result
+tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch, KernelSchedule* schedule = nullptr);
 tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::exact);
 
 }  // namespace quern

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <tuple>
 
+#include <fmt/format.h>
+
+#include "passes/tile/cost.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/join.h"
 #include "passes/tile/keep.h"
@@ -12,6 +15,7 @@
 #include "passes/tile/plan.h"
 #include "passes/tile/regroup.h"
 #include "passes/tile/roll.h"
+#include "passes/tile/schedule.h"
 
 namespace quern {
 
@@ -49,27 +53,23 @@ int64_t vectors_tile(const Axis& axis, int64_t lanes, int64_t most) {
 }
 
 // Accumulators of a product: rows of vectors, as many as registers hold, so that a step of the sum takes the fewest cycles
-// for all of rows x lanes: two products or two loads each, and four until a product can be added to again.
+// for all of rows x lanes.
 std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int registers) {
   std::pair<int64_t, int64_t> best{1, 1};
   double least = 0;
   for (int64_t r = 1; r <= std::min<int64_t>(rows, 12); ++r)
     for (int64_t v = 1; v <= std::min<int64_t>(vectors, registers / 4); ++v) {
       if (r * v > registers * 3 / 4) continue;
-      const auto cycles = [](int64_t across, int64_t along) {
-        const double r = static_cast<double>(across), v = static_cast<double>(along);
-        return std::max({r * v / 2, (r + v) / 2, 4.0}) + 0.08 * r + 0.15 * v;   // a vector comes from the second-level cache
-      };
       double total = 0;
       for (const auto& [across, n] : {std::pair{r, rows / r}, {rows % r, int64_t{rows % r > 0}}})
         for (const auto& [along, m] : {std::pair{v, vectors / v}, {vectors % v, int64_t{vectors % v > 0}}})
-          total += cycles(across, along) * static_cast<double>(n * m);
+          total += product_cycles(static_cast<double>(across), static_cast<double>(along)) * static_cast<double>(n * m);
       if (least == 0 || total < least - 1e-9) least = total, best = {r, v};
     }
   return best;
 }
 
-void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
+void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
   const Mma& m = *f.products[0];
   const std::vector<AxisId>& kept = k.values[static_cast<size_t>(m.out)].axes;
   const auto axis = [&](AxisId a) -> Axis& { return k.axes[static_cast<size_t>(a)]; };
@@ -111,9 +111,10 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
   }
   if (lanes >= 0 && try_lanes(k, lanes)) {
     const AxisId rows = rows_for(lanes);
-    const auto [across, vectors] = tile_for(lanes, rows);
+    const auto [across, along] = tile_for(lanes, rows);
+    const int64_t vectors = schedule.choose("vectors", along, 1, std::min<int64_t>(arch.registers / 4, ceil_div(axis(lanes).extent, arch.lanes)));
     axis(lanes).tile = vectors * arch.lanes;
-    if (rows >= 0) axis(rows).tile = across;
+    if (rows >= 0) axis(rows).tile = schedule.choose("rows", across, 1, std::clamp<int64_t>((arch.registers - 2) / vectors, 1, std::max<int64_t>(axis(rows).extent, 1)));
     axis(m.axes.back()).tile = std::clamp<int64_t>(axis(m.axes.back()).extent, 1, 2);
     return;
   }
@@ -129,15 +130,19 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch) {
     if (side < 0 || axis(a).extent > axis(side).extent) side = a;
   }
   if (sides[0] >= 0 && sides[1] >= 0 && axis(sides[0]).extent > axis(sides[1]).extent) std::swap(sides[0], sides[1]);
-  int64_t sums = 1;
-  for (AxisId side : sides)
-    if (side >= 0) sums *= axis(side).tile = std::clamp<int64_t>(std::min<int64_t>(8, arch.registers * 3 / 4 / sums), 1, axis(side).extent);
-  if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);
+  int64_t sums = 1, chosen = 1;
+  for (AxisId side : sides) {
+    if (side < 0) continue;
+    const int64_t most = axis(side).extent, standard = std::clamp<int64_t>(std::min<int64_t>(8, arch.registers * 3 / 4 / sums), 1, most);
+    sums *= standard;
+    chosen *= axis(side).tile = schedule.choose(side == sides[0] ? "few" : "many", standard, 1, std::clamp<int64_t>((arch.registers - 2) / chosen, 1, most));
+  }
+  if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);   // it orders the sums: the standard's
 }
 
 // Rows that are walked several times come from memory the first time and from the cache the others: the last that
 // writes no output asks for the next row while it computes.
-void plan_ahead(Kernel& k) {
+void plan_ahead(Kernel& k, KernelSchedule& schedule) {
   constexpr int64_t kLargeInput = 4 << 20, kShortRow = 1 << 10, kLongRow = 256 << 10;   // bytes
   if (k.phases[0].grid.empty()) return;
   const AxisId row = k.phases[0].grid.back();
@@ -163,7 +168,7 @@ void plan_ahead(Kernel& k) {
     if (n < 2 || !last) continue;
     const Buffer& b = k.buffers[static_cast<size_t>(id)];
     const int64_t bytes = step_of(k, id, last->index, row) * k.axes[static_cast<size_t>(row)].tile * size_of(b.dtype);
-    last->ahead = bytes >= kShortRow && bytes <= kLongRow && checked_mul(count(b.shape), size_of(b.dtype)) >= kLargeInput;
+    last->ahead = schedule.choose(fmt::format("ahead_{}", b.name), bytes >= kShortRow && bytes <= kLongRow && checked_mul(count(b.shape), size_of(b.dtype)) >= kLargeInput, 0, 1);
   }
 }
 
@@ -191,7 +196,7 @@ void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
   }
 }
 
-void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
+void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
   // Summed axes first: the last contiguous one of each reduction.
   for (const ReduceTile* r : f.reductions)
     for (size_t i = r->axes.size(); i-- > 0;) {
@@ -211,7 +216,9 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
   for (size_t a = k.axes.size(); a-- > 0;) {
     Axis& axis = k.axes[a];
     if (axis.lanes || axis.extent < 2 || f.walked.count(static_cast<AxisId>(a)) || !contiguous_in_stores(k, f, static_cast<AxisId>(a))) continue;
-    if (try_lanes(k, static_cast<AxisId>(a))) axis.tile = vectors_tile(axis, arch.lanes, f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : sums_side_by_side(axis));
+    if (!try_lanes(k, static_cast<AxisId>(a))) continue;
+    const int64_t most = f.reductions.empty() || std::count(f.each_axes.begin(), f.each_axes.end(), static_cast<AxisId>(a)) ? 4 : sums_side_by_side(axis);
+    axis.tile = vectors_tile(axis, arch.lanes, schedule.choose(fmt::format("vectors_i{}", a), most, 1, arch.registers / 2));
   }
   plan_turns(k, f, arch);
   // Column sums walk several rows at a time.
@@ -222,19 +229,21 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch) {
 
 }  // namespace
 
-Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name) {
+Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name, KernelSchedule* given) {
+  KernelSchedule standard;
+  KernelSchedule& schedule = given ? *given : standard;
   Kernel k = pick(regroup(kernel));
   const CpuArch arch = cpu_arch(arch_name);
   const Facts facts(k);
   if (facts.products.empty()) {
-    plan_rows(k, facts, arch);
+    plan_rows(k, facts, arch, schedule);
     k = keep(k);
-    plan_ahead(k);
+    plan_ahead(k, schedule);
     return k;
   }
   if (has_nested_products(k)) return plan_nested(join(k), arch);
-  plan_product(k, facts, arch);
-  return roll(nest(k, arch), arch.lanes);
+  plan_product(k, facts, arch, schedule);
+  return roll(nest(k, arch, schedule), arch.lanes);
 }
 
 }  // namespace quern

@@ -72,7 +72,8 @@ std::string run_steps(const test::Golden& c) {
         if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
     } else if (name == "plan_cpu" || name == "nest") {
       std::vector<tile::Kernel> after;
-      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k, cpu_arch("avx512")) : plan_cpu(k, argument));
+      KernelSchedule standard;
+      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k, cpu_arch("avx512"), standard) : plan_cpu(k, argument));
       expect_same_kernels(kernels, after);
       kernels = after;
     } else {

@@ -177,6 +177,26 @@ TEST_F(BadInput, Conformance) {
   refused("conformance onnx " + at("nowhere"), 3, "Q0301", "nowhere");
 }
 
+TEST_F(BadInput, Plans) {
+  const std::string model = "mlp --set batch=2 --target cpu:avx2 ", head = "quern plan 1 cpu:avx2\ntuned \"\"\n";
+  const auto entry = [](const std::string& structure, const std::string& fields) { return "kernel k0 \"" + structure + "\" { " + fields + " } sums \"\"\npredicted 1 of 1 cycles, measured 1 of 1 us\n"; };
+  refused("compile " + model + "-o - --plan " + at("none.plan"), 3, "Q0301", "none.plan");
+  refused("compile " + model + "-o - --plan " + write("bad.plan", "{}"), 3, "Q0316", "bad.plan:1");
+  refused("compile " + model + "-o - --plan " + write("other.plan", "quern plan 1 cpu:v128\ntuned \"\"\n"), 2, "Q0418", "is for cpu:v128");
+  expect("compile " + model + "-o " + at("m.qpk") + " --plan " + write("far.plan", head + entry(std::string(32, 'a'), "rows = 2")), 0, "is none of this program's");
+  CompileOptions options;
+  options.target = {TargetKind::cpu, "avx2"};
+  options.use_cache = false;
+  CompileReport report;
+  compile(mlp_step({784, 10, {256}, 0}, 2, {}, 1).graph, options, &report);
+  const std::string hash = structure_hash(report.lowered.at(0));
+  refused("compile " + model + "-o - --plan " + write("field.plan", head + entry(hash, "colour = 2")), 4, "Q0137", "no field \"colour\"");
+  refused("compile " + model + "-o - --plan " + write("sums.plan", head + entry(hash, "sum_tile = 8")), 4, "Q0138", "order of sums");
+  refused("compile " + model + "-o - --plan " + write("sums.plan", head + entry(hash, "")), 4, "Q0138", "run quern tune again");
+  refused("tune mlp -o " + at("x.plan") + " --device null", 2, "Q0403", "--device cpu");
+  refused("tune mlp -o " + at("x.plan") + " --plan " + at("far.plan"), 2, "Q0403", "takes no --plan");
+}
+
 TEST_F(BadInput, DevicesAndTargets) {
   refused("train mlp --device gpu", 2, "Q0405", "devices are interpret, cpu, cuda:N and null");
   refused("train mlp --device cuda:sm_90a", 2, "Q0405", "--target cuda:sm_90a");

@@ -11,6 +11,7 @@
 #include "ir/text.h"
 #include "passes/tile/nest.h"
 #include "passes/tile/plan.h"
+#include "passes/tile/schedule.h"
 #include "tests/support/sweep.h"
 
 namespace quern::test {
