@@ -57,9 +57,9 @@ std::string command_line() {
 }
 
 struct Arguments {
-  std::string device = "cpu", filter, peer = "openblas";
+  std::string device = "cpu", filter, peer = "openblas", plan;
   int64_t rounds = 11;
-  bool tf32 = false;
+  bool tf32 = false, time_passes = false;
   JsonArgument json;
 };
 
@@ -69,6 +69,8 @@ static void run(const Arguments& a) {
   Harness h{*device, peers, a.rounds, a.json.wants_stdout() ? stderr : stdout, {}};
   h.options.use_cache = false;
   if (a.tf32) h.options.f32_products = F32Products::tf32;
+  h.time_passes = a.time_passes;
+  if (!a.plan.empty()) h.options.plan = load_plan(a.plan);
   Json head = {{"schema", 2}, {"command", command_line()}, {"machine", machine(*device)}, {"device", device->name()}, {"target", to_string(device->target())}, {"threads", device->threads()}, {"rounds", a.rounds}, {"peers", peers.found()}};
   fmt::print(h.out, "{}\ndevice {} ({} threads), target {}, {} rounds; machine {}\n", head["command"].get<std::string>(), device->name(), device->threads(), to_string(device->target()), a.rounds, head["machine"].dump());
   for (const auto& [name, text] : peers.found().items()) fmt::print(h.out, "peer {}: {}\n", name, text.get<std::string>());
@@ -92,6 +94,8 @@ void register_bench(CLI::App& root) {
   c->add_option("--device", a->device, "cpu[:ARCH], cuda[:N] or null")->capture_default_str();
   c->add_option("--rounds", a->rounds, "blocks of runs, ours and the peer's in turns")->capture_default_str()->check(CLI::Range(1, 10000));
   c->add_flag("--tf32", a->tf32, "cuda: products of f32 may round their operands to tf32");
+  c->add_flag("--time-passes", a->time_passes, "print the time of every phase of each compilation");
+  c->add_option("--plan", a->plan, "a plan file that quern tune has written for this target");
   c->add_option("--peer", a->peer, "none; openblas: for products on the CPU; torch: PyTorch for the rest, too, through python3 bench/peers/torch_ops.py")->capture_default_str();
   a->json.add_to(*c);
   c->footer("Examples:\n  QUERN_THREADS=1 quern bench matmul\n  quern bench mlp --device cuda --json bench.json\n  quern bench --peer torch\n  python3 bench/peers/mlp_step.py >peers.jsonl; python3 bench/peers/join.py bench.json peers.jsonl");

@@ -50,7 +50,9 @@ Graph product_of(const Case& c) {
 void run(Harness& h, const Case& c) {
   std::vector<std::unique_ptr<Executable>> executables;
   for (const Graph& graph : {c.graph, product_of(c)}) {
-    executables.push_back(jit(h.device, graph, h.options));
+    CompileReport report;
+    executables.push_back(jit(h.device, graph, h.options, &report));
+    h.compiled(c.name, report);
     for (size_t i = 0; i < graph.inputs.size(); ++i) executables.back()->set_input(static_cast<int64_t>(i), uniform(stream_of(0, static_cast<int64_t>(i)), graph.type(graph.inputs[i]).shape));
   }
   const auto timed = [&](Executable& e) {

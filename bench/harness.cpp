@@ -71,10 +71,20 @@ void Harness::add(const std::string& name, const Times& times, const std::string
   std::fflush(out);
 }
 
+void Harness::compiled(const std::string& name, const CompileReport& report) const {
+  print_notes(report);
+  if (!time_passes) return;
+  fmt::print(out, "{}: compiled\n", name);
+  for (const auto& [phase, ms] : report.times) fmt::print(out, "  {:<16} {:9.2f} ms\n", phase, ms);
+  for (const auto& [part, of_threads] : report.parts) fmt::print(out, "    {:<14} {:9.2f} ms of all threads\n", part, of_threads);
+}
+
 void Harness::compare(const Case& c) {
   CompileOptions options = this->options;
   options.target = device.target();
-  const Program program = compile(c.graph, options);
+  CompileReport report;
+  const Program program = compile(c.graph, options, &report);
+  compiled(c.name, report);
   int64_t bytes = 0;
   for (NodeId id : c.graph.inputs) bytes += c.graph.type(id).bytes();
   for (const NamedOutput& o : c.graph.outputs) bytes += c.graph.type(o.node).bytes();

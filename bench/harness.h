@@ -30,6 +30,7 @@ struct Harness {
   int64_t rounds;
   FILE* out;                       // for people
   CompileOptions options;          // of everything that is timed
+  bool time_passes = false;        // print the phases of each compilation
   Json rows = Json::array();
 
   struct Times { Spread ours; std::optional<Spread> peer; };
@@ -37,6 +38,8 @@ struct Harness {
   Times interleave(const std::function<std::vector<double>()>& ours, const std::function<std::vector<double>()>& peer) const;
   /// Compiles, compares with the peer, times both and adds the row: what most families do.
   void compare(const Case& c);
+  /// What a compilation has to say: its notes, and with time_passes its phases.
+  void compiled(const std::string& name, const CompileReport& report) const;
   /// Adds and prints a row; `more` is merged into it.
   void add(const std::string& name, const Times& times, const std::string& peer, const Json& more, const std::string& text);
   /// Throws Error(mismatch) where the peer computes something else.

@@ -33,7 +33,10 @@ std::vector<Case> cases() {
 // A compiled step with its states and batches, and the two ways to time it.
 class Steps {
  public:
-  Steps(Harness& h, Batch sizes, int64_t batch) : device_(h.device), step_(training_step(sizes)), executable_(jit(h.device, step_.graph, h.options)) {
+  Steps(Harness& h, const std::string& name, Batch sizes, int64_t batch) : device_(h.device), step_(training_step(sizes)) {
+    CompileReport report;
+    executable_ = jit(h.device, step_.graph, h.options, &report);
+    h.compiled(name, report);
     for (auto& [name, value] : step_.initial) {
       if (name == "hidden0.weight") value = uniform(1, {kInputs, kHidden}, static_cast<float>(std::sqrt(6.0 / kInputs)));
       if (name == "out.weight") value = uniform(2, {kHidden, kClasses}, static_cast<float>(std::sqrt(6.0 / (kHidden + kClasses))));
@@ -89,12 +92,12 @@ class Steps {
 void run(Harness& h, const Case& c) {
   const int64_t batch = c.peer.at("batch");
   const bool any = c.peer.contains("any");
-  Steps ours(h, any ? Batch(1, kBound) : Batch(batch), batch);
+  Steps ours(h, c.name, any ? Batch(1, kBound) : Batch(batch), batch);
   const double loss = ours.loss();
   const auto peer = any ? std::nullopt : h.peers.prepare(c.peer, kSets);
   if (peer) h.want_equal(c.name, loss, *peer, 1e-2);
   std::optional<Steps> fixed;
-  if (any) fixed.emplace(h, batch, batch);
+  if (any) fixed.emplace(h, c.name, batch, batch);
   size_t steps = 0;
   for (const bool synchronised : {true, false}) {
     std::function<std::vector<double>()> theirs;

@@ -98,6 +98,7 @@ void register_import(CLI::App& root);
 void register_conformance(CLI::App& root);
 void register_bench(CLI::App& root);
 void register_tune(CLI::App& root);
+void register_profile(CLI::App& root);
 void register_ops(CLI::App& root);
 void register_doctor(CLI::App& root);
 void register_cache(CLI::App& root);

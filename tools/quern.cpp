@@ -247,6 +247,7 @@ static int run(std::vector<std::string> words) {
   register_import(root);
   register_conformance(root);
   register_bench(root);
+  register_profile(root);
   register_tune(root);
   register_ops(root);
   register_doctor(root);

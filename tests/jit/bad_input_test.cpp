@@ -195,6 +195,7 @@ TEST_F(BadInput, Plans) {
   refused("compile " + model + "-o - --plan " + write("sums.plan", head + entry(hash, "")), 4, "Q0138", "run quern tune again");
   refused("tune mlp -o " + at("x.plan") + " --device null", 2, "Q0403", "--device cpu");
   refused("tune mlp -o " + at("x.plan") + " --plan " + at("far.plan"), 2, "Q0403", "takes no --plan");
+  refused("profile mlp --device null", 2, "Q0403", "ceilings");
 }
 
 TEST_F(BadInput, DevicesAndTargets) {

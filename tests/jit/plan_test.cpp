@@ -218,6 +218,7 @@ TEST(Plan, TuneWritesWhatTheOtherCommandsTake) {
   expect("check " + model + "--grad --samples 1 --plan " + plan, 0, "passed");
   const auto loss = [](const Result& r) { return r.text.substr(r.text.find("loss f32")); };
   EXPECT_EQ(loss(quern("run " + model + "--print values --no-cache --plan " + plan)), loss(quern("run " + model + "--print values --no-cache")));
+  expect("profile " + model + "--rounds 3 --time-passes --plan " + plan, 0, "predicted");
 }
 
 }  // namespace
