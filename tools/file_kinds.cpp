@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include "codegen/plan_file.h"
 #include "frontend/npy.h"
 #include "frontend/npz.h"
 #include "frontend/onnx/import.h"
@@ -252,6 +253,12 @@ std::vector<FileKind> file_kinds() {
   for (const Graph& g : graphs()) qir.seeds.push_back(to_string(g));
   out.push_back(qir);
   out.push_back({"qpk", "p.qpk", {text_of(save_program(package())), text_of(save_program(sized_package()))}, read_package, repair_package});
+  PlanFile plan{{TargetKind::cpu, "avx512"}, "here", {}, ""};
+  for (char digit : {'a', 'b'}) plan.kernels.push_back({"k0_contract", std::string(32, digit), {{"rows", 8}, {"vectors", 3}}, "mma<f32> i2<784 by 2", 10, 9, 1.5, 2.5});
+  out.push_back({"plan", "m.plan", {to_string(plan)}, [](const std::string& path) {
+                   const PlanFile p = load_plan(path);
+                   QN_CHECK(to_string(parse_plan(to_string(p), path)) == to_string(p), "a plan parses back to what it prints");
+                 }});
   out.push_back({"idx", "train-images-idx3-ubyte", {images(), std::string(kGzipped)}, [](const std::string& path) { load_mnist(std::filesystem::path(path).parent_path().string()); }, {}, {{"train-labels-idx1-ubyte", labels()}, {"t10k-images-idx3-ubyte", images()}, {"t10k-labels-idx1-ubyte", labels()}}});
   return out;
 }

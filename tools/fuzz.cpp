@@ -290,7 +290,7 @@ void register_fuzz(CLI::App& root) {
   CLI::App* f = c->add_subcommand("files", "files that are damaged: each must load or be refused with a reason");
   f->add_option("-n", b->fuzz.count, "how many files")->capture_default_str()->check(CLI::Range(1, 1000000000));
   f->add_option("--seed", b->fuzz.seed, "of the damage")->capture_default_str();
-  f->add_option("--kind", b->kind, "onnx, safetensors, npy, npz, qir, qpk, idx or all")->capture_default_str();
+  f->add_option("--kind", b->kind, "onnx, safetensors, npy, npz, qir, qpk, plan, idx or all")->capture_default_str();
   f->add_option("--only", b->fuzz.only, "of all N files try this one, counted from 0")->check(CLI::Range(0, 999999999));
   f->add_option("--out", b->fuzz.out, "a folder for files that are mishandled")->capture_default_str()->each([](const std::string& folder) { want_writable(folder + "/fuzz.bin"); });
   b->json.add_to(*f);

@@ -20,7 +20,7 @@ struct FileKind {
   std::map<std::string, std::string> beside = {};          // other files that it needs in its folder
   bool protobuf = false;                                   // most damage keeps to its structure
 };
-/// All that Quern reads: onnx, safetensors, npy, npz, qir, qpk, idx.
+/// All that Quern reads: onnx, safetensors, npy, npz, qir, qpk, plan, idx.
 std::vector<FileKind> file_kinds();
 
 struct FileFuzz {

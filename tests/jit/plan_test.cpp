@@ -10,6 +10,7 @@
 #include "frontend/conv.h"
 #include "frontend/nn.h"
 #include "models/mlp.h"
+#include "ir/text.h"
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 #include "runtime/jit.h"
@@ -136,6 +137,30 @@ TEST(Plan, CompiledProgramsComputeTheSameBits) {
       EXPECT_EQ(run(*device, graph, options), want) << name << "\n" << to_string(plan);
     }
   }
+}
+
+TEST(Plan, RandomGraphsComputeTheSameBits) {
+  const auto device = open_device("cpu");
+  std::mt19937_64 random(11);
+  Coverage coverage;
+  size_t planned = 0;
+  for (int i = 0; i < 60; ++i) {
+    const Graph graph = random_graph(random, coverage, {.bodies = i % 2 == 1});
+    PlanFile plan{device->target(), "by a test", {}, "test.plan"};
+    for (const tile::Kernel& k : lowered_kernels(graph, device->target())) {
+      const auto c = candidates_cpu(k, device->target().arch, 12);
+      const size_t place = random() % c.size();
+      if (place && !plan.find(structure_hash(k))) plan.kernels.push_back({"k", structure_hash(k), c[place].fields, sums_of(c[place].planned)});
+    }
+    if (plan.kernels.empty()) continue;
+    planned += plan.kernels.size();
+    CompileOptions options;
+    options.use_cache = false;
+    const auto want = run(*device, graph, options);
+    options.plan = plan;
+    EXPECT_EQ(run(*device, graph, options), want) << to_string(graph) << to_string(plan);
+  }
+  EXPECT_GT(planned, 30u);
 }
 
 TEST(Plan, WhatOrdersSumsIsRefused) {
