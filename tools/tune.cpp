@@ -25,7 +25,7 @@ constexpr double kNoise = 1.03;         // standard time / ours, twice, for a sc
 
 struct Arguments {
   ModelArgument model;
-  std::string device = "cpu", out;
+  std::string device = "cpu", out, kernel;
   int64_t rounds = 9, candidates = 12;
   PassArguments passes;
   JsonArgument json;
@@ -156,11 +156,13 @@ void tune(const Arguments& a) {
   fmt::print(out, "{:<44} {:>5} {:>12} {:>12} {:>8}  {}\n", "kernel", "tried", "default us", "best us", "change", "schedule");
   Json rows = Json::array();
   for (size_t i = 0; i < report.lowered.size(); ++i) {
+    if (report.lowered[i].name.find(a.kernel) == std::string::npos) continue;
     const Tuned t = tune_kernel(*device, report.lowered[i], before.images[i].bound, a, plan);
     fmt::print(out, "{:<44} {:>5} {:>12.2f} {:>12.2f} {:>8}  {}\n", t.name, t.candidates, t.standard, t.best, t.change > 1 ? fmt::format("{:+.1f} %", 100 * (1 / t.change - 1)) : "-", t.fields);
     std::fflush(out);
     rows.push_back({{"kernel", t.name}, {"candidates", t.candidates}, {"standard_us", t.standard}, {"best_us", t.best}, {"ratio", t.change}, {"schedule", t.fields}});
   }
+  if (rows.empty() && !a.kernel.empty()) throw Error(Code::bad_value, fmt::format("--kernel {}: no kernel of {} has this in its name", a.kernel, a.model.name)).with_help("quern dump MODEL --what kernels lists them");
   Json whole = nullptr;
   if (!plan.kernels.empty()) {
     options.plan = plan;
@@ -187,6 +189,7 @@ void register_tune(CLI::App& root) {
   a->model.add_to(*c);
   add_output(*c, "-o", a->out, "the plan file, e.g. mlp.plan; --plan of compile, run, check, train and bench takes it")->required();
   c->add_option("--device", a->device, "cpu[:ARCH]: where kernels are timed, and what the plan is for")->capture_default_str();
+  c->add_option("--kernel", a->kernel, "only kernels whose name contains this, e.g. contract");
   c->add_option("--candidates", a->candidates, "schedules that are timed of each kernel, the standard one included")->capture_default_str()->check(CLI::Range(2, 64));
   c->add_option("--rounds", a->rounds, "blocks of runs of each, in turns")->capture_default_str()->check(CLI::Range(7, 1000));
   a->passes.add_to(*c);
