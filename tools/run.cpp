@@ -151,10 +151,12 @@ void run(const Arguments& a) {
   if (m.size() > 4 && m.substr(m.size() - 4) == ".qpk") {
     if (!device) throw Error(Code::unknown_device, "a package runs on a device").with_help("to interpret, give the .qir");
     if (!a.model.settings.empty()) throw Error(Code::bad_setting, "--set is for registered models, not for packages").with_help("give --set to `quern compile`");
+    if (!a.passes.plan.empty()) throw Error(Code::bad_value, "a package is compiled already: it takes no --plan").with_help("give --plan to `quern compile`");
     const Program program = load_package(m, &graph);
     executable = std::make_unique<Executable>(*device, program);
     times.lap("load");
   } else {
+    if (!device && !a.passes.plan.empty()) throw Error(Code::bad_value, "the interpreter has no kernels: it takes no --plan").with_help("leave --plan out, or give --device cpu");
     graph = a.model.load(&model_weights);
     times.lap("trace");
     CompileReport report;

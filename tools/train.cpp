@@ -45,6 +45,7 @@ void train(const Arguments& a) {
   o.optimizer.algorithm = parse_algorithm(a.algorithm);
   o.optimizer.schedule = parse_schedule(a.schedule);
   const std::unique_ptr<Device> device = a.device == "interpret" ? nullptr : open_device(a.device);
+  if (!device && !a.passes.plan.empty()) throw Error(Code::bad_value, "the interpreter has no kernels: it takes no --plan").with_help("leave --plan out, or give --device cpu");
   const Dataset data = a.data.empty() ? load_digits() : load_mnist(a.data);
   o.model.inputs = data.features;
   o.model.classes = data.classes;

@@ -194,6 +194,9 @@ TEST_F(BadInput, Plans) {
   refused("compile " + model + "-o - --plan " + write("sums.plan", head + entry(hash, "sum_tile = 8")), 4, "Q0138", "order of sums");
   refused("compile " + model + "-o - --plan " + write("sums.plan", head + entry(hash, "")), 4, "Q0138", "run quern tune again");
   refused("tune mlp -o " + at("x.plan") + " --device null", 2, "Q0403", "--device cpu");
+  refused("run " + at("m.qpk") + " --plan " + at("far.plan"), 2, "Q0403", "compiled already");
+  refused("run mlp --set batch=2 --device interpret --plan " + at("far.plan"), 2, "Q0403", "the interpreter has no kernels");
+  refused("train mlp --device interpret --plan " + at("far.plan"), 2, "Q0403", "the interpreter has no kernels");
   refused("tune mlp --set batch=2 -o " + at("x.plan") + " --kernel convolve", 2, "Q0403", "no kernel of mlp");
   refused("tune mlp -o " + at("x.plan") + " --plan " + at("far.plan"), 2, "Q0403", "takes no --plan");
   refused("profile mlp --device null", 2, "Q0403", "ceilings");
