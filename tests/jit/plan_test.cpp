@@ -42,7 +42,7 @@ Graph rows() {
   return model.finish();
 }
 std::vector<std::pair<const char*, Graph>> graphs() {
-  return {{"product", product(50, 70, 90)}, {"large product", product(80, 660, 130)}, {"along the sum", product(33, 129, 21, true)}, {"convolution", convolution()}, {"rows", rows()}, {"mlp", mlp_step({40, 10, {70}, 0}, 37, {}, 1).graph}};
+  return {{"product", product(50, 70, 90)}, {"long sum", product(50, 1400, 130)}, {"along the sum", product(33, 129, 21, true)}, {"convolution", convolution()}, {"rows", rows()}, {"mlp", mlp_step({40, 10, {70}, 0}, 37, {}, 1).graph}};
 }
 
 std::vector<HostTensor> interpreted(const tile::Kernel& k) {
@@ -181,6 +181,10 @@ TEST(Plan, WhatOrdersSumsIsRefused) {
   EXPECT_EQ(refused([](PlanFile& p) { p.kernels[0].fields["rosw"] = 4; }), Code::plan_field);
   for (int64_t value : {int64_t{0}, int64_t{-3}, int64_t{1} << 40}) EXPECT_EQ(refused([&](PlanFile& p) { p.kernels[0].fields["vectors"] = value; }), Code::plan_field);
   EXPECT_EQ(refused([](PlanFile& p) { p.target.arch = "avx2"; }), Code::plan_target);
+  // A field that is there, but without panels this sum would not be taken in blocks.
+  const tile::Kernel blocked = lowered_kernels(product(50, 1400, 130), target)[0];
+  EXPECT_NE(sums_of(plan_cpu(blocked, "avx512")).find(" in "), std::string::npos);
+  EXPECT_EQ(code_of([&] { plan_cpu(blocked, "avx512", {{"packed", 0}}, "test.plan"); }), Code::plan_numerics);
   // The print of the order of sums sees every tile of a summed axis.
   tile::Kernel planned = plan_cpu(lowered_kernels(graph, target)[0], "avx512");
   const std::string sums = sums_of(planned);
