@@ -125,21 +125,33 @@ Windows conv_windows(const char* name, const Tensor& x, const Tensor& w, const T
   return win;
 }
 
-// x broadcast along the kernel, then its windows: [batch, channels, positions…, k…].
-Tensor windows(const Windows& win, double outside) {
+// The windows of x, and the dims that walk the kernel.
+std::pair<Tensor, Shape> windows(const Windows& win, double outside) {
   const Tensor& x = win.x();
+  const Shape positions = win.positions();
+  Shape axes;
+  bool tiles = true;   // windows side by side within x: [batch, channels, position, k, position, k, …], where x lies
+  for (size_t d = 0; d < win.dims; ++d) tiles = tiles && win.low[d] == 0 && win.stride[d] == win.kernel[d] && (win.dilation[d] == 1 || win.kernel[d] == 1) && positions[d] * win.kernel[d] <= win.extents[d];
+  if (tiles) {
+    Shape shape(x.shape().begin(), x.shape().begin() + 2);
+    Tensor t = x;
+    for (size_t d = 0; d < win.dims; ++d) {
+      t = slice(t, static_cast<int64_t>(2 + d), 0, positions[d] * win.kernel[d], 1, win.where);
+      shape.insert(shape.end(), {positions[d], win.kernel[d]});
+      axes.push_back(static_cast<int64_t>(3 + 2 * d));
+    }
+    return {reshape(t, std::move(shape), win.where), axes};
+  }
+  // Else x broadcast along the kernel: [batch, channels, positions…, k…].
   Attrs wide;
   wide.shape = x.shape();
   wide.axes.resize(wide.shape.size());
   std::iota(wide.axes.begin(), wide.axes.end(), 0);
   wide.shape.insert(wide.shape.end(), win.kernel.begin(), win.kernel.end());
   const NodeId spread = x.graph().add(Op::broadcast, {x.id()}, std::move(wide), source_of(win.where));
-  return node(x, Op::window, {spread, x.graph().scalar(x.dtype(), outside, source_of(win.where))}, steps(win.positions(), negated(win.low), win.stride, win.dilation, Shape(win.dims, 1)), win.where);
-}
-Shape kernel_axes(const Windows& win) {
-  Shape axes(win.dims);
+  axes.resize(win.dims);
   std::iota(axes.begin(), axes.end(), 2 + static_cast<int64_t>(win.dims));
-  return axes;
+  return {node(x, Op::window, {spread, x.graph().scalar(x.dtype(), outside, source_of(win.where))}, steps(positions, negated(win.low), win.stride, win.dilation, Shape(win.dims, 1)), win.where), axes};
 }
 Windows pool_windows(const char* name, const Tensor& x, const Shape& size, const PoolOptions& o, const Where& where) {
   Windows win(name, {{"x", x}}, where);
@@ -198,7 +210,8 @@ Tensor max_pool(const Tensor& x, const Shape& size, const PoolOptions& options, 
   const Windows win = pool_windows("max_pool", x, size, options, where);
   const Shape positions = win.positions();
   for (size_t d = 0; d < win.dims; ++d) inside(win, d, positions[d]);
-  return max(windows(win, -std::numeric_limits<double>::infinity()), kernel_axes(win), where);
+  const auto [t, axes] = windows(win, -std::numeric_limits<double>::infinity());
+  return max(t, axes, where);
 }
 Tensor avg_pool(const Tensor& x, const Shape& size, const PoolOptions& options, Where where) {
   const Windows win = pool_windows("avg_pool", x, size, options, where);
@@ -212,7 +225,8 @@ Tensor avg_pool(const Tensor& x, const Shape& size, const PoolOptions& options, 
     const Tensor along(&x.graph(), x.graph().constant(HostTensor::from(x.dtype(), shape, within), source_of(where)));
     counts = counts ? counts * Operand(along, where) : along;
   }
-  const Tensor sums = sum(windows(win, 0), kernel_axes(win), where);
+  const auto [t, axes] = windows(win, 0);
+  const Tensor sums = sum(t, axes, where);
   double places = 1;
   for (int64_t e : win.kernel) places *= static_cast<double>(e);
   return sums / (counts ? Operand(counts, where) : Operand(places, where));

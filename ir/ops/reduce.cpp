@@ -110,8 +110,10 @@ std::vector<NodeId> vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
   const NodeId x = b.graph().at(n).args[0];
   if (b.type(x).size() == 0) return {zeros_like(b, x)};
   const Shape axes = b.graph().at(n).attrs.axes;
-  const NodeId hit = cast_like(b, b.add(Op::eq, {x, spread(b, n, n)}), b.type(x).dtype);
-  const NodeId share = planted(Fault::ties_not_shared) ? g : b.add(Op::div, {g, reduce_to(b, Op::reduce_sum, hit, axes)});
+  const NodeId best = spread(b, n, n), hit = cast_like(b, b.add(Op::eq, {x, best}), b.type(x).dtype);
+  // They are counted by a comparison of their own: this one is then made where the gradient is, and waits in no memory.
+  const NodeId ties = b.add(Op::select, {b.add(Op::ne, {x, best}), zeros_like(b, x), b.full(b.type(x), 1)});
+  const NodeId share = planted(Fault::ties_not_shared) ? g : b.add(Op::div, {g, reduce_to(b, Op::reduce_sum, ties, axes)});
   return {b.add(Op::mul, {hit, spread(b, share, n)})};
 }
 // d prod / d x_i = prod of the others = prod / x_i where x_i != 0; with zeros present: with exactly one zero only that

@@ -42,6 +42,7 @@ namespace {
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
 constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
 constexpr int kMaxReads = 4;   // in one loop: a chain of maps that each read the one before at two places doubles at every step
+constexpr const char *kFused = "fused", *kShapesDiffer = "outputs differ in shape", *kOtherRows = "outputs do not share their leading dims";
 constexpr const char *kSameMemory = "the same memory", *kRecomputed = "recomputed: more than its operands and what becomes of it",
                      *kDuplicated = "computed again: cheaper than to write and read it";
 
@@ -88,6 +89,7 @@ class Partitioner {
   std::vector<std::vector<NodeId>> producers_, consumers_;
   std::vector<int> group_;                    // of each node; -1: leaf or free
   std::vector<std::vector<NodeId>> members_;  // of each group, sorted; empty once merged away
+  std::map<int, std::vector<size_t>> apart_;  // by the consumer's group: verdicts on what it reads and is not merged with
   std::set<NodeId> places_;                   // groups' only members that need no kernel
   Groups groups_{graph_, root_, free_, group_, members_, producers_, consumers_};
   std::vector<int> seen_;                     // by node: the last walk that met it
@@ -304,10 +306,10 @@ class Partitioner {
     }
     if (reductions.empty())
       for (NodeId o : outputs)
-        if (at(o).type.shape != rows) return fmt::format("outputs differ in shape: {} vs {}", to_string(at(outputs[0]).type), to_string(at(o).type));
+        if (at(o).type.shape != rows) return fmt::format("{}: {} vs {}", kShapesDiffer, to_string(at(outputs[0]).type), to_string(at(o).type));
     for (NodeId o : outputs) {
       const Shape& shape = at(o).type.shape;
-      if (shape.size() < rows.size() || !std::equal(rows.begin(), rows.end(), shape.begin())) return "outputs do not share their leading dims";
+      if (shape.size() < rows.size() || !std::equal(rows.begin(), rows.end(), shape.begin())) return kOtherRows;
       if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
     }
     Walk w{nodes, {}, 0, {}, {}, {}, copies};
@@ -325,7 +327,39 @@ class Partitioner {
       const NodeId consumer = static_cast<NodeId>(i);
       if (group_[i] < 0 || at(consumer).op == Op::result) continue;
       const std::vector<NodeId>& sources = producers_[i];
+      const size_t alone = members_[static_cast<size_t>(group_[i])].size();
       for (auto it = sources.rbegin(); it != sources.rend(); ++it) try_merge(*it, consumer);
+      if (members_[static_cast<size_t>(group_[i])].size() > alone) try_again(group_[i]);
+    }
+  }
+
+  std::vector<NodeId> both(int p, int c) const {
+    const auto &of_p = members_[static_cast<size_t>(p)], &of_c = members_[static_cast<size_t>(c)];
+    std::vector<NodeId> out;
+    std::merge(of_p.begin(), of_p.end(), of_c.begin(), of_c.end(), std::back_inserter(out));
+    return out;
+  }
+  void join(int p, int c) {
+    members_[static_cast<size_t>(c)] = both(p, c);
+    for (NodeId id : std::exchange(members_[static_cast<size_t>(p)], {})) group_[static_cast<size_t>(id)] = c;
+  }
+  // Makes them one group, or says why not.
+  std::string merged(int p, int c) {
+    std::string reason = makes_cycle(p, c) && !planted(Fault::partition_cycle) ? "another kernel stands between them" : obstacle(both(p, c));
+    if (reason.empty() && !context_.allow()) reason = "bisect limit";
+    if (!reason.empty()) return reason;
+    join(p, c);
+    apart_[c].insert(apart_[c].end(), apart_[p].begin(), apart_[p].end());
+    apart_.erase(p);
+    return kFused;
+  }
+  // Two nodes whose shapes kept them apart may both be within a kernel once what stands around them is.
+  void try_again(int c) {
+    for (size_t v : std::vector<size_t>(apart_[c])) {
+      Verdict& old = context_.verdicts[v];
+      const int p = group_[static_cast<size_t>(old.producer)];
+      if (p != c && !old.reason.starts_with(kShapesDiffer) && old.reason != kOtherRows) continue;
+      if (p == c || merged(p, c) == kFused) old.fused = true, old.reason = kFused, old.bytes = 0;
     }
   }
 
@@ -338,17 +372,8 @@ class Partitioner {
     } else if (of_control(producer) || of_control(consumer)) {
       reason = of_control(producer) && is_elementwise_scan(at(members_[static_cast<size_t>(p)][0])) ? "a loop's kernel holds nothing else" : "what loops and branches read and make is in memory";
     } else if (p != c) {
-      std::vector<NodeId> both;
-      std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(),
-                 members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
-      reason = makes_cycle(p, c) && !planted(Fault::partition_cycle) ? "another kernel stands between them" : obstacle(both);
-      if (reason.empty() && !context_.allow()) reason = "bisect limit";
-      if (reason.empty()) {
-        for (NodeId id : both) group_[static_cast<size_t>(id)] = c;
-        members_[static_cast<size_t>(p)].clear();
-        members_[static_cast<size_t>(c)] = std::move(both);
-        reason = "fused";
-      }
+      reason = merged(p, c);
+      if (reason != kFused) apart_[c].push_back(context_.verdicts.size());
     }
     const bool fused = group_[static_cast<size_t>(producer)] == group_[static_cast<size_t>(consumer)];
     context_.verdicts.push_back({producer, consumer, fused, reason, fused || place ? 0 : 2 * graph_.type(producer).bytes(),
@@ -403,12 +428,8 @@ class Partitioner {
       if (group_[i] < 0 || !summed_scores(id)) continue;
       const auto partner = std::find_if(waiting.begin(), waiting.end(), [&](NodeId other) {
         const int p = group_[static_cast<size_t>(other)], c = group_[i];
-        std::vector<NodeId> both;
-        std::merge(members_[static_cast<size_t>(p)].begin(), members_[static_cast<size_t>(p)].end(), members_[static_cast<size_t>(c)].begin(), members_[static_cast<size_t>(c)].end(), std::back_inserter(both));
-        if (!share_scores({other, id}) || makes_cycle(p, c, end) || makes_cycle(c, p, end) || !obstacle(both).empty() || !context_.allow()) return false;
-        for (NodeId m : both) group_[static_cast<size_t>(m)] = c;
-        members_[static_cast<size_t>(p)].clear();
-        members_[static_cast<size_t>(c)] = std::move(both);
+        if (!share_scores({other, id}) || makes_cycle(p, c, end) || makes_cycle(c, p, end) || !obstacle(both(p, c)).empty() || !context_.allow()) return false;
+        join(p, c);
         return true;
       });
       if (partner != waiting.end()) waiting.erase(partner);

@@ -1,5 +1,5 @@
 // See recompute.h. A cluster is a product and the maps between it and where its axes are summed again. It is recomputed where
-//   - the product is cheap (few terms in each sum) and larger than each operand, and than each product that sums it again;
+//   - the product is no convolution, and cheap (few terms in each sum) and larger than each operand, and than each product that sums it again;
 //   - a reduction sums it too, and comes back into it (softmax divides by a sum of it), or the product has batch axes:
 //     scores, and not the hidden layer of a perceptron, which is as large but cheaper kept;
 //   - what reads it can do so element by element: maps, reductions, products, through views that only rename axes.
@@ -58,10 +58,15 @@ class Clusters {
   // Gives the same elements other places.
   bool renames(const Node& n) const { return n.op == Op::reshape || n.op == Op::transpose || (means<Reduce>(n.op) && n.type.size() == type(n.args[0]).size()); }
 
+  // A convolution's operand, which is read at overlapping places.
+  bool is_windowed(NodeId id) const {
+    const Node& n = g_.at(id);
+    return n.op == Op::window || (means<View>(n.op) && std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return is_windowed(a); }));
+  }
   // A product that is larger than its operands, in a block for each batch.
   bool is_seed(NodeId id) const {
     const Node& n = g_.at(id);
-    if (!means<Contract>(n.op) || root_[at(id)] || !is_float(n.type.dtype) || is_symbolic(n.type.shape)) return false;
+    if (!means<Contract>(n.op) || root_[at(id)] || !is_float(n.type.dtype) || is_symbolic(n.type.shape) || is_windowed(n.args[0]) || is_windowed(n.args[1])) return false;
     const ContractSpec spec = parse_contract(n.attrs.spec);
     int64_t terms = 1, rows = 1, columns = 1;
     const auto in = [](const std::string& letters, char c) { return letters.find(c) != std::string::npos; };
