@@ -109,6 +109,49 @@ class Memory : protected Places {
     });
   }
 
+  // Lanes whose places are 2 to 4 elements apart, or the same for 2 or more neighbours (… + lane // so many): the elements
+  // from the first to the last are loaded as they lie, and each lane takes its own. Null where that is not how they lie.
+  LlvmValue load_spaced(const Load& l, const Buffer& buffer, const Coords& c, AxisId lanes) {
+    constexpr int64_t kFarthest = 4;
+    for (size_t d = 0; d < l.index.size(); ++d)
+      if (l.index[d].gather >= 0 || !proven(l.index[d].index, buffer.shape[d])) return nullptr;
+    const auto [linear, varies, step] = along(l.index, buffer, lanes);
+    int64_t share = 1;
+    if (!linear) {
+      const Shape strides = buffer.strides();
+      for (size_t d = 0; d < l.index.size(); ++d)
+        if (l.index[d].index.uses(lanes)) share = share == 1 && strides[d] == 1 ? neighbours(l.index[d].index, lanes) : 0;
+      if (share < 2 || lanes_ % share != 0 || unit(lanes) % share != 0) return nullptr;
+    } else if (step < 2 || step > kFarthest) {
+      return nullptr;
+    }
+    const auto from = [&](int64_t lane) { return linear ? lane * step : lane / share; };
+    const int64_t here = std::min<int64_t>(lanes_, at_[static_cast<size_t>(lanes)].count - c.at(lanes) * lanes_), total = from(here - 1) + 1;
+    LlvmValue inside = nullptr, out = nullptr;
+    llvm::Type* memory = s_.memory(buffer.dtype);
+    llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    const LlvmValue first = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], place(l.index, buffer, c, false, false, inside));
+    for (int64_t begin = 0; begin < total; begin += lanes_) {
+      std::vector<llvm::Constant*> there;
+      std::vector<int> taken;
+      for (int64_t i = 0; i < lanes_; ++i) {
+        there.push_back(b_.getInt1(begin + i < total));
+        const int64_t element = from(std::min(i, here - 1)) - begin;
+        taken.push_back(static_cast<int>(element >= 0 && element < lanes_ ? lanes_ + element : i));
+      }
+      const LlvmValue at = b_.CreateConstGEP1_64(memory, first, static_cast<uint64_t>(begin));
+      const LlvmValue part = begin + lanes_ > total ? s_.masked_load(memory, at, align, llvm::ConstantVector::get(there)) : static_cast<LlvmValue>(b_.CreateAlignedLoad(vector, at, align));
+      out = b_.CreateShuffleVector(out ? out : part, part, taken);
+    }
+    return out;
+  }
+  // The q of … + lanes // q, where nothing else varies along them; else 0.
+  static int64_t neighbours(const Index& e, AxisId lanes) {
+    if (e.kind() == Index::Kind::add) return e.left().uses(lanes) && e.right().uses(lanes) ? 0 : neighbours(e.left().uses(lanes) ? e.left() : e.right(), lanes);
+    return e.kind() == Index::Kind::div && e.left().kind() == Index::Kind::axis && e.left().value() == lanes ? e.value() : 0;
+  }
+
   // For what the next grid instance reads where this one reads its lines.
   void ask_ahead(const Load& l, LlvmValue at, const Coords& c) {
     const std::vector<AxisId>& grid = k_.phases[0].grid;
@@ -134,10 +177,13 @@ class Memory : protected Places {
     const auto [linear, varies, step] = along(l.index, buffer, lanes);
     const bool spread = lanes >= 0 && (!linear || varies);
     const bool whole = spread && linear && (step == 1 || planted(Fault::load_stride));
+    if (spread && !whole)
+      if (const LlvmValue raw = load_spaced(l, buffer, c, lanes)) return s_.from_memory(buffer.dtype, raw);
     LlvmValue mask = spread ? lane_mask(lanes, c) : nullptr;
     LlvmValue position = place(l.index, buffer, c, spread, whole, mask);
     LlvmValue pointer = pointers_[static_cast<size_t>(l.buffer)];
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    if (spread && !whole && checked_mul(count(buffer.layout()), size_of(buffer.dtype)) <= INT32_MAX) position = b_.CreateTrunc(s_.splat(position), llvm::FixedVectorType::get(b_.getInt32Ty(), static_cast<unsigned>(lanes_)));   // a gather takes these at once
     LlvmValue raw;
     if (!spread || whole) prefetch(l, buffer, b_.CreateGEP(memory, pointer, position), c);
     if (!spread) {

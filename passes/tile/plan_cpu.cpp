@@ -196,12 +196,25 @@ void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
   }
 }
 
+// Does a row that is summed leave most lanes empty, while the sums lie side by side and so does, but for a few elements
+// between them, what they sum (pooling)?
+bool sums_fill_more(const Kernel& k, const Facts& f, const CpuArch& arch, AxisId summed) {
+  constexpr int64_t kFarthest = 4;
+  const int64_t extent = k.axes[static_cast<size_t>(summed)].extent;
+  for (size_t i = 0; i < k.axes.size(); ++i) {
+    const AxisId a = static_cast<AxisId>(i);
+    if (2 * extent > arch.lanes || k.axes[i].extent <= extent || !contiguous_in_stores(k, f, a) || std::count(f.each_axes.begin(), f.each_axes.end(), a)) continue;
+    if (std::all_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, a) >= 0 && step_of(k, l->buffer, l->index, a) <= kFarthest; })) return true;
+  }
+  return false;
+}
+
 void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
   // Summed axes first: the last contiguous one of each reduction.
   for (const ReduceTile* r : f.reductions)
     for (size_t i = r->axes.size(); i-- > 0;) {
       Axis& axis = k.axes[static_cast<size_t>(r->axes[i])];
-      if (axis.lanes || axis.extent < 2 || !contiguous_in_loads(k, f, r->axes[i])) continue;
+      if (axis.lanes || axis.extent < 2 || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i])) continue;
       if (try_lanes(k, r->axes[i])) {
         axis.tile = vectors_tile(axis, arch.lanes, 4);
         break;
