@@ -57,7 +57,7 @@ class Nest {
   AxisId lanes_ = -1, rows_ = -1;        // -1: a single row
   std::optional<Operand> wide_, tall_;   // along the lanes, along the rows
   bool in_bounds_ = false;               // nothing of the wide one is masked or computed
-  bool pack_ = false, pack_rows_ = false, streamed_ = false;
+  bool pack_ = false, pack_rows_ = false, turn_rows_ = false, streamed_ = false;
   AxisId sum_block_ = -1, row_group_ = -1;   // blocks of the sum; rows whose operand is copied together
   int64_t depth_ = 0;                    // of the sum in a block
 
@@ -187,7 +187,7 @@ class Nest {
     AxisId few = -1;
     for (AxisId a : grid)
       if (has(mma_->a, a) != has(mma_->b, a) && tiles(a) > 1 && !axis(a).symbol && (few < 0 || axis(a).extent < axis(few).extent)) few = a;
-    if (few < 0 || std::none_of(grid.begin(), grid.end(), [&](AxisId a) { return a != few && has(mma_->a, a) != has(mma_->b, a) && has(mma_->a, a) != has(mma_->a, few); })) return original_;
+    if (few < 0 || std::none_of(grid.begin(), grid.end(), [&](AxisId a) { return a != few && tiles(a) > 1 && has(mma_->a, a) != has(mma_->b, a) && has(mma_->a, a) != has(mma_->a, few); })) return original_;
     Each each{{few}, std::move(k_.phases[0].body)};
     std::erase(grid, few);
     k_.phases[0].body = {};
@@ -215,6 +215,15 @@ class Nest {
     return std::all_of(axes_of(wide_->value).begin(), axes_of(wide_->value).end(), [&](AxisId a) { return a == lanes_ || is_summed(a) || axis(a).tile == 1; });
   }
 
+  // One load, masked where it is outside, of vectors that run along the sum.
+  bool is_masked(const Operand& o) {
+    const Shape& shape = k_.buffers[static_cast<size_t>(o.load->buffer)].shape;
+    bool masked = false;
+    for (size_t d = 0; d < shape.size(); ++d) masked = masked || o.load->index[d].index.low() < 0 || o.load->index[d].index.high() >= shape[d];
+    const auto fits = [&](AxisId a) { return a == rows_ || (is_summed(a) ? !axis(a).symbol : in_grid(a) && axis(a).tile == 1); };
+    return masked && o.makers.size() == 1 && has(o.value, rows_) && !axis(rows_).symbol && step(*o.load, mma_->axes.back()) == 1 && std::all_of(axes_of(o.value).begin(), axes_of(o.value).end(), fits);
+  }
+
   // Whether copies pay, and blocks of the sum, so that what a block reads stays in the second-level cache.
   bool choose_copies() {
     const Buffer& source = k_.buffers[static_cast<size_t>(wide_->load->buffer)];
@@ -228,6 +237,9 @@ class Nest {
     // Where each step of the sum is another line of the rows' operand, that is copied too, and that wants several panels.
     const AxisId first = mma_->axes[0], last = mma_->axes.back();
     pack_rows_ = pack_ && tall_ && has(tall_->value, rows_) && axes_of(tall_->value).size() == mma_->axes.size() + 1 && step(*tall_->load, rows_) == 1 && step(*tall_->load, last) > 1 && axis(last).extent >= 64 && columns > 1;
+    turn_rows_ = pack_rows_;
+    // So is what would be masked element by element.
+    pack_rows_ = pack_rows_ || (pack_ && tall_ && is_masked(*tall_));
 
     int64_t total = 1;
     for (AxisId a : mma_->axes) total = checked_mul(total, axis(a).extent);
@@ -252,16 +264,17 @@ class Nest {
     int64_t others = 1;
     for (AxisId a : grid)
       if (a != lanes_ && a != rows_) others = checked_mul(others, tiles(a));
-    int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), pack_rows_ ? 2 : 1, columns);
-    const int64_t least = pack_rows_ ? std::min(kPackedRowsPanels, side_by_side) : 1;
+    int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), turn_rows_ ? 2 : 1, columns);
+    const int64_t least = turn_rows_ ? std::min(kPackedRowsPanels, side_by_side) : 1;
     side_by_side = std::clamp<int64_t>(columns * others / (streamed_ ? kStreams : kInstances), least, side_by_side);
     side_by_side = axis(lanes_).symbol ? 1 : schedule_.choose("panels", ceil_div(columns, ceil_div(columns, side_by_side)), 1, columns);
     if (side_by_side > 1) std::replace(grid.begin(), grid.end(), lanes_, block_axis(lanes_, side_by_side * width));
     if (rows_ < 0) return;
 
-    int64_t group = kCopiedRowTiles;   // tiles of rows that are copied together: whole squares of lanes
-    while (group * axis(rows_).tile % arch_.lanes != 0) ++group;
-    const int64_t row_tiles = tiles(rows_), instances = checked_mul(others, ceil_div(columns, side_by_side));
+    const int64_t row_tiles = tiles(rows_);
+    int64_t group = turn_rows_ ? kCopiedRowTiles : std::min(kCopiedRowTiles, row_tiles);   // tiles of rows that are copied together: whole squares of lanes
+    while (turn_rows_ && group * axis(rows_).tile % arch_.lanes != 0) ++group;
+    const int64_t instances = checked_mul(others, ceil_div(columns, side_by_side));
     int64_t blocks = 1;
     if (!axis(rows_).symbol && row_tiles >= 2 * kFewestRowTiles && (instances < kInstances || sum_block_ >= 0)) {
       const int64_t sums_bytes = axis(rows_).extent * side_by_side * width * size_of(dtype_of(mma_->out));
@@ -310,24 +323,24 @@ class Nest {
     return fill;
   }
 
-  // The rows' operand as [rows, summed axes]: the last one becomes contiguous.
+  // The rows' operand as [rows, summed axes]: the last one becomes contiguous, if it is not.
   Each turned_rows() {
     Each fill;
     const AxisId last = mma_->axes.back();
     Shape shape{axis(row_group_).tile};
     std::vector<Index> place{floor_mod(coordinate(rows_), axis(row_group_).tile)};
-    std::map<AxisId, AxisId> fresh{{rows_, new_axis(rows_, arch_.lanes, row_group_)}};
+    std::map<AxisId, AxisId> fresh{{rows_, new_axis(rows_, turn_rows_ ? arch_.lanes : 1, row_group_)}};
     for (AxisId a : axes_of(tall_->value)) {
       if (!is_summed(a)) continue;
       const auto [index, extent] = within_block(a);
-      shape.push_back(a == last ? apart(extent, size_of(dtype_of(tall_->value))) : extent);
+      shape.push_back(a == last && turn_rows_ ? apart(extent, size_of(dtype_of(tall_->value))) : extent);
       place.push_back(index);
       const bool turned = a == last && (axis(a).within < 0 || axis(axis(a).within).tile % arch_.lanes == 0);
       fresh[a] = new_axis(a, turned ? arch_.lanes : 1, axis(a).within);
       axis(fresh[a]).lanes = turned;
       fill.axes.push_back(fresh[a]);
     }
-    fill.axes.push_back(fresh[rows_]);
+    fill.axes.insert(turn_rows_ ? fill.axes.end() : fill.axes.begin(), fresh[rows_]);
     const BufferId panel = new_scratch(dtype_of(tall_->value), std::move(shape));
     fill.body = copy(*tall_, panel, place, fresh);
     read_from(*tall_, panel, place);

@@ -5,6 +5,8 @@
 // After (avx512): axis i0<128 by 6  axis i1<256 by 64 lanes  axis i2<784 by 2
 // After (sm_90a): axis i0<128 by 32 threads 4@3 warps 2@0 vector 4 … mma[f32, simt]
 #pragma once
+#include <utility>
+
 #include "ir/tile/kernel.h"
 
 namespace quern {
@@ -15,6 +17,9 @@ struct CpuArch {
   int64_t cache;          // bytes of a core's own cache that panels may take
 };
 CpuArch cpu_arch(const std::string& arch);                // "avx512", "avx2" or "v128"
+
+/// Accumulators of a product of so many rows and vectors: rows and vectors that stay in registers.
+std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int registers);
 
 /// How products of f32 may be computed on matrix units.
 enum class F32Products { exact, tf32 };

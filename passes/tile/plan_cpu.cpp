@@ -7,6 +7,7 @@
 
 #include "passes/tile/cost.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/flatten.h"
 #include "passes/tile/join.h"
 #include "passes/tile/keep.h"
 #include "passes/tile/nest.h"
@@ -52,8 +53,9 @@ int64_t vectors_tile(const Axis& axis, int64_t lanes, int64_t most) {
   return std::min(round_up(std::max<int64_t>(axis.extent, 1), lanes), lanes * most);
 }
 
-// Accumulators of a product: rows of vectors, as many as registers hold, so that a step of the sum takes the fewest cycles
-// for all of rows x lanes.
+}  // namespace
+
+// Rows of vectors, as many as registers hold, so that a step of the sum takes the fewest cycles for all of rows x lanes.
 std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int registers) {
   std::pair<int64_t, int64_t> best{1, 1};
   double least = 0;
@@ -68,6 +70,8 @@ std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int regi
     }
   return best;
 }
+
+namespace {
 
 void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
   const Mma& m = *f.products[0];
@@ -107,7 +111,8 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
     };
     for (AxisId a : kept)
       if (has(m.a, a) != has(m.b, a) && std::get<0>(rank(a)) && rank(a) > rank(lanes)) lanes = a;
-    if (emptier(lanes) && rows_for(lanes) < 0) lanes = -1;   // sums side by side: the summed axis fills more
+    const auto both_run = [&](AxisId a) { return axis(a).extent >= arch.lanes && !axis(a).symbol && std::all_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return (l->out != m.a && l->out != m.b) || step_of(k, l->buffer, l->index, a) == 1; }); };
+    if (emptier(lanes) && (rows_for(lanes) < 0 || std::any_of(m.axes.begin(), m.axes.end(), both_run))) lanes = -1;   // sums side by side: the summed axis fills more
   }
   if (lanes >= 0 && try_lanes(k, lanes)) {
     const AxisId rows = rows_for(lanes);
@@ -119,24 +124,29 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
     return;
   }
   // An inner product, or batch axes alone. Sums side by side, as many as registers hold, share what one operand alone
-  // varies along: of each side its longest axis, the shorter one first.
+  // varies along: of each side its longest axis, or all of a small one (the places of a kernel), the shorter side first.
   AxisId summed = -1;
   for (AxisId a : m.axes)
     if (summed < 0 && contiguous_in_loads(k, f, a) && try_lanes(k, a)) summed = a;
-  AxisId sides[] = {-1, -1};
+  constexpr int64_t kSmallSide = 12;
+  struct Side { std::vector<AxisId> axes; int64_t extent = 1; } sides[2];   // longest axis first
   for (AxisId a : kept) {
     if (axis(a).lanes || axis(a).extent < 2 || has(m.a, a) == has(m.b, a)) continue;
-    AxisId& side = sides[has(m.b, a)];
-    if (side < 0 || axis(a).extent > axis(side).extent) side = a;
+    Side& side = sides[has(m.b, a)];
+    side.axes.insert(side.axes.begin() + (side.axes.empty() || axis(a).extent > axis(side.axes[0]).extent ? 0 : 1), a);
+    side.extent = checked_mul(side.extent, axis(a).extent);
   }
-  if (sides[0] >= 0 && sides[1] >= 0 && axis(sides[0]).extent > axis(sides[1]).extent) std::swap(sides[0], sides[1]);
+  for (Side& side : sides)
+    if (side.axes.size() > 1 && side.extent > kSmallSide) side.axes.resize(1), side.extent = axis(side.axes[0]).extent;   // not all of it: its longest
+  if (sides[0].extent > sides[1].extent) std::swap(sides[0], sides[1]);
   int64_t sums = 1, chosen = 1;
-  for (AxisId side : sides) {
-    if (side < 0) continue;
-    const int64_t most = axis(side).extent, standard = std::clamp<int64_t>(std::min<int64_t>(8, arch.registers * 3 / 4 / sums), 1, most);
-    sums *= standard;
-    chosen *= axis(side).tile = schedule.choose(side == sides[0] ? "few" : "many", standard, 1, std::clamp<int64_t>((arch.registers - 2) / chosen, 1, most));
-  }
+  for (const Side& side : sides)
+    for (AxisId a : side.axes) {
+      const int64_t most = axis(a).extent, standard = std::clamp<int64_t>(std::min<int64_t>(8, arch.registers * 3 / 4 / sums), 1, most);
+      sums *= standard;
+      const bool alone = side.axes.size() == 1;
+      chosen *= axis(a).tile = alone ? schedule.choose(&side == sides ? "few" : "many", standard, 1, std::clamp<int64_t>((arch.registers - 2) / chosen, 1, most)) : standard;
+    }
   if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);   // it orders the sums: the standard's
 }
 
@@ -255,6 +265,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name, KernelSchedu
     return k;
   }
   if (has_nested_products(k)) return plan_nested(join(k), arch);
+  if (auto flat = flatten(k, arch)) return std::move(*flat);
   plan_product(k, facts, arch, schedule);
   return roll(nest(k, arch, schedule), arch.lanes);
 }
