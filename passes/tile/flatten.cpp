@@ -133,7 +133,7 @@ class Flatten {
     for (int64_t n = 1; n <= y_.extent; ++n) {
       const int64_t blocks = ceil_div(y_.extent, n);
       if (n > 1 && checked_mul(others, blocks) < kInstances) break;
-      if (checked_mul(checked_mul(channels, copied(n)), size_of(k_.values[static_cast<size_t>(wide_->out)].dtype)) > arch_.cache) break;
+      if (checked_mul(checked_mul(channels, copied(n)), size_of(k_.values[static_cast<size_t>(wide_->out)].dtype)) > arch_.cache / (n == 1 ? 1 : 4)) break;   // beside the sums and the other operand
       const double sums = static_cast<double>(ceil_div(positions(n), arch_.lanes)) * rows * (products * kUnaligned + kStore), back = kBack * rows * static_cast<double>(n) * across;
       const double copies = kCopy * static_cast<double>(channels * (n + y_.reach) * ceil_div(columns(x_), arch_.lanes));
       if (const double cycles = static_cast<double>(blocks) * (sums + back + copies); cycles < least) taken_ = n, least = cycles;
@@ -156,6 +156,11 @@ class Flatten {
     std::sort(axes.begin(), axes.end());
     k_.values.push_back({dtype, std::move(axes)});
     return static_cast<ValueId>(k_.values.size() - 1);
+  }
+  // Whole vectors, and not all at the same places of the first-level cache.
+  int64_t apart(int64_t elements) const {
+    const int64_t rows = round_up(elements, arch_.lanes);
+    return rows % (16 * arch_.lanes) == 0 ? rows + arch_.lanes : rows;
   }
   static Each each(std::vector<AxisId> axes) { return {std::move(axes), {}}; }
   int64_t vectors(int64_t extent) const { return std::min<int64_t>(round_up(extent, arch_.lanes), 4 * arch_.lanes); }
@@ -204,13 +209,13 @@ class Flatten {
       from.push_back(at(a));
     }
     fill.axes.insert(fill.axes.end(), {h, q});
-    shape.push_back(copied(taken_));
+    shape.push_back(apart(copied(taken_)));
     to.push_back(at(h) * pitch_ + at(q));
     Index place = at(p) + Index(-y_.least * pitch_ - x_.least);
     if (y_.place >= 0) place = place + at(y_.place) * (y_.step * pitch_);
     if (x_.place >= 0) place = place + at(x_.place) * x_.step;
     from.push_back(place);
-    const BufferId copied = new_scratch(dtype, std::move(shape)), sums = new_scratch(wide_sum, {across, positions});
+    const BufferId copied = new_scratch(dtype, std::move(shape)), sums = new_scratch(wide_sum, {across, apart(positions)});
     Load read = wide;
     std::set<int> used;
     for (size_t d = 0; d < read.index.size(); ++d) {

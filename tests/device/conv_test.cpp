@@ -9,8 +9,14 @@ namespace {
 
 class ConvolutionOnDevice : public test::OnDevice {};
 
+std::vector<test::Convolution> all_convolutions() {
+  std::vector<test::Convolution> out = test::convolutions();
+  for (const test::Convolution& c : test::larger_convolutions()) out.push_back(c);
+  return out;
+}
+
 TEST_F(ConvolutionOnDevice, MatchesNaiveLoops) {
-  const std::vector<test::Convolution> table = test::convolutions();
+  const std::vector<test::Convolution> table = all_convolutions();
   for (DType dtype : {DType::f32, DType::f64, DType::bf16}) {
     std::vector<test::Case> cases;
     for (const test::Convolution& c : table) cases.push_back(test::case_of(c, dtype));
@@ -40,7 +46,7 @@ TEST_F(ConvolutionOnDevice, StepsOfTwoDimsThatCancel) {
 TEST_F(ConvolutionOnDevice, GradientsMatchInterpreter) {
   std::vector<test::Case> cases;
   std::vector<std::vector<HostTensor>> wants;
-  for (const test::Convolution& c : test::convolutions()) {
+  for (const test::Convolution& c : all_convolutions()) {
     test::Case narrow = test::case_of(c, DType::f32), wide = test::case_of(c, DType::f64);
     for (size_t i = 0; i < wide.inputs.size(); ++i)
       for (int64_t e = 0; e < wide.inputs[i].size(); ++e) wide.inputs[i].set(e, Scalar::of(DType::f64, narrow.inputs[i].at(e)));

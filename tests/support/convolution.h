@@ -41,13 +41,28 @@ inline std::vector<Convolution> convolutions() {
       {C::transposed, 2, 3, 4, 1, {7, 6}, {1, 5}, {.stride = {3, 2}, .dilation = {1, 2}, .low = {0, 3}, .high = {-1, 2}}},
       {C::transposed, 1, 4, 4, 4, {3, 3, 2}, {2, 3, 1}, {.stride = {2, 3, 2}, .low = {1, 2, 0}, .groups = 4}},
       {C::max_pool, 2, 3, 3, 1, {9}, {3}, {.stride = {2}, .low = {1}}},
+      {C::max_pool, 2, 3, 3, 1, {5, 37}, {2, 2}, {.stride = {2}}},               // side by side, lanes with a rest; the last column and row in none
+      {C::max_pool, 1, 2, 2, 1, {6, 40}, {2, 3}, {.stride = {2, 3}}},
       {C::max_pool, 1, 3, 3, 1, {7, 8}, {2, 3}, {.stride = {2, 3}}},
       {C::max_pool, 2, 2, 2, 1, {8, 9}, {3, 3}, {.stride = {1, 2}, .dilation = {2, 1}, .low = {1}, .high = {2, 1}}},
       {C::max_pool, 1, 2, 2, 1, {4, 5, 6}, {2, 2, 3}, {.stride = {2, 1, 2}, .low = {1, 0, 1}}},
       {C::avg_pool, 2, 3, 3, 1, {9}, {3}, {.stride = {2}, .low = {1}}},
       {C::avg_pool, 1, 3, 3, 1, {7, 8}, {2, 3}, {.stride = {2, 3}}},
+      {C::avg_pool, 2, 3, 3, 1, {8, 36}, {2, 2}, {.stride = {2}}},
+      {C::avg_pool, 1, 2, 2, 1, {4, 68}, {1, 4}, {.stride = {1, 4}}},
       {C::avg_pool_inside, 2, 2, 2, 1, {8, 9}, {3, 3}, {.stride = {1, 2}, .dilation = {2, 1}, .low = {1}, .high = {2, 1}}},
       {C::avg_pool_inside, 1, 2, 2, 1, {4, 5, 6}, {2, 2, 3}, {.stride = {2, 1, 2}, .low = {1, 0, 1}}},
+  };
+}
+
+/// Where the CPU plans differently; too many elements for differences of each.
+inline std::vector<Convolution> larger_convolutions() {
+  using C = Convolution;
+  return {
+      {C::conv, 8, 8, 16, 1, {9, 14}, {3, 3}, {.low = {1}}, true},               // positions of all rows as one axis
+      {C::conv, 3, 7, 10, 1, {10, 13}, {5, 3}, {.dilation = {1, 2}, .low = {2, 3}, .high = {1, 0}}},   // of some rows; little padding to share
+      {C::conv, 2, 24, 16, 2, {8, 17}, {3, 3}, {.low = {0, 2}, .groups = 2}, true},
+      {C::conv, 4, 3, 20, 1, {6, 18}, {3, 3}, {.low = {1}}},                      // few terms, lanes along the sum of a weight gradient
   };
 }
 
