@@ -248,7 +248,7 @@ class Nest {
     streamed_ = !pack_ && as_it_lies && row_tiles == 1 && bytes >= kLargeOperand && rest == 1 && total >= 4 * kStreamedBlock;
     if (!pack_ && !streamed_) return false;
     depth_ = total;
-    if (streamed_ || total > (pack_rows_ ? kWholeSum / 2 : kWholeSum)) {
+    if (streamed_ || total > (turn_rows_ ? kWholeSum / 2 : kWholeSum)) {
       const int64_t wanted = streamed_ ? kStreamedBlock : ceil_div(total, ceil_div(total, kSumBlock));
       const int64_t tile = round_up(std::max<int64_t>(1, wanted / std::max<int64_t>(rest, 1)), rest == 1 ? arch_.lanes : axis(first).tile);
       if (!axis(first).symbol && tile < axis(first).extent) sum_block_ = block_axis(first, tile), depth_ = tile * rest;
