@@ -204,7 +204,7 @@ class Emitter : Memory {
   void statement(const MapTile& m) {
     allocate(m.out);
     const auto divisions = std::count_if(m.expr.begin(), m.expr.end(), [](const ScalarNode& n) { return n.kind == ScalarNode::Kind::op && n.op == Op::div; });
-    s_.branches = divisions == 1 && tiles_[static_cast<size_t>(m.out)].size() <= 8;
+    s_.branches = divisions * static_cast<int64_t>(tiles_[static_cast<size_t>(m.out)].size()) <= 8;
     each_coordinate(value(m.out).axes, [&](Coords& c) {
       LlvmValue v = expression(m, c);
       if (lanes_axis(value(m.out).axes) >= 0) v = s_.splat(v);
@@ -324,7 +324,7 @@ class Emitter : Memory {
       } else if (const auto* mma = std::get_if<Mma>(&s.node)) {
         if (mma->out == q.yields[i] && mma->acc == q.carries[i].var) product = mma;
         uses += mma->acc == q.carries[i].var;
-      } else if (!std::holds_alternative<Load>(s.node) && !std::holds_alternative<ReduceTile>(s.node)) {
+      } else if (!std::holds_alternative<Load>(s.node) && !std::holds_alternative<ReduceTile>(s.node) && !std::holds_alternative<Store>(s.node)) {
         return std::nullopt;
       }
     if (uses != 1) return std::nullopt;

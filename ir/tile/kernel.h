@@ -27,7 +27,7 @@
 // start as the constant, and `yield` gives their next values; its results are the last. With no blocks the results are
 // the initial constants. A seq whose body itself stores keeps every step of its carries (a running sum): its axes have a
 // tile of 1. So does one whose body stores at gathered indices: its steps add to what the steps before have left there. A seq
-// without carries only orders its steps; `each` is one whose iterations are independent.
+// without carries only orders its steps; `each` is one whose iterations are independent. Scratch is stored to by tiles in any seq.
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing; gathered indices alike. A load sees what
 // its instance has stored before.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of

@@ -10,21 +10,21 @@
 namespace quern::tile {
 namespace {
 
-bool stores(const Seq& q) {   // each step of a carry, or where a gathered index says; otherwise steps are tiles like others
+bool stores(const Kernel& k, const Seq& q) {   // each step of a carry, or where a gathered index says; otherwise steps are tiles like others
   return std::any_of(q.body.begin(), q.body.end(), [&](const Stmt& s) {
     const auto* t = std::get_if<Store>(&s.node);
-    return t && (!q.carries.empty() || std::any_of(t->index.begin(), t->index.end(), [](const BoxIndex& i) { return i.gather >= 0; }));
+    return t && ((!q.carries.empty() && k.buffers[static_cast<size_t>(t->buffer)].kind == BufferKind::out) || std::any_of(t->index.begin(), t->index.end(), [](const BoxIndex& i) { return i.gather >= 0; }));
   });
 }
 // A carry that is a flag: a scan's, by which it knows the first step.
 bool tells_first(const Seq& q) {
   return std::any_of(q.carries.begin(), q.carries.end(), [](const Carry& c) { return c.init.dtype == DType::boolean; });
 }
-bool walks(const Block& block, AxisId axis) {
+bool walks(const Kernel& k, const Block& block, AxisId axis) {
   return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
     const auto* q = std::get_if<Seq>(&s.node);
     const auto* e = std::get_if<Each>(&s.node);
-    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && (stores(*q) || tells_first(*q))) || walks(q->body, axis) : e && walks(e->body, axis);
+    return q ? (std::count(q->axes.begin(), q->axes.end(), axis) && (stores(k, *q) || tells_first(*q))) || walks(k, q->body, axis) : e && walks(k, e->body, axis);
   });
 }
 
@@ -200,7 +200,7 @@ class Verifier {
     check(out.axes == acc.axes && out.dtype == acc.dtype, "an mma keeps the type of its sum");
   }
   void statement(const Seq& q) {
-    if (stores(q))
+    if (stores(k_, q))
       for (AxisId a : q.axes) check(k_.axes[static_cast<size_t>(a)].tile == 1, "a seq that stores its steps walks element by element");
     check(q.carries.size() == q.yields.size() && q.carries.size() == q.outs.size(), "a seq yields and gives one tile per carry");
     nested({}, [&] {   // a carry outlives the blocks, so its axes are open outside of them
@@ -238,7 +238,7 @@ class Verifier {
 }  // namespace
 
 bool is_walked(const Kernel& kernel, AxisId axis) {
-  return std::any_of(kernel.phases.begin(), kernel.phases.end(), [&](const Phase& p) { return walks(p.body, axis); });
+  return std::any_of(kernel.phases.begin(), kernel.phases.end(), [&](const Phase& p) { return walks(kernel, p.body, axis); });
 }
 
 void verify(const Kernel& kernel) { Verifier(kernel).run(); }

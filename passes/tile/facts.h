@@ -44,6 +44,15 @@ struct Facts {
   }
 };
 
+/// The block in which one row is worked on, and the row's axis (-1: none): a grid instance's, or that of its walk over a chunk of rows.
+struct RowBlock { Block* block; AxisId row; };
+inline RowBlock row_block(Kernel& k) {
+  Phase& p = k.phases[0];
+  auto* chunk = p.body.empty() ? nullptr : std::get_if<Seq>(&p.body.back().node);
+  if (chunk && chunk->carries.empty() && chunk->axes.size() == 1 && !is_walked(k, chunk->axes[0])) return {&chunk->body, chunk->axes[0]};
+  return {&p.body, p.grid.empty() ? -1 : p.grid.back()};
+}
+
 // Elements moved in the buffer by one step of the axis; 0 where it does not matter, -1 where not linear.
 inline int64_t step_of(const Kernel& k, BufferId buffer, const std::vector<BoxIndex>& index, AxisId a) {
   const Shape strides = k.buffers[static_cast<size_t>(buffer)].strides();

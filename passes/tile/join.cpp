@@ -8,6 +8,7 @@
 #include <set>
 
 #include "ir/support/overloaded.h"
+#include "passes/tile/facts.h"
 
 namespace quern {
 
@@ -22,7 +23,7 @@ class Join {
   explicit Join(const Kernel& kernel) : k_(kernel) {}
 
   Kernel run() {
-    Block& body = k_.phases[0].body;
+    Block& body = *row_block(k_).block;
     for (size_t i = 0; i < body.size(); ++i)
       for (size_t j = i + 1; j < body.size(); ++j)
         if (join(body, i, j)) j = i;   // what stood between has moved

@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "passes/tile/facts.h"
+
 namespace quern {
 
 using namespace tile;
@@ -28,9 +30,12 @@ class Keeper {
   explicit Keeper(const Kernel& kernel) : k_(kernel) {}
 
   Kernel run() {
-    Block& body = k_.phases[0].body;
+    const auto [rows, row] = row_block(k_);
+    rows_ = rows;
+    Block& body = *rows_;
     for (AxisId a : k_.phases[0].grid)
       if (axis(a).tile != 1) return std::move(k_);
+    if (row >= 0 && axis(row).tile != 1) return std::move(k_);
     for (bool found = true; found;) {
       found = false;
       std::map<std::string, std::vector<Place>> places;
@@ -58,6 +63,7 @@ class Keeper {
     int node;
   };
   Kernel k_;
+  Block* rows_ = nullptr;   // where the walks along a row are
 
   const Axis& axis(AxisId a) const { return k_.axes[static_cast<size_t>(a)]; }
   // Of a loop along one axis, in vectors, that a scratch holds.
@@ -115,7 +121,7 @@ class Keeper {
   }
   // Within the walk, and so unknown to the others: also its carries and what it reduces.
   bool defined_here(const Block& walk, ValueId v) const {
-    return std::none_of(k_.phases[0].body.begin(), k_.phases[0].body.end(), [&](const Stmt& s) {
+    return std::none_of(rows_->begin(), rows_->end(), [&](const Stmt& s) {
       const auto* seq = std::get_if<Seq>(&s.node);
       return (seq && std::count(seq->outs.begin(), seq->outs.end(), v)) || out_of(s) == v;
     }) || maker(walk, v);
@@ -149,76 +155,37 @@ class Keeper {
     k_.values.push_back({dtype, std::move(axes)});
     return static_cast<ValueId>(k_.values.size() - 1);
   }
-  std::vector<AxisId> moved(std::vector<AxisId> axes, AxisId from, AxisId to) const {
-    for (AxisId& a : axes) a = a == from ? to : a;
-    std::sort(axes.begin(), axes.end());
-    return axes;
-  }
-
-  // The value as the walk makes it, made along another axis.
-  ValueId again(const Block& walk, ValueId v, AxisId from, AxisId to, Block& out, std::map<ValueId, ValueId>& made) {
-    const Stmt* s = maker(walk, v);
-    if (!s) return v;
-    if (const auto it = made.find(v); it != made.end()) return it->second;
-    const auto there = [&](const Index& e) { return e.substitute([&](int a, int64_t extent) { return Index::axis(a == from ? to : a, extent); }); };
-    Stmt c = *s;
-    const ValueId out_value = fresh(k_.values[static_cast<size_t>(v)].dtype, moved(k_.values[static_cast<size_t>(v)].axes, from, to));
-    if (auto* l = std::get_if<Load>(&c.node)) {
-      l->out = out_value;
-      for (BoxIndex& box : l->index) box.index = there(box.index);
-    } else {
-      auto& m = std::get<MapTile>(c.node);
-      m.out = out_value;
-      for (ValueId& a : m.args) a = again(walk, a, from, to, out, made);
-      for (ScalarNode& n : m.expr) n.coord = there(n.coord);
-    }
-    out.push_back(std::move(c));
-    return made[v] = out_value;
-  }
 
   void keep(const std::vector<Place>& places) {
-    Block& body = k_.phases[0].body;
+    Block& body = *rows_;
     const size_t first = places[0].walk;
-    const AxisId along = axis_of(body[first]), row = static_cast<AxisId>(k_.axes.size());
-    Axis own = axis(along);
-    own.name = fmt::format("i{}", row);
-    k_.axes.push_back(own);
+    const AxisId along = axis_of(body[first]);
     const MapTile source = std::get<MapTile>((*walk_of(body[first]))[places[0].statement].node);
-    const DType dtype = source.expr[static_cast<size_t>(places[0].node)].dtype;
-    const BufferId scratch = static_cast<BufferId>(k_.buffers.size());
-    k_.buffers.push_back({fmt::format("s{}", scratch), BufferKind::scratch, dtype, {own.extent}});
-
-    MapTile part{-1, {}, {}};
+    MapTile part{fresh(source.expr[static_cast<size_t>(places[0].node)].dtype, k_.values[static_cast<size_t>(source.out)].axes), {}, {}};
     std::map<int, int> done;
     copy(source, places[0].node, {}, part, done);
-    part.out = fresh(dtype, moved(k_.values[static_cast<size_t>(source.out)].axes, along, row));
-    Each fill{{row}, {}};
-    std::map<ValueId, ValueId> made;
-    for (ValueId& a : part.args) a = again(*walk_of(body[first]), a, along, row, fill.body, made);
-    for (ScalarNode& n : part.expr) n.coord = n.coord.substitute([&](int a, int64_t extent) { return Index::axis(a == along ? row : a, extent); });
-    const ValueId kept = part.out;
-    fill.body.push_back({std::move(part)});
-    fill.body.push_back({Store{scratch, {k_.coordinate(row)}, kept}});
+    const DType dtype = part.expr.back().dtype;
+    const BufferId scratch = static_cast<BufferId>(k_.buffers.size());
+    k_.buffers.push_back({fmt::format("s{}", scratch), BufferKind::scratch, dtype, {axis(along).extent}});
 
-    std::map<size_t, ValueId> loads;   // by walk
+    std::map<size_t, ValueId> kept{{first, part.out}};   // by walk
     std::set<std::pair<size_t, size_t>> changed;
     for (const Place& p : places) {
       if (!changed.insert({p.walk, p.statement}).second) continue;   // its nodes have moved
-      const AxisId a = axis_of(body[p.walk]);
-      if (!loads.count(p.walk)) loads[p.walk] = fresh(dtype, {a});
+      if (!kept.count(p.walk)) kept[p.walk] = fresh(dtype, {axis_of(body[p.walk])});
       auto& m = std::get<MapTile>((*walk_of(body[p.walk]))[p.statement].node);
-      MapTile smaller{m.out, {}, {loads[p.walk]}};
+      MapTile smaller{m.out, {}, {kept[p.walk]}};
       std::map<int, int> copied;
       copy(m, static_cast<int>(m.expr.size()) - 1, {{p.node, 0}}, smaller, copied);
       m = std::move(smaller);
     }
-    for (const auto& [w, v] : loads) {
+    for (const auto& [w, v] : kept) {
       Block& walk = *walk_of(body[w]);
-      walk.insert(walk.begin(), {Load{v, scratch, {{k_.coordinate(axis_of(body[w])), -1}}}});
+      if (w == first) walk.insert(walk.begin() + static_cast<int64_t>(places[0].statement), {Stmt{part}, Stmt{Store{scratch, {k_.coordinate(along)}, v}}});
+      else walk.insert(walk.begin(), {Load{v, scratch, {{k_.coordinate(axis_of(body[w])), -1}}}});
       const auto* seq = std::get_if<Seq>(&body[w].node);
       drop_unused(walk, seq ? seq->yields : std::vector<ValueId>{});
     }
-    body.insert(body.begin() + static_cast<int64_t>(first), {std::move(fill)});
   }
 
   // Loads and maps of a walk that nothing in it reads any more.

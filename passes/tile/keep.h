@@ -1,8 +1,7 @@
-// keep (CPU): a function of a row's elements that several walks along the row would compute is computed once, into a
-// scratch of one row.
+// keep (CPU): a function of a row's elements that several walks along the row would compute is computed by the first of
+// them, into a scratch of one row.
 //   before: seq (i1) … { … map(exp(sub(a0, a1))) (%2, %0) … }  each (i2) { … map(div(exp(sub(a0, a1)), a2)) (%5, %0, %4) … }
-//   after:  each (i3) { %7 = map(exp(sub(a0, a1))) …  store %s0[i3] = %7 }
-//           seq (i1) … { %8 = load %s0[i1] … }  each (i2) { %9 = load %s0[i2]  … map(div(a0, a1)) (%9, %4) … }
+//   after:  seq (i1) … { %7 = map(exp(sub(a0, a1))) …  store %s0[i1] = %7 … }  each (i2) { %9 = load %s0[i2]  … map(div(a0, a1)) (%9, %4) … }
 #pragma once
 #include "ir/tile/kernel.h"
 
