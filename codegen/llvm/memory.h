@@ -156,7 +156,8 @@ class Memory : protected Places {
   void ask_ahead(const Load& l, LlvmValue at, const Coords& c) {
     const std::vector<AxisId>& grid = k_.phases[0].grid;
     const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
-    const int64_t step = step_of(k_, l.buffer, l.index, grid.back()) * axis(grid.back()).tile, vector = lanes_ * size_of(buffer.dtype);
+    const AxisId row = loops_.size() > 1 ? loops_.front().back() : grid.back();   // a chunk's rows are walked
+    const int64_t step = step_of(k_, l.buffer, l.index, row) * axis(row).tile, vector = lanes_ * size_of(buffer.dtype);
     constexpr uint32_t kToSecondCache = 2;
     const AxisId lanes = lanes_axis(value(l.out).axes);
     if (lanes < 0 || c.at(lanes) % std::max<int64_t>(1, kLine / vector) != 0) return;
@@ -228,7 +229,7 @@ class Memory : protected Places {
       else used.insert(value(e.gather).axes.begin(), value(e.gather).axes.end());
     const std::vector<AxisId> axes(used.begin(), used.end());
     const AxisId lanes = lanes_axis(axes);
-    if (const int64_t bytes = lanes_ * size_of(buffer.dtype); t.stream && lanes >= 0 && bytes % kLine == 0 && in_lines(t, buffer, lanes)) {
+    if (t.stream && lanes >= 0 && axis(lanes).tile * size_of(buffer.dtype) % kLine == 0 && in_lines(t, buffer, lanes)) {
       llvm::BasicBlock *past = new_block("past"), *through = new_block("through"), *after = new_block("after");
       b_.CreateCondBr(streams_.at(t.buffer), past, through);
       b_.SetInsertPoint(past);
@@ -269,7 +270,7 @@ class Memory : protected Places {
         const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
         if (!whole) b_.CreateMaskedScatter(v, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()));
         else if (mask) s_.masked_store(v, at, align, s_.splat(mask));
-        else if (past_caches) b_.CreateAlignedStore(v, at, llvm::Align(kLine))->setMetadata(llvm::LLVMContext::MD_nontemporal, llvm::MDNode::get(b_.getContext(), llvm::ConstantAsMetadata::get(b_.getInt32(1))));
+        else if (past_caches) b_.CreateAlignedStore(v, at, llvm::Align(static_cast<uint64_t>(std::min(kLine, lanes_ * size_of(buffer.dtype)))))->setMetadata(llvm::LLVMContext::MD_nontemporal, llvm::MDNode::get(b_.getContext(), llvm::ConstantAsMetadata::get(b_.getInt32(1))));
         else b_.CreateAlignedStore(v, at, align);
         return;
       }

@@ -1,6 +1,7 @@
 // The CPU plan; see plan.h. Chosen by structure alone: which axis is contiguous where tiles are stored and loaded,
 // which axes a product keeps and sums. Tile sizes come from the register file.
 #include <algorithm>
+#include <functional>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -150,14 +151,16 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
   if (summed >= 0) axis(summed).tile = vectors_tile(axis(summed), arch.lanes, sums >= 8 ? 2 : 4);   // it orders the sums: the standard's
 }
 
-// Rows that are walked several times come from memory the first time and from the cache the others: the last that
-// writes no output asks for the next row while it computes.
+// Rows that are walked several times come from memory the first time and from the cache the others: a later walk asks for
+// the next row. That is the last that stores no output (lines that are written are asked for, too), or one that stores past
+// the caches, as memory can do both at once: of several buffers, every other one.
 void plan_ahead(Kernel& k, KernelSchedule& schedule) {
   constexpr int64_t kLargeInput = 4 << 20, kShortRow = 1 << 10, kLongRow = 256 << 10;   // bytes
-  if (k.phases[0].grid.empty()) return;
-  const AxisId row = k.phases[0].grid.back();
-  std::map<BufferId, std::pair<int, Load*>> walks;   // how many, and that one's
-  for (Stmt& s : k.phases[0].body) {
+  const auto [block, row] = row_block(k);
+  if (row < 0) return;
+  struct Walks { int count = 0; Load *quiet = nullptr, *streaming = nullptr; };
+  std::map<BufferId, Walks> walks;
+  for (Stmt& s : *block) {
     auto* seq = std::get_if<Seq>(&s.node);
     auto* each = std::get_if<Each>(&s.node);
     if (!seq && !each) continue;
@@ -166,26 +169,50 @@ void plan_ahead(Kernel& k, KernelSchedule& schedule) {
       const auto* store = std::get_if<Store>(&t.node);
       return store && k.buffers[static_cast<size_t>(store->buffer)].kind == BufferKind::out;
     });
+    const bool streams = std::any_of(body.begin(), body.end(), [](const Stmt& t) {
+      const auto* store = std::get_if<Store>(&t.node);
+      return store && store->stream;
+    });
     for (Stmt& inner : body)
       if (auto* l = std::get_if<Load>(&inner.node); l && k.buffers[static_cast<size_t>(l->buffer)].kind == BufferKind::in) {
-        auto& [n, last] = walks[l->buffer];
-        ++n;
-        if (!writes) last = l;
+        Walks& w = walks[l->buffer];
+        ++w.count;
+        if (streams) w.streaming = l;
+        if (!writes) w.quiet = l;
       }
   }
-  for (const auto& [id, walk] : walks) {
-    const auto& [n, last] = walk;
-    if (n < 2 || !last) continue;
+  bool streams = std::count_if(walks.begin(), walks.end(), [](const auto& w) { return w.second.count > 1 && w.second.streaming; }) % 2 == 1;
+  for (const auto& [id, w] : walks) {
+    if (w.count < 2 || (!w.quiet && !w.streaming)) continue;
+    Load& asking = *(w.streaming && (streams || !w.quiet) ? w.streaming : w.quiet);
+    if (w.streaming) streams = !streams;
     const Buffer& b = k.buffers[static_cast<size_t>(id)];
-    const int64_t bytes = step_of(k, id, last->index, row) * k.axes[static_cast<size_t>(row)].tile * size_of(b.dtype);
-    last->ahead = schedule.choose(fmt::format("ahead_{}", b.name), bytes >= kShortRow && bytes <= kLongRow && checked_mul(count(b.shape), size_of(b.dtype)) >= kLargeInput, 0, 1);
+    const int64_t bytes = step_of(k, id, asking.index, row) * k.axes[static_cast<size_t>(row)].tile * size_of(b.dtype);
+    asking.ahead = schedule.choose(fmt::format("ahead_{}", b.name), bytes >= kShortRow && bytes <= kLongRow && checked_mul(count(b.shape), size_of(b.dtype)) >= kLargeInput, 0, 1);
   }
 }
 
-// What lies across the lanes in memory is loaded along its own axis and turned: squares of both axes. They follow each
-// other where they are read; where they are written no line is asked for, if it goes to memory anyway.
-void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
+// What goes to memory anyway is written past the caches: no line is asked for only to be overwritten.
+void plan_streams(Kernel& k) {
   constexpr int64_t kLargeOutput = 16 << 20;   // bytes
+  std::set<BufferId> read;
+  for (const Load* l : Facts(k).loads) read.insert(l->buffer);
+  const std::function<void(Block&)> visit = [&](Block& block) {
+    for (Stmt& s : block) {
+      if (auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);
+      if (auto* each = std::get_if<Each>(&s.node)) visit(each->body);
+      auto* t = std::get_if<Store>(&s.node);
+      if (!t || read.count(t->buffer)) continue;
+      const Buffer& out = k.buffers[static_cast<size_t>(t->buffer)];
+      t->stream = out.kind == BufferKind::out && !out.symbol && checked_mul(count(out.shape), size_of(out.dtype)) >= kLargeOutput;
+    }
+  };
+  visit(k.phases[0].body);
+}
+
+// What lies across the lanes in memory is loaded along its own axis and turned: squares of both axes. They follow each
+// other where they are read.
+void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
   if (!f.reductions.empty() || !f.walked.empty()) return;
   std::vector<AxisId>& grid = k.phases[0].grid;
   for (const Load* l : f.loads) {
@@ -198,9 +225,6 @@ void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
       other.tile = along.tile = arch.lanes;
       const bool grows = std::any_of(grid.begin(), grid.end(), [&](AxisId g) { return k.axes[static_cast<size_t>(g)].symbol > 0; });
       if (const auto at = std::find(grid.begin(), grid.end(), a); at != grid.end() && !grows) std::rotate(at, at + 1, grid.end());
-      for (Stmt& s : k.phases[0].body)
-        if (auto* t = std::get_if<Store>(&s.node))
-          if (const Buffer& out = k.buffers[static_cast<size_t>(t->buffer)]; !out.symbol && checked_mul(count(out.shape), size_of(out.dtype)) >= kLargeOutput) t->stream = true;
       return;
     }
   }
@@ -220,11 +244,13 @@ bool sums_fill_more(const Kernel& k, const Facts& f, const CpuArch& arch, AxisId
 }
 
 void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
+  // Rows that are walked stand one after the other, but where there is nothing else.
+  const AxisId row = k.axes.size() > 2 ? row_block(k).row : -1;
   // Summed axes first: the last contiguous one of each reduction.
   for (const ReduceTile* r : f.reductions)
     for (size_t i = r->axes.size(); i-- > 0;) {
       Axis& axis = k.axes[static_cast<size_t>(r->axes[i])];
-      if (axis.lanes || axis.extent < 2 || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i])) continue;
+      if (axis.lanes || axis.extent < 2 || r->axes[i] == row || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i])) continue;
       if (try_lanes(k, r->axes[i])) {
         axis.tile = vectors_tile(axis, arch.lanes, 4);
         break;
@@ -247,7 +273,7 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& s
   // Column sums walk several rows at a time.
   for (const ReduceTile* r : f.reductions)
     for (AxisId a : r->axes)
-      if (!k.axes[static_cast<size_t>(a)].lanes && r->axes.size() == 1) k.axes[static_cast<size_t>(a)].tile = std::clamp<int64_t>(k.axes[static_cast<size_t>(a)].extent, 1, 4);
+      if (a != row && !k.axes[static_cast<size_t>(a)].lanes && r->axes.size() == 1) k.axes[static_cast<size_t>(a)].tile = std::clamp<int64_t>(k.axes[static_cast<size_t>(a)].extent, 1, 4);
 }
 
 }  // namespace
@@ -260,7 +286,8 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name, KernelSchedu
   const Facts facts(k);
   if (facts.products.empty()) {
     plan_rows(k, facts, arch, schedule);
-    k = keep(k);
+    k = keep(join(k));
+    plan_streams(k);
     plan_ahead(k, schedule);
     return k;
   }
