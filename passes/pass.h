@@ -30,6 +30,7 @@ struct PassContext {
   bool relaxed = false;                         // short floats stay in f32 within a kernel
   int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
   bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
+  int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
@@ -58,6 +59,7 @@ Graph simplify(const Graph& graph, PassContext& context);    // the rule table, 
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
 Graph reassociate(const Graph& graph, PassContext& context); // sums over what no kernel keeps, where there are shorter ones
+Graph chunks(const Graph& graph, PassContext& context);      // long sums in parts
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy

@@ -7,7 +7,8 @@
 // products, products too large to be kept and maps of them (recompute.h). All others start as groups of one and
 // are merged along producer → consumer edges, in graph order, where the union is legal:
 //   - no path leaves the union and comes back;
-//   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile);
+//   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile), but for
+//     sums over chunks of rows beside them (chunks.h; one instance per chunk);
 //   - walked by demand with symbolic indices, as lowering will do, a reduction or product is asked for at exactly the
 //     row axes (otherwise it would be recomputed per element), and a product's operands are views (not padded ones: their
 //     masks would be computed in every step of the sum) or casts of memory;
@@ -31,6 +32,7 @@
 #include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "ir/symbol.h"
+#include "passes/graph/chunks.h"
 #include "passes/graph/duplicate.h"
 #include "passes/graph/recompute.h"
 #include "passes/plan/place.h"
@@ -74,6 +76,7 @@ class Partitioner {
     place_concats();
     merge_all();
     merge_siblings();
+    merge_sums_of_rows();
     duplicate();
     place_slices();
     tell_recomputed();
@@ -186,6 +189,7 @@ class Partitioner {
     const std::vector<NodeId>& nodes;
     std::vector<Index> rows;
     int next_axis = 0;
+    bool chunked = false;                       // one grid instance walks a chunk of rows
     std::set<std::pair<NodeId, std::string>> seen;
     std::map<std::pair<NodeId, std::set<int>>, int> reads;   // of maps, at different places of the same axes
     std::string problem;
@@ -245,6 +249,7 @@ class Partitioner {
         },
         [&](const Cumulate&) { walk(w, n.args[0], index, false); },   // alone with what it reads: see obstacle
         [&](const Contract&) {
+          if (w.chunked) w.problem = "a product tiles the rows that their sum walks";
           if (!nested_[i] && !at_rows()) return;
           for (NodeId a : n.args) {
             std::vector<Index> child;
@@ -278,6 +283,12 @@ class Partitioner {
     return out;
   }
 
+  ChunkSums sums_of(const std::vector<NodeId>& outputs, const std::vector<NodeId>& nodes) const {
+    std::vector<NodeId> reductions;
+    std::copy_if(nodes.begin(), nodes.end(), std::back_inserter(reductions), [&](NodeId id) { return means<Reduce>(at(id).op); });
+    return chunk_sums(graph_, outputs, reductions);
+  }
+
   /// Empty where the nodes may be one kernel, else the reason why not.
   std::string obstacle(const std::vector<NodeId>& nodes, const std::vector<NodeId>* stored = nullptr, const std::vector<NodeId>* copies = nullptr) const {
     if (nodes.size() > kMaxNodes) return fmt::format("a kernel holds at most {} ops", kMaxNodes);
@@ -289,12 +300,18 @@ class Partitioner {
     }
     if (products > 1 && !(products == 2 && share_scores(nodes))) return "a kernel holds one product";
     if (products && !reductions.empty()) return "a product tiles the axis that the reduction wants whole";
-    const std::vector<NodeId> outputs = stored ? *stored : outputs_of(nodes);
+    std::vector<NodeId> outputs = stored ? *stored : outputs_of(nodes);
     for (NodeId id : nodes)
       if (means<Cumulate>(at(id).op) && (outputs != std::vector{id} || products || !reductions.empty())) return "a running sum is the result of its kernel";
       else if (means<PutAdd>(at(id).op) && outputs != std::vector{id}) return "a put_add is the result of its kernel";
     if (outputs.size() > kMaxOutputs) return fmt::format("a kernel has at most {} outputs", kMaxOutputs);
-    Shape rows = at(outputs.at(0)).type.shape;
+    // Of sums over chunks of rows, what they sum is looked at: like an output it is made row by row.
+    const ChunkSums chunked = sums_of(outputs, nodes);
+    for (const ChunkSums::Sum& s : chunked.sums) {
+      std::replace(outputs.begin(), outputs.end(), s.sum, s.value);
+      std::erase(reductions, &at(s.sum));
+    }
+    Shape rows = chunked.sums.empty() ? at(outputs.at(0)).type.shape : chunked.rows;
     int64_t widest = 0;
     for (NodeId o : outputs) {
       if (at(o).type.shape.size() < rows.size()) rows = at(o).type.shape;
@@ -304,7 +321,7 @@ class Partitioner {
       if (r->type.shape.size() < rows.size()) rows = r->type.shape;
       if (means<PutAdd>(r->op) && reductions.size() > 1) return "put_add stands alone";
     }
-    if (reductions.empty())
+    if (reductions.empty() && chunked.sums.empty())
       for (NodeId o : outputs)
         if (at(o).type.shape != rows) return fmt::format("{}: {} vs {}", kShapesDiffer, to_string(at(outputs[0]).type), to_string(at(o).type));
     for (NodeId o : outputs) {
@@ -312,7 +329,8 @@ class Partitioner {
       if (shape.size() < rows.size() || !std::equal(rows.begin(), rows.end(), shape.begin())) return kOtherRows;
       if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
     }
-    Walk w{nodes, {}, 0, {}, {}, {}, copies};
+    if (!chunked.sums.empty() && rows != chunked.rows) return "the sums over rows are of other rows";
+    Walk w{nodes, {}, 0, !chunked.sums.empty(), {}, {}, {}, copies};
     for (int64_t extent : rows) w.rows.push_back(w.fresh(extent));
     for (NodeId o : outputs) {
       std::vector<Index> index = w.rows;
@@ -352,6 +370,13 @@ class Partitioner {
     apart_[c].insert(apart_[c].end(), apart_[p].begin(), apart_[p].end());
     apart_.erase(p);
     return kFused;
+  }
+  // Where neither reads the other.
+  bool merge_beside(int p, int c) {
+    const NodeId end = static_cast<NodeId>(graph_.nodes.size());
+    if (makes_cycle(p, c, end) || makes_cycle(c, p, end) || !obstacle(both(p, c)).empty() || !context_.allow()) return false;
+    join(p, c);
+    return true;
   }
   // Two nodes whose shapes kept them apart may both be within a kernel once what stands around them is.
   void try_again(int c) {
@@ -424,17 +449,57 @@ class Partitioner {
   void merge_siblings() {
     std::vector<NodeId> waiting;
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
-      const NodeId id = static_cast<NodeId>(i), end = static_cast<NodeId>(graph_.nodes.size());
+      const NodeId id = static_cast<NodeId>(i);
       if (group_[i] < 0 || !summed_scores(id)) continue;
       const auto partner = std::find_if(waiting.begin(), waiting.end(), [&](NodeId other) {
         const int p = group_[static_cast<size_t>(other)], c = group_[i];
-        if (!share_scores({other, id}) || makes_cycle(p, c, end) || makes_cycle(c, p, end) || !obstacle(both(p, c)).empty() || !context_.allow()) return false;
-        join(p, c);
-        return true;
+        return share_scores({other, id}) && merge_beside(p, c);
       });
       if (partner != waiting.end()) waiting.erase(partner);
       else waiting.push_back(id);
     }
+  }
+
+  // --- sums over chunks of rows, beside a kernel that reads the same rows ---
+  // What is in memory and the nodes read.
+  std::set<NodeId> sources_of(const std::vector<NodeId>& nodes) {
+    const int now = ++marks_;
+    std::set<NodeId> out;
+    std::vector<NodeId> stack;
+    const auto push = [&](NodeId id) { stack.insert(stack.end(), at(id).args.begin(), at(id).args.end()); };
+    for (NodeId id : nodes) push(id);
+    while (!stack.empty()) {
+      const NodeId a = stack.back();
+      stack.pop_back();
+      if (std::exchange(seen_[static_cast<size_t>(a)], now) == now || std::binary_search(nodes.begin(), nodes.end(), a)) continue;
+      if (free_[static_cast<size_t>(a)]) push(a);
+      else out.insert(a);
+    }
+    return out;
+  }
+  void merge_sums_of_rows() {
+    const auto only_sums = [&](const std::vector<NodeId>& nodes) {
+      const std::vector<NodeId> outputs = outputs_of(nodes);
+      return !outputs.empty() && std::all_of(outputs.begin(), outputs.end(), [&](NodeId o) { return is_chunk_sum(graph_, o); });
+    };
+    std::map<NodeId, std::set<int>> readers;   // of what such sums read
+    std::vector<std::pair<int, std::set<NodeId>>> waiting;
+    for (size_t g = 0; g < members_.size(); ++g)
+      if (!members_[g].empty() && of_kernel(members_[g][0]) && only_sums(members_[g])) {
+        waiting.emplace_back(static_cast<int>(g), sources_of(members_[g]));
+        for (NodeId s : waiting.back().second) readers[s];
+      }
+    for (size_t g = 0; g < members_.size() && !waiting.empty(); ++g)
+      if (!members_[g].empty() && of_kernel(members_[g][0]))
+        for (NodeId s : sources_of(members_[g]))
+          if (const auto it = readers.find(s); it != readers.end()) it->second.insert(static_cast<int>(g));
+    for (const auto& [g, sources] : waiting)
+      for (NodeId s : sources) {
+        const auto beside = std::find_if(readers[s].begin(), readers[s].end(), [&, g = g](int other) {
+          return other != g && !members_[static_cast<size_t>(g)].empty() && !members_[static_cast<size_t>(other)].empty() && merge_beside(g, other);
+        });
+        if (beside != readers[s].end()) break;
+      }
   }
 
   // --- maps that are computed again ---

@@ -23,6 +23,18 @@ Kernel Lowering::run() {
     collect_sources();
     return std::move(kernel_);
   }
+  std::vector<NodeId> outputs, reductions;
+  for (const NamedOutput& o : graph_.outputs) outputs.push_back(o.node);
+  for (size_t i = 0; i < graph_.nodes.size(); ++i)
+    if (means<Reduce>(graph_.nodes[i].op)) reductions.push_back(static_cast<NodeId>(i));
+  if (std::none_of(graph_.nodes.begin(), graph_.nodes.end(), [](const Node& n) { return means<Contract>(n.op); })) chunked_ = chunk_sums(graph_, outputs, reductions);
+  if (!chunked_.sums.empty()) {
+    phase.grid = walk_chunks();
+    phase.body = std::move(scopes_[0].block);
+    kernel_.phases.push_back(std::move(phase));
+    collect_sources();
+    return std::move(kernel_);
+  }
   const std::vector<Index> rows = open_axes(row_shape(), 0);
   for (size_t a = 0; a < kernel_.axes.size(); ++a) phase.grid.push_back(static_cast<AxisId>(a));
   store_outputs(rows);
@@ -346,23 +358,24 @@ int Lowering::build_put_add(const Node& n, const std::vector<Index>& index) {
   return convert(apply(Op::add, wide, {convert(element(n.args[0], index), wide), added}), dtype);
 }
 
-void Lowering::store_outputs(const std::vector<Index>& rows) {
+void Lowering::store_outputs(const std::vector<Index>& rows, int depth) {
   std::map<Shape, std::vector<size_t>> wide;   // by the shape behind the rows
   for (size_t o = 0; o < graph_.outputs.size(); ++o) {
-    const Shape shape = shape_of(graph_.type(graph_.outputs[o].node));
+    const ChunkSums::Sum* sum = chunked_.find(graph_.outputs[o].node);
+    const Shape shape = shape_of(graph_.type(sum ? sum->value : graph_.outputs[o].node));
     if (shape.size() == rows.size()) store(o, rows);
     else wide[Shape(shape.begin() + static_cast<int64_t>(rows.size()), shape.end())].push_back(o);
   }
   for (const auto& [rest, outputs] : wide) {
     std::vector<Index> index = rows;
-    const std::vector<Index> inner = open_axes(rest, 1);
+    const std::vector<Index> inner = open_axes(rest, depth + 1);
     index.insert(index.end(), inner.begin(), inner.end());
     Each each;
     each.axes = axes_of(inner);
-    each.body = nested(0, [&] {
+    each.body = nested(depth, [&] {
       for (size_t o : outputs) store(o, index);
     });
-    scopes_[0].block.push_back({std::move(each)});
+    block_at(depth).push_back({std::move(each)});
   }
 }
 

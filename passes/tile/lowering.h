@@ -8,6 +8,7 @@
 
 #include "ir/support/fault.h"
 #include "ir/symbol.h"
+#include "passes/graph/chunks.h"
 #include "passes/tile/bind.h"
 #include "passes/tile/lower.h"
 
@@ -41,6 +42,8 @@ class Lowering {
   Kernel kernel_;
   bool flat_ = false;                    // all tensors are seen as single elements, rank 1, or rows of it in front of the symbol
   bool symbolic_ = false;                // some shape holds the symbol
+  ChunkSums chunked_;                    // its sums over chunks of rows
+  Index chunk_;                          // at which chunk its instance is
   std::map<NodeId, BufferId> buffer_of_;
   std::vector<Element> elements_;
   std::vector<Scope> scopes_;            // the open ones, outermost first
@@ -220,6 +223,7 @@ class Lowering {
 
   // --- outputs ---
   void store(size_t output, const std::vector<Index>& index) {
+    if (const ChunkSums::Sum* sum = chunked_.find(graph_.outputs[output].node)) return add_to_sum(output, *sum, index);
     const ValueId value = materialise(element(graph_.outputs[output].node, index), axes_of(index));
     scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + output), box_of(index), value}});
   }
@@ -236,7 +240,12 @@ class Lowering {
   // A node of the body as a tile in the innermost block: all of its expression, from the body's inputs on.
   ValueId step_value(const Graph& body, NodeId id, const std::map<NodeId, ValueId>& values, const std::vector<AxisId>& kept);
 
-  void store_outputs(const std::vector<Index>& rows);
+  // Sums over chunks of rows, beside what else is made of the rows.
+  std::vector<AxisId> walk_chunks();
+  void add_to_sum(size_t output, const ChunkSums::Sum& sum, const std::vector<Index>& index);
+
+  // In the block at this depth, whose axes the rows are.
+  void store_outputs(const std::vector<Index>& rows, int depth = 0);
 
   void collect_sources();
 };

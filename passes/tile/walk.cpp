@@ -71,6 +71,47 @@ std::vector<AxisId> Lowering::put_in_order(const Node& n) {
   return axes_of(index);
 }
 
+// grid (chunk) { each (column) { store out[chunk, column] = identity }
+//                seq (row) { …  each (column) { load out[chunk, column];  store out[chunk, column] = combine(before, reduce row (value)) } } }
+std::vector<AxisId> Lowering::walk_chunks() {
+  const std::vector<Index> chunk = open_axes({chunked_.chunks}, 0);
+  chunk_ = chunk[0];
+  for (const ChunkSums::Sum& s : chunked_.sums) {
+    const Shape shape = graph_.type(s.sum).shape;
+    std::vector<Index> index = open_axes(Shape(shape.begin() + 1, shape.end()), 1);
+    Each start{axes_of(index), {}};
+    index.insert(index.begin(), chunk[0]);
+    const auto output = std::find_if(graph_.outputs.begin(), graph_.outputs.end(), [&](const NamedOutput& o) { return o.node == s.sum; });
+    start.body = nested(0, [&] {
+      const ValueId nothing = materialise(constant(identity_of(std::get<Reduce>(def_of(graph_.at(s.sum).op).meaning).combine, graph_.type(s.sum).dtype)), axes_of(index));
+      scopes_.back().block.push_back({Store{static_cast<BufferId>(graph_.inputs.size() + static_cast<size_t>(output - graph_.outputs.begin())), box_of(index), nothing}});
+    });
+    Block& block = scopes_[0].block;
+    if (start.axes.empty()) block.insert(block.end(), std::make_move_iterator(start.body.begin()), std::make_move_iterator(start.body.end()));
+    else block.push_back({std::move(start)});
+  }
+  const std::vector<Index> row = open_axes({chunked_.each}, 1);
+  Seq steps;
+  steps.axes = axes_of(row);
+  steps.body = nested(0, [&] { store_outputs(unflatten(chunk[0] * chunked_.each + row[0], chunked_.rows), 1); });
+  scopes_[0].block.push_back({std::move(steps)});
+  return axes_of(chunk);
+}
+
+void Lowering::add_to_sum(size_t output, const ChunkSums::Sum& sum, const std::vector<Index>& index) {
+  const Op combine = std::get<Reduce>(def_of(graph_.at(sum.sum).op).meaning).combine;
+  const DType dtype = graph_.type(sum.sum).dtype;
+  const BufferId out = static_cast<BufferId>(graph_.inputs.size() + output);
+  std::vector<Index> place{chunk_};
+  place.insert(place.end(), index.begin() + static_cast<int64_t>(chunked_.rows.size()), index.end());
+  const ValueId value = materialise(element(sum.value, index), axes_of(index)), part = new_value(dtype, axes_of(place)), before = new_value(dtype, axes_of(place));
+  Block& block = scopes_.back().block;
+  block.push_back({ReduceTile{part, combine, without(axes_of(index), axes_of(place)), value}});
+  block.push_back({Load{before, out, box_of(place)}});
+  const ValueId next = map_here(combine, dtype, axes_of(place), {before, part});
+  block.push_back({Store{out, box_of(place), next}});
+}
+
 std::vector<AxisId> Lowering::walk_scan(const Node& n) {
   const Graph& body = *n.attrs.body;
   const size_t carries = static_cast<size_t>(n.attrs.index[0]), scanned = static_cast<size_t>(n.attrs.index[1]);
