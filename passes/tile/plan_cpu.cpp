@@ -210,6 +210,26 @@ void plan_streams(Kernel& k) {
   visit(k.phases[0].body);
 }
 
+// Several rows at a time share what is the same for all of them, and memory is asked along several lines at once.
+void plan_several_rows(Kernel& k, const CpuArch& arch) {
+  constexpr int64_t kRows = 4, kManyRows = 256, kInCache = 128 << 10;   // rows, rows, bytes of each buffer
+  const auto [block, row] = row_block(k);
+  const auto axis = [&](AxisId a) -> Axis& { return k.axes[static_cast<size_t>(a)]; };
+  if (row < 0 || std::any_of(k.buffers.begin(), k.buffers.end(), [](const Buffer& b) { return b.kind == BufferKind::scratch; })) return;
+  const bool chunk = block != &k.phases[0].body;
+  if (axis(row).lanes || axis(row).symbol || axis(row).tile != 1 || axis(row).extent < (chunk ? kRows : kManyRows) || is_walked(k, row)) return;
+  const bool walks = std::any_of(block->begin(), block->end(), [&](const Stmt& s) {
+    const auto* seq = std::get_if<Seq>(&s.node);
+    const auto* each = std::get_if<Each>(&s.node);
+    return (seq && axis(seq->axes.back()).lanes) || (each && axis(each->axes.back()).lanes);
+  });
+  const Facts f(k);
+  if (!walks || std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, row) * size_of(k.buffers[static_cast<size_t>(l->buffer)].dtype) * kRows > kInCache; })) return;
+  axis(row).tile = kRows;
+  for (Axis& a : k.axes)
+    if (a.lanes) a.tile = std::min<int64_t>(a.tile, int64_t{2} * arch.lanes);
+}
+
 // What lies across the lanes in memory is loaded along its own axis and turned: squares of both axes. They follow each
 // other where they are read.
 void plan_turns(Kernel& k, const Facts& f, const CpuArch& arch) {
@@ -287,6 +307,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name, KernelSchedu
   if (facts.products.empty()) {
     plan_rows(k, facts, arch, schedule);
     k = keep(join(k));
+    plan_several_rows(k, arch);
     plan_streams(k);
     plan_ahead(k, schedule);
     return k;
