@@ -153,7 +153,7 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
 
 // Rows that are walked several times come from memory the first time and from the cache the others: a later walk asks for
 // the next row. That is the last that stores no output (lines that are written are asked for, too), or one that stores past
-// the caches, as memory can do both at once: of several buffers, every other one.
+// the caches, as memory can do both at once: of several buffers, every other one, unless what is computed takes its time.
 void plan_ahead(Kernel& k, KernelSchedule& schedule) {
   constexpr int64_t kLargeInput = 4 << 20, kShortRow = 1 << 10, kLongRow = 256 << 10;   // bytes
   const auto [block, row] = row_block(k);
@@ -181,10 +181,11 @@ void plan_ahead(Kernel& k, KernelSchedule& schedule) {
         if (!writes) w.quiet = l;
       }
   }
+  const bool costly = std::any_of(k.buffers.begin(), k.buffers.end(), [](const Buffer& b) { return b.kind == BufferKind::scratch; });
   bool streams = std::count_if(walks.begin(), walks.end(), [](const auto& w) { return w.second.count > 1 && w.second.streaming; }) % 2 == 1;
   for (const auto& [id, w] : walks) {
     if (w.count < 2 || (!w.quiet && !w.streaming)) continue;
-    Load& asking = *(w.streaming && (streams || !w.quiet) ? w.streaming : w.quiet);
+    Load& asking = *(w.streaming && ((streams && !costly) || !w.quiet) ? w.streaming : w.quiet);
     if (w.streaming) streams = !streams;
     const Buffer& b = k.buffers[static_cast<size_t>(id)];
     const int64_t bytes = step_of(k, id, asking.index, row) * k.axes[static_cast<size_t>(row)].tile * size_of(b.dtype);
