@@ -116,6 +116,21 @@ class Calls {
 
 }  // namespace
 
+std::set<NodeId> Groups::sources_of(const std::vector<NodeId>& nodes) const {
+  std::set<NodeId> seen, out;
+  std::vector<NodeId> stack;
+  const auto push = [&](NodeId id) { stack.insert(stack.end(), graph.at(id).args.begin(), graph.at(id).args.end()); };
+  for (NodeId id : nodes) push(id);
+  while (!stack.empty()) {
+    const NodeId a = stack.back();
+    stack.pop_back();
+    if (!seen.insert(a).second || std::binary_search(nodes.begin(), nodes.end(), a)) continue;
+    if (free[static_cast<size_t>(a)]) push(a);
+    else out.insert(a);
+  }
+  return out;
+}
+
 std::vector<NodeId> Groups::outputs_of(const std::vector<NodeId>& nodes) const {
   std::vector<NodeId> out;
   for (NodeId id : nodes) {

@@ -18,6 +18,8 @@ struct Groups {
 
   /// Those of the nodes that others read, or that are the graph's.
   std::vector<NodeId> outputs_of(const std::vector<NodeId>& nodes) const;
+  /// What is in memory and they read.
+  std::set<NodeId> sources_of(const std::vector<NodeId>& nodes) const;
 };
 
 /// Maps of one shape in every step, and single elements; so each element can walk through the steps alone.

@@ -461,22 +461,6 @@ class Partitioner {
   }
 
   // --- sums over chunks of rows, beside a kernel that reads the same rows ---
-  // What is in memory and the nodes read.
-  std::set<NodeId> sources_of(const std::vector<NodeId>& nodes) {
-    const int now = ++marks_;
-    std::set<NodeId> out;
-    std::vector<NodeId> stack;
-    const auto push = [&](NodeId id) { stack.insert(stack.end(), at(id).args.begin(), at(id).args.end()); };
-    for (NodeId id : nodes) push(id);
-    while (!stack.empty()) {
-      const NodeId a = stack.back();
-      stack.pop_back();
-      if (std::exchange(seen_[static_cast<size_t>(a)], now) == now || std::binary_search(nodes.begin(), nodes.end(), a)) continue;
-      if (free_[static_cast<size_t>(a)]) push(a);
-      else out.insert(a);
-    }
-    return out;
-  }
   void merge_sums_of_rows() {
     const auto only_sums = [&](const std::vector<NodeId>& nodes) {
       const std::vector<NodeId> outputs = outputs_of(nodes);
@@ -486,12 +470,12 @@ class Partitioner {
     std::vector<std::pair<int, std::set<NodeId>>> waiting;
     for (size_t g = 0; g < members_.size(); ++g)
       if (!members_[g].empty() && of_kernel(members_[g][0]) && only_sums(members_[g])) {
-        waiting.emplace_back(static_cast<int>(g), sources_of(members_[g]));
+        waiting.emplace_back(static_cast<int>(g), groups_.sources_of(members_[g]));
         for (NodeId s : waiting.back().second) readers[s];
       }
     for (size_t g = 0; g < members_.size() && !waiting.empty(); ++g)
       if (!members_[g].empty() && of_kernel(members_[g][0]))
-        for (NodeId s : sources_of(members_[g]))
+        for (NodeId s : groups_.sources_of(members_[g]))
           if (const auto it = readers.find(s); it != readers.end()) it->second.insert(static_cast<int>(g));
     for (const auto& [g, sources] : waiting)
       for (NodeId s : sources) {
