@@ -188,13 +188,13 @@ class Partitioner {
   struct Walk {
     const std::vector<NodeId>& nodes;
     std::vector<Index> rows;
-    int next_axis = 0;
     bool chunked = false;                       // one grid instance walks a chunk of rows
     std::set<std::pair<NodeId, std::string>> seen;
     std::map<std::pair<NodeId, std::set<int>>, int> reads;   // of maps, at different places of the same axes
     std::string problem;
     const std::vector<NodeId>* copies = nullptr;   // of maps that are computed again: each at one place
-    Index fresh(int64_t extent) { return Index::axis(next_axis++, extent); }
+    std::vector<int64_t> extents;               // of the axes so far
+    Index fresh(int64_t extent) { return extents.push_back(extent), Index::axis(static_cast<int>(extents.size()) - 1, extent); }
   };
 
   static std::string text(const std::vector<Index>& index) {
@@ -222,7 +222,11 @@ class Partitioner {
         [&](const Map&) {
           std::set<int> axes;
           for (const Index& e : index) e.collect_axes(axes);
-          const int most = w.copies && std::binary_search(w.copies->begin(), w.copies->end(), id) ? 1 : kMaxReads;
+          const bool copied = w.copies && std::binary_search(w.copies->begin(), w.copies->end(), id);
+          const int most = copied ? 1 : kMaxReads;
+          double times = copied ? 1 : 0;
+          for (int a : axes) times *= static_cast<double>(w.extents[static_cast<size_t>(a)]);
+          if (times > 2 * static_cast<double>(n.type.size())) w.problem = fmt::format("`{}` would be computed for each place of a window", name_of(n.op));
           if (!nested_[i] && ++w.reads[{id, axes}] > most) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), most);
           if (operand && n.op != Op::cast && !nested_[i]) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
@@ -330,7 +334,7 @@ class Partitioner {
       if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
     }
     if (!chunked.sums.empty() && rows != chunked.rows) return "the sums over rows are of other rows";
-    Walk w{nodes, {}, 0, !chunked.sums.empty(), {}, {}, {}, copies};
+    Walk w{nodes, {}, !chunked.sums.empty(), {}, {}, {}, copies, {}};
     for (int64_t extent : rows) w.rows.push_back(w.fresh(extent));
     for (NodeId o : outputs) {
       std::vector<Index> index = w.rows;
