@@ -4,6 +4,9 @@ Parameters come in the order of bench/suite_models.cpp; what a step keeps betwee
 statistics of layer norm) is given to a derivative that is timed alone. Optimizers are the fused ones. Convolutions compiled
 as channels last, else as they are.
 """
+import getpass
+import os
+import tempfile
 import time
 
 from serve import MODELS, OPS, Compiled, Prepared, data_of, mean_abs, model, op, serve, train
@@ -226,6 +229,8 @@ def compile_seconds(torch, request, p, x):
 
 
 def load(threads, variant):
+    # What was compiled for two threads would be found again, and run, for one.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{threads}_threads"))
     import torch
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("highest")
