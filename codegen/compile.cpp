@@ -205,7 +205,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
   options.passes.nested_products = options.target.kind == TargetKind::cpu;   // a GPU's products are tiles of a whole block
-  options.passes.long_sum = !options.passes.nested_products ? 0 : options.passes.long_sum ? options.passes.long_sum : kLongSum;   // and its plans split sums themselves
+  options.passes.long_sum = !options.passes.nested_products ? 0 : options.passes.long_sum ? options.passes.long_sum
+                                                                                          : kLongSum;   // and its plans split sums themselves
   r.kernels = run_pipeline(graph, options.passes);
   refuse_depth(r.kernels);
   r.verdicts = options.passes.verdicts;

@@ -136,7 +136,6 @@ TrainingStep gpt_step() {
   return training(m, w, cross_entropy(logits, label), kAdamW);
 }
 
-
 const std::vector<std::string>& names() {
   static const std::vector<std::string> all = {"heads", "cnn", "block", "lstm"};
   return all;

@@ -38,7 +38,9 @@ std::string fields_text(const ScheduleFields& fields) {
 }
 
 /// The medians of all that take turns, and the median of the rounds' ratios of the first one's time to each one's.
-struct Race { std::vector<double> medians, ratios; };
+struct Race {
+  std::vector<double> medians, ratios;
+};
 Race race(const std::vector<std::function<double()>>& runners, int64_t rounds) {
   std::vector<std::vector<double>> times(runners.size());
   std::vector<size_t> kept(runners.size());

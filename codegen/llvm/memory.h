@@ -22,7 +22,10 @@ class Memory : protected Places {
   std::vector<std::vector<AxisId>> loops_;   // the axes of the open ones, outermost first
 
   // Is the place linear along the lanes, does it vary, and by how many elements from one to the next?
-  struct Along { bool linear = true, varies = false; int64_t step = 0; };   // steps of two dims may cancel, their bounds do not
+  struct Along {
+    bool linear = true, varies = false;
+    int64_t step = 0;
+  };   // steps of two dims may cancel, their bounds do not
   Along along(const std::vector<BoxIndex>& index, const Buffer& buffer, AxisId lanes) const {
     const Shape strides = buffer.strides();
     Along out;

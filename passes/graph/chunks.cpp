@@ -102,7 +102,10 @@ class Chunks {
       return b_.add(Op::slice, {flat}, attrs, where_);
     };
     const NodeId whole = reduce(op, reduce(op, reshape(part(0, chunks * each), parts), {1}), {0}), tail = reduce(op, part(chunks * each, rows), {0});
-    return b_.add(op == Op::reduce_sum ? Op::add : op == Op::reduce_max ? Op::max : op == Op::reduce_min ? Op::min : Op::mul, {whole, tail}, {}, where_);
+    return b_.add(op == Op::reduce_sum ? Op::add : op == Op::reduce_max ? Op::max
+                                               : op == Op::reduce_min   ? Op::min
+                                                                        : Op::mul,
+                  {whole, tail}, {}, where_);
   }
 };
 

@@ -15,7 +15,9 @@ inline constexpr int64_t kLongSum = 1 << 18;
 struct ChunkSums {
   Shape rows;                    // the leading dims of what is summed: all of them are
   int64_t chunks = 0, each = 0;  // how many, and of how many rows
-  struct Sum { NodeId sum, value; };
+  struct Sum {
+    NodeId sum, value;
+  };
   std::vector<Sum> sums;         // empty: a kernel like others
   const Sum* find(NodeId id) const;
 };

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <set>
 
-#include "ir/op.h"
+#include "passes/work.h"
 
 namespace quern {
 namespace {
@@ -14,14 +14,9 @@ namespace {
 constexpr int64_t kSmall = 256 << 10;   // bytes: a value that stays in a cache, which moves several times as many
 
 // Bytes of memory traffic that take as long as one element's op.
-double work_of(Op op) {
-  switch (op) {
-    case Op::exp: case Op::log: case Op::tanh: case Op::erf: case Op::sin: case Op::cos: case Op::pow: return 4;
-    case Op::div: case Op::sqrt: case Op::rsqrt: return 1.5;
-    case Op::expm1: case Op::log1p: case Op::tan: case Op::asin: case Op::acos: case Op::atan2: case Op::sinh: case Op::cosh: case Op::asinh: case Op::acosh:
-    case Op::atanh: case Op::erfc: case Op::erf_inv: case Op::lgamma: case Op::rem: return 16;
-    default: return 0.25;
-  }
+double price_of(Op op) {
+  constexpr double kPrices[] = {0.25, 1.5, 4, 16};
+  return kPrices[static_cast<int>(work_of(op))];
 }
 
 class Duplicates {
@@ -100,7 +95,7 @@ class Duplicates {
     if (grouped && !means<Map>(n.op)) return sources.insert(id), stored_for_it.push_back(id), true;
     if (grouped) copies.push_back(id);
     if (means<Contract>(n.op) || means<Reduce>(n.op)) return false;   // a free one
-    if (means<Map>(n.op)) work += work_of(n.op) * static_cast<double>(n.type.size());
+    if (means<Map>(n.op)) work += price_of(n.op) * static_cast<double>(n.type.size());
     return std::all_of(n.args.begin(), n.args.end(), [&](NodeId a) { return gather(a); });
   }
 

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "passes/tile/facts.h"
+#include "passes/work.h"
 
 namespace quern {
 
@@ -100,7 +101,7 @@ class Cost {
                             [&](const MapTile& m) {
                               double cycles = 0;
                               for (const ScalarNode& n : m.expr)
-                                if (n.kind == ScalarNode::Kind::op) cycles += is_function(n.op) ? kFunction : kOp;
+                                if (n.kind == ScalarNode::Kind::op) cycles += work_of(n.op) >= Work::division ? kFunction : kOp;
                               total += cycles * times(m.out);
                             },
                             [&](const ReduceTile& r) { total += kOp * times(r.arg); },
@@ -110,13 +111,6 @@ class Cost {
                  s.node);
     }
     return total;
-  }
-
-  static bool is_function(Op op) {
-    switch (op) {
-      case Op::exp: case Op::log: case Op::tanh: case Op::erf: case Op::sin: case Op::cos: case Op::pow: case Op::div: case Op::sqrt: return true;
-      default: return false;
-    }
   }
 };
 

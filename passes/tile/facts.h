@@ -45,7 +45,10 @@ struct Facts {
 };
 
 /// The block in which one row is worked on, and the row's axis (-1: none): a grid instance's, or that of its walk over a chunk of rows.
-struct RowBlock { Block* block; AxisId row; };
+struct RowBlock {
+  Block* block;
+  AxisId row;
+};
 inline RowBlock row_block(Kernel& k) {
   Phase& p = k.phases[0];
   auto* chunk = p.body.empty() ? nullptr : std::get_if<Seq>(&p.body.back().node);

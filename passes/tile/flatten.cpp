@@ -63,9 +63,9 @@ class Flatten {
     if (!seq_ || seq_->body.size() != 3 || seq_->carries.size() != 1) return false;
     mma_ = std::get_if<Mma>(&seq_->body[2].node);
     return mma_ && std::all_of(seq_->body.begin(), seq_->body.begin() + 2, [&](const Stmt& s) {
-      const auto* l = std::get_if<Load>(&s.node);
-      return l && (l->out == mma_->a || l->out == mma_->b) && std::all_of(l->index.begin(), l->index.end(), [](const BoxIndex& b) { return b.gather < 0; });
-    });
+             const auto* l = std::get_if<Load>(&s.node);
+             return l && (l->out == mma_->a || l->out == mma_->b) && std::all_of(l->index.begin(), l->index.end(), [](const BoxIndex& b) { return b.gather < 0; });
+           });
   }
 
   // The dim so many from the last of the operand that has windows: one position, at most one place.

@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "passes/tile/facts.h"
+#include "passes/work.h"
 
 namespace quern {
 
@@ -17,13 +18,7 @@ namespace {
 
 constexpr int64_t kLongestRow = 16 << 10;   // elements: a second-level cache holds several such rows
 
-bool is_costly(const ScalarNode& n) {
-  if (n.kind != ScalarNode::Kind::op) return false;
-  switch (n.op) {
-    case Op::exp: case Op::log: case Op::tanh: case Op::erf: case Op::pow: case Op::sin: case Op::cos: return true;
-    default: return false;
-  }
-}
+bool is_costly(const ScalarNode& n) { return n.kind == ScalarNode::Kind::op && work_of(n.op) >= Work::function; }
 
 class Keeper {
  public:
@@ -122,9 +117,10 @@ class Keeper {
   // Within the walk, and so unknown to the others: also its carries and what it reduces.
   bool defined_here(const Block& walk, ValueId v) const {
     return std::none_of(rows_->begin(), rows_->end(), [&](const Stmt& s) {
-      const auto* seq = std::get_if<Seq>(&s.node);
-      return (seq && std::count(seq->outs.begin(), seq->outs.end(), v)) || out_of(s) == v;
-    }) || maker(walk, v);
+             const auto* seq = std::get_if<Seq>(&s.node);
+             return (seq && std::count(seq->outs.begin(), seq->outs.end(), v)) || out_of(s) == v;
+           }) ||
+           maker(walk, v);
   }
   static ValueId out_of(const Stmt& s) {
     if (const auto* l = std::get_if<Load>(&s.node)) return l->out;

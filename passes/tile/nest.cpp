@@ -305,7 +305,8 @@ class Nest {
       const auto [index, extent] = within_block(a);
       shape.push_back(std::max<int64_t>(extent - planted(Fault::panel_tail), 1));
       place.push_back(index);
-      int64_t tile = a != mma_->axes.back() ? 1 : turned ? arch_.lanes : std::min<int64_t>(4, extent);
+      int64_t tile = a != mma_->axes.back() ? 1 : turned ? arch_.lanes
+                                                         : std::min<int64_t>(4, extent);
       if (axis(a).within >= 0 && axis(axis(a).within).tile % tile != 0) tile = axis(a).tile;
       fill.axes.push_back(fresh[a] = new_axis(a, tile, axis(a).within));
     }

@@ -130,7 +130,10 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
   for (AxisId a : m.axes)
     if (summed < 0 && contiguous_in_loads(k, f, a) && try_lanes(k, a)) summed = a;
   constexpr int64_t kSmallSide = 12;
-  struct Side { std::vector<AxisId> axes; int64_t extent = 1; } sides[2];   // longest axis first
+  struct Side {
+    std::vector<AxisId> axes;
+    int64_t extent = 1;
+  } sides[2];   // longest axis first
   for (AxisId a : kept) {
     if (axis(a).lanes || axis(a).extent < 2 || has(m.a, a) == has(m.b, a)) continue;
     Side& side = sides[has(m.b, a)];
@@ -158,7 +161,10 @@ void plan_ahead(Kernel& k, KernelSchedule& schedule) {
   constexpr int64_t kLargeInput = 4 << 20, kShortRow = 1 << 10, kLongRow = 256 << 10;   // bytes
   const auto [block, row] = row_block(k);
   if (row < 0) return;
-  struct Walks { int count = 0; Load *quiet = nullptr, *streaming = nullptr; };
+  struct Walks {
+    int count = 0;
+    Load *quiet = nullptr, *streaming = nullptr;
+  };
   std::map<BufferId, Walks> walks;
   for (Stmt& s : *block) {
     auto* seq = std::get_if<Seq>(&s.node);

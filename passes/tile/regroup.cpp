@@ -162,7 +162,8 @@ class Regroup {
       const auto x = e.stride(a), y = e.stride(b);
       return x && y && *x == checked_mul(*y, inner);
     };
-    const auto merged = [&](const Index& e) { return e.substitute([&](int id, int64_t n) { return id == a ? Index(0) : id == b ? whole : Index::axis(id, n); }); };
+    const auto merged = [&](const Index& e) { return e.substitute([&](int id, int64_t n) { return id == a ? Index(0) : id == b ? whole
+                                                                                                                               : Index::axis(id, n); }); };
     std::map<BufferId, std::set<size_t>> dims;   // the first of two dims that become one; none: as they are
     each_access([&](BufferId buffer, std::vector<BoxIndex>& index) {
       const Buffer& where = k_.buffers[static_cast<size_t>(buffer)];

@@ -11,6 +11,7 @@
 
 #include "ir/support/arith.h"
 #include "ir/support/overloaded.h"
+#include "passes/work.h"
 
 namespace quern {
 
@@ -56,13 +57,7 @@ class Roll {
     return false;
   }
 
-  static bool is_slow(const ScalarNode& n) {
-    if (n.kind != ScalarNode::Kind::op) return false;
-    switch (n.op) {
-      case Op::div: case Op::sqrt: case Op::rsqrt: case Op::exp: case Op::log: case Op::tanh: case Op::erf: case Op::sin: case Op::cos: case Op::pow: return true;
-      default: return false;
-    }
-  }
+  static bool is_slow(const ScalarNode& n) { return n.kind == ScalarNode::Kind::op && work_of(n.op) >= Work::division; }
   bool is_much(const Stmt& s) const {
     const auto* m = std::get_if<MapTile>(&s.node);
     return m && has_rows(m->out) && std::any_of(m->expr.begin(), m->expr.end(), is_slow);

@@ -17,7 +17,9 @@ using ScheduleFields = std::map<std::string, int64_t>;
 
 class KernelSchedule {
  public:
-  struct Field { int64_t value, standard, low, high; };
+  struct Field {
+    int64_t value, standard, low, high;
+  };
 
   KernelSchedule() = default;
   /// `origin`: who gives these values, for errors.

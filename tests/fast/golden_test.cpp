@@ -83,7 +83,8 @@ std::string run_steps(const test::Golden& c) {
       context.relaxed = argument == "relaxed";   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
-      expect_same_graph(graph, after, context.relaxed ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6 : 0);   // which change the order of sums
+      expect_same_graph(graph, after, context.relaxed ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
+                                                                                                     : 0);   // which change the order of sums
       graph = after;
     }
     for (const tile::Kernel& k : kernels) tile::verify(k);

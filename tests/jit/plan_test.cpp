@@ -9,8 +9,8 @@
 
 #include "frontend/conv.h"
 #include "frontend/nn.h"
-#include "models/mlp.h"
 #include "ir/text.h"
+#include "models/mlp.h"
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 #include "runtime/jit.h"
@@ -111,7 +111,8 @@ TEST(Plan, CandidatesComputeTheSameBits) {
         EXPECT_TRUE(candidates[0].fields.empty());
         EXPECT_EQ(tile::structure(candidates[0].planned), tile::structure(plan_cpu(k, arch)));
         for (size_t c = 1; c < candidates.size(); ++c) {
-          EXPECT_EQ(bytes_of(interpreted(candidates[c].planned)), want) << name << " " << arch << "\n" << tile::to_string(candidates[c].planned);
+          EXPECT_EQ(bytes_of(interpreted(candidates[c].planned)), want) << name << " " << arch << "\n"
+                                                                        << tile::to_string(candidates[c].planned);
           EXPECT_GT(candidates[c].cycles, 0);
           EXPECT_TRUE(c == 1 || candidates[c - 1].cycles <= candidates[c].cycles);
           ++tried;
@@ -134,7 +135,8 @@ TEST(Plan, CompiledProgramsComputeTheSameBits) {
       if (plan.kernels.empty()) continue;
       options.plan = parse_plan(to_string(plan), plan.file);   // through the text, as from a file
       EXPECT_EQ(to_string(*options.plan), to_string(plan));
-      EXPECT_EQ(run(*device, graph, options), want) << name << "\n" << to_string(plan);
+      EXPECT_EQ(run(*device, graph, options), want) << name << "\n"
+                                                    << to_string(plan);
     }
   }
 }
