@@ -1,5 +1,5 @@
-// What both planners ask of a lowered kernel: its products, reductions, loads and stores, and how far one step of an axis
-// moves in a buffer.
+// What both planners ask of a lowered kernel: its products, reductions, loads and stores, what a statement makes and reads,
+// and how far one step of an axis moves in a buffer.
 #pragma once
 #include <algorithm>
 #include <map>
@@ -43,6 +43,49 @@ struct Facts {
                  s.node);
   }
 };
+
+/// The value that a statement makes; -1 for stores and loops.
+inline ValueId made_by(const Stmt& s) {
+  if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
+  if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
+  if (const auto* r = std::get_if<ReduceTile>(&s.node)) return r->out;
+  if (const auto* m = std::get_if<Mma>(&s.node)) return m->out;
+  return -1;
+}
+
+/// Adds every value that the statement reads, and those in its body.
+inline void add_read_by(const Stmt& s, std::set<ValueId>& out) {
+  const auto box = [&](const std::vector<BoxIndex>& index) {
+    for (const BoxIndex& b : index)
+      if (b.gather >= 0) out.insert(b.gather);
+  };
+  const auto all = [&](const Block& body) {
+    for (const Stmt& inner : body) add_read_by(inner, out);
+  };
+  std::visit(Overloaded{[&](const Load& l) { box(l.index); }, [&](const MapTile& m) { out.insert(m.args.begin(), m.args.end()); },
+                        [&](const ReduceTile& r) { out.insert(r.arg); }, [&](const Mma& m) { out.insert({m.acc, m.a, m.b}); },
+                        [&](const Seq& q) {
+                          all(q.body);
+                          out.insert(q.yields.begin(), q.yields.end());
+                        },
+                        [&](const Each& e) { all(e.body); },
+                        [&](const Store& t) {
+                          box(t.index);
+                          out.insert(t.value);
+                        }},
+             s.node);
+}
+
+/// The one loop at the top of the block, a seq; null where there are others or none.
+inline Seq* lone_loop(Block& block) {
+  Seq* found = nullptr;
+  for (Stmt& s : block) {
+    auto* q = std::get_if<Seq>(&s.node);
+    if (std::holds_alternative<Each>(s.node) || (q && found)) return nullptr;
+    if (q) found = q;
+  }
+  return found;
+}
 
 /// The block in which one row is worked on, and the row's axis (-1: none): a grid instance's, or that of its walk over a chunk of rows.
 struct RowBlock {

@@ -35,32 +35,6 @@ class Join {
 
   Axis& axis(AxisId a) { return k_.axes[static_cast<size_t>(a)]; }
 
-  static void made_by(const Stmt& s, std::set<ValueId>& out) {
-    std::visit(Overloaded{[&](const Load& l) { out.insert(l.out); }, [&](const MapTile& m) { out.insert(m.out); }, [&](const ReduceTile& r) { out.insert(r.out); },
-                          [&](const Mma& m) { out.insert(m.out); }, [&](const Seq& q) { out.insert(q.outs.begin(), q.outs.end()); }, [](const Each&) {}, [](const Store&) {}},
-               s.node);
-  }
-  static void read_by(const Stmt& s, std::set<ValueId>& out) {
-    const auto boxes = [&](const std::vector<BoxIndex>& index) {
-      for (const BoxIndex& b : index)
-        if (b.gather >= 0) out.insert(b.gather);
-    };
-    const auto block = [&](const Block& body) {
-      for (const Stmt& inner : body) read_by(inner, out);
-    };
-    std::visit(Overloaded{[&](const Load& l) { boxes(l.index); }, [&](const MapTile& m) { out.insert(m.args.begin(), m.args.end()); }, [&](const ReduceTile& r) { out.insert(r.arg); },
-                          [&](const Mma& m) { out.insert({m.acc, m.a, m.b}); },
-                          [&](const Seq& q) {
-                            block(q.body);
-                            out.insert(q.yields.begin(), q.yields.end());
-                          },
-                          [&](const Each& e) { block(e.body); },
-                          [&](const Store& t) {
-                            boxes(t.index);
-                            out.insert(t.value);
-                          }},
-               s.node);
-  }
   static bool stores(const Block& block) {
     return std::any_of(block.begin(), block.end(), [](const Stmt& s) { return std::holds_alternative<Store>(s.node) || std::holds_alternative<Each>(s.node); });
   }
@@ -76,9 +50,11 @@ class Join {
     std::vector<char> late(body.size());
     for (size_t s = i + 1; s <= j; ++s) {
       std::set<ValueId> read;
-      read_by(body[s], read);
+      add_read_by(body[s], read);
       late[s] = std::any_of(read.begin(), read.end(), [&](ValueId v) { return behind.count(v) > 0; });
-      if (late[s]) made_by(body[s], behind);
+      if (!late[s]) continue;
+      if (const auto* q = std::get_if<Seq>(&body[s].node)) behind.insert(q->outs.begin(), q->outs.end());
+      else behind.insert(made_by(body[s]));
     }
     if (late[j]) return false;
     Seq one = std::move(*first), two = std::move(*second);

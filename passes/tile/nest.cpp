@@ -24,12 +24,6 @@ constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kFarOperand = 1 <
 constexpr int64_t kWholeSum = 1280, kSumBlock = 512, kStreamedBlock = 16;   // elements of the sum that one panel holds
 constexpr int64_t kInstances = 16, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
 
-ValueId out_of(const Stmt& s) {
-  if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
-  if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
-  return -1;
-}
-
 class Nest {
  public:
   Nest(const Kernel& kernel, const CpuArch& arch, KernelSchedule& schedule) : original_(kernel), k_(kernel), arch_(arch), schedule_(schedule) {}
@@ -70,13 +64,7 @@ class Nest {
 
   // The product stands in a seq at the top of the block.
   bool find_product() {
-    for (Stmt& s : k_.phases[0].body)
-      if (auto* q = std::get_if<Seq>(&s.node)) {
-        if (seq_) return false;
-        seq_ = q;
-      } else if (std::holds_alternative<Each>(s.node)) {
-        return false;
-      }
+    seq_ = lone_loop(k_.phases[0].body);
     if (!seq_) return false;
     for (const Stmt& s : seq_->body)
       if (const auto* m = std::get_if<Mma>(&s.node)) mma_ = m;
@@ -105,7 +93,7 @@ class Nest {
     Operand out{value, {}, nullptr};
     const std::function<bool(ValueId)> collect = [&](ValueId v) {
       size_t at = 0;
-      while (at < seq_->body.size() && out_of(seq_->body[at]) != v) ++at;
+      while (at < seq_->body.size() && made_by(seq_->body[at]) != v) ++at;
       if (at == seq_->body.size()) return false;
       if (std::count(out.makers.begin(), out.makers.end(), at)) return true;
       if (const auto* map = std::get_if<MapTile>(&seq_->body[at].node)) {

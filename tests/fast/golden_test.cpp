@@ -1,23 +1,15 @@
 // Runs the golden cases (tests/support/golden.h): each pass's text before and after, kernel counts and verdicts. What a
 // pass makes must also compute the same: graphs bit by bit, planned kernels up to the order of sums.
 // `golden_test --update`, or UPDATE=1, writes what is found into the files; read the difference before committing it.
-#include <cstring>
 #include <set>
 
 #include <gtest/gtest.h>
 
 #include "tests/support/golden.h"
+#include "tests/support/updating.h"
 
 namespace quern {
 namespace {
-
-bool updating() {
-  const char* variable = std::getenv("UPDATE");
-  if (variable && *variable && std::strcmp(variable, "0") != 0) return true;
-  for (const std::string& a : testing::internal::GetArgvs())
-    if (a == "--update") return true;
-  return false;
-}
 
 std::vector<HostTensor> random_values(const std::vector<Type>& types) {
   std::mt19937_64 random(8);
@@ -122,21 +114,21 @@ TEST(Golden, Cases) {
       const std::string old = c.text + c.expected;
       if (!c.steps.empty()) {
         const std::string found = run_steps(c);
-        if (updating()) c.expected = found;
+        if (test::updating()) c.expected = found;
         EXPECT_EQ(found, c.expected);
       }
       if (!c.is_kernel()) {
         int64_t kernels = 0;
         const std::string verdicts = verdicts_of(c.graph(), kernels);
         for (const std::string& v : c.verdicts) EXPECT_NE(verdicts.find(v), std::string::npos) << "no verdict \"" << v << "\" in\n" << verdicts;
-        if (updating() && c.kernels >= 0) {
+        if (test::updating() && c.kernels >= 0) {
           const size_t at = c.text.find("// expect kernels = ");
           c.text.replace(at, c.text.find('\n', at) - at, fmt::format("// expect kernels = {}", kernels));
         } else if (c.kernels >= 0) {
           EXPECT_EQ(kernels, c.kernels) << verdicts;
         }
       }
-      if (updating() && c.text + c.expected != old) {
+      if (test::updating() && c.text + c.expected != old) {
         std::ofstream(QN_SOURCE_DIR "/tests/cases/" + c.file) << c.text << (c.steps.empty() ? "" : "---\n") << c.expected;
         std::printf("updated %s\n", c.file.c_str());
         ++updated;

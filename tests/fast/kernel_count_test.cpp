@@ -3,7 +3,6 @@
 // order of the calls: its ops with how often they stand there, views left out. `kernel_count_test --update`, or UPDATE=1,
 // writes them anew; read the difference before committing it.
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -17,17 +16,10 @@
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/plan.h"
+#include "tests/support/updating.h"
 
 namespace quern {
 namespace {
-
-bool updating() {
-  const char* variable = std::getenv("UPDATE");
-  if (variable && *variable && std::strcmp(variable, "0") != 0) return true;
-  for (const std::string& a : testing::internal::GetArgvs())
-    if (a == "--update") return true;
-  return false;
-}
 
 std::string ops_of(const Graph& body) {
   std::vector<std::pair<std::string, int64_t>> ops;
@@ -86,7 +78,7 @@ TEST_P(KernelCount, IsTheGoldenOne) {
   const std::string name = GetParam(), path = QN_SOURCE_DIR "/tests/cases/kernels/" + name + ".txt";
   const Graph graph = (name == "mlp" ? mlp_step({784, 10, {256}, 0}, 128, {}, 1) : zoo::build(name).value()).graph;
   const std::string found = kernels_of(graph, true) + kernels_of(graph, false);
-  if (updating()) std::ofstream(path) << found;
+  if (test::updating()) std::ofstream(path) << found;
   std::ifstream in(path);
   std::stringstream wanted;
   wanted << in.rdbuf();
