@@ -137,15 +137,18 @@ TrainingStep gpt_step() {
 }
 
 const std::vector<std::string>& names() {
-  static const std::vector<std::string> all = {"heads", "cnn", "block", "lstm"};
+  static const std::vector<std::string> all = {"heads", "cnn", "residual", "block", "lstm", "decode", "gpt"};
   return all;
 }
 
 std::optional<TrainingStep> build(const std::string& name) {
   if (name == "heads") return heads_step(128);
   if (name == "cnn") return cnn_step(128);
+  if (name == "residual") return residual_forward(8);
   if (name == "block") return block_step();
   if (name == "lstm") return lstm_gradients();
+  if (name == "decode") return decode();
+  if (name == "gpt") return gpt_step();
   return std::nullopt;
 }
 

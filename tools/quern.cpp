@@ -26,7 +26,7 @@
 namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
-  command.add_option("model", name, "a registered model (mlp, heads, cnn, block, lstm), a .qir or an .onnx file")->required();
+  command.add_option("model", name, fmt::format("a registered model (mlp, {}), a .qir or an .onnx file", fmt::join(zoo::names(), ", ")))->required();
   command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes)")->allow_extra_args(false);
   onnx.add_to(command);
 }

@@ -1,4 +1,4 @@
-// Kernel goldens: how many kernels of which ops the training steps of the benchmarks' models become, for the CPU and for CUDA
+// Kernel goldens: how many kernels of which ops the benchmarks' models become, for the CPU and for CUDA
 // (passes and lowering alone: neither needs the device). tests/cases/kernels/MODEL.txt has a line for each distinct kernel, in
 // order of the calls: its ops with how often they stand there, views left out. `kernel_count_test --update`, or UPDATE=1,
 // writes them anew; read the difference before committing it.
@@ -86,7 +86,7 @@ TEST_P(KernelCount, IsTheGoldenOne) {
   EXPECT_EQ(found, wanted.str()) << "fewer or other kernels are fine where they are wanted: kernel_count_test --update";
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, KernelCount, testing::Values("mlp", "heads", "cnn", "block", "lstm"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Models, KernelCount, testing::Values("mlp", "heads", "cnn", "residual", "block", "lstm", "decode"), [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace quern
