@@ -270,6 +270,24 @@ bool sums_fill_more(const Kernel& k, const Facts& f, const CpuArch& arch, AxisId
   return false;
 }
 
+// Does most of what is summed lie across the summed axis in memory, and along one that the sums keep?
+bool lies_across(const Kernel& k, const Facts& f, const CpuArch& arch, AxisId summed) {
+  const auto along = [&](AxisId a) {   // elements that lie along the axis less those that lie across it
+    double total = 0;
+    for (const Load* l : f.loads) {
+      const int64_t step = step_of(k, l->buffer, l->index, a);
+      double elements = step == 0 ? 0 : step == 1 ? 1 : -1;
+      for (AxisId of : k.values[static_cast<size_t>(l->out)].axes) elements *= static_cast<double>(k.axes[static_cast<size_t>(of)].extent);
+      total += elements;
+    }
+    return total;
+  };
+  if (along(summed) >= 0) return false;
+  for (size_t a = 0; a < k.axes.size(); ++a)
+    if (2 * k.axes[a].extent >= arch.lanes && contiguous_in_stores(k, f, static_cast<AxisId>(a)) && along(static_cast<AxisId>(a)) > 0) return true;
+  return false;
+}
+
 void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
   // Rows that are walked stand one after the other, but where there is nothing else.
   const AxisId row = k.axes.size() > 2 ? row_block(k).row : -1;
@@ -277,7 +295,7 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& s
   for (const ReduceTile* r : f.reductions)
     for (size_t i = r->axes.size(); i-- > 0;) {
       Axis& axis = k.axes[static_cast<size_t>(r->axes[i])];
-      if (axis.lanes || axis.extent < 2 || r->axes[i] == row || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i])) continue;
+      if (axis.lanes || axis.extent < 2 || r->axes[i] == row || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i]) || lies_across(k, f, arch, r->axes[i])) continue;
       if (try_lanes(k, r->axes[i])) {
         axis.tile = vectors_tile(axis, arch.lanes, 4);
         break;
