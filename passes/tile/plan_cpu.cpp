@@ -217,12 +217,44 @@ void plan_streams(Kernel& k) {
   visit(k.phases[0].body);
 }
 
+// What walks keep of a row (passes/tile/keep.h) is kept of each of several rows. False, and nothing done, where it is too long
+// for that, or does not differ from row to row.
+bool keep_several(Kernel& k, Block& walks, AxisId row, int64_t rows) {
+  constexpr int64_t kLongestKept = 4 << 10;   // bytes
+  const auto is_scratch = [&](BufferId b) { return k.buffers[static_cast<size_t>(b)].kind == BufferKind::scratch; };
+  std::vector<Load*> loads;
+  std::vector<Store*> stores;
+  for (Stmt& s : walks) {
+    auto* seq = std::get_if<Seq>(&s.node);
+    auto* each = std::get_if<Each>(&s.node);
+    if (!seq && !each) continue;
+    for (Stmt& inner : seq ? seq->body : each->body) {
+      if (auto* l = std::get_if<Load>(&inner.node); l && is_scratch(l->buffer)) loads.push_back(l);
+      if (auto* t = std::get_if<Store>(&inner.node); t && is_scratch(t->buffer)) stores.push_back(t);
+    }
+  }
+  const auto axes_of = [&](ValueId v) -> std::vector<AxisId>& { return k.values[static_cast<size_t>(v)].axes; };
+  if (std::any_of(stores.begin(), stores.end(), [&](const Store* t) { return !std::count(axes_of(t->value).begin(), axes_of(t->value).end(), row); })) return false;
+  for (const Buffer& b : k.buffers)
+    if (b.kind == BufferKind::scratch && count(b.shape) * size_of(b.dtype) > kLongestKept) return false;
+  const Index place = floor_mod(k.coordinate(row), rows);
+  for (Buffer& b : k.buffers)
+    if (b.kind == BufferKind::scratch) b.shape.insert(b.shape.begin(), rows);
+  for (Store* t : stores) t->index.insert(t->index.begin(), place);
+  for (Load* l : loads) {
+    l->index.insert(l->index.begin(), place);
+    std::vector<AxisId>& axes = axes_of(l->out);
+    axes.insert(std::lower_bound(axes.begin(), axes.end(), row), row);
+  }
+  return true;
+}
+
 // Several rows at a time share what is the same for all of them, and memory is asked along several lines at once.
 void plan_several_rows(Kernel& k, const CpuArch& arch) {
   constexpr int64_t kRows = 4, kManyRows = 256, kInCache = 128 << 10;   // rows, rows, bytes of each buffer
   const auto [block, row] = row_block(k);
   const auto axis = [&](AxisId a) -> Axis& { return k.axes[static_cast<size_t>(a)]; };
-  if (row < 0 || std::any_of(k.buffers.begin(), k.buffers.end(), [](const Buffer& b) { return b.kind == BufferKind::scratch; })) return;
+  if (row < 0) return;
   const bool chunk = block != &k.phases[0].body;
   if (axis(row).lanes || axis(row).symbol || axis(row).tile != 1 || axis(row).extent < (chunk ? kRows : kManyRows) || is_walked(k, row)) return;
   const bool walks = std::any_of(block->begin(), block->end(), [&](const Stmt& s) {
@@ -232,6 +264,7 @@ void plan_several_rows(Kernel& k, const CpuArch& arch) {
   });
   const Facts f(k);
   if (!walks || std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, row) * size_of(k.buffers[static_cast<size_t>(l->buffer)].dtype) * kRows > kInCache; })) return;
+  if (!keep_several(k, *block, row, kRows)) return;
   axis(row).tile = kRows;
   for (Axis& a : k.axes)
     if (a.lanes) a.tile = std::min<int64_t>(a.tile, int64_t{2} * arch.lanes);
