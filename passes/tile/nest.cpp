@@ -22,7 +22,7 @@ namespace {
 
 constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kFarOperand = 1 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
 constexpr int64_t kWholeSum = 1280, kSumBlock = 512, kStreamedBlock = 16;   // elements of the sum that one panel holds
-constexpr int64_t kInstances = 16, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
+constexpr int64_t kInstances = 16, kFewInstances = 4, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
 
 ValueId out_of(const Stmt& s) {
   if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
@@ -268,7 +268,9 @@ class Nest {
     for (AxisId a : grid)
       if (a != lanes_ && a != rows_) others = checked_mul(others, tiles(a));
     int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), turn_rows_ ? 2 : 1, columns);
-    const int64_t least = turn_rows_ ? std::min(kPackedRowsPanels, side_by_side) : 1;
+    // Turned rows serve several panels; but where neither rows nor columns are many, another thread turns its own.
+    const bool few = (rows_ < 0 || tiles(rows_) < 2 * kFewestRowTiles) && ceil_div(columns, kPackedRowsPanels) * others < kFewInstances;
+    const int64_t least = turn_rows_ ? std::min(few ? kPackedRowsPanels / 2 : kPackedRowsPanels, side_by_side) : 1;
     side_by_side = std::clamp<int64_t>(columns * others / (streamed_ ? kStreams : kInstances), least, side_by_side);
     side_by_side = axis(lanes_).symbol ? 1 : schedule_.choose("panels", ceil_div(columns, ceil_div(columns, side_by_side)), 1, columns);
     if (side_by_side > 1) std::replace(grid.begin(), grid.end(), lanes_, block_axis(lanes_, side_by_side * width));
