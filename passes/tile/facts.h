@@ -115,6 +115,20 @@ inline int64_t step_of(const Kernel& k, BufferId buffer, const std::vector<BoxIn
 inline bool contiguous_in_loads(const Kernel& k, const Facts& f, AxisId a) {
   return std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, a) == 1; });
 }
+/// Where the axis lies in panels, neighbours together in blocks of so many, … a // extent …, a % extent: that extent; else 0.
+inline int64_t panel_of(const Kernel& k, const Load& l, AxisId a) {
+  const Shape strides = k.buffers[static_cast<size_t>(l.buffer)].strides();
+  const auto is = [&](const Index& e, Index::Kind kind) { return e.kind() == kind && e.left().kind() == Index::Kind::axis && e.left().value() == a; };
+  int64_t within = 0, across = 0;
+  for (size_t d = 0; d < l.index.size(); ++d) {
+    const Index& e = l.index[d].index;
+    if (l.index[d].gather >= 0 || !e.uses(a)) continue;
+    if (is(e, Index::Kind::mod) && strides[d] == 1 && within == 0) within = e.value();
+    else if (is(e, Index::Kind::div) && across == 0) across = e.value();
+    else return 0;
+  }
+  return within == across ? within : 0;
+}
 inline bool contiguous_in_stores(const Kernel& k, const Facts& f, AxisId a) {
   return std::any_of(f.stores.begin(), f.stores.end(), [&](const Store* t) { return step_of(k, t->buffer, t->index, a) == 1; });
 }

@@ -97,9 +97,15 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
   const auto tile_for = [&](AxisId across, AxisId rows) {
     return accumulators(rows < 0 ? 1 : std::max<int64_t>(axis(rows).extent, 1), ceil_div(std::max<int64_t>(axis(across).extent, 1), arch.lanes), arch.registers);
   };
+  const auto panel = [&](AxisId a) {   // an operand may have come in panels: tiles do not cross them
+    int64_t out = 0;
+    for (const Load* l : f.loads)
+      if (l->out == m.a || l->out == m.b) out = std::max(out, panel_of(k, *l, a));
+    return out;
+  };
   // Of few rows the other operand is read once: along the sum, if that is how it lies.
   const auto runs_along_sum = [&] { return std::any_of(m.axes.begin(), m.axes.end(), [&](AxisId a) { return contiguous_in_loads(k, f, a) && !axis(a).symbol && axis(a).extent >= arch.lanes; }); };
-  if (lanes >= 0 && (rows_for(lanes) < 0 || axis(rows_for(lanes)).extent <= kFewRows) && !contiguous_in_loads(k, f, lanes) && runs_along_sum()) lanes = -1;
+  if (lanes >= 0 && (rows_for(lanes) < 0 || axis(rows_for(lanes)).extent <= kFewRows) && !contiguous_in_loads(k, f, lanes) && !panel(lanes) && runs_along_sum()) lanes = -1;
   // Where memory's order would leave most lanes empty (the places of a kernel in a weight gradient), another axis takes
   // them: one that is contiguous in a load, or else the longest, if a panel of it would be read more than twice.
   const auto emptier = [&](AxisId a) { return 2 * axis(a).extent <= arch.lanes; };
@@ -117,8 +123,10 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
   }
   if (lanes >= 0 && try_lanes(k, lanes)) {
     const AxisId rows = rows_for(lanes);
-    const auto [across, along] = tile_for(lanes, rows);
-    const int64_t vectors = schedule.choose("vectors", along, 1, std::min<int64_t>(arch.registers / 4, ceil_div(axis(lanes).extent, arch.lanes)));
+    auto [across, along] = tile_for(lanes, rows);
+    const int64_t width = panel(lanes);
+    while (along > 1 && width % (along * arch.lanes) != 0) --along;
+    const int64_t vectors = width ? along : schedule.choose("vectors", along, 1, std::min<int64_t>(arch.registers / 4, ceil_div(axis(lanes).extent, arch.lanes)));
     axis(lanes).tile = vectors * arch.lanes;
     if (rows >= 0) axis(rows).tile = schedule.choose("rows", across, 1, std::clamp<int64_t>((arch.registers - 2) / vectors, 1, std::max<int64_t>(axis(rows).extent, 1)));
     axis(m.axes.back()).tile = std::clamp<int64_t>(axis(m.axes.back()).extent, 1, 2);

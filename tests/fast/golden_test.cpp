@@ -49,6 +49,16 @@ void expect_same_graph(const Graph& before, const Graph& after, double bound) {
   for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, bound) << "output " << o;
 }
 
+/// Also those of loops and branches.
+void lower_calls(const Graph& graph, std::vector<tile::Kernel>& kernels) {
+  for (const Node& n : graph.nodes) {
+    if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+    else if (is_control_flow(n.op))
+      for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+        if (body) lower_calls(*body, kernels);
+  }
+}
+
 /// The text that the case's steps end with.
 std::string run_steps(const test::Golden& c) {
   Graph graph;
@@ -60,8 +70,7 @@ std::string run_steps(const test::Golden& c) {
     const std::string name = step.substr(0, step.find(':')), argument = step.substr(std::min(step.size(), name.size() + 1));
     if (name == "lower") {
       kernels.clear();
-      for (const Node& n : graph.nodes)
-        if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+      lower_calls(graph, kernels);
     } else if (name == "plan_cpu" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
@@ -72,6 +81,7 @@ std::string run_steps(const test::Golden& c) {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
       if (name == "chunks") context.long_sum = std::stoll(argument);
+      if (name == "panels") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
       context.relaxed = argument == "relaxed";   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);

@@ -13,6 +13,7 @@
 
 #include "ir/op.h"
 #include "models/zoo.h"
+#include "passes/graph/panels.h"
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/plan.h"
@@ -39,6 +40,7 @@ std::string ops_of(const Graph& body) {
 std::string kernels_of(const Graph& graph, bool cpu) {
   PassContext context;
   context.nested_products = cpu;   // as `compile` has it
+  if (const CpuArch arch = cpu_arch("avx512"); cpu) context.large_matrix = kLargeMatrix, context.lanes = arch.lanes, context.registers = arch.registers;
   struct Kernel {
     std::string ops;
     int64_t calls = 0, in_loops = 0;
