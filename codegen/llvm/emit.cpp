@@ -219,7 +219,7 @@ class Emitter : Memory {
   void statement(const Load& l) {
     allocate(l.out);
     const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
-    if (const AxisId across = turned(l, buffer); across >= 0) return load_turned(l, buffer, across);
+    if (const AxisId across = turned(value(l.out).axes, l.buffer, l.index); across >= 0) return load_turned(l, buffer, across);
     each_coordinate(value(l.out).axes, [&](Coords& c) { reg(l.out, c) = load(l, buffer, c); });
   }
 

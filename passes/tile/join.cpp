@@ -9,14 +9,13 @@
 
 #include "ir/support/overloaded.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/rename.h"
 
 namespace quern {
 
 using namespace tile;
 
 namespace {
-
-using Names = std::map<ValueId, ValueId>;
 
 class Join {
  public:
@@ -84,7 +83,7 @@ class Join {
     Seq one = std::move(*first), two = std::move(*second);
     std::map<AxisId, AxisId> axes;
     for (size_t a = 0; a < one.axes.size(); ++a) axes[two.axes[a]] = one.axes[a];
-    rename(two.body, axes);
+    rename_axes(k_, two.body, axes);
     Names names;
     take_in(one.body, std::move(two.body), names);
     for (ValueId y : two.yields) one.yields.push_back(named(names, y));
@@ -101,88 +100,11 @@ class Join {
     return true;
   }
 
-  // --- axes ---
-  void rename(Block& block, const std::map<AxisId, AxisId>& axes) {
-    const auto axis_name = [&](AxisId a) {
-      const auto it = axes.find(a);
-      return it == axes.end() ? a : it->second;
-    };
-    const auto index = [&](Index& e) { e = e.substitute([&](int a, int64_t extent) { return Index::axis(axis_name(a), extent); }); };
-    const auto list = [&](std::vector<AxisId>& all) {
-      for (AxisId& a : all) a = axis_name(a);
-    };
-    const auto value = [&](ValueId v) {
-      std::vector<AxisId>& all = k_.values[static_cast<size_t>(v)].axes;
-      list(all);
-      std::sort(all.begin(), all.end());
-    };
-    const auto boxes = [&](std::vector<BoxIndex>& all) {
-      for (BoxIndex& b : all)
-        if (b.gather < 0) index(b.index);
-    };
-    for (Stmt& s : block)
-      std::visit(Overloaded{[&](Load& l) {
-                              boxes(l.index);
-                              value(l.out);
-                            },
-                            [&](MapTile& m) {
-                              for (ScalarNode& n : m.expr)
-                                if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) index(n.coord);
-                              value(m.out);
-                            },
-                            [&](ReduceTile& r) {
-                              list(r.axes);
-                              value(r.out);
-                            },
-                            [&](Mma& m) {
-                              list(m.axes);
-                              value(m.out);
-                            },
-                            [&](Seq& q) {
-                              list(q.axes);
-                              for (const Carry& c : q.carries) value(c.var);
-                              for (ValueId v : q.outs) value(v);
-                              rename(q.body, axes);
-                            },
-                            [&](Each& e) {
-                              list(e.axes);
-                              rename(e.body, axes);
-                            },
-                            [&](Store& t) { boxes(t.index); }},
-                 s.node);
-  }
-
   // --- equal statements ---
-  static ValueId named(const Names& names, ValueId v) {
-    const auto it = names.find(v);
-    return it == names.end() ? v : it->second;
-  }
-  static void use_names(Stmt& s, const Names& names) {
-    const auto value = [&](ValueId& v) { v = named(names, v); };
-    const auto boxes = [&](std::vector<BoxIndex>& all) {
-      for (BoxIndex& b : all)
-        if (b.gather >= 0) value(b.gather);
-    };
-    const auto block = [&](Block& body) {
-      for (Stmt& inner : body) use_names(inner, names);
-    };
-    std::visit(Overloaded{[&](Load& l) { boxes(l.index); }, [&](MapTile& m) { std::for_each(m.args.begin(), m.args.end(), value); }, [&](ReduceTile& r) { value(r.arg); },
-                          [&](Mma& m) { value(m.acc), value(m.a), value(m.b); },
-                          [&](Seq& q) {
-                            block(q.body);
-                            std::for_each(q.yields.begin(), q.yields.end(), value);
-                          },
-                          [&](Each& e) { block(e.body); },
-                          [&](Store& t) {
-                            boxes(t.index);
-                            value(t.value);
-                          }},
-               s.node);
-  }
   // Appends the statements that are not there; `names` learns of the others.
   void take_in(Block& into, Block more, Names& names) {
     for (Stmt& s : more) {
-      use_names(s, names);
+      rename_reads(s, names);
       const bool there = std::any_of(into.begin(), into.end(), [&](const Stmt& old) { return equal(old, s, names); });
       if (!there) into.push_back(std::move(s));
     }
@@ -233,13 +155,13 @@ class Join {
       equal_all = equal_all && old.carries[c].init == q.carries[c].init;
       inner[q.carries[c].var] = old.carries[c].var;
     }
-    rename(renamed.body, axes);
+    rename_axes(k_, renamed.body, axes);
     for (size_t s = 0; s < q.body.size() && equal_all; ++s) {
-      use_names(renamed.body[s], inner);
+      rename_reads(renamed.body[s], inner);
       equal_all = equal(old.body[s], renamed.body[s], inner);
     }
     for (size_t c = 0; c < q.yields.size() && equal_all; ++c) equal_all = old.yields[c] == named(inner, q.yields[c]);
-    if (!equal_all) rename(renamed.body, back);   // their tiles' axes
+    if (!equal_all) rename_axes(k_, renamed.body, back);   // their tiles' axes
     for (size_t c = 0; c < q.outs.size() && equal_all; ++c) names[q.outs[c]] = old.outs[c];
     return equal_all;
   }
