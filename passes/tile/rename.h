@@ -1,6 +1,7 @@
-// Other names in statements, for passes that join loops or give a loop axes of its own.
+// What statements make and read, and other names in them: for passes that join loops or give a loop axes of its own.
 #pragma once
 #include <map>
+#include <set>
 
 #include "ir/tile/kernel.h"
 
@@ -8,6 +9,9 @@ namespace quern {
 
 using Names = std::map<tile::ValueId, tile::ValueId>;
 tile::ValueId named(const Names& names, tile::ValueId v);   // itself where it has no other name
+
+void made_by(const tile::Stmt& s, std::set<tile::ValueId>& out);
+void read_by(const tile::Stmt& s, std::set<tile::ValueId>& out);   // also inside of it
 
 /// In what a statement reads, not in what it makes.
 void rename_reads(tile::Stmt& stmt, const Names& names);

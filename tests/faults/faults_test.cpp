@@ -84,6 +84,7 @@ std::string first_guess(Fault fault) {
     case Fault::directions_merged: return fuzz_tiles;
     case Fault::while_carry: return fuzz_lanes;
     case Fault::sums_unseen: return sweep("plan", "*CompiledPrograms*");
+    case Fault::sum_not_scaled:
     case Fault::mask_ends_early:
     case Fault::bound_of_first: return sweep("attention", "*WhatMasksLeave");
     case Fault::gather_unchecked: return sweep("cpu", "*/take");
