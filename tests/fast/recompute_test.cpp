@@ -104,6 +104,38 @@ TEST(Recompute, LoopsWalkWhatAMaskLeaves) {
   }
 }
 
+// Maxima and sums of the rows are found in one walk, also where a maximum is infinite, NaN, or -inf at first or for good.
+TEST(Recompute, RowsAreWalkedOnce) {
+  for (bool guarded : {true, false}) {
+    SCOPED_TRACE(guarded);
+    Model m;
+    const Tensor q = m.input("q", DType::f64, {2, kTime, 3}), k = m.input("k", DType::f64, {2, kTime, 3}), v = m.input("v", DType::f64, {2, kTime, 3}), bias = m.input("bias", DType::f64, {kTime, 1});
+    const Tensor s = contract("bid,bjd->bij", q, k) + bias, top = expand_dims(max(s, {-1}), -1), shift = guarded ? where(is_finite(top), top, 0) : top, e = exp(s - shift), total = expand_dims(sum(e, {-1}), -1);
+    m.output("total", total);
+    m.output("y", contract("bij,bjd->bid", e / total, v));
+    PassContext context;
+    const Graph graph = expand(m.finish(), context);
+    std::vector<HostTensor> inputs = inputs_of(graph);
+    const auto put = [](HostTensor& t, int64_t i, double value) { t.set(i, Scalar::of(DType::f64, value)); };
+    put(inputs[0], 3 * 3, 0);                // times infinity: NaN, from the second such key on
+    put(inputs[1], 5 * 3, -INFINITY);
+    put(inputs[1], 77 * 3, INFINITY);
+    put(inputs[3], 9, -INFINITY);
+    put(inputs[3], 20, NAN);
+    const std::vector<HostTensor> want = interpret(graph, inputs);
+    int64_t walks = 0;
+    const auto plan = [&](const tile::Kernel& k) {
+      const tile::Kernel planned = plan_cpu(k, "avx2");
+      for (const tile::Stmt& s : planned.phases[0].body)
+        if (const auto* seq = std::get_if<tile::Seq>(&s.node)) walks += seq->carries.size() == 2 && std::any_of(seq->body.begin(), seq->body.end(), [](const tile::Stmt& t) { return std::holds_alternative<tile::Seq>(t.node); });
+      return planned;
+    };
+    const std::vector<HostTensor> got = test::run_tiles(graph, inputs, plan, nested());
+    EXPECT_EQ(walks, 1);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << "output " << o;
+  }
+}
+
 TEST(Recompute, NothingOfTheSquareIsAResult) {
   for (bool gradient : {false, true}) {
     PassContext context = nested(), plain;
