@@ -108,8 +108,7 @@ class Nested {
   }
   void choose_tiles() {
     const bool wide = arch_.registers == 32;
-    const bool several = found_.outer.size() > 1;   // and more to hold for each step
-    const int64_t steps = (wide ? 8 : 4) / (several ? 2 : 1);
+    const int64_t steps = wide ? 8 : 4;   // as many sums of an inner product as hide its latency, also where several outer ones then reload
     const auto tile_last = [&](const std::vector<AxisId>& axes, int64_t tile) {
       if (!axes.empty() && !axis(axes.back()).lanes) axis(axes.back()).tile = std::clamp<int64_t>(axis(axes.back()).extent, 1, tile);
     };
@@ -121,7 +120,7 @@ class Nested {
         if (!axis(a).lanes && holds(axes_of(m->a), a) != holds(axes_of(m->b), a)) others.push_back(a);
       tile_last(others, steps);
     }
-    tile_last(columns_, (wide ? 4 : 2) / (several ? 2 : 1));
+    tile_last(columns_, (wide ? 4 : 2) / (found_.outer.size() > 1 ? 2 : 1));
   }
 
   // --- sums in a scratch ---
