@@ -256,6 +256,8 @@ class Memory : protected Places {
     if (loops_.size() > 1)
       for (AxisId a : loops_[loops_.size() - 2])
         if (is_lanes(a) && step_of(k_, l.buffer, l.index, a) == 1) distance = unit(a);
+    constexpr int64_t kShortBlock = 64;   // steps: what it reads stays in the first cache
+    if (const AxisId block = axis(*far).within; block >= 0 && axis(block).tile <= kShortBlock) distance = step_of(k_, l.buffer, l.index, *far) * axis(block).tile;
     s_.call(llvm::Intrinsic::prefetch, {b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(distance)), b_.getInt32(0), b_.getInt32(3), b_.getInt32(1)});
   }
 

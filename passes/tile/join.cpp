@@ -44,9 +44,9 @@ class Join {
     std::vector<char> late(body.size());
     for (size_t s = i + 1; s <= j; ++s) {
       std::set<ValueId> read;
-      read_by(body[s], read);
+      add_read_by(body[s], read);
       late[s] = std::any_of(read.begin(), read.end(), [&](ValueId v) { return behind.count(v) > 0; });
-      if (late[s]) made_by(body[s], behind);
+      if (late[s]) add_made_by(body[s], behind);
     }
     if (late[j]) return false;
     Seq one = std::move(*first), two = std::move(*second);

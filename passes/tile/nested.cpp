@@ -160,29 +160,14 @@ class Nested {
                                  [](const Seq&) { return false; }, [](const Each&) { return false; }},
                       s.node);
   }
-  static std::vector<ValueId> read_by(const Stmt& s) {
-    std::vector<ValueId> out;
-    if (const auto* l = std::get_if<Load>(&s.node))
-      for (const BoxIndex& b : l->index)
-        if (b.gather >= 0) out.push_back(b.gather);
-    if (const auto* m = std::get_if<MapTile>(&s.node)) out = m->args;
-    if (const auto* m = std::get_if<Mma>(&s.node)) out = {m->acc, m->a, m->b};
-    return out;
-  }
-  static ValueId made_by(const Stmt& s) {
-    if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
-    if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
-    return -1;
-  }
   // What of `known` the block wants, in order, then the block.
   static Block with_makers(const Block& known, Block block) {
     std::set<ValueId> wanted;
-    for (const Stmt& s : block)
-      for (ValueId v : read_by(s)) wanted.insert(v);
+    for (const Stmt& s : block) add_read_by(s, wanted);
     Block out;
     for (size_t i = known.size(); i-- > 0;) {
       if (!wanted.count(made_by(known[i]))) continue;
-      for (ValueId v : read_by(known[i])) wanted.insert(v);
+      add_read_by(known[i], wanted);
       out.insert(out.begin(), known[i]);
     }
     for (Stmt& s : block) out.push_back(std::move(s));

@@ -11,6 +11,7 @@
 
 #include "ir/support/fault.h"
 #include "passes/tile/equal.h"
+#include "passes/tile/facts.h"
 
 namespace quern {
 
@@ -166,11 +167,11 @@ class Online {
     std::vector<char> late(body.size());
     for (size_t s = i + 1; s < j; ++s) {
       std::set<ValueId> wants;
-      read_by(body[s], wants);
+      add_read_by(body[s], wants);
       late[s] = std::any_of(wants.begin(), wants.end(), [&](ValueId v) { return behind.count(v) > 0; });
-      if (late[s]) made_by(body[s], behind);
+      if (late[s]) add_made_by(body[s], behind);
     }
-    read_by(body[j], read);
+    add_read_by(body[j], read);
     std::set_intersection(read.begin(), read.end(), behind.begin(), behind.end(), std::inserter(shifts, shifts.end()));
     if (shifts.size() != 1) return false;
     const ValueId shift = *shifts.begin();
@@ -191,8 +192,8 @@ class Online {
     }
     for (const Stmt& s : second->body) {   // and nothing else reads the shift or a sum so far
       std::set<ValueId> wants, made;
-      read_by(s, wants);
-      made_by(s, made);
+      add_read_by(s, wants);
+      add_made_by(s, made);
       for (size_t c = 0; c < second->carries.size(); ++c)
         if (wants.count(second->carries[c].var) && !made.count(second->yields[c])) return false;
       if (wants.count(shift) && !std::any_of(made.begin(), made.end(), [&](ValueId v) { return shifted.count(v) > 0; })) return false;

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "ir/support/overloaded.h"
+#include "passes/tile/facts.h"
 
 namespace quern {
 
@@ -87,31 +87,9 @@ void rename_axes(Kernel& kernel, Block& block, const std::map<AxisId, AxisId>& a
                s.node);
 }
 
-void made_by(const Stmt& s, std::set<ValueId>& out) {
-  std::visit(Overloaded{[&](const Load& l) { out.insert(l.out); }, [&](const MapTile& m) { out.insert(m.out); }, [&](const ReduceTile& r) { out.insert(r.out); },
-                        [&](const Mma& m) { out.insert(m.out); }, [&](const Seq& q) { out.insert(q.outs.begin(), q.outs.end()); }, [](const Each&) {}, [](const Store&) {}},
-             s.node);
-}
-void read_by(const Stmt& s, std::set<ValueId>& out) {
-  const auto boxes = [&](const std::vector<BoxIndex>& index) {
-    for (const BoxIndex& b : index)
-      if (b.gather >= 0) out.insert(b.gather);
-  };
-  const auto block = [&](const Block& body) {
-    for (const Stmt& inner : body) read_by(inner, out);
-  };
-  std::visit(Overloaded{[&](const Load& l) { boxes(l.index); }, [&](const MapTile& m) { out.insert(m.args.begin(), m.args.end()); }, [&](const ReduceTile& r) { out.insert(r.arg); },
-                        [&](const Mma& m) { out.insert({m.acc, m.a, m.b}); },
-                        [&](const Seq& q) {
-                          block(q.body);
-                          out.insert(q.yields.begin(), q.yields.end());
-                        },
-                        [&](const Each& e) { block(e.body); },
-                        [&](const Store& t) {
-                          boxes(t.index);
-                          out.insert(t.value);
-                        }},
-             s.node);
+void add_made_by(const Stmt& s, std::set<ValueId>& out) {
+  if (const auto* q = std::get_if<Seq>(&s.node)) out.insert(q->outs.begin(), q->outs.end());
+  else if (const ValueId v = made_by(s); v >= 0) out.insert(v);
 }
 
 }  // namespace quern

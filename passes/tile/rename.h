@@ -1,4 +1,4 @@
-// What statements make and read, and other names in them: for passes that join loops or give a loop axes of its own.
+// What statements make, and other names in them: for passes that join loops or give a loop axes of its own.
 #pragma once
 #include <map>
 #include <set>
@@ -10,8 +10,7 @@ namespace quern {
 using Names = std::map<tile::ValueId, tile::ValueId>;
 tile::ValueId named(const Names& names, tile::ValueId v);   // itself where it has no other name
 
-void made_by(const tile::Stmt& s, std::set<tile::ValueId>& out);
-void read_by(const tile::Stmt& s, std::set<tile::ValueId>& out);   // also inside of it
+void add_made_by(const tile::Stmt& s, std::set<tile::ValueId>& out);   // also a loop's results
 
 /// In what a statement reads, not in what it makes.
 void rename_reads(tile::Stmt& stmt, const Names& names);
