@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "passes/tile/bounds.h"
 #include "passes/tile/cost.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/flatten.h"
@@ -13,6 +14,7 @@
 #include "passes/tile/keep.h"
 #include "passes/tile/nest.h"
 #include "passes/tile/nested.h"
+#include "passes/tile/online.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/regroup.h"
@@ -378,7 +380,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name, KernelSchedu
     plan_ahead(k, schedule);
     return k;
   }
-  if (has_nested_products(k)) return plan_nested(join(k), arch);
+  if (has_nested_products(k)) return plan_nested(online(bounds(join(k))), arch);
   if (auto flat = flatten(k, arch)) return std::move(*flat);
   plan_product(k, facts, arch, schedule);
   return roll(nest(k, arch, schedule), arch.lanes);
