@@ -143,7 +143,9 @@ TEST(Recompute, NothingOfTheSquareIsAResult) {
     EXPECT_LT(largest_result(kernels), kTime * kTime);
     EXPECT_EQ(largest_result(run_pipeline(graph, plain)), kTime * kTime);
     EXPECT_TRUE(std::any_of(context.verdicts.begin(), context.verdicts.end(), [](const Verdict& v) { return v.fused && v.reason.rfind("recomputed", 0) == 0; }));
-    if (!gradient) EXPECT_EQ(calls(kernels), 3) << to_string(kernels);   // scaled queries; maximum and sum of the rows; the result
+    if (!gradient) {
+      EXPECT_EQ(calls(kernels), 3) << to_string(kernels);   // scaled queries; maximum and sum of the rows; the result
+    }
   }
 }
 
