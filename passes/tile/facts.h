@@ -39,7 +39,7 @@ struct Facts {
                               each_axes.insert(each_axes.end(), e.axes.begin(), e.axes.end());
                               visit(e.body);
                             },
-                            [](const MapTile&) {}},
+                            [](const MapTile&) {}, [](const InRole&) {}},
                  s.node);
   }
 };

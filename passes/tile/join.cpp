@@ -37,7 +37,7 @@ class Join {
 
   static void made_by(const Stmt& s, std::set<ValueId>& out) {
     std::visit(Overloaded{[&](const Load& l) { out.insert(l.out); }, [&](const MapTile& m) { out.insert(m.out); }, [&](const ReduceTile& r) { out.insert(r.out); },
-                          [&](const Mma& m) { out.insert(m.out); }, [&](const Seq& q) { out.insert(q.outs.begin(), q.outs.end()); }, [](const Each&) {}, [](const Store&) {}},
+                          [&](const Mma& m) { out.insert(m.out); }, [&](const Seq& q) { out.insert(q.outs.begin(), q.outs.end()); }, [](const Each&) {}, [](const Store&) {}, [](const InRole&) {}},
                s.node);
   }
   static void read_by(const Stmt& s, std::set<ValueId>& out) {
@@ -58,7 +58,8 @@ class Join {
                           [&](const Store& t) {
                             boxes(t.index);
                             out.insert(t.value);
-                          }},
+                          },
+                          [](const InRole&) {}},
                s.node);
   }
   static bool stores(const Block& block) {
@@ -148,7 +149,7 @@ class Join {
                               list(e.axes);
                               rename(e.body, axes);
                             },
-                            [&](Store& t) { boxes(t.index); }},
+                            [&](Store& t) { boxes(t.index); }, [](InRole&) {}},
                  s.node);
   }
 
@@ -176,7 +177,8 @@ class Join {
                           [&](Store& t) {
                             boxes(t.index);
                             value(t.value);
-                          }},
+                          },
+                          [](InRole&) {}},
                s.node);
   }
   // Appends the statements that are not there; `names` learns of the others.

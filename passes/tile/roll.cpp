@@ -85,7 +85,7 @@ class Roll {
     std::visit(Overloaded{[&](const Load& l) { box(l.index); }, [&](const MapTile& m) { out.insert(m.args.begin(), m.args.end()); },
                           [&](const ReduceTile& r) { out.insert(r.arg); }, [&](const Mma& m) { out.insert({m.acc, m.a, m.b}); },
                           [&](const Seq& q) { all(q.body); }, [&](const Each& e) { all(e.body); },
-                          [&](const Store& t) { box(t.index), out.insert(t.value); }},
+                          [&](const Store& t) { box(t.index), out.insert(t.value); }, [](const InRole&) {}},
                s.node);
   }
 
