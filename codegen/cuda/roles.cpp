@@ -74,7 +74,8 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
     m.extents[d] = buffer.shape[d];
     m.strides[d] = strides[d] * p.size;
-    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : box[d].index.uses(p.outer) ? p.rows : 1;
+    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : box[d].index.uses(p.outer) ? p.rows
+                                                                                              : 1;
   }
   size_t n = std::find(maps_.begin(), maps_.end(), m) - maps_.begin();
   if (n == maps_.size()) maps_.push_back(m);

@@ -18,7 +18,8 @@ class RoleInterpreter : public Interpreter {
 
  private:
   struct Step {
-    enum class Kind { run, start, yield, finish, item } kind;   // start, yield, finish: of a seq; item: of the work, the next one
+    enum class Kind { run, start, yield, finish, item };
+    Kind kind;   // start, yield, finish: of a seq; item: of the work, the next one
     const Stmt* stmt = nullptr;
     std::vector<int64_t> starts, extents;
     int64_t item = 0;

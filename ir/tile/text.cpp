@@ -131,7 +131,8 @@ class Printer {
       out += fmt::format("    chan %{} ({}) x {}\n", c.name, fmt::join(parts, ", "), c.depth);
     }
     for (const Role& r : p.roles)
-      out += fmt::format("    role {}{}{}{} {}\n", r.name, r.count > 1 || r.along >= 0 || r.turns ? fmt::format(" x {}", r.count) : "", r.along >= 0 ? " along " + axis(r.along) : r.turns ? " in turns" : "",
+      out += fmt::format("    role {}{}{}{} {}\n", r.name, r.count > 1 || r.along >= 0 || r.turns ? fmt::format(" x {}", r.count) : "", r.along >= 0 ? " along " + axis(r.along) : r.turns ? " in turns"
+                                                                                                                                                                                           : "",
                          r.registers ? fmt::format(" regs {}", r.registers) : "", block(r.body, "    ", nullptr));
     return out + "  }\n";
   }
@@ -166,7 +167,9 @@ class Printer {
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
-                     return define(m.out) + fmt::format("{}mma[{}{}] {} (%{}, %{}, %{})", m.issued ? "issue " : "", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : m.issued ? ", " + m.atom : fmt::format(", {} x {}", m.atom, m.stages), names(m.axes), number(m.acc), number(m.a), number(m.b));
+                     return define(m.out) + fmt::format("{}mma[{}{}] {} (%{}, %{}, %{})", m.issued ? "issue " : "", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : m.issued ? ", " + m.atom
+                                                                                                                                                                                               : fmt::format(", {} x {}", m.atom, m.stages),
+                                                        names(m.axes), number(m.acc), number(m.a), number(m.b));
                    },
                    [&](const Seq& q) {
                      std::string out;

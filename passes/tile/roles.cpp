@@ -29,8 +29,16 @@ struct Tiling {
   int64_t sums() const { return blocks * columns / 2; }   // registers
 };
 constexpr Tiling kTilings[] = {
-    {2, 1, 256, false, 2}, {2, 2, 128, false, 2}, {2, 1, 192, false, 2}, {2, 1, 128, false, 2}, {2, 1, 64, false, 2}, {1, 1, 64, false, 1}, {1, 1, 128, false, 1}, {1, 1, 192, false, 1},
-    {2, 2, 128, true, 2}, {2, 2, 192, true, 1},
+    {2, 1, 256, false, 2},
+    {2, 2, 128, false, 2},
+    {2, 1, 192, false, 2},
+    {2, 1, 128, false, 2},
+    {2, 1, 64, false, 2},
+    {1, 1, 64, false, 1},
+    {1, 1, 128, false, 1},
+    {1, 1, 192, false, 1},
+    {2, 2, 128, true, 2},
+    {2, 2, 192, true, 1},
 };
 
 struct Refused {
@@ -189,7 +197,9 @@ class RolePlanner {
   }
   // What follows the product, on parts of it: its axes are other ones there.
   Index moved(const Index& i) const {
-    return i.substitute([&](int a, int64_t extent) { return Index::axis(a == row_ ? part_rows_ : a == column_ ? part_columns_ : a, extent); });
+    return i.substitute([&](int a, int64_t extent) { return Index::axis(a == row_ ? part_rows_ : a == column_ ? part_columns_
+                                                                                                              : a,
+                                                                        extent); });
   }
   std::vector<BoxIndex> moved(std::vector<BoxIndex> box) const {
     for (BoxIndex& b : box) b.index = moved(b.index);
