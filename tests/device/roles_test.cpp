@@ -4,6 +4,7 @@
 #include <set>
 
 #include "frontend/nn.h"
+#include "ir/compare.h"
 #include "tests/support/device.h"
 
 namespace quern {
@@ -28,6 +29,17 @@ class Roles : public test::OnDevice {
       t.set(i, Scalar::of(dtype, static_cast<double>(static_cast<int64_t>(seed >> 40) - (1 << 23)) * 0x1p-23));
     }
     return t;
+  }
+  // Against the interpreter: more axes than a matrix has, other dtypes behind the product.
+  void check(const Graph& g, const std::string& name) {
+    SCOPED_TRACE(name);
+    std::vector<HostTensor> inputs;
+    for (NodeId i : g.inputs) inputs.push_back(values(g.type(i).dtype, g.type(i).shape, inputs.size() + 1));
+    CompileReport report;
+    PassContext plain;
+    const auto want = interpret(expand(g, plain), inputs), got = compiled(g, &report)->run(inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-2) << "output " << o;
+    if (device->target().arch == "sm_90a") { EXPECT_FALSE(report.planned.at(0).phases[0].roles.empty()) << report.plan_reasons[0]; }
   }
   void check(const Problem& p) {
     SCOPED_TRACE(testing::Message() << p.m << "x" << p.n << "x" << p.k << (p.ta ? " T" : " N") << (p.tb ? "T " : "N ") << name_of(p.dtype) << " after " << p.after << " batch " << p.batch);
@@ -90,6 +102,23 @@ TEST_F(Roles, EveryLayoutAndRemainder) {
   check({136, 200, 72, true, false, DType::bf16, 2});
   check({96, 160, 80, false, false, DType::bf16, 0, 3});
   check({96, 160, 80, true, true, DType::bf16, 2, 2});
+}
+
+TEST_F(Roles, MoreAxesAndOtherOutputs) {
+  struct Spec { const char *spec, *name; Shape a, b; };
+  for (const Spec& s : {Spec{"bmk,kn->bmn", "rows in two axes", {3, 136, 72}, {72, 80}}, {"bhmk,bhkn->bhmn", "heads", {2, 3, 72, 64}, {2, 3, 64, 136}}, {"mhk,hnk->mhn", "heads between rows and columns", {136, 2, 72}, {2, 80, 72}},
+                        {"mk,kn->nm", "a transposed output", {136, 72}, {72, 200}}}) {
+    Model m;
+    m.output("y", contract(s.spec, m.input("x", DType::bf16, s.a), m.input("w", DType::bf16, s.b)));
+    check(m.finish(), s.name);
+  }
+  for (int outputs : {1, 2}) {
+    Model m;
+    const Tensor y = contract("mk,kn->mn", m.input("x", DType::f16, {136, 72}), m.input("w", DType::f16, {72, 200}));
+    m.output("wide", cast(y, DType::f32) * 2 + m.input("r", DType::f32, {136, 200}));
+    if (outputs == 2) m.output("narrow", tanh(y));
+    check(m.finish(), outputs == 2 ? "f32 and f16" : "f32");
+  }
 }
 
 TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two together, two in turns
