@@ -1,5 +1,5 @@
 // Products of bf16 on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
-// bias and an activation behind it. Many runs are enqueued and waited for together, so that the time is the GPU's.
+// bias and an activation behind it. Many runs are one CUDA graph, the peer's as well, so that the time is the GPU's.
 #include <fmt/format.h>
 
 #include "bench/data.h"
@@ -48,26 +48,39 @@ static void run(Harness& h, const Case& c) {
   CompileOptions options = h.options;
   options.target = h.device.target();
   CompileReport report;
-  const Program program = compile(c.graph, options, &report);
+  Program program = compile(c.graph, options, &report);
   h.compiled(c.name, report);
-  constexpr int64_t kSets = 2;
-  std::vector<std::unique_ptr<Executable>> executables;
-  for (int64_t s = 0; s < kSets; ++s) {
-    executables.push_back(std::make_unique<Executable>(h.device, program));
-    for (size_t i = 0; i < c.graph.inputs.size(); ++i) executables.back()->set_input(static_cast<int64_t>(i), rounded(uniform(stream_of(s, static_cast<int64_t>(i)), c.graph.type(c.graph.inputs[i]).shape)));
-  }
+  // One graph of many launches, each waiting for the last (they write one output), on inputs in two places in turn.
   const int64_t together = std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100);
+  const Launch launch = std::get<Launch>(static_cast<const Step::variant&>(program.steps.at(0)));
+  QN_CHECK(program.steps.size() == 1, "a product is one kernel");
+  Launch other = launch;
+  for (int64_t input : std::vector(program.inputs)) {
+    Slot copy = program.slots[static_cast<size_t>(input)];
+    copy.name += " again";
+    for (int64_t& s : other.slots)
+      if (s == input) s = static_cast<int64_t>(program.slots.size());
+    program.inputs.push_back(static_cast<int64_t>(program.slots.size()));
+    program.slots.push_back(std::move(copy));
+  }
+  program.steps.clear();
+  for (int64_t r = 0; r < together; ++r) program.steps.push_back(r % 2 ? other : launch);
+  Executable executable(h.device, program);
+  const int64_t inputs = static_cast<int64_t>(c.graph.inputs.size());
+  for (int64_t i = 0; i < inputs; ++i) {
+    const HostTensor value = rounded(uniform(stream_of(0, i), c.graph.type(c.graph.inputs[static_cast<size_t>(i)]).shape));
+    executable.set_input(i, value);
+    executable.set_input(inputs + i, value);
+  }
   Json request = c.peer;
   request["together"] = together;
-  const auto peer = h.peers.prepare(request, kSets);
-  if (peer) {
-    executables[0]->run();
-    h.want_equal(c.name, mean_abs(executables[0]->output(0)), *peer, 2e-3);
-  }
+  const auto peer = h.peers.prepare(request, 2);
+  executable.run();
+  if (peer) h.want_equal(c.name, mean_abs(executable.output(0)), *peer, 2e-3);
   const auto ours = [&] {
     return block([&](size_t) {
       return microseconds([&] {
-        for (int64_t r = 0; r < together; ++r) executables[static_cast<size_t>(r % kSets)]->run();
+        executable.run();
         h.device.synchronize();
       }) / static_cast<double>(together);
     });
@@ -76,7 +89,7 @@ static void run(Harness& h, const Case& c) {
   if (peer) theirs = [&] { return peer->block(true); };
   const Harness::Times times = h.interleave(ours, theirs);
   const std::string plan = report.planned[0].phases[0].roles.empty() ? "" : "roles";
-  h.add(c.name, times, peer ? peer->name : "", {{"sets", kSets}, {"together", together}, {"plan", plan}, {"tflop_per_s", c.flops / times.ours.median / 1e6}}, fmt::format("  {:.0f} TFLOP/s{}", c.flops / times.ours.median / 1e6, plan.empty() ? " (no roles)" : ""));
+  h.add(c.name, times, peer ? peer->name : "", {{"together", together}, {"plan", plan}, {"tflop_per_s", c.flops / times.ours.median / 1e6}}, fmt::format("  {:.0f} TFLOP/s{}", c.flops / times.ours.median / 1e6, plan.empty() ? " (no roles)" : ""));
 }
 
 const Family product_family{cases, run};

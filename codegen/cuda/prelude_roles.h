@@ -14,6 +14,7 @@ __device__ __forceinline__ void qn_release(u32 b) { asm volatile("mbarrier.arriv
 template <int N> __device__ __forceinline__ void qn_registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
 template <int N> __device__ __forceinline__ void qn_registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N)); }
 // Copies of boxes; coordinates innermost first.
+__device__ __forceinline__ void qn_prefetch(const TensorMap* m) { asm volatile("prefetch.tensormap [%0];" :: "l"(m) : "memory"); }
 #define QN_FETCH(rank, list) "cp.async.bulk.tensor." rank ".shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {" list "}], [%2];"
 __device__ __forceinline__ void qn_fetch(u32 to, const TensorMap* m, u32 b, int x, int y) { asm volatile(QN_FETCH("2d", "%3,%4") :: "r"(to), "l"(m), "r"(b), "r"(x), "r"(y) : "memory"); }
 __device__ __forceinline__ void qn_fetch(u32 to, const TensorMap* m, u32 b, int x, int y, int z) { asm volatile(QN_FETCH("3d", "%3,%4,%5") :: "r"(to), "l"(m), "r"(b), "r"(x), "r"(y), "r"(z) : "memory"); }

@@ -120,6 +120,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   for (const Ring& r : rings_)
     if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, 1); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers));
   line("qn_barriers_made();");
+  const size_t prefetch = out_.size();   // of the maps, which are known at the end
   close();
   line("__syncthreads();");
   int64_t first = 0;
@@ -129,6 +130,9 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
     close();
     first += r.count;
   }
+  std::string maps;
+  for (size_t m = 0; m < maps_.size(); ++m) maps += fmt::format("    qn_prefetch(&m{});\n", m);
+  out_.insert(prefetch, maps);
   std::string head = helpers_;
   head += fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}, 1) {}({}", wide_index() ? "i64" : "int", threads_, name, params);
   for (size_t m = 0; m < maps_.size(); ++m) head += fmt::format(", const __grid_constant__ TensorMap m{}", m);

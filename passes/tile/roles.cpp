@@ -28,17 +28,10 @@ struct Tiling {
   int64_t rows() const { return 64 * blocks * (turns ? 1 : instances); }
   int64_t sums() const { return blocks * columns / 2; }   // registers
 };
+// Of equal cost the first.
 constexpr Tiling kTilings[] = {
-    {2, 1, 256, false, 2},
-    {2, 2, 128, false, 2},
-    {2, 1, 192, false, 2},
-    {2, 1, 128, false, 2},
-    {2, 1, 64, false, 2},
-    {1, 1, 64, false, 1},
-    {1, 1, 128, false, 1},
-    {1, 1, 192, false, 1},
-    {2, 2, 128, true, 2},
-    {2, 2, 192, true, 1},
+    {1, 1, 64, false, 1}, {1, 1, 128, false, 1}, {1, 1, 192, false, 1}, {2, 2, 128, true, 2}, {2, 2, 192, true, 1},
+    {2, 1, 256, false, 2}, {2, 2, 128, false, 2}, {2, 1, 192, false, 2}, {2, 1, 128, false, 2}, {2, 1, 64, false, 2},
 };
 
 struct Refused {
@@ -80,7 +73,7 @@ class RolePlanner {
 
   // One sum of products of two loads; else loads, maps and stores.
   void find_product() {
-    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.symbol > 0; }), "its extents are known when it runs");
+    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.symbol > 0 || a.extent < 1; }), "its extents are known when it runs, or 0");
     for (const Stmt& s : before_.phases[0].body) {
       if (const auto* q = std::get_if<Seq>(&s.node)) {
         want(!loop_, "it has several loops");
@@ -131,6 +124,7 @@ class RolePlanner {
     int found = 0;
     for (size_t d = 0; d < index.size(); ++d) {
       const Index& i = index[d].index;
+      want(buffer.shape[d] < int64_t{1} << 31 && strides[d] * size < int64_t{1} << 40, fmt::format("%{} is too large for one map", buffer.name));
       want(index[d].gather < 0, fmt::format("%{} is gathered", buffer.name));
       want(d + 1 == index.size() ? strides[d] == 1 : strides[d] * size % 16 == 0, fmt::format("rows of %{} are no multiple of 16 bytes apart", buffer.name));
       if (!i.uses(first) && !i.uses(second)) {

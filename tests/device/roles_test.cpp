@@ -51,7 +51,8 @@ class Roles : public test::OnDevice {
     Tensor y = contract(b + (p.ta ? "km," : "mk,") + b + (p.tb ? "nk->" : "kn->") + b + "mn", x, w);
     std::vector<HostTensor> inputs = {values(p.dtype, as, 1), values(p.dtype, bs, 2)};
     if (p.after == 1) {
-      y = tanh(y + g.input("bias", p.dtype, {p.n})) + g.input("r", p.dtype, shape(p.m, p.n));
+      y = tanh(y + g.input("bias", p.dtype, {p.n}));
+      y = y + g.input("r", p.dtype, shape(p.m, p.n));
       inputs.push_back(values(p.dtype, {p.n}, 3));
       inputs.push_back(values(p.dtype, shape(p.m, p.n), 4));
     }
@@ -98,6 +99,8 @@ TEST_F(Roles, EveryLayoutAndRemainder) {
       check({200, 264, 136, ta, tb});
       check({72, 80, 1032, ta, tb, DType::f16, 1});
     }
+  check({128, 128, 16, false, false});   // boxes are larger than the operands
+  check({72, 4096, 24, true, true});
   check({136, 200, 72, false, true, DType::bf16, 1});
   check({136, 200, 72, true, false, DType::bf16, 2});
   check({96, 160, 80, false, false, DType::bf16, 0, 3});
@@ -130,6 +133,9 @@ TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two
   check({8192, 768, 256, false, true});
   check({4096, 4096, 64, false, false, DType::bf16, 1});
   check({16384, 192, 2048, false, false});
+  check({768, 768, 2048, true, false});
+  check({1000, 1032, 776, false, true});
+  check({1000, 1032, 776, true, false, DType::f16, 1});
   check({16392, 3080, 200, false, true, DType::bf16, 1});
   for (const std::string& a : atoms) std::printf("%s\n", a.c_str());
   if (device->target().arch == "sm_90a") { EXPECT_GE(atoms.size(), 2u); }
