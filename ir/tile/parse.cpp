@@ -91,6 +91,7 @@ class Parser {
       r_.expect(")");
       r_.expect("x");
       c.depth = r_.integer();
+      if (c.depth < 1 || c.depth > 64) r_.fail("a ring has 1 to 64 slots");
       if (!channels_.emplace(c.name, static_cast<ChannelId>(p.channels.size())).second) r_.fail("a channel is named twice");
       p.channels.push_back(std::move(c));
     }
@@ -101,6 +102,7 @@ class Parser {
       role.name = r_.word();
       if (r_.accept("x")) {
         role.count = r_.integer();
+        if (role.count < 1 || role.count > 8) r_.fail("a role has 1 to 8 instances");
         if (r_.accept("along")) {
           role.along = axis();
         } else {
