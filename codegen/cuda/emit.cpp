@@ -73,8 +73,10 @@ std::string Emitter::run(const std::string& name) {
     params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
   }
   params += ", const i64 size";
-  if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; })) line("const ix n = (ix)size;");
-  if (!k_.phases[0].roles.empty()) return run_roles(name, params);
+  const bool roles = !k_.phases[0].roles.empty();   // whose instances are counted by the blocks
+  if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; }) || (roles && std::any_of(k_.axes.begin(), k_.axes.end(), [](const Axis& a) { return a.symbol > 0; })))
+    line("const ix n = (ix)size;");
+  if (roles) return run_roles(name, params);
   std::string rest = "blockIdx.x";
   const std::vector<AxisId>& grid = k_.phases[0].grid;
   for (size_t d = grid.size(); d-- > 0;) {

@@ -70,6 +70,7 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
   m.dtype = static_cast<int64_t>(buffer.dtype);
   m.rank = static_cast<int64_t>(buffer.shape.size());
   m.row_bytes = p.row_bytes;
+  m.symbol = buffer.symbol, m.along = buffer.along;
   const Shape strides = buffer.strides();
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
     m.extents[d] = buffer.shape[d];
@@ -158,12 +159,14 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
     for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
   const int64_t rank = static_cast<int64_t>(p.grid.size());
   const AxisId row = p.grid[static_cast<size_t>(rank - 2)], column = p.grid[static_cast<size_t>(rank - 1)];
-  const auto tiles = [&](AxisId a) { return ceil_div(place(a).extent, place(a).tile); };
-  const int64_t rows = tiles(row), columns = tiles(column);
-  int64_t items = 1;
-  for (AxisId a : p.grid) items = checked_mul(items, tiles(a));
-  QN_CHECK(items < INT32_MAX, "instances are numbered in 32 bits");
-  open(fmt::format("for (int item = blockIdx.x, turn = 0; item < {}; item += gridDim.x, ++turn)", items));
+  const auto tiles = [&](AxisId a) {   // how many, as a number where no size is open
+    const int64_t symbol = k_.axes[static_cast<size_t>(a)].symbol, tile = place(a).tile;
+    return symbol ? fmt::format("(({} * n + {}) / {})", symbol, tile - 1, tile) : fmt::format("{}", ceil_div(place(a).extent, tile));
+  };
+  std::string items;
+  for (AxisId a : p.grid) items += (items.empty() ? "" : " * ") + tiles(a);
+  line(fmt::format("const int rows = {}, columns = {}, items = {};", tiles(row), tiles(column), items));
+  open("for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn)");
   if (r.turns) {
     open(fmt::format("if (turn % {} != self)", r.count));
     each_statement(r.body, [&](const Stmt& s, const std::vector<AxisId>& around) {
@@ -171,7 +174,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
       const auto* g = in ? std::get_if<Get>(&in->node) : nullptr;
       if (!g) return;
       int64_t steps = 1;
-      for (AxisId a : around) steps *= tiles(a);
+      for (AxisId a : around) steps *= ceil_div(place(a).extent, place(a).tile);
       line(fmt::format("slot{0} += {1}; phase{0} ^= slot{0} / {2} & 1; slot{0} %= {2};", g->channel, steps, rings_[static_cast<size_t>(g->channel)].depth));
     });
     line("continue;");
@@ -180,14 +183,14 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   // In groups of tiles along `row`, so that neighbours share what they read.
   std::string rest = "item";
   if (rank > 2) {
-    line(fmt::format("const int in = item % {}; int outer = item / {};", rows * columns, rows * columns));
+    line("const int in = item % (rows * columns); int outer = item / (rows * columns);");
     rest = "in";
     for (int64_t d = rank - 2; d-- > 0;) {
       const AxisId a = p.grid[static_cast<size_t>(d)];
       line(fmt::format("const ix {} = (ix)(outer % {}) * {}; outer /= {};", place(a).start, tiles(a), place(a).tile, tiles(a)));
     }
   }
-  line(fmt::format("const int g = {0} / {1}, r = {0} - g * {1}, q = min({2}, {3} - g * {2});", rest, p.group * columns, p.group, rows));
+  line(fmt::format("const int g = {0} / ({1} * columns), r = {0} - g * ({1} * columns), q = min({1}, rows - g * {1});", rest, p.group));
   line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)(r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, place(column).tile));
   if (r.along >= 0) line(fmt::format("const ix {} = {} + self * {};", place(r.along).start, place(k_.axes[static_cast<size_t>(r.along)].within).start, place(r.along).tile));
   sums_.clear();

@@ -22,6 +22,8 @@ Kernel at_size(Kernel k, int64_t n) {
     for (Stmt& s : block) {
       if (auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);
       if (auto* each = std::get_if<Each>(&s.node)) visit(each->body);
+      if (auto* in_role = std::get_if<InRole>(&s.node))
+        if (auto* past = std::get_if<Past>(&in_role->node)) visit(past->body);
       if (auto* map = std::get_if<MapTile>(&s.node))
         for (ScalarNode& node : map->expr)
           if (node.kind == ScalarNode::Kind::symbol) {
@@ -30,7 +32,10 @@ Kernel at_size(Kernel k, int64_t n) {
           }
     }
   };
-  for (Phase& p : k.phases) visit(p.body);
+  for (Phase& p : k.phases) {
+    visit(p.body);
+    for (Role& r : p.roles) visit(r.body);
+  }
   return k;
 }
 

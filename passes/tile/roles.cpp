@@ -73,7 +73,7 @@ class RolePlanner {
 
   // One sum of products of two loads; else loads, maps and stores.
   void find_product() {
-    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.symbol > 0 || a.extent < 1; }), "its extents are known when it runs, or 0");
+    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1; }), "it is empty");
     for (const Stmt& s : before_.phases[0].body) {
       if (const auto* q = std::get_if<Seq>(&s.node)) {
         want(!loop_, "it has several loops");
@@ -112,6 +112,7 @@ class RolePlanner {
     for (AxisId a : axes_of(product_->out))
       if (has(a_->out, a) && !has(b_->out, a) && (row_ < 0 || extent(a) > extent(row_))) row_ = a;
     want(row_ >= 0 && extent(row_) >= 64 && extent(column_) >= 64 && extent(depth_) >= 16, "it is smaller than one tile");
+    for (AxisId a : {column_, depth_}) want(before_.axes[static_cast<size_t>(a)].symbol == 0, "its columns or what it sums are as many as the run says");
     for (const Store* s : stores_) want(has(s->value, row_) && has(s->value, column_), "an output lacks an axis of the product");
   }
 
@@ -180,8 +181,11 @@ class RolePlanner {
     return static_cast<ValueId>(k_.values.size() - 1);
   }
   AxisId axis(AxisId around, int64_t tile) {
-    k_.axes.push_back({fmt::format("i{}", k_.axes.size()), extent(around < static_cast<AxisId>(before_.axes.size()) ? around : row_), tile});
-    k_.axes.back().within = around;
+    Axis a = k_.axes[static_cast<size_t>(around)];   // its extent and symbol
+    a.name = fmt::format("i{}", k_.axes.size());
+    a.tile = tile;
+    a.within = around;
+    k_.axes.push_back(std::move(a));
     return static_cast<AxisId>(k_.axes.size() - 1);
   }
   static Stmt in_role(auto node) { return {InRole{std::move(node)}}; }

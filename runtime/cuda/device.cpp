@@ -232,7 +232,7 @@ class CudaDevice : public Device {
     for (DevicePtr& p : values) params.push_back(&p);
     params.push_back(&size);   // of kernels with a symbol
     std::vector<EncodedMap> maps;
-    for (const TensorMap& m : kernel.maps) maps.push_back(encoded(m, operands.at(static_cast<size_t>(m.operand)).ptr));
+    for (const TensorMap& m : kernel.maps) maps.push_back(encoded(m, operands.at(static_cast<size_t>(m.operand)).ptr, size));
     for (EncodedMap& m : maps) params.push_back(&m);
     if (!recording_) return want(driver().launch(function, blocks, 1, 1, threads, 1, 1, shared, stream_, params.data(), nullptr), "cuLaunchKernel");
     const KernelNode node{function, {blocks, 1, 1}, {threads, 1, 1}, shared, params.data(), nullptr, nullptr, nullptr};
@@ -276,7 +276,7 @@ class CudaDevice : public Device {
     body();
   }
   // A tensor map as the driver wants it: dims innermost first, the last stride is one element.
-  static EncodedMap encoded(const TensorMap& m, DevicePtr operand) {
+  static EncodedMap encoded(const TensorMap& m, DevicePtr operand, int64_t size) {
     if (!driver().encode_map) throw Error(Code::no_driver, "this NVIDIA driver is too old: it lacks cuTensorMapEncodeTiled").with_help("update it to 12.0 or later, or use --device cpu");
     constexpr int kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9, kSwizzle32 = 1, kPromote256 = 3;
     const DType dtype = static_cast<DType>(m.dtype);
@@ -284,7 +284,7 @@ class CudaDevice : public Device {
     unsigned box[TensorMap::kMostDims] = {}, steps[TensorMap::kMostDims] = {};
     for (int64_t d = 0; d < m.rank; ++d) {
       const int64_t from = m.rank - 1 - d;
-      extents[d] = static_cast<unsigned long long>(m.extents[from]);
+      extents[d] = static_cast<unsigned long long>(m.symbol && m.along == from ? std::min(m.symbol * size, m.extents[from]) : m.extents[from]);
       box[d] = static_cast<unsigned>(m.box[from]);
       steps[d] = 1;
       if (d > 0) strides[d - 1] = static_cast<unsigned long long>(m.strides[from]);

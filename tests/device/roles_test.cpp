@@ -124,6 +124,23 @@ TEST_F(Roles, MoreAxesAndOtherOutputs) {
   }
 }
 
+TEST_F(Roles, RowsOfASymbol) {   // one program for every batch; what is behind the last row stays as it was
+  Model m;
+  const int64_t batch = m.symbol("batch", 1, 512);
+  m.output("y", tanh(matmul(m.input("x", DType::bf16, {batch, 136}), m.input("w", DType::bf16, {136, 200})) + m.input("b", DType::bf16, {200})));
+  const Graph g = m.finish();
+  CompileReport report;
+  const auto run = compiled(g, &report);
+  if (device->target().arch == "sm_90a") { EXPECT_TRUE(std::any_of(report.planned.begin(), report.planned.end(), [](const tile::Kernel& k) { return !k.phases[0].roles.empty(); })) << report.plan_reasons.at(0); }
+  for (int64_t n : {512, 1, 65, 130, 7, 300}) {
+    const Graph sized = at_size(g, n);
+    std::vector<HostTensor> inputs;
+    for (NodeId i : sized.inputs) inputs.push_back(values(DType::bf16, sized.type(i).shape, inputs.size() + 1));
+    PassContext plain;
+    EXPECT_LE(compare(run->run(inputs).at(0), interpret(expand(sized, plain), inputs).at(0)).error, 1e-2) << n;
+  }
+}
+
 TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two together, two in turns
   if (device->target().kind == TargetKind::cpu) GTEST_SKIP() << "sizes that only a GPU's plans depend on";
   check({1024, 1024, 512, false, false});

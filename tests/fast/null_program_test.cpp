@@ -194,6 +194,7 @@ TEST(NullProgram, TensorMapsLieWithinTheirOperands) {
   refused("six dims", [](TensorMap& m) { m.rank = 6; });
   refused("a dtype that is none", [](TensorMap& m) { m.dtype = 99; });
   refused("a wide box", [](TensorMap& m) { m.box[0] = 257; });
+  refused("a dim that is not there", [](TensorMap& m) { m.symbol = 1, m.along = 1; });
   refused("rows of 100 bytes", [](TensorMap& m) { m.row_bytes = 100; });
 }
 

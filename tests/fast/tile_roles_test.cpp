@@ -181,13 +181,7 @@ std::string product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool afte
   }
   return t + "  }\n}\n";
 }
-void expect_planned(const std::string& text) {
-  SCOPED_TRACE(text);
-  const Kernel lowered = parse_kernel(text);
-  std::string why;
-  const auto planned = plan_roles(lowered, why);
-  ASSERT_TRUE(planned) << why;
-  EXPECT_EQ(to_string(parse_kernel(to_string(*planned))), to_string(*planned));
+void expect_same(const Kernel& lowered, const Kernel& planned) {
   std::vector<HostTensor> want, got;
   for (const Buffer& b : lowered.buffers) {
     HostTensor t(b.dtype, b.shape);
@@ -199,8 +193,17 @@ void expect_planned(const std::string& text) {
   for (HostTensor& t : want) expected.push_back(&t);
   for (HostTensor& t : got) found.push_back(&t);
   interpret(lowered, expected);
-  interpret(*planned, found);
+  interpret(planned, found);
   for (int64_t i = 0; i < want.back().size(); ++i) ASSERT_NEAR(got.back().at(i), want.back().at(i), 2e-2 * (1 + std::abs(want.back().at(i)))) << i;
+}
+void expect_planned(const std::string& text) {
+  SCOPED_TRACE(text);
+  const Kernel lowered = parse_kernel(text);
+  std::string why;
+  const auto planned = plan_roles(lowered, why);
+  ASSERT_TRUE(planned) << why;
+  EXPECT_EQ(to_string(parse_kernel(to_string(*planned))), to_string(*planned));
+  expect_same(lowered, *planned);
 }
 
 TEST(TileRoles, GeneratedProducts) {
@@ -232,6 +235,20 @@ TEST(TileRoles, GeneratedInTurns) {   // many tiles: the work of one instance fo
   interpret(small, expected);
   interpret(parse_kernel(to_string(forced)), found);   // whose indices know the smaller extents
   for (int64_t i = 0; i < want.back().size(); ++i) ASSERT_EQ(got.back().at(i), want.back().at(i)) << i;
+}
+
+TEST(TileRoles, RowsOfASymbol) {   // planned for 200, run with fewer
+  std::string text = product(200, 72, 72, false, true, true);
+  for (const char* of : {"%p0: in bf16[", "%p3: in bf16[", "%p4: out bf16[", "axis i0<"}) text = replaced(text, std::string(of) + "200", std::string(of) + "n<=200");
+  const Kernel lowered = parse_kernel(text);
+  std::string why;
+  const auto planned = plan_roles(lowered, why);
+  ASSERT_TRUE(planned) << why;
+  EXPECT_EQ(to_string(parse_kernel(to_string(*planned))), to_string(*planned));
+  for (int64_t n : {1, 64, 67, 200}) expect_same(at_size(lowered, n), at_size(*planned, n));
+  text = replaced(text, "%p1: in bf16[72", "%p1: in bf16[n<=72");
+  EXPECT_FALSE(plan_roles(parse_kernel(replaced(text, "axis i1<72", "axis i1<n<=72")), why));
+  EXPECT_NE(why.find("as the run says"), std::string::npos) << why;
 }
 
 TEST(TileRoles, WhatThePassLeaves) {
