@@ -15,8 +15,7 @@ static std::vector<Case> cases() {
     bool epilogue = false;
   };
   std::vector<Case> out;
-  for (const Problem& p : std::initializer_list<Problem>{{512, 512, 512, "NT"}, {1024, 1024, 1024, "NT"}, {2048, 2048, 2048, "NT"}, {2048, 2048, 2048, "NN"}, {4096, 4096, 4096, "NT"}, {4096, 4096, 4096, "NN"}, {4096, 4096, 4096, "TN"}, {4096, 4096, 4096, "TT"}, {8192, 8192, 8192, "NT"},
-           {16384, 768, 768, "NT"}, {16384, 2304, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 768, 2304, "NN"}, {16384, 3072, 768, "NN"}, {768, 768, 16384, "TN"}, {768, 2304, 16384, "TN"}, {3072, 768, 16384, "TN"}, {1000, 1032, 776, "NT"}, {16384, 3072, 768, "NN", true}}) {
+  for (const Problem& p : std::initializer_list<Problem>{{512, 512, 512, "NT"}, {1024, 1024, 1024, "NT"}, {2048, 2048, 2048, "NT"}, {2048, 2048, 2048, "NN"}, {4096, 4096, 4096, "NT"}, {4096, 4096, 4096, "NN"}, {4096, 4096, 4096, "TN"}, {4096, 4096, 4096, "TT"}, {8192, 8192, 8192, "NT"}, {16384, 768, 768, "NT"}, {16384, 2304, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 768, 2304, "NN"}, {16384, 3072, 768, "NN"}, {768, 768, 16384, "TN"}, {768, 2304, 16384, "TN"}, {3072, 768, 16384, "TN"}, {1000, 1032, 776, "NT"}, {16384, 3072, 768, "NN", true}}) {
     const bool ta = p.layout[0] == 'T', tb = p.layout[1] == 'T';
     Model g;
     const Shape a = ta ? Shape{p.k, p.m} : Shape{p.m, p.k}, b = tb ? Shape{p.n, p.k} : Shape{p.k, p.n};
@@ -80,9 +79,10 @@ static void run(Harness& h, const Case& c) {
   const auto ours = [&] {
     return block([&](size_t) {
       return microseconds([&] {
-        executable.run();
-        h.device.synchronize();
-      }) / static_cast<double>(together);
+               executable.run();
+               h.device.synchronize();
+             }) /
+             static_cast<double>(together);
     });
   };
   std::function<std::vector<double>()> theirs;

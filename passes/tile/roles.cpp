@@ -30,8 +30,16 @@ struct Tiling {
 };
 // Of equal cost the first.
 constexpr Tiling kTilings[] = {
-    {1, 1, 64, false, 1}, {1, 1, 128, false, 1}, {1, 1, 192, false, 1}, {2, 2, 128, true, 2}, {2, 2, 192, true, 1},
-    {2, 1, 256, false, 2}, {2, 2, 128, false, 2}, {2, 1, 192, false, 2}, {2, 1, 128, false, 2}, {2, 1, 64, false, 2},
+    {1, 1, 64, false, 1},
+    {1, 1, 128, false, 1},
+    {1, 1, 192, false, 1},
+    {2, 2, 128, true, 2},
+    {2, 2, 192, true, 1},
+    {2, 1, 256, false, 2},
+    {2, 2, 128, false, 2},
+    {2, 1, 192, false, 2},
+    {2, 1, 128, false, 2},
+    {2, 1, 64, false, 2},
 };
 
 struct Refused {

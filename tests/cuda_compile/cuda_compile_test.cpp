@@ -157,7 +157,8 @@ Graph product_in_roles(DType dtype, int64_t m, int64_t n, int64_t k, const std::
   Model g;
   const auto shape = [&](const std::string& names) {
     Shape s;
-    for (char c : names) s.push_back(c == 'm' ? m : c == 'n' ? n : k);
+    for (char c : names) s.push_back(c == 'm' ? m : c == 'n' ? n
+                                                             : k);
     return s;
   };
   Tensor y = contract(spec, g.input("x", dtype, shape(spec.substr(0, 2))), g.input("w", dtype, shape(spec.substr(3, 2))));

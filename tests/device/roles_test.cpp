@@ -108,9 +108,11 @@ TEST_F(Roles, EveryLayoutAndRemainder) {
 }
 
 TEST_F(Roles, MoreAxesAndOtherOutputs) {
-  struct Spec { const char *spec, *name; Shape a, b; };
-  for (const Spec& s : {Spec{"bmk,kn->bmn", "rows in two axes", {3, 136, 72}, {72, 80}}, {"bhmk,bhkn->bhmn", "heads", {2, 3, 72, 64}, {2, 3, 64, 136}}, {"mhk,hnk->mhn", "heads between rows and columns", {136, 2, 72}, {2, 80, 72}},
-                        {"mk,kn->nm", "a transposed output", {136, 72}, {72, 200}}}) {
+  struct Spec {
+    const char *spec, *name;
+    Shape a, b;
+  };
+  for (const Spec& s : {Spec{"bmk,kn->bmn", "rows in two axes", {3, 136, 72}, {72, 80}}, {"bhmk,bhkn->bhmn", "heads", {2, 3, 72, 64}, {2, 3, 64, 136}}, {"mhk,hnk->mhn", "heads between rows and columns", {136, 2, 72}, {2, 80, 72}}, {"mk,kn->nm", "a transposed output", {136, 72}, {72, 200}}}) {
     Model m;
     m.output("y", contract(s.spec, m.input("x", DType::bf16, s.a), m.input("w", DType::bf16, s.b)));
     check(m.finish(), s.name);
@@ -131,7 +133,9 @@ TEST_F(Roles, RowsOfASymbol) {   // one program for every batch; what is behind 
   const Graph g = m.finish();
   CompileReport report;
   const auto run = compiled(g, &report);
-  if (device->target().arch == "sm_90a") { EXPECT_TRUE(std::any_of(report.planned.begin(), report.planned.end(), [](const tile::Kernel& k) { return !k.phases[0].roles.empty(); })) << report.plan_reasons.at(0); }
+  if (device->target().arch == "sm_90a") {
+    EXPECT_TRUE(std::any_of(report.planned.begin(), report.planned.end(), [](const tile::Kernel& k) { return !k.phases[0].roles.empty(); })) << report.plan_reasons.at(0);
+  }
   for (int64_t n : {512, 1, 65, 130, 7, 300}) {
     const Graph sized = at_size(g, n);
     std::vector<HostTensor> inputs;

@@ -73,7 +73,8 @@ std::string run_steps(const test::Golden& c) {
     } else if (name == "plan_cpu" || name == "plan_cuda" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
-      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k, cpu_arch("avx512"), standard) : name == "plan_cuda" ? plan_cuda(k, argument) : plan_cpu(k, argument));
+      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k, cpu_arch("avx512"), standard) : name == "plan_cuda" ? plan_cuda(k, argument)
+                                                                                                                                         : plan_cpu(k, argument));
       expect_same_kernels(kernels, after);
       kernels = after;
     } else {
