@@ -51,6 +51,7 @@ struct Family {
   std::vector<Case> (*cases)();
   void (*run)(Harness& harness, const Case& c);
 };
+extern const Family product_family;   // of a GPU
 extern const Family matmul_family, convolution_family, elementwise_family, softmax_family, layer_norm_family, mlp_step_family, compile_time_family;
 /// The head of a JSON: the machine with its load, and the command as it was typed.
 Json machine(const Device& device);

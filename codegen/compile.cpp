@@ -41,7 +41,7 @@ double milliseconds_since(Clock::time_point start) {
 
 std::string cache_key(const tile::Kernel& planned, const Target& target, bool want_source) {
   const std::string version = target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
-  return fmt::format("quern image 2 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
+  return fmt::format("quern image 3 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
 }
 
 std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, Cache& cache, CompileReport& report) {
@@ -242,15 +242,16 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   std::vector<int64_t> bound_of;   // of each distinct kernel; 0: it has no symbol
   Schedule schedule;
   std::set<const PlanFile::Kernel*> scheduled;   // entries of the plan file that were found
-  const auto plan = [&](const tile::Kernel& lowered) {
+  const auto plan = [&](const tile::Kernel& lowered, std::string& why) {
     if (const PlanFile::Kernel* entry = options.plan ? options.plan->find(structure_hash(lowered)) : nullptr) {
       scheduled.insert(entry);
       return options.plan->apply(*entry, lowered);
     }
-    return options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products);
+    return options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products, &why);
   };
   r.lowered.clear();
   r.planned.clear();
+  r.plan_reasons.clear();
   // A graph's kernels, and those of the bodies in it.
   const std::function<void(const Graph&, const Graph&, const Graph&)> lower_calls = [&](const Graph& kernels, const Graph& bounded, const Graph& single) {
     for (NodeId call : schedule.calls[&bounded] = order_calls(at_size(kernels, middle))) {
@@ -280,7 +281,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         const Graph& body = one ? *single.at(call).attrs.body : *n.attrs.body;
         tile::Kernel lowered = lower(body, fmt::format("k{}_{}", r.lowered.size(), n.attrs.name), sizes[s], bound, program.size_low, options.target.kind == TargetKind::cpu ? Updates::in_order : Updates::side_by_side);
         tile::verify(lowered);
-        tile::Kernel planned = plan(lowered);
+        std::string why;
+        tile::Kernel planned = plan(lowered, why);
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
         images[s] = it->second;
         if (!fresh) {
@@ -289,6 +291,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         }
         tile::verify(planned);
         r.planned.push_back(std::move(planned));
+        r.plan_reasons.push_back(why);
         r.lowered.push_back(std::move(lowered));
         bound_of.push_back(one ? 0 : sizes[s]);
       }

@@ -23,6 +23,7 @@ struct CompileOptions {
 struct CompileReport {
   Graph kernels;                              // after partition
   std::vector<tile::Kernel> lowered, planned; // distinct kernels, in image order
+  std::vector<std::string> plan_reasons;   // of each: what kept it from a faster form, or ""
   std::vector<std::pair<std::string, double>> times;   // phase, milliseconds: all but what `jit` does behind it
   std::vector<std::pair<std::string, double>> parts;   // of "images", of all threads together
   std::string program;                        // of the whole program: "from the cache", "kept in the cache" or why neither

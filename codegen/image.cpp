@@ -2,6 +2,7 @@
 #include "codegen/image.h"
 
 #include <cstring>
+#include <span>
 
 namespace quern {
 namespace {
@@ -19,6 +20,8 @@ struct Writer {
     number<uint64_t>(value.size());
     raw(value.data(), value.size());
   }
+  template <class T>
+  void records(const std::vector<T>& value) { bytes(std::span(reinterpret_cast<const uint8_t*>(value.data()), value.size() * sizeof(T))); }
 };
 
 struct Reader {
@@ -41,6 +44,15 @@ struct Reader {
     value.assign(in.begin() + static_cast<int64_t>(at), in.begin() + static_cast<int64_t>(at + n));
     at += n;
   }
+  template <class T>
+  void records(std::vector<T>& value) {
+    std::vector<uint8_t> raw;
+    bytes(raw);
+    good = good && raw.size() % sizeof(T) == 0;
+    if (!good) return;
+    value.resize(raw.size() / sizeof(T));
+    if (!raw.empty()) std::memcpy(value.data(), raw.data(), raw.size());
+  }
 };
 
 template <class Image, class Stream>
@@ -55,6 +67,8 @@ void fields(Image& image, Stream& s) {
   s.number(image.bound);
   s.number(image.threads);
   s.number(image.shared_bytes);
+  s.number(image.resident);
+  s.records(image.maps);
   s.number(image.operands);
   s.number(image.outputs);
   s.number(image.scratch_bytes);

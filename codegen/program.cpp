@@ -80,7 +80,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 6;
+constexpr uint64_t kVersion = 7;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 // The verifier lets a forged list of longs start anywhere: read it as bytes.
@@ -148,6 +148,25 @@ StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>&
                           }},
                static_cast<const std::variant<Launch, Copy, Loop, While, Branch>&>(s));
   return b.CreateVector(steps);
+}
+
+// A map names an operand, and the driver will take it.
+bool map_is_sound(const TensorMap& m, const KernelImage& i) {
+  const bool dtype = m.dtype == static_cast<int64_t>(DType::bf16) || m.dtype == static_cast<int64_t>(DType::f16) || m.dtype == static_cast<int64_t>(DType::f32);
+  if (!dtype || m.operand < 0 || m.operand >= i.operands || m.rank < 1 || m.rank > TensorMap::kMostDims || m.symbol < 0 || m.symbol > UINT32_MAX || m.along < 0 || m.along >= m.rank || (m.row_bytes != 32 && m.row_bytes != 64 && m.row_bytes != 128)) return false;
+  for (int64_t d = 0; d < m.rank; ++d)
+    if (m.extents[d] < 1 || m.extents[d] > UINT32_MAX || m.box[d] < 1 || m.box[d] > 256 || m.strides[d] < 1 || m.strides[d] >= int64_t{1} << 40) return false;
+  return true;
+}
+// Whether all that a map reaches lies in the operand.
+bool map_is_inside(const TensorMap& m, int64_t bytes) {
+  int64_t last = size_of(static_cast<DType>(m.dtype));
+  for (int64_t d = 0; d < m.rank; ++d) {
+    const bool far = m.extents[d] - 1 > bytes / m.strides[d];
+    if (far) return false;
+    last += (m.extents[d] - 1) * m.strides[d];
+  }
+  return last <= bytes;
 }
 
 // The steps of a file, checked against the program's images and slots, which are there already.
@@ -220,6 +239,7 @@ class StepReader {
       want_(l.images[i] >= 0 && l.images[i] < static_cast<int64_t>(p_.images.size()), "damaged: a number in a list");
       const KernelImage& image = p_.images[static_cast<size_t>(l.images[i])];
       want_(static_cast<int64_t>(l.slots.size()) == image.operands, "damaged: a launch's operands");
+      for (const TensorMap& m : image.maps) want_(map_is_inside(m, p_.slots[static_cast<size_t>(l.slots[static_cast<size_t>(m.operand)])].bytes()), "damaged: a tensor map's operand");
       want_(image.bound == 0 || image.bound >= (l.images.size() == 1 ? p_.size_high : p_.bounds[i]), "damaged: a kernel's bound");
     }
     return l;
@@ -276,7 +296,8 @@ static bool image_is_sound(const KernelImage& i, const Program& p) {
   const bool cuda = p.target.kind == TargetKind::cuda, code = cuda ? is_cubin(i.code) : i.entry < static_cast<int64_t>(i.code.size());
   const bool launch = i.grid >= 0 && i.grid <= (cuda ? INT32_MAX : kMaxGrid) && grid_is_sound(i) && i.threads >= 1 && i.threads <= 1024;
   const bool memory = i.scratch_bytes >= 0 && i.shared_bytes >= 0 && i.shared_bytes <= (1 << 20);
-  return i.entry >= 0 && code && launch && memory && i.bound >= 0 && i.bound <= p.size_high && i.outputs >= 0 && i.outputs <= i.operands;
+  const bool maps = i.resident >= 0 && i.resident <= 32 && std::all_of(i.maps.begin(), i.maps.end(), [&](const TensorMap& m) { return map_is_sound(m, i); });
+  return i.entry >= 0 && code && launch && memory && maps && i.bound >= 0 && i.bound <= p.size_high && i.outputs >= 0 && i.outputs <= i.operands;
 }
 
 Program load_program(const std::vector<uint8_t>& bytes, const std::string& file) {

@@ -30,10 +30,20 @@ struct Rows {
   int64_t span() const { return count > 0 ? (count - 1) * pitch + bytes : 0; }   // from the first byte to the last
 };
 
+/// How the GPU copies boxes between an operand and shared memory: extents, strides in bytes and box by dim, outermost first;
+/// rows in shared memory have 32, 64 or 128 bytes and are swizzled so wide.
+struct TensorMap {
+  static constexpr int64_t kMostDims = 5;
+  int64_t operand = 0, dtype = 0, rank = 0, row_bytes = 0;
+  int64_t symbol = 0, along = 0;   // symbol > 0: of dim `along` so many times the size are there, and in `extents` as many as may be
+  int64_t extents[kMostDims] = {}, strides[kMostDims] = {}, box[kMostDims] = {};
+  bool operator==(const TensorMap&) const = default;
+};
+
 /// One compiled kernel. CPU: position-independent machine code, entry at `entry`, called as
 /// void(void* const* buffers, void* scratch, int64_t begin, int64_t end, int64_t size) for grid instances [begin, end);
 /// `size` is the symbol's value. CUDA: a cubin holding the function `name`, launched with grid_at(size) blocks of `threads`
-/// threads, one pointer per operand and the size.
+/// threads, one pointer per operand, the size and the tensor maps.
 struct KernelImage {
   std::string name;
   std::vector<uint8_t> code;
@@ -44,6 +54,8 @@ struct KernelImage {
   int64_t grid_at(int64_t size) const { return symbol ? others * ceil_div(symbol * size, tile) : grid; }
   int64_t threads = 1;           // CUDA: threads per block
   int64_t shared_bytes = 0;      // CUDA: dynamic shared memory
+  int64_t resident = 0;          // CUDA: > 0: no more than so many blocks for each multiprocessor, which work the grid off
+  std::vector<TensorMap> maps;   // CUDA: parameters after the size
   int64_t operands = 0, outputs = 0;   // of a launch; the last `outputs` of the operands are written
   int64_t scratch_bytes = 0;     // CPU: per thread
   double flops = 0, bytes = 0;   // of one launch, for reports

@@ -133,7 +133,8 @@ void dump(const DumpArguments& a) {
   if (a.what == "tile") {
     for (const tile::Kernel& k : report.lowered) text += to_string(k) + "\n";
   } else if (a.what == "plan") {
-    for (const tile::Kernel& k : report.planned) text += to_string(k) + "\n";
+    for (size_t k = 0; k < report.planned.size(); ++k)
+      text += (report.plan_reasons[k].empty() ? "" : "# no roles: " + report.plan_reasons[k] + "\n") + to_string(report.planned[k]) + "\n";
   } else if (a.what == "kernels") {
     more["kernels"] = Json::array();
     for (const KernelImage& i : p.images) more["kernels"].push_back({{"name", i.name}, {"grid", i.grid}, {"code_bytes", i.code.size()}, {"flops", i.flops}, {"bytes", i.bytes}, {"lines", i.lines}});

@@ -76,6 +76,39 @@ class Ops:
             return block(run, how["milliseconds"], how["runs"])
 
 
+class Product:
+    """A product of bf16 with what follows it, `together` of them in one CUDA graph, over several input sets."""
+
+    def __init__(self, torch, request):
+        from common import stream_of, uniform
+        self.torch, self.together = torch, request["together"]
+        ta, tb = (c == "T" for c in request["layout"])
+        once = [torch.from_numpy(uniform(stream_of(0, i), shape)).cuda().to(torch.bfloat16) for i, shape in enumerate(request["shapes"])]
+        sets = [once] + [[t.clone() for t in once] for _ in range(1, request["sets"])]   # the same values in other places
+
+        def run(a, b, bias=None):
+            a, b = a.t() if ta else a, b.t() if tb else b
+            return torch.matmul(a, b) if bias is None else torch.tanh(torch.addmm(bias, a, b))
+        self.check = run(*sets[0]).double().abs().mean().item()
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            for s in sets:
+                run(*s)
+        torch.cuda.synchronize()
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            for r in range(self.together):
+                run(*sets[r % len(sets)])
+
+    def measure(self, how):
+        from common import block, microseconds
+
+        def go():
+            self.graph.replay()
+            self.torch.cuda.synchronize()
+        return block(lambda i: microseconds(go) / self.together, how["milliseconds"], how["runs"])
+
+
 class Step:
     """The training step of mlp_step.py, eager."""
 
@@ -106,7 +139,7 @@ def main():
             elif "prepare" in request:
                 current = None   # frees the last case's memory first
                 prepare = request["prepare"]
-                current = Step(device, prepare) if prepare["op"] == "mlp_step" else Ops(torch, device, prepare)
+                current = Step(device, prepare) if prepare["op"] == "mlp_step" else Product(torch, prepare) if prepare["op"] == "product" else Ops(torch, device, prepare)
                 answer = {"check": current.check}
             else:
                 answer = {"us": current.measure(request["measure"])}

@@ -7,10 +7,7 @@
 #include <fmt/format.h>
 
 #include "codegen/cuda/emitter.h"
-#include "codegen/cuda/prelude.h"
 #include "codegen/cuda/spell.h"
-#include "codegen/image.h"
-#include "ir/support/hash.h"
 #include "passes/tile/facts.h"
 
 namespace quern::cuda {
@@ -38,7 +35,7 @@ int uses(const Block& block, ValueId v) {
                           [&](const Mma& m) { n += (m.acc == v) + (m.a == v) + (m.b == v); },
                           [&](const Seq& q) { n += uses(q.body, v) + static_cast<int>(std::count(q.yields.begin(), q.yields.end(), v)); },
                           [&](const Each& e) { n += uses(e.body, v); },
-                          [&](const Store& t) { n += t.value == v; }},
+                          [&](const Store& t) { n += t.value == v; }, [](const InRole&) {}},
                s.node);
   return n;
 }
@@ -59,7 +56,8 @@ Emitter::Emitter(const Kernel& kernel, int arch) : k_(kernel), arch_(arch) {
     p.registers = axis.tile / (s.threads * s.warps);
     // Past a symbolic axis of the grid lies memory up to the bound, which nobody reads: only loops heed the size.
     p.symbolic = axis.symbol > 0 && !std::count(k_.phases[0].grid.begin(), k_.phases[0].grid.end(), static_cast<AxisId>(a));
-    p.masked = axis.extent % axis.tile != 0 || (p.symbolic && axis.tile > 1);
+    for (AxisId b = static_cast<AxisId>(a); b >= 0; b = k_.axes[static_cast<size_t>(b)].within) p.masked |= axis.extent % k_.axes[static_cast<size_t>(b)].tile != 0;
+    p.masked |= p.symbolic && axis.tile > 1;
     p.limit = p.symbolic ? fmt::format("{} * n", axis.symbol) : fmt::format("{}", axis.extent);
     threads_ = std::max(threads_, 32 * (s.warps << s.warps_at));
     places_.push_back(std::move(p));
@@ -75,7 +73,10 @@ std::string Emitter::run(const std::string& name) {
     params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
   }
   params += ", const i64 size";
-  if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; })) line("const ix n = (ix)size;");
+  const bool roles = !k_.phases[0].roles.empty();   // whose instances are counted by the blocks
+  if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; }) || (roles && std::any_of(k_.axes.begin(), k_.axes.end(), [](const Axis& a) { return a.symbol > 0; })))
+    line("const ix n = (ix)size;");
+  if (roles) return run_roles(name, params);
   std::string rest = "blockIdx.x";
   const std::vector<AxisId>& grid = k_.phases[0].grid;
   for (size_t d = grid.size(); d-- > 0;) {
@@ -84,19 +85,20 @@ std::string Emitter::run(const std::string& name) {
     line(fmt::format("const ix {} = (ix)({}) * {};", p.start, d == 0 ? rest : fmt::format("{} % {}u", rest, tiles), p.tile));
     if (d > 0) rest = fmt::format("({} / {}u)", rest, tiles);
   }
-  for (size_t a = 0; a < k_.axes.size(); ++a) {
-    const Spread& s = k_.axes[a].spread;
-    const Place& p = places_[a];
-    if (s.warps > 1) line(fmt::format("const int w{} = (tid >> {} & {}) * {};", a, 5 + s.warps_at, s.warps - 1, p.registers * p.threads));
-    if (p.base.empty()) continue;
-    line(fmt::format("const int t{} = (tid >> {} & {}) * {}{};", a, s.threads_at, s.threads - 1, s.vector, s.warps > 1 ? fmt::format(" + w{}", a) : ""));
-  }
+  for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
   scattered_ = scattered_sum();
   if (scattered_) sum_then_rest(*scattered_);
   else block(k_.phases[0].body);
   std::string head = fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", wide_index() ? "i64" : "int", threads_, name, params);
   if (shared_bytes_ > 0) head += "  extern __shared__ __align__(16) u8 shared[];\n";
   return head + "  const int tid = threadIdx.x;\n" + out_ + "}\n";
+}
+
+void Emitter::axis_base(AxisId a) {
+  const Spread& s = k_.axes[static_cast<size_t>(a)].spread;
+  const Place& p = place(a);
+  if (s.warps > 1) line(fmt::format("const int w{} = (tid >> {} & {}) * {};", a, 5 + s.warps_at, s.warps - 1, p.registers * p.threads));
+  if (!p.base.empty()) line(fmt::format("const int t{} = (tid >> {} & {}) * {}{};", a, s.threads_at, s.threads - 1, s.vector, s.warps > 1 ? fmt::format(" + w{}", a) : ""));
 }
 
 void Emitter::open(const std::string& head) {
@@ -116,6 +118,7 @@ bool Emitter::wide_index() const {
   const auto large = [](const Index& e, int64_t stride) { return std::max(std::abs(e.low()), std::abs(e.high())) >= kMost / std::max<int64_t>(stride, 1); };
   for (const Axis& a : k_.axes)
     if (a.extent + a.tile >= kMost) return true;
+  if (phase_) return std::any_of(k_.buffers.begin(), k_.buffers.end(), [](const Buffer& b) { return count(b.layout()) >= kMost; });
   const Facts facts(k_);
   for (const Load* l : facts.loads) {
     const Shape strides = buffer(l->buffer).strides();
@@ -508,6 +511,7 @@ void Emitter::sum_then_rest(const Seq& q) {
 
 // Both operands from registers; the summed axis may lie across threads.
 void Emitter::statement(const Mma& m) {
+  if (m.issued) return issue(m);
   const int64_t spread = bits(m.axes);
   const bool own_sum = spread && !partial_.count(m.out);   // summed over threads here, then added
   define(m.out, places_);
@@ -556,6 +560,7 @@ void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>
 }
 
 void Emitter::statement(const Seq& q) {
+  if (role_) return role_seq(q);
   if (is_staged(q)) return staged(q);
   const std::map<size_t, Op> later = deferred(q);
   for (const auto& [i, op] : later)
@@ -580,18 +585,8 @@ void Emitter::statement(const Seq& q) {
 }
 
 void Emitter::statement(const Each& e) {
+  if (role_) return role_each(e);
   loops(e.axes, [&] { block(e.body); });
-}
-
-KernelImage emit(const Kernel& kernel, const std::string& arch) {
-  Emitter emitter(kernel, std::stoi(arch.substr(3)));
-  KernelImage image;
-  image.name = "k_" + hash_hex(structure(kernel)).substr(0, 16);
-  image.source = std::string(kPrelude) + emitter.run(image.name);
-  set_grid(image, kernel);
-  image.threads = emitter.threads();
-  image.shared_bytes = emitter.shared_bytes();
-  return image;
 }
 
 }  // namespace quern::cuda

@@ -7,7 +7,9 @@
 
 #include <fmt/format.h>
 
+#include "codegen/program.h"
 #include "ir/tile/kernel.h"
+#include "passes/tile/atoms.h"
 
 namespace quern::cuda {
 
@@ -31,6 +33,7 @@ class Emitter {
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
   int64_t shared_bytes() const { return shared_bytes_; }
+  const std::vector<TensorMap>& maps() const { return maps_; }
 
  private:
   using Places = std::vector<Place>;
@@ -61,6 +64,7 @@ class Emitter {
   std::string coordinate(tile::AxisId a, const Registers& r, const Places& places) const;
   std::string index(const Index& e, const Registers& r, const Places& places) const;
   bool wide_index() const;
+  void axis_base(tile::AxisId a);   // declares where this thread stands in the axis's tile
   /// Unrolled loops over the registers of `axes`; the step along `stepped` is its vector.
   void over(const std::vector<tile::AxisId>& axes, const Places& places, tile::AxisId stepped, Registers& r, const std::function<void()>& body);
   std::string inside(const std::vector<tile::AxisId>& axes, const Registers& r, const Places& places) const;   // "" where proven
@@ -84,6 +88,7 @@ class Emitter {
   void statement(const tile::Seq& q);
   void statement(const tile::Each& e);
   void statement(const tile::Store& s);
+  void statement(const tile::InRole& s);
   void loops(const std::vector<tile::AxisId>& axes, const std::function<void()>& body);
   /// Combines the copies of `v` that lie along the given bits of the thread number; all threads get the result, or,
   /// scattered, each warp a share of the registers: then the value's axes lie elsewhere from here on.
@@ -113,6 +118,47 @@ class Emitter {
   std::string staged_place(const Operand& o, const Registers& r) const;
   void multiply_simt(const tile::Mma& m, const Operand& a, const Operand& b, tile::AxisId depth, const std::string& sum);
   void multiply_atoms(const tile::Mma& m, const Operand& a, const Operand& b, tile::AxisId depth, const std::string& sum);
+
+  // --- roles (roles.cpp) ---
+  struct Part {                            // how a part of a channel lies in its slot
+    const tile::Value* value;
+    tile::AxisId outer, inner;
+    int64_t size, rows, row_bytes, columns;   // bytes of an element; rows of row_bytes, in so many columns
+    int64_t bytes() const { return rows * row_bytes * columns; }
+  };
+  struct Ring { int64_t at, bytes, depth, readers, copies, barriers; };   // bytes from the start of shared memory; of one slot
+  struct SharedTile { std::string address; Part part; tile::AxisId axis; };   // an operand of a product; its axis that is not summed
+  const tile::Phase* phase_ = nullptr;     // with roles
+  const tile::Role* role_ = nullptr;
+  std::vector<Ring> rings_;                // by channel
+  std::vector<TensorMap> maps_;
+  std::map<tile::ValueId, SharedTile> tiles_;
+  std::vector<std::pair<tile::ValueId, int64_t>> sums_;   // of products, with how many registers they have
+  std::map<tile::ValueId, std::string> adds_;             // carried sums: when there is something to add to
+  std::string helpers_;                    // functions before the kernel
+  std::string run_roles(const std::string& name, const std::string& params);
+  void role(const tile::Role& r, int64_t first, int64_t groups);
+  void role_seq(const tile::Seq& q);
+  void role_each(const tile::Each& e);
+  void issue(const tile::Mma& m);
+  std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, bool a_k, bool b_k);
+  std::string settle_helper(int64_t sums);
+  Part part(const tile::Value& v) const;
+  int64_t slot_bytes(const tile::Channel& c) const;
+  std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
+  std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
+  tile::AxisId kept_axis(tile::AxisId a, tile::AxisId b) const;
+  void slice_of_sum(const tile::Slice& s);
+  void in_role(const tile::Fetch& f);
+  void in_role(const tile::Get& g);
+  void in_role(const tile::Release& r);
+  void in_role(const tile::Put& p);
+  void in_role(const tile::Fence& f);
+  void in_role(const tile::Send& s);
+  void in_role(const tile::Await& a);
+  void in_role(const tile::Slice& s);
+  void in_role(const tile::Past& p);
+  void in_role(const tile::Turn& t);
 };
 
 }  // namespace quern::cuda

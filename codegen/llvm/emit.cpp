@@ -429,6 +429,7 @@ class Emitter : Memory {
   }
 
   void statement(const Store& t) { store(t); }
+  void statement(const InRole&) { QN_CHECK(false, "a CPU kernel has no roles"); }
 };
 
 }  // namespace

@@ -161,7 +161,7 @@ double length_of(const tile::Kernel& k, const tile::Block& block, int lanes) {
     total += std::visit(Overloaded{[&](const tile::Load& l) { return of(l.out); }, [&](const tile::MapTile& m) { return of(m.out) * static_cast<double>(m.expr.size()); },
                                    [&](const tile::ReduceTile& r) { return of(r.arg); }, [&](const tile::Mma& m) { return of(m.out) * elements(m.axes); },
                                    [&](const tile::Seq& q) { return length_of(k, q.body, lanes); }, [&](const tile::Each& e) { return length_of(k, e.body, lanes); },
-                                   [&](const tile::Store& t) { return of(t.value); }},
+                                   [&](const tile::Store& t) { return of(t.value); }, [](const tile::InRole&) { return 0.0; }},
                         s.node);
   return total;
 }

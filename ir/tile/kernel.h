@@ -4,11 +4,15 @@
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= "grid" "(" axis-name,* ")" block
+//   phase    ::= "grid" "(" axis-name,* ")" block | "work" "(" axis-name,* ")" "in" "groups" "of" number "{" chan* role+ "}"
+//   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
+//   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" ["stream"] %buffer "[" index,* "]" "=" %v     also gathered
 //   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
-//              | "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")"
+//              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
+//   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
+//              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | "past" "(" axis-name ")" block | "turn" | "pass"
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
 // Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
@@ -44,6 +48,18 @@
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
 // its axes have; along bits that none of its axes owns, threads hold equal copies. An mma with an atom takes its
 // operands through shared memory; a summed axis spread over threads or warps is summed over them after its loop.
+//
+// Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
+// the last, so that neighbours share what they read. Its roles run side by side, each its block for every instance in order,
+// and meet in channels alone. A channel is a ring of `depth` slots, each a tuple of tiles in shared memory (axes outermost first).
+// What is filled has a serial number, from 0 on over all instances; number s lies in slot s % depth. `fetch` fills the next
+// one from memory, asynchronously, when all readers have released number s - depth; `get` waits for the next one; `release %c@s-1` gives
+// back the one before the last got. `put` fills the next one of a ring that each instance of the role has for itself, `send` copies
+// it to memory, asynchronously, behind a `fence`; the slot is free when that copy has read it. `issue mma` reads its operands until an `await n` that
+// leaves less than it and all behind it in flight (n of them); its result is defined from there on, and before to the next issue that adds to it.
+// `role x n along a`: instance g has the g-th tile of the axis, which lies within one of the work's. `in turns`: instance g
+// has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
+// `slice`: the part of a tile where axes within its own stand. `past (a)`: in all steps of the loop over a but the first.
 #pragma once
 #include <optional>
 #include <string>
@@ -130,6 +146,7 @@ struct Mma {
   ValueId acc, a, b;
   std::string atom = "";           // planned (CUDA): "simt" or a name in passes/tile/atoms.h; empty: from registers
   int64_t stages = 0;              // with an atom: steps of the loop that shared memory holds
+  bool issued = false;             // in a role: asynchronous
 };
 struct Carry { ValueId var; Scalar init; };
 /// `outs[i]` is the last value of `carries[i]`; `yields[i]` its next value, defined in `body`.
@@ -137,13 +154,48 @@ struct Seq { std::vector<AxisId> axes; std::vector<Carry> carries; Block body; s
 struct Each { std::vector<AxisId> axes; Block body; };
 struct Store { BufferId buffer; std::vector<BoxIndex> index; ValueId value; bool stream = false; };
 
+// What stands in roles alone. Loads and stores name no tile in the text: theirs are a channel's.
+struct Fetch { int channel; std::vector<Load> loads; };
+struct Get { int channel; std::vector<ValueId> outs; };
+struct Release { int channel; int64_t behind; };          // the last serial number got, less so many
+struct Put { int channel; std::vector<ValueId> values; };
+struct Fence {};
+struct Send { int channel; std::vector<Store> stores; };
+struct Await { int64_t left; };
+struct Slice { ValueId out, arg; };
+struct Past { AxisId axis; Block body; };
+struct Turn { bool taken; };                              // or passed on
+struct InRole {
+  std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn> node;
+};
+
 struct Stmt {
-  std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store> node;
+  std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store, InRole> node;
+};
+
+// --- roles ---
+using ChannelId = int;
+struct Channel {
+  std::string name;                // generated: c0, c1, …
+  std::vector<Value> parts;        // axes as memory has them, the last one contiguous
+  int64_t depth;
+};
+struct Role {
+  std::string name;
+  int64_t count = 1;
+  AxisId along = -1;               // >= 0: the axis whose tiles its instances take
+  bool turns = false;              // or they take turns
+  int64_t registers = 0;           // per thread; 0: as many as all have at the start
+  Block body;
 };
 
 struct Phase {
   std::vector<AxisId> grid;
   Block body;
+  // With roles, whose bodies replace this one:
+  int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
+  std::vector<Channel> channels;
+  std::vector<Role> roles;
 };
 
 struct Kernel {
@@ -165,6 +217,8 @@ void verify(const Kernel& kernel);                            // throws Error(in
 /// Whether the axis is walked element by element: one of a seq that stores every step or at gathered indices, or carries
 /// a flag (of a scan: whether the first step is behind).
 bool is_walked(const Kernel& kernel, AxisId axis);
+/// Whether the axis is the other one, or walks a block of it.
+bool lies_within(const Kernel& kernel, AxisId inner, AxisId outer);
 /// The kernel for one value of the symbol.
 Kernel at_size(Kernel kernel, int64_t n);
 /// Runs the kernel (one without a symbol) on the host; `buffers` are the parameters in order, outputs written in place.

@@ -1,6 +1,8 @@
 // Parsing kernels, as text.cpp prints them; the grammar stands at the head of kernel.h.
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -54,10 +56,11 @@ class Parser {
       if (it == axes_.end()) r_.fail("an axis within one that is not declared");
       k_.axes[a].within = it->second;
     }
-    while (r_.accept("grid")) {
+    for (bool work = false; (work = r_.accept("work")) || r_.accept("grid");) {
       Phase p;
       p.grid = axis_list("(", ")");
-      p.body = block(nullptr);
+      if (work) roles(p);
+      else p.body = block(nullptr);
       k_.phases.push_back(std::move(p));
     }
     r_.expect("}");
@@ -71,6 +74,118 @@ class Parser {
   std::map<std::string, AxisId> axes_;
   std::map<std::string, BufferId> buffers_;
   std::map<int64_t, ValueId> values_;
+  std::map<std::string, ChannelId> channels_;
+  Phase* phase_ = nullptr;   // whose roles are read
+
+  // --- roles ---
+  void roles(Phase& p) {
+    for (const char* word : {"in", "groups", "of"}) r_.expect(word);
+    p.group = r_.integer();
+    r_.expect("{");
+    channels_.clear();
+    while (r_.accept("chan")) {
+      Channel c;
+      r_.expect("%");
+      c.name = r_.word();
+      r_.expect("(");
+      do c.parts.push_back(type());
+      while (r_.accept(","));
+      r_.expect(")");
+      r_.expect("x");
+      c.depth = r_.integer();
+      if (c.depth < 1 || c.depth > 64) r_.fail("a ring has 1 to 64 slots");
+      if (!channels_.emplace(c.name, static_cast<ChannelId>(p.channels.size())).second) r_.fail("a channel is named twice");
+      p.channels.push_back(std::move(c));
+    }
+    phase_ = &p;
+    while (!r_.accept("}")) {
+      r_.expect("role");
+      Role role;
+      role.name = r_.word();
+      if (r_.accept("x")) {
+        role.count = r_.integer();
+        if (role.count < 1 || role.count > 8) r_.fail("a role has 1 to 8 instances");
+        if (r_.accept("along")) {
+          role.along = axis();
+        } else {
+          r_.expect("in");
+          r_.expect("turns");
+          role.turns = true;
+        }
+      }
+      if (r_.accept("regs")) role.registers = r_.integer();
+      role.body = block(nullptr);
+      p.roles.push_back(std::move(role));
+    }
+    phase_ = nullptr;
+  }
+  const Channel& channel(int& id) {
+    r_.expect("%");
+    const auto it = channels_.find(r_.word());
+    if (it == channels_.end()) r_.fail("a channel that is not declared");
+    return phase_->channels[static_cast<size_t>(id = it->second)];
+  }
+  // The channel's tiles in memory: buffer and box of each, and a tile that the text has no name for.
+  template <class Access>
+  std::vector<Access> places(const Channel& c) {
+    std::vector<Access> out;
+    r_.expect("(");
+    for (const Value& part : c.parts) {
+      if (!out.empty()) r_.expect(",");
+      const BufferId b = buffer_reference();
+      std::vector<BoxIndex> index = box();
+      Value v = part;
+      std::sort(v.axes.begin(), v.axes.end());
+      k_.values.push_back(std::move(v));
+      const ValueId id = static_cast<ValueId>(k_.values.size() - 1);
+      if constexpr (std::is_same_v<Access, Load>) out.push_back({id, b, std::move(index)});
+      else out.push_back({b, std::move(index), id});
+    }
+    r_.expect(")");
+    return out;
+  }
+  // A statement that only roles have and that defines no tile.
+  std::optional<Stmt> in_role() {
+    if (r_.accept("fetch")) {
+      Fetch f;
+      f.loads = places<Load>(channel(f.channel));
+      return Stmt{InRole{std::move(f)}};
+    }
+    if (r_.accept("release")) {
+      Release release{0, 0};
+      channel(release.channel);
+      r_.expect("@");
+      r_.expect("s");
+      if (r_.accept("-")) release.behind = r_.integer();
+      return Stmt{InRole{release}};
+    }
+    if (r_.accept("put")) {
+      Put put;
+      channel(put.channel);
+      put.values = references();
+      return Stmt{InRole{std::move(put)}};
+    }
+    if (r_.accept("fence")) return Stmt{InRole{Fence{}}};
+    if (r_.accept("send")) {
+      Send send;
+      const Channel& c = channel(send.channel);
+      r_.expect("to");
+      send.stores = places<Store>(c);
+      return Stmt{InRole{std::move(send)}};
+    }
+    if (r_.accept("await")) return Stmt{InRole{Await{r_.integer()}}};
+    if (r_.accept("past")) {
+      Past past{-1, {}};
+      const std::vector<AxisId> axes = axis_list("(", ")");
+      if (axes.size() != 1) r_.fail("past takes one axis");
+      past.axis = axes[0];
+      past.body = block(nullptr);
+      return Stmt{InRole{std::move(past)}};
+    }
+    if (r_.accept("turn")) return Stmt{InRole{Turn{true}}};
+    if (r_.accept("pass")) return Stmt{InRole{Turn{false}}};
+    return std::nullopt;
+  }
 
   void buffer() {
     Buffer b;
@@ -333,6 +448,8 @@ class Parser {
       s.value = reference();
       return {std::move(s)};
     }
+    if (phase_)
+      if (auto s = in_role()) return std::move(*s);
     std::vector<std::pair<int64_t, Value>> outs;
     while (r_.accept("%")) {
       const int64_t name = r_.integer();
@@ -342,6 +459,12 @@ class Parser {
     }
     if (!outs.empty()) r_.expect("=");
     if (r_.accept("seq")) return seq(outs);
+    if (phase_ && r_.accept("get")) {
+      Get get;
+      channel(get.channel);
+      for (auto& [name, value] : outs) get.outs.push_back(define(name, std::move(value)));
+      return {InRole{std::move(get)}};
+    }
     if (outs.size() != 1) r_.fail("expected a statement");
     const auto out = [&] { return define(outs[0].first, outs[0].second); };
     if (r_.accept("load")) {
@@ -371,8 +494,13 @@ class Parser {
       t.out = out();
       return {std::move(t)};
     }
-    r_.expect("mma");
+    if (phase_ && r_.accept("slice")) {
+      const ValueId arg = reference();
+      return {InRole{Slice{out(), arg}}};
+    }
     Mma m;
+    m.issued = phase_ && r_.accept("issue");
+    r_.expect("mma");
     r_.expect("[");
     const std::string precision = r_.word();
     int p = 0;
@@ -381,9 +509,11 @@ class Parser {
     m.precision = static_cast<Precision>(p);
     if (r_.accept(",")) {
       m.atom = r_.word();
-      r_.expect("x");
-      m.stages = r_.integer();
-      if (m.stages < 2 || m.stages > 16) r_.fail("a staged product has 2 to 16 stages");
+      if (!m.issued) {
+        r_.expect("x");
+        m.stages = r_.integer();
+        if (m.stages < 2 || m.stages > 16) r_.fail("a staged product has 2 to 16 stages");
+      }
     }
     r_.expect("]");
     do m.axes.push_back(axis());

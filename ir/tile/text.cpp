@@ -27,7 +27,7 @@ class Printer {
     }
     out += ") {\n";
     for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}{}{}{}{}\n", a.name, extent_text(a.extent, a.symbol), a.tile, a.from ? " from " + index(*a.from) : "", a.to ? " to " + index(*a.to) : "", a.within >= 0 ? " within " + axis(a.within) : "", a.lanes ? " lanes" : "", spread(a.spread));
-    for (const Phase& p : k_.phases) out += fmt::format("  grid ({}) {}\n", names(p.grid), block(p.body, "  ", nullptr));
+    for (const Phase& p : k_.phases) out += p.roles.empty() ? fmt::format("  grid ({}) {}\n", names(p.grid), block(p.body, "  ", nullptr)) : work(p);
     return out + "}\n";
   }
 
@@ -54,6 +54,7 @@ class Printer {
  private:
   static constexpr int kMaxDepth = 12;   // of calls within calls; the reader refuses more than 32
   const Kernel& k_;
+  const std::vector<Channel>* channels_ = nullptr;   // of the phase
   mutable std::map<ValueId, size_t> numbers_;   // tiles are numbered in the order of the text
 
   static std::string extent_text(int64_t extent, int64_t symbol) {
@@ -121,13 +122,54 @@ class Printer {
     for (const BoxIndex& b : at) out.push_back(b.gather >= 0 ? fmt::format("%{}", number(b.gather)) : index(b.index));
     return fmt::format("{}", fmt::join(out, ", "));
   }
+  std::string work(const Phase& p) {
+    std::string out = fmt::format("  work ({}) in groups of {} {{\n", names(p.grid), p.group);
+    channels_ = &p.channels;
+    for (const Channel& c : p.channels) {
+      std::vector<std::string> parts;
+      for (const Value& v : c.parts) parts.push_back(fmt::format("{}[{}]", name_of(v.dtype), names(v.axes)));
+      out += fmt::format("    chan %{} ({}) x {}\n", c.name, fmt::join(parts, ", "), c.depth);
+    }
+    for (const Role& r : p.roles)
+      out += fmt::format("    role {}{}{}{} {}\n", r.name, r.count > 1 || r.along >= 0 || r.turns ? fmt::format(" x {}", r.count) : "", r.along >= 0 ? " along " + axis(r.along) : r.turns ? " in turns"
+                                                                                                                                                                                           : "",
+                         r.registers ? fmt::format(" regs {}", r.registers) : "", block(r.body, "    ", nullptr));
+    return out + "  }\n";
+  }
+  std::string in_role(const InRole& s, const std::string& indent) const {
+    const auto channel = [&](int c) { return "%" + channels_->at(static_cast<size_t>(c)).name; };
+    const auto place = [&](const auto& access) { return fmt::format("%{}[{}]", k_.buffers[static_cast<size_t>(access.buffer)].name, box(access.index)); };
+    const auto places = [&](const auto& list) {
+      std::vector<std::string> out;
+      for (const auto& access : list) out.push_back(place(access));
+      return fmt::format("{}", fmt::join(out, ", "));
+    };
+    return std::visit(
+        Overloaded{[&](const Fetch& f) { return fmt::format("fetch {} ({})", channel(f.channel), places(f.loads)); },
+                   [&](const Get& g) {
+                     std::string out;
+                     for (ValueId v : g.outs) out += fmt::format("{}%{}: {}", out.empty() ? "" : ", ", number(v), type(v));
+                     return out + (out.empty() ? "" : " = ") + "get " + channel(g.channel);
+                   },
+                   [&](const Release& r) { return fmt::format("release {}@s{}", channel(r.channel), r.behind ? fmt::format("-{}", r.behind) : ""); },
+                   [&](const Put& p) { return fmt::format("put {} ({})", channel(p.channel), values(p.values)); },
+                   [&](const Fence&) { return std::string("fence"); },
+                   [&](const Send& p) { return fmt::format("send {} to ({})", channel(p.channel), places(p.stores)); },
+                   [&](const Await& a) { return fmt::format("await {}", a.left); },
+                   [&](const Slice& c) { return define(c.out) + fmt::format("slice %{}", number(c.arg)); },
+                   [&](const Past& p) { return fmt::format("past ({}) {}", axis(p.axis), block(p.body, indent, nullptr)); },
+                   [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); }},
+        s.node);
+  }
   std::string stmt(const Stmt& s, const std::string& indent) const {
     return std::visit(
         Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load {}%{}[{}]", l.ahead ? "ahead " : "", k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
-                     return define(m.out) + fmt::format("mma[{}{}] {} (%{}, %{}, %{})", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : fmt::format(", {} x {}", m.atom, m.stages), names(m.axes), number(m.acc), number(m.a), number(m.b));
+                     return define(m.out) + fmt::format("{}mma[{}{}] {} (%{}, %{}, %{})", m.issued ? "issue " : "", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : m.issued ? ", " + m.atom
+                                                                                                                                                                                               : fmt::format(", {} x {}", m.atom, m.stages),
+                                                        names(m.axes), number(m.acc), number(m.a), number(m.b));
                    },
                    [&](const Seq& q) {
                      std::string out;
@@ -143,7 +185,8 @@ class Printer {
                      return out + " " + block(q.body, indent, q.carries.empty() ? nullptr : &q.yields);
                    },
                    [&](const Each& e) { return fmt::format("each ({}) {}", names(e.axes), block(e.body, indent, nullptr)); },
-                   [&](const Store& t) { return fmt::format("store {}%{}[{}] = %{}", t.stream ? "stream " : "", k_.buffers[static_cast<size_t>(t.buffer)].name, box(t.index), number(t.value)); }},
+                   [&](const Store& t) { return fmt::format("store {}%{}[{}] = %{}", t.stream ? "stream " : "", k_.buffers[static_cast<size_t>(t.buffer)].name, box(t.index), number(t.value)); },
+                   [&](const InRole& r) { return in_role(r, indent); }},
         s.node);
   }
 };

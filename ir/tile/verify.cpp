@@ -54,6 +54,7 @@ class Verifier {
       defined_.clear();
       enter(p.grid);
       block(p.body);
+      if (!p.roles.empty()) work(p);
     }
   }
 
@@ -61,6 +62,8 @@ class Verifier {
   const Kernel& k_;
   std::set<AxisId> open_;
   std::set<ValueId> defined_;
+  const Phase* phase_ = nullptr;   // whose roles are looked at
+  const Role* role_ = nullptr;
 
   void check(bool condition, const std::string& message) const {
     if (!condition) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: kernel verifier: {} in\n{}", message, to_string(k_)));
@@ -144,13 +147,17 @@ class Verifier {
     }
     return axes;
   }
+  // In roles a tile need not name axes of which it has one element.
+  bool covers(const Value& v, const std::set<AxisId>& axes) const {
+    return std::all_of(axes.begin(), axes.end(), [&](AxisId a) { return std::count(v.axes.begin(), v.axes.end(), a) > 0 || (phase_ && k_.axes[static_cast<size_t>(a)].tile == 1); });
+  }
   void statement(const Load& l) {
     const Buffer& b = buffer(l.buffer, l.index.size());
     const std::set<AxisId> axes = box(l.index);
     define(l.out);
     const Value& out = k_.values[static_cast<size_t>(l.out)];
     check(out.dtype == b.dtype, "a load has the buffer's dtype");
-    check(std::includes(out.axes.begin(), out.axes.end(), axes.begin(), axes.end()), "a load has the axes of its index");
+    check(covers(out, axes), "a load has the axes of its index");
   }
   void statement(const MapTile& m) {
     std::set<AxisId> axes;
@@ -174,7 +181,7 @@ class Verifier {
     define(m.out);
     const Value& out = k_.values[static_cast<size_t>(m.out)];
     check(out.dtype == m.expr.back().dtype, "a map has its expression's dtype");
-    check(std::includes(out.axes.begin(), out.axes.end(), axes.begin(), axes.end()), "a map has the axes of what it reads");
+    check(covers(out, axes), "a map has the axes of what it reads");
   }
   // Number and dtypes of the arguments, by the op's own type rule.
   void scalar_op(const ScalarExpr& e, size_t i) const {
@@ -209,6 +216,7 @@ class Verifier {
       for (AxisId x : v->axes)
         check(std::count(acc.axes.begin(), acc.axes.end(), x) + std::count(m.axes.begin(), m.axes.end(), x) == 1, "an operand's axis is the sum's or is summed");
     check(is_float(acc.dtype) && is_float(a.dtype) && a.dtype == b.dtype, "an mma takes floats, both operands alike");
+    check(!m.issued || phase_, "products are issued in roles");
     define(m.out);
     const Value& out = k_.values[static_cast<size_t>(m.out)];
     check(out.axes == acc.axes && out.dtype == acc.dtype, "an mma keeps the type of its sum");
@@ -238,7 +246,95 @@ class Verifier {
   void statement(const Each& e) {
     nested(e.axes, [&] { block(e.body); });
   }
+  // --- roles ---
+  void work(const Phase& p) {
+    phase_ = &p;
+    check(p.body.empty() && p.grid.size() >= 2 && p.group >= 1, "work has roles for its body, two axes and groups of tiles");
+    for (const Channel& c : p.channels) {
+      check(c.depth >= 1 && !c.parts.empty(), "a channel has slots and parts");
+      for (const Value& v : c.parts)
+        for (AxisId a : v.axes) check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
+    }
+    int64_t groups = 0, asked = 0;
+    for (const Role& r : p.roles) {
+      check(r.count >= 1 && r.count <= 8 && (r.along < 0 || !r.turns), "a role has instances, which split an axis or take turns");
+      groups += r.count;
+    }
+    const int64_t at_start = groups ? 65536 / (128 * groups) / 8 * 8 : 0;   // registers of each thread, of which the roles give and take
+    for (const Role& r : p.roles) {
+      check(r.registers == 0 || (r.registers % 8 == 0 && r.registers >= 24 && r.registers <= 256), "a role has 24 to 256 registers, in steps of 8");
+      asked += r.count * (r.registers ? r.registers : at_start);
+      nested({}, [&] {
+        if (r.along >= 0) {
+          enter({r.along});
+          const AxisId around = k_.axes[static_cast<size_t>(r.along)].within;
+          check(std::count(p.grid.begin(), p.grid.end(), around) && k_.axes[static_cast<size_t>(around)].tile == r.count * k_.axes[static_cast<size_t>(r.along)].tile, "the instances of a role split a tile of the work");
+        }
+        role_ = &r;
+        block(r.body);
+      });
+    }
+    check(asked <= groups * std::min<int64_t>(at_start, 256), "the roles have no more registers than there are");
+  }
+  const Channel& channel(int c) const {
+    check(phase_ && c >= 0 && static_cast<size_t>(c) < phase_->channels.size(), "a channel exists, in a phase with roles");
+    return phase_->channels[static_cast<size_t>(c)];
+  }
+  bool is_part(const Value& v, const Value& part) const {
+    std::vector<AxisId> axes = part.axes;
+    std::sort(axes.begin(), axes.end());
+    return v.dtype == part.dtype && v.axes == axes;
+  }
+  template <class Access>
+  void places(const Channel& c, const std::vector<Access>& list) const {
+    check(list.size() == c.parts.size(), "one place for each part of the channel");
+    for (size_t p = 0; p < list.size(); ++p) {
+      const Buffer& b = buffer(list[p].buffer, list[p].index.size());
+      check(b.dtype == c.parts[p].dtype, "a part has its buffer's dtype");
+      for (const BoxIndex& i : list[p].index) check(i.gather < 0, "asynchronous copies gather nothing");
+      for (AxisId a : box(list[p].index)) check(std::count(c.parts[p].axes.begin(), c.parts[p].axes.end(), a) || k_.axes[static_cast<size_t>(a)].tile == 1, "a part has the axes of its place");
+    }
+  }
+  void in_role(const Fetch& f) const { places(channel(f.channel), f.loads); }
+  void in_role(const Get& g) {
+    const Channel& c = channel(g.channel);
+    check(g.outs.size() == c.parts.size(), "a get takes all parts");
+    for (size_t p = 0; p < g.outs.size(); ++p) {
+      define(g.outs[p]);
+      check(is_part(k_.values[static_cast<size_t>(g.outs[p])], c.parts[p]), "a get has its part's type");
+    }
+  }
+  void in_role(const Release& r) const { check(r.behind >= 0 && r.behind < channel(r.channel).depth, "a slot is released while the ring has it"); }
+  void in_role(const Put& p) const {
+    const Channel& c = channel(p.channel);
+    check(p.values.size() == c.parts.size(), "a put fills all parts");
+    for (size_t n = 0; n < p.values.size(); ++n) check(is_part(use(p.values[n]), c.parts[n]), "a put has its part's type");
+  }
+  void in_role(const Fence&) const {}
+  void in_role(const Send& s) const {
+    places(channel(s.channel), s.stores);
+    for (const Store& t : s.stores) check(k_.buffers[static_cast<size_t>(t.buffer)].kind == BufferKind::out, "outputs are sent to");
+  }
+  void in_role(const Await& a) const { check(a.left >= 0, "an await leaves some in flight, or none"); }
+  void in_role(const Slice& s) {
+    const Value& arg = use(s.arg);
+    define(s.out);
+    const Value& out = k_.values[static_cast<size_t>(s.out)];
+    check(out.dtype == arg.dtype && out.axes.size() == arg.axes.size(), "a slice keeps the dtype and the number of axes");
+    for (AxisId a : arg.axes)
+      check(std::count_if(out.axes.begin(), out.axes.end(), [&](AxisId b) { return lies_within(k_, b, a); }) == 1, "each axis of a slice lies within one of its tile's");
+  }
+  void in_role(const Past& p) {
+    check(open_.count(p.axis) > 0, "past an axis that is open");
+    nested({}, [&] { block(p.body); });
+  }
+  void in_role(const Turn&) const { check(role_->turns, "turns are taken where a role has them"); }
+  void statement(const InRole& s) {
+    check(phase_ != nullptr, "channels belong to roles");
+    std::visit([this](const auto& node) { in_role(node); }, s.node);
+  }
   void statement(const Store& s) {
+    check(!phase_, "a role stores through a channel");
     const Buffer& b = buffer(s.buffer, s.index.size());
     check(b.kind != BufferKind::in, "inputs are not written");
     check(!s.stream || b.kind == BufferKind::out, "only outputs are streamed");

@@ -6,8 +6,14 @@
 namespace quern::tile {
 
 static constexpr std::array kAtoms = {
-    Atom{"m64n256k16", Precision::bf16, 64, 256, 16, 90, 4, true, 0, 0, false},
-    Atom{"m64n256k16", Precision::f16, 64, 256, 16, 90, 4, true, 0, 0, false},
+    Atom{"m64n256k16", Precision::bf16, 64, 256, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n192k16", Precision::bf16, 64, 192, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n128k16", Precision::bf16, 64, 128, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n64k16", Precision::bf16, 64, 64, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n256k16", Precision::f16, 64, 256, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n192k16", Precision::f16, 64, 192, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n128k16", Precision::f16, 64, 128, 16, 90, 4, true, 0, 0, true},
+    Atom{"m64n64k16", Precision::f16, 64, 64, 16, 90, 4, true, 0, 0, true},
     Atom{"m64n256k8", Precision::tf32, 64, 256, 8, 90, 4, true, 0, 0, false},
     Atom{"m16n8k16", Precision::bf16, 16, 8, 16, 80, 1, false, 4, 2, true},
     Atom{"m16n8k16", Precision::f16, 16, 8, 16, 80, 1, false, 4, 2, true},
@@ -25,7 +31,7 @@ std::optional<Atom> find_atom(std::string_view name, Precision precision) {
 
 std::optional<Atom> best_atom(Precision precision, int arch) {
   for (const Atom& a : kAtoms)   // widest first
-    if (a.emitted && a.precision == precision && a.least_arch <= arch) return a;
+    if (a.emitted && !a.asynchronous && a.precision == precision && a.least_arch <= arch) return a;
   return std::nullopt;
 }
 

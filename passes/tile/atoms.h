@@ -23,7 +23,7 @@ struct Atom {
 
 std::span<const Atom> atoms();
 std::optional<Atom> find_atom(std::string_view name, Precision precision);
-/// The widest one of the precision that the architecture has and the emitter spells.
+/// The widest one of the precision that the architecture has and the emitter spells, of those that wait for their result.
 std::optional<Atom> best_atom(Precision precision, int arch);
 
 /// Where the rows and the columns of its sum lie, for a block tile of rows × columns over `row_warps` × `column_warps`

@@ -93,7 +93,7 @@ class Binder {
                             [&](Seq& q) { block(q.body); },
                             [&](Each& e) { block(e.body); },
                             [&](Store& t) { box(t.index); },
-                            [](ReduceTile&) {}, [](Mma&) {}},
+                            [](ReduceTile&) {}, [](Mma&) {}, [](InRole&) {}},
                  s.node);
   }
 };

@@ -107,7 +107,7 @@ class Cost {
                             [&](const ReduceTile& r) { total += kOp * times(r.arg); },
                             [&](const Mma& m) { total += product(m, open); },
                             [&](const Store& t) { total += (scattered(t.buffer, t.index, t.value) ? kStore * lanes_ : kStore) * times(t.value); },
-                            [&](const Seq& q) { inside(q.axes, q.body); }, [&](const Each& e) { inside(e.axes, e.body); }},
+                            [&](const Seq& q) { inside(q.axes, q.body); }, [&](const Each& e) { inside(e.axes, e.body); }, [](const InRole&) {}},
                  s.node);
     }
     return total;

@@ -39,7 +39,7 @@ struct Facts {
                               each_axes.insert(each_axes.end(), e.axes.begin(), e.axes.end());
                               visit(e.body);
                             },
-                            [](const MapTile&) {}},
+                            [](const MapTile&) {}, [](const InRole&) {}},
                  s.node);
   }
 };
@@ -72,7 +72,8 @@ inline void add_read_by(const Stmt& s, std::set<ValueId>& out) {
                         [&](const Store& t) {
                           box(t.index);
                           out.insert(t.value);
-                        }},
+                        },
+                        [](const InRole&) {}},
              s.node);
 }
 

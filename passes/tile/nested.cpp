@@ -157,7 +157,7 @@ class Nested {
                                    for (const BoxIndex& e : t.index) e.index.collect_axes(used);
                                    return has_columns(t.value) || std::any_of(columns_.begin(), columns_.end(), [&](AxisId a) { return used.count(a) > 0; });
                                  },
-                                 [](const Seq&) { return false; }, [](const Each&) { return false; }},
+                                 [](const Seq&) { return false; }, [](const Each&) { return false; }, [](const InRole&) { return false; }},
                       s.node);
   }
   // What of `known` the block wants, in order, then the block.

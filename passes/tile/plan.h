@@ -26,6 +26,7 @@ enum class F32Products { exact, tf32 };
 
 class KernelSchedule;   // passes/tile/schedule.h: choices that change no result
 tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch, KernelSchedule* schedule = nullptr);
-tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::exact);
+/// `why`: what keeps a product from the form with roles (roles.h), or "".
+tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::exact, std::string* why = nullptr);
 
 }  // namespace quern

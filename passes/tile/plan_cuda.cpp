@@ -1,4 +1,4 @@
-// The CUDA plan; see plan.h. Three shapes, chosen by structure and extents alone:
+// The CUDA plan; see plan.h. sm_90a: products in roles where they can be (roles.h). Else three shapes, chosen by structure and extents alone:
 //   rows      no product: the axis that is contiguous in memory lies across neighbouring threads, `vector` elements each;
 //             a reduced axis is shared by the threads of a warp or a block, columns are summed over rows of threads
 //   direct    a product with a short side: as rows, both operands from registers, the summed axis across threads
@@ -10,6 +10,7 @@
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/plan.h"
+#include "passes/tile/roles.h"
 
 namespace quern {
 
@@ -351,8 +352,13 @@ class Planner {
 
 }  // namespace
 
-Kernel plan_cuda(const Kernel& kernel, const std::string& arch, F32Products products) {
+Kernel plan_cuda(const Kernel& kernel, const std::string& arch, F32Products products, std::string* why) {
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
+  if (number == 90 && !Facts(kernel).products.empty()) {
+    std::string reason;
+    if (auto roles = plan_roles(kernel, reason)) return std::move(*roles);
+    if (why) *why = reason;
+  }
   return Planner(kernel, number, products).run();
 }
 

@@ -33,7 +33,8 @@ void rename_reads(Stmt& s, const Names& names) {
                         [&](Store& t) {
                           boxes(t.index);
                           value(t.value);
-                        }},
+                        },
+                        [](InRole&) {}},
              s.node);
 }
 
@@ -83,7 +84,7 @@ void rename_axes(Kernel& kernel, Block& block, const std::map<AxisId, AxisId>& a
                             list(e.axes);
                             rename_axes(kernel, e.body, axes);
                           },
-                          [&](Store& t) { boxes(t.index); }},
+                          [&](Store& t) { boxes(t.index); }, [](InRole&) {}},
                s.node);
 }
 

@@ -113,6 +113,7 @@ class CudaDevice : public Device {
         }, [](void* p) { driver().host_free(p); }) {
     want(driver().attribute(&major_, 75, context_.device), "cuDeviceGetAttribute");
     want(driver().attribute(&minor_, 76, context_.device), "cuDeviceGetAttribute");
+    want(driver().attribute(&multiprocessors_, 16, context_.device), "cuDeviceGetAttribute");
     context_.enter();
     for (Handle* stream : {&stream_, &uploads_}) want(driver().stream_create(stream, 1), "cuStreamCreate");
     for (int set = 0; set < kSets; ++set)
@@ -222,12 +223,17 @@ class CudaDevice : public Device {
     if (touched_) return note(operands);
     context_.enter();
     const Handle function = static_cast<const CudaImage&>(image).function;
-    const unsigned blocks = static_cast<unsigned>(kernel.grid_at(size)), threads = static_cast<unsigned>(kernel.threads), shared = static_cast<unsigned>(kernel.shared_bytes);
+    int64_t grid = kernel.grid_at(size);
+    if (kernel.resident) grid = std::min<int64_t>(grid, kernel.resident * multiprocessors_);
+    const unsigned blocks = static_cast<unsigned>(grid), threads = static_cast<unsigned>(kernel.threads), shared = static_cast<unsigned>(kernel.shared_bytes);
     std::vector<DevicePtr> values;
     std::vector<void*> params;
     for (const MemoryRange& o : operands) values.push_back(o.ptr);
     for (DevicePtr& p : values) params.push_back(&p);
     params.push_back(&size);   // of kernels with a symbol
+    std::vector<EncodedMap> maps;
+    for (const TensorMap& m : kernel.maps) maps.push_back(encoded(m, operands.at(static_cast<size_t>(m.operand)).ptr, size));
+    for (EncodedMap& m : maps) params.push_back(&m);
     if (!recording_) return want(driver().launch(function, blocks, 1, 1, threads, 1, 1, shared, stream_, params.data(), nullptr), "cuLaunchKernel");
     const KernelNode node{function, {blocks, 1, 1}, {threads, 1, 1}, shared, params.data(), nullptr, nullptr, nullptr};
     recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
@@ -269,6 +275,28 @@ class CudaDevice : public Device {
     } restore{pointer, std::exchange(pointer, value)};
     body();
   }
+  // A tensor map as the driver wants it: dims innermost first, the last stride is one element.
+  static EncodedMap encoded(const TensorMap& m, DevicePtr operand, int64_t size) {
+    if (!driver().encode_map) throw Error(Code::no_driver, "this NVIDIA driver is too old: it lacks cuTensorMapEncodeTiled").with_help("update it to 12.0 or later, or use --device cpu");
+    constexpr int kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9, kSwizzle32 = 1, kPromote256 = 3;
+    const DType dtype = static_cast<DType>(m.dtype);
+    unsigned long long extents[TensorMap::kMostDims] = {}, strides[TensorMap::kMostDims] = {};
+    unsigned box[TensorMap::kMostDims] = {}, steps[TensorMap::kMostDims] = {};
+    for (int64_t d = 0; d < m.rank; ++d) {
+      const int64_t from = m.rank - 1 - d;
+      extents[d] = static_cast<unsigned long long>(m.symbol && m.along == from ? std::min(m.symbol * size, m.extents[from]) : m.extents[from]);
+      box[d] = static_cast<unsigned>(m.box[from]);
+      steps[d] = 1;
+      if (d > 0) strides[d - 1] = static_cast<unsigned long long>(m.strides[from]);
+    }
+    EncodedMap out;
+    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16 ? kFloat16
+                                                                            : kFloat32;
+    const int swizzle = m.row_bytes == 128 ? kSwizzle32 + 2 : m.row_bytes == 64 ? kSwizzle32 + 1
+                                                                                : kSwizzle32;
+    want(driver().encode_map(&out, type, static_cast<unsigned>(m.rank), operand, extents, strides, box, steps, 0, swizzle, kPromote256, 0), "cuTensorMapEncodeTiled");
+    return out;
+  }
   // Kernels and copies that are only listed: what a body will touch must be known before its node is there.
   void note(const std::vector<MemoryRange>& operands) { touched_->insert(touched_->end(), operands.begin(), operands.end()); }
   size_t set_condition(Ptr condition, DevicePtr flag, bool opposite) {
@@ -309,7 +337,7 @@ class CudaDevice : public Device {
 
   static constexpr int kIf = 0, kWhile = 1;
   Context context_;   // first: what else is here goes before it
-  int ordinal_, major_ = 0, minor_ = 0;
+  int ordinal_, major_ = 0, minor_ = 0, multiprocessors_ = 1;
   static constexpr int kSets = 2;
   static constexpr unsigned kNoTiming = 2;
   Pool pool_, pinned_;

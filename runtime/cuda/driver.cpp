@@ -55,6 +55,7 @@ const Driver& driver() {
     const auto try_bind = [&](auto& function, const char* name) { function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name)); };
     try_bind(d.condition_create, "cuGraphConditionalHandleCreate");
     try_bind(d.add_node, "cuGraphAddNode_v2");
+    try_bind(d.encode_map, "cuTensorMapEncodeTiled");
     return d;
   }();
   return table;

@@ -24,6 +24,8 @@ struct RowsSide { size_t x, y; unsigned memory; const void* host; Ptr device; Ha
 struct RowsCopy { RowsSide from, to; size_t width, height; };
 constexpr unsigned kHostMemory = 1, kDeviceMemory = 2;
 
+struct alignas(64) EncodedMap { unsigned long long words[16]; };   // CUtensorMap
+
 struct ConditionalNode {   // CUgraphNodeParams of a conditional node
   int kind = 13, reserved[3] = {};
   Ptr condition = 0;
@@ -75,6 +77,8 @@ struct Driver {
   // Null in drivers before 12.4, where nothing else needs them.
   Status (*condition_create)(Ptr*, Handle, Handle, unsigned, unsigned);
   Status (*add_node)(Handle*, Handle, const Handle*, const void*, size_t, ConditionalNode*);
+  // Null in drivers before 12.0.
+  Status (*encode_map)(EncodedMap*, int, unsigned, void*, const unsigned long long*, const unsigned long long*, const unsigned*, const unsigned*, int, int, int, int);
 };
 
 /// Loads the library once. Throws Error(no_driver) where there is none or it is too old.

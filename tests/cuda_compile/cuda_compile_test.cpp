@@ -152,6 +152,22 @@ Graph convolution_gradient(DType dtype) {
   return m.finish();
 }
 
+/// Products of 16-bit floats that sm_90a computes in roles, with what may follow them; sizes for every tiling.
+Graph product_in_roles(DType dtype, int64_t m, int64_t n, int64_t k, const std::string& spec, int after) {
+  Model g;
+  const auto shape = [&](const std::string& names) {
+    Shape s;
+    for (char c : names) s.push_back(c == 'm' ? m : c == 'n' ? n
+                                                             : k);
+    return s;
+  };
+  Tensor y = contract(spec, g.input("x", dtype, shape(spec.substr(0, 2))), g.input("w", dtype, shape(spec.substr(3, 2))));
+  if (after == 1) y = gelu(y + g.input("b", dtype, {n}));
+  if (after == 2) g.output("z", tanh(y));
+  if (after == 3) y = cast(y, DType::f32);
+  g.output("y", y + (after == 1 ? g.input("r", dtype, {m, n}) : y));
+  return g.finish();
+}
 /// Kernels of a partitioned graph and of the bodies in it, for several bounds of its symbol, the greatest last.
 void kernels_of_sizes(const Graph& calls, const std::vector<int64_t>& bounds, std::vector<tile::Kernel>& out) {
   for (const Node& n : calls.nodes) {
@@ -215,6 +231,35 @@ TEST(CudaCompile, WithoutSpills) {
               static_cast<long>(models), static_cast<long>(all.kernels - golden - models), units.size(), static_cast<long>(findings.with_local.load()));
   EXPECT_EQ(findings.checked.load(), all.kernels);
   EXPECT_GT(all.kernels, 500);
+}
+
+TEST(CudaCompile, RolesWithoutSpills) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  Collection all;
+  std::set<std::string> tilings;
+  for (const Shape& s : {Shape{512, 512, 512}, {1024, 1024, 1024}, {2048, 2048, 2048}, {4096, 4096, 4096}, {16384, 768, 768}, {16384, 2304, 768}, {768, 768, 16384}, {3072, 768, 16384}, {1000, 1032, 776}, {512, 1024, 64}, {8192, 192, 512}})
+    for (const std::string spec : {"mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn"})
+      for (int after : {0, 1, 2, 3}) {
+        if (after && spec != "mk,kn->mn" && spec != "km,nk->mn") continue;
+        const DType dtype = spec == "mk,nk->mn" ? DType::f16 : DType::bf16;
+        const Graph g = product_in_roles(dtype, s[0], s[1], s[2], spec, after);
+        const tile::Kernel k = plan_cuda(test::kernels_of(g).at(0), "sm_90a");
+        ASSERT_FALSE(k.phases[0].roles.empty()) << spec;
+        tilings.insert(k.phases[0].roles[1].body.empty() ? "" : fmt::format("{}x{} of {}{}", k.axes[0].tile, k.axes[1].tile, k.phases[0].roles[1].count, k.phases[0].roles[1].turns ? " in turns" : ""));
+        all.add(fmt::format("product {} {}x{}x{} {} {}", name_of(dtype), s[0], s[1], s[2], spec, after), g, {"sm_90a"});
+      }
+  for (const std::string& t : tilings) std::printf("%s\n", t.c_str());
+  Findings findings;
+  std::vector<Unit>& units = all.units["sm_90a"];
+  std::thread other([&] { for (size_t u = 1; u < units.size(); u += 2) compile_unit(units[u], findings); });
+  for (size_t u = 0; u < units.size(); u += 2) compile_unit(units[u], findings);
+  other.join();
+  for (const std::string& f : findings.take()) ADD_FAILURE() << f;
+  EXPECT_EQ(findings.checked.load(), all.kernels);
 }
 
 }  // namespace

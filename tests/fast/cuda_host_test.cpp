@@ -91,6 +91,20 @@ TEST_F(CudaHost, EveryOperationIsInItsGpusContext) {
   other.run();
 }
 
+TEST_F(CudaHost, TensorMapsAreMadeOfTheOperandsOfALaunch) {
+  const auto device = open_device("cuda:0");
+  Program p = sample();
+  TensorMap m{0, static_cast<int64_t>(DType::f32), 2, 128};   // innermost first for the driver
+  m.extents[0] = 2, m.extents[1] = 32, m.strides[0] = 128, m.strides[1] = 4, m.box[0] = 1, m.box[1] = 16;
+  p.images[0].maps = {m};
+  p.images[0].resident = 1;
+  Executable e(*device, p);
+  e.set_state("s", full(2));
+  e.set_input(0, full(1));
+  e.run();
+  EXPECT_TRUE(std::count(fake->log.begin(), fake->log.end(), "map of 32 by 16 and more"));
+}
+
 TEST_F(CudaHost, PinnedMemoryThatIsNotThereIsAnError) {
   const auto device = open_device("cuda:0");
   Executable e(*device, sample());

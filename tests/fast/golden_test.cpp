@@ -71,10 +71,11 @@ std::string run_steps(const test::Golden& c) {
     if (name == "lower") {
       kernels.clear();
       lower_calls(graph, kernels);
-    } else if (name == "plan_cpu" || name == "nest") {
+    } else if (name == "plan_cpu" || name == "plan_cuda" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
-      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k, cpu_arch("avx512"), standard) : plan_cpu(k, argument));
+      for (const tile::Kernel& k : kernels) after.push_back(name == "nest" ? nest(k, cpu_arch("avx512"), standard) : name == "plan_cuda" ? plan_cuda(k, argument)
+                                                                                                                                         : plan_cpu(k, argument));
       expect_same_kernels(kernels, after);
       kernels = after;
     } else {
@@ -150,7 +151,7 @@ TEST(Golden, Cases) {
     }
   }
   std::printf("%ld cases, %ld updated\n", static_cast<long>(checked), static_cast<long>(updated));
-  for (const char* s : {"expand", "simplify", "fold", "partition", "lower", "nest", "plan_cpu:avx512"}) EXPECT_TRUE(steps.count(s)) << "no case for " << s;
+  for (const char* s : {"expand", "simplify", "fold", "partition", "lower", "nest", "plan_cpu:avx512", "plan_cuda:sm_90a"}) EXPECT_TRUE(steps.count(s)) << "no case for " << s;
 }
 
 }  // namespace

@@ -129,15 +129,20 @@ TEST(NullProgram, ForgedNumbersAreRefused) {
   refused("CUDA code that is none", [](Program& p) { p.target = {TargetKind::cuda, "sm_90a"}; });
 }
 
+void put(std::vector<uint8_t>& to, size_t at, uint64_t value, size_t bytes) { std::memcpy(to.data() + at, &value, bytes); }
+std::vector<uint8_t> smallest_cubin() {
+  std::vector<uint8_t> elf(64 + 2 * 64 + 16);   // a head, a null section, one of 16 bytes
+  std::memcpy(elf.data(), "\177ELF\2\1\1", 7);
+  put(elf, 40, 64, 8), put(elf, 54, 56, 2), put(elf, 58, 64, 2), put(elf, 60, 2, 2), put(elf, 62, 1, 2);
+  put(elf, 128 + 4, 1, 4), put(elf, 128 + 24, 192, 8), put(elf, 128 + 32, 16, 8);
+  return elf;
+}
+
 // The driver gets CUDA code without its length: the file's own tables must lie within.
 TEST(NullProgram, CubinsLieWithinTheirImage) {
   Program p = sample();
   p.target = {TargetKind::cuda, "sm_90a"};
-  std::vector<uint8_t> elf(64 + 2 * 64 + 16);   // a head, a null section, one of 16 bytes
-  const auto put = [](std::vector<uint8_t>& to, size_t at, uint64_t value, size_t bytes) { std::memcpy(to.data() + at, &value, bytes); };
-  std::memcpy(elf.data(), "\177ELF\2\1\1", 7);
-  put(elf, 40, 64, 8), put(elf, 54, 56, 2), put(elf, 58, 64, 2), put(elf, 60, 2, 2), put(elf, 62, 1, 2);
-  put(elf, 128 + 4, 1, 4), put(elf, 128 + 24, 192, 8), put(elf, 128 + 32, 16, 8);
+  std::vector<uint8_t> elf = smallest_cubin();
   const auto loads = [&](const std::vector<uint8_t>& code) {
     p.images[0].code = code;
     try {
@@ -161,6 +166,36 @@ TEST(NullProgram, CubinsLieWithinTheirImage) {
   EXPECT_FALSE(loads(forged(128 + 32, 17, 8)));          // a section beyond the end
   put(elf, 56, 1, 2);
   EXPECT_FALSE(loads(forged(32, 1000, 8)));              // the table of segments
+}
+
+// What a tensor map reaches lies in its operand, and the driver takes it.
+TEST(NullProgram, TensorMapsLieWithinTheirOperands) {
+  Program p = sample();
+  p.target = {TargetKind::cuda, "sm_90a"};
+  p.images[0].code = smallest_cubin();
+  p.images[0].resident = 1;
+  const Launch& launch = std::get<Launch>(static_cast<Step::variant&>(*std::find_if(p.steps.begin(), p.steps.end(), [](const Step& s) { return std::holds_alternative<Launch>(s); })));
+  const int64_t elements = p.slots[static_cast<size_t>(launch.slots[0])].bytes() / 4;
+  TensorMap m{0, static_cast<int64_t>(DType::f32), 1, 128};
+  m.extents[0] = elements, m.strides[0] = 4, m.box[0] = 32;
+  p.images[0].maps = {m};
+  const auto loaded = [&] { return load_program(save_program(p), "p.qpk"); };
+  EXPECT_EQ(loaded().images[0].maps, p.images[0].maps);
+  EXPECT_EQ(loaded().images[0].resident, 1);
+  const auto refused = [&](const char* what, const std::function<void(TensorMap&)>& forge) {
+    p.images[0].maps = {m};
+    forge(p.images[0].maps[0]);
+    EXPECT_THROW(loaded(), Error) << what;
+  };
+  refused("an extent past the operand", [](TensorMap& m) { ++m.extents[0]; });
+  refused("a stride past it", [](TensorMap& m) { m.strides[0] = int64_t{1} << 39; });
+  refused("no such operand", [&](TensorMap& m) { m.operand = p.images[0].operands; });
+  refused("a negative one", [](TensorMap& m) { m.operand = -1; });
+  refused("six dims", [](TensorMap& m) { m.rank = 6; });
+  refused("a dtype that is none", [](TensorMap& m) { m.dtype = 99; });
+  refused("a wide box", [](TensorMap& m) { m.box[0] = 257; });
+  refused("a dim that is not there", [](TensorMap& m) { m.symbol = 1, m.along = 1; });
+  refused("rows of 100 bytes", [](TensorMap& m) { m.row_bytes = 100; });
 }
 
 TEST(NullProgram, PackagesOfTwoGigabytesAreNotWritten) {

@@ -62,6 +62,10 @@ int cuMemcpy2DAsync_v2(const void*, Handle stream) { return used(stream), 0; }
 int cuModuleLoadData(Handle* module, const void*) { return *module = made(1), 0; }
 int cuModuleGetFunction(Handle* function, Handle module, const char*) { return used(module), *function = module, 0; }
 int cuModuleUnload(Handle module) { return gone(module), 0; }
+int cuTensorMapEncodeTiled(void*, int, unsigned rank, void* memory, const unsigned long long* extents, const unsigned long long*, const unsigned* box, const unsigned*, int, int, int, int) {
+  used(memory);
+  return state.log.push_back("map of " + std::to_string(extents[0]) + " by " + std::to_string(box[0]) + (rank > 1 ? " and more" : "")), 0;
+}
 int cuFuncSetAttribute(Handle, int, int) { return 0; }
 int cuLaunchKernel(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Handle stream, void**, void**) { return used(stream), state.log.push_back("launch"), 0; }
 int cuStreamCreate(Handle* stream, unsigned) {

@@ -1,0 +1,97 @@
+// Products of bf16 on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
+// bias and an activation behind it. Many runs are one CUDA graph, the peer's as well, so that the time is the GPU's.
+#include <fmt/format.h>
+
+#include "bench/data.h"
+#include "bench/harness.h"
+#include "frontend/nn.h"
+
+namespace quern::bench {
+
+static std::vector<Case> cases() {
+  struct Problem {
+    int64_t m, n, k;
+    const char* layout;   // of a (m, k) and b (k, n): T is transposed in memory
+    bool epilogue = false;
+  };
+  std::vector<Case> out;
+  for (const Problem& p : std::initializer_list<Problem>{{512, 512, 512, "NT"}, {1024, 1024, 1024, "NT"}, {2048, 2048, 2048, "NT"}, {2048, 2048, 2048, "NN"}, {4096, 4096, 4096, "NT"}, {4096, 4096, 4096, "NN"}, {4096, 4096, 4096, "TN"}, {4096, 4096, 4096, "TT"}, {8192, 8192, 8192, "NT"}, {16384, 768, 768, "NT"}, {16384, 2304, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 768, 2304, "NN"}, {16384, 3072, 768, "NN"}, {768, 768, 16384, "TN"}, {768, 2304, 16384, "TN"}, {3072, 768, 16384, "TN"}, {1000, 1032, 776, "NT"}, {16384, 3072, 768, "NN", true}}) {
+    const bool ta = p.layout[0] == 'T', tb = p.layout[1] == 'T';
+    Model g;
+    const Shape a = ta ? Shape{p.k, p.m} : Shape{p.m, p.k}, b = tb ? Shape{p.n, p.k} : Shape{p.k, p.n};
+    const Tensor x = g.input("a", DType::bf16, a), w = g.input("b", DType::bf16, b);
+    Tensor y = contract(fmt::format("{},{}->mn", ta ? "km" : "mk", tb ? "nk" : "kn"), x, w);
+    Json shapes = {a, b};
+    if (p.epilogue) {
+      y = tanh(y + g.input("bias", DType::bf16, {p.n}));
+      shapes.push_back({p.n});
+    }
+    g.output("y", y);
+    out.push_back({fmt::format("product bf16 {} {}x{}x{}{}", p.layout, p.m, p.n, p.k, p.epilogue ? " bias tanh" : ""), g.finish(), 2.0 * static_cast<double>(p.m * p.n * p.k), 0, {{"op", "product"}, {"layout", p.layout}, {"shapes", shapes}}});
+  }
+  return out;
+}
+
+// The bits that the peer rounds to bf16, too.
+static HostTensor rounded(const HostTensor& x) {
+  HostTensor out(DType::bf16, x.shape);
+  for (int64_t i = 0; i < x.size(); ++i) out.set(i, Scalar::of(DType::bf16, x.data<float>()[i]));
+  return out;
+}
+
+static void run(Harness& h, const Case& c) {
+  if (h.device.target().kind != TargetKind::cuda) {
+    fmt::print(h.out, "{:<36} left out: it is for a GPU\n", c.name);
+    return;
+  }
+  CompileOptions options = h.options;
+  options.target = h.device.target();
+  CompileReport report;
+  Program program = compile(c.graph, options, &report);
+  h.compiled(c.name, report);
+  // One graph of many launches, each waiting for the last (they write one output), on inputs in two places in turn.
+  const int64_t together = std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100);
+  const Launch launch = std::get<Launch>(static_cast<const Step::variant&>(program.steps.at(0)));
+  QN_CHECK(program.steps.size() == 1, "a product is one kernel");
+  Launch other = launch;
+  for (int64_t input : std::vector(program.inputs)) {
+    Slot copy = program.slots[static_cast<size_t>(input)];
+    copy.name += " again";
+    for (int64_t& s : other.slots)
+      if (s == input) s = static_cast<int64_t>(program.slots.size());
+    program.inputs.push_back(static_cast<int64_t>(program.slots.size()));
+    program.slots.push_back(std::move(copy));
+  }
+  program.steps.clear();
+  for (int64_t r = 0; r < together; ++r) program.steps.push_back(r % 2 ? other : launch);
+  Executable executable(h.device, program);
+  const int64_t inputs = static_cast<int64_t>(c.graph.inputs.size());
+  for (int64_t i = 0; i < inputs; ++i) {
+    const HostTensor value = rounded(uniform(stream_of(0, i), c.graph.type(c.graph.inputs[static_cast<size_t>(i)]).shape));
+    executable.set_input(i, value);
+    executable.set_input(inputs + i, value);
+  }
+  Json request = c.peer;
+  request["together"] = together;
+  const auto peer = h.peers.prepare(request, 2);
+  executable.run();
+  if (peer) h.want_equal(c.name, mean_abs(executable.output(0)), *peer, 2e-3);
+  const auto ours = [&] {
+    return block([&](size_t) {
+      return microseconds([&] {
+               executable.run();
+               h.device.synchronize();
+             }) /
+             static_cast<double>(together);
+    });
+  };
+  std::function<std::vector<double>()> theirs;
+  if (peer) theirs = [&] { return peer->block(true); };
+  const Harness::Times times = h.interleave(ours, theirs);
+  const std::string plan = report.planned[0].phases[0].roles.empty() ? "" : "roles";
+  h.add(c.name, times, peer ? peer->name : "", {{"together", together}, {"plan", plan}, {"tflop_per_s", c.flops / times.ours.median / 1e6}}, fmt::format("  {:.0f} TFLOP/s{}", c.flops / times.ours.median / 1e6, plan.empty() ? " (no roles)" : ""));
+}
+
+const Family product_family{cases, run};
+
+}  // namespace quern::bench

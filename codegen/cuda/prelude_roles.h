@@ -1,0 +1,69 @@
+// What kernels with roles need besides the prelude, for sm_90a: barriers in shared memory, copies by tensor maps, products of
+// warpgroups, registers moved between roles. Wrappers of one instruction each, header-free as NVRTC compiles them.
+#pragma once
+
+namespace quern::cuda {
+
+inline constexpr const char* kRolesPrelude = R"CUDA(
+struct alignas(64) TensorMap { u64 words[16]; };
+__device__ __forceinline__ void qn_barrier(u32 b, u32 arrivals) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(b), "r"(arrivals) : "memory"); }
+__device__ __forceinline__ void qn_barriers_made() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+__device__ __forceinline__ void qn_wait_for(u32 b, u32 parity) { asm volatile("{.reg .pred p; W: mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1; @!p bra W;}" :: "r"(b), "r"(parity) : "memory"); }
+__device__ __forceinline__ void qn_expect(u32 b, u32 bytes) { asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(b), "r"(bytes) : "memory"); }
+__device__ __forceinline__ void qn_release(u32 b) { asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" :: "r"(b) : "memory"); }
+template <int N> __device__ __forceinline__ void qn_registers_up() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" :: "n"(N)); }
+template <int N> __device__ __forceinline__ void qn_registers_down() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" :: "n"(N)); }
+// Copies of boxes; coordinates innermost first.
+__device__ __forceinline__ void qn_prefetch(const TensorMap* m) { asm volatile("prefetch.tensormap [%0];" :: "l"(m) : "memory"); }
+#define QN_FETCH(rank, list) "cp.async.bulk.tensor." rank ".shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {" list "}], [%2];"
+__device__ __forceinline__ void qn_fetch(u32 to, const TensorMap* m, u32 b, int x, int y) { asm volatile(QN_FETCH("2d", "%3,%4") :: "r"(to), "l"(m), "r"(b), "r"(x), "r"(y) : "memory"); }
+__device__ __forceinline__ void qn_fetch(u32 to, const TensorMap* m, u32 b, int x, int y, int z) { asm volatile(QN_FETCH("3d", "%3,%4,%5") :: "r"(to), "l"(m), "r"(b), "r"(x), "r"(y), "r"(z) : "memory"); }
+__device__ __forceinline__ void qn_fetch(u32 to, const TensorMap* m, u32 b, int x, int y, int z, int u) { asm volatile(QN_FETCH("4d", "%3,%4,%5,%6") :: "r"(to), "l"(m), "r"(b), "r"(x), "r"(y), "r"(z), "r"(u) : "memory"); }
+__device__ __forceinline__ void qn_fetch(u32 to, const TensorMap* m, u32 b, int x, int y, int z, int u, int v) { asm volatile(QN_FETCH("5d", "%3,%4,%5,%6,%7") :: "r"(to), "l"(m), "r"(b), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v) : "memory"); }
+#define QN_SEND(rank, list) "cp.async.bulk.tensor." rank ".global.shared::cta.bulk_group [%0, {" list "}], [%1];"
+__device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y) { asm volatile(QN_SEND("2d", "%2,%3") :: "l"(m), "r"(from), "r"(x), "r"(y) : "memory"); }
+__device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y, int z) { asm volatile(QN_SEND("3d", "%2,%3,%4") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z) : "memory"); }
+__device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y, int z, int u) { asm volatile(QN_SEND("4d", "%2,%3,%4,%5") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u) : "memory"); }
+__device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y, int z, int u, int v) { asm volatile(QN_SEND("5d", "%2,%3,%4,%5,%6") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v) : "memory"); }
+__device__ __forceinline__ void qn_sending() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+template <int LEFT> __device__ __forceinline__ void qn_room() { asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(LEFT) : "memory"); }
+__device__ __forceinline__ void qn_sent() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+__device__ __forceinline__ void qn_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Products: registers of sums are in use from qn_products on; qn_issued ends a group.
+__device__ __forceinline__ void qn_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void qn_issued() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int LEFT> __device__ __forceinline__ void qn_products_left() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory"); }
+// Barriers by number: 1 to 4 the threads of an instance among themselves, 5 and 6 turns. Numbers stay literals, or all 16 are reserved.
+__device__ __forceinline__ void qn_together(int self) {
+  if (self == 0) asm volatile("bar.sync 1, 128;" ::: "memory"); else if (self == 1) asm volatile("bar.sync 2, 128;" ::: "memory");
+  else if (self == 2) asm volatile("bar.sync 3, 128;" ::: "memory"); else asm volatile("bar.sync 4, 128;" ::: "memory");
+}
+__device__ __forceinline__ void qn_turn(int self) { if (self == 0) asm volatile("bar.sync 5, 256;" ::: "memory"); else asm volatile("bar.sync 6, 256;" ::: "memory"); }
+__device__ __forceinline__ void qn_pass(int to) { if (to == 0) asm volatile("bar.arrive 5, 256;" ::: "memory"); else asm volatile("bar.arrive 6, 256;" ::: "memory"); }
+// 64 rows as products leave them → swizzled rows of shared memory. Register h * COLUMNS / 4 + r: row 8 h + lane / 4 of the warp's 16, column
+// r / 2 * 8 + lane % 4 * 2 + r % 2.
+template <int ROW> __device__ __forceinline__ u32 qn_swizzled(u32 at) { return at ^ ((at >> 7 & (ROW / 16 - 1)) << 4); }
+__device__ __forceinline__ u32 qn_pair_bf16(float low, float high) { return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632); }
+__device__ __forceinline__ u32 qn_pair_f16(float low, float high) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
+#define QN_PUT(type) template <int COLUMNS> __device__ __forceinline__ void qn_put_##type(u32 to, const float* v, int tid) { \
+  const int lane = tid & 31; \
+  _Pragma("unroll") for (int j = 0; j < COLUMNS / 16; ++j) { \
+    u32 r[4]; \
+    _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_pair_##type(x[0], x[1]); } \
+    u32 at = qn_swizzled<COLUMNS * 2>((u32)((tid >> 5) * 16 + (lane & 15)) * (COLUMNS * 2) + (j * 2 + (lane >> 4)) * 16); \
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(to + at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"); } }
+QN_PUT(bf16) QN_PUT(f16)
+template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_32(u32 to, const T* v, int tid) {
+  const int lane = tid & 31;
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int j = 0; j < COLUMNS / 8; ++j) {
+      u32 at = qn_swizzled<COLUMNS * 4>((u32)((tid >> 5) * 16 + h * 8 + (lane >> 2)) * (COLUMNS * 4) + j * 32 + (lane & 3) * 8);
+      const T* x = v + h * (COLUMNS / 4) + j * 2;
+      asm volatile("st.shared.v2.b32 [%0], {%1,%2};" :: "r"(to + at), "r"(qn_bits<u32>(x[0])), "r"(qn_bits<u32>(x[1])) : "memory");
+    }
+}
+)CUDA";
+
+}  // namespace quern::cuda

@@ -1,0 +1,403 @@
+// Kernels with roles, for sm_90a: one block per multiprocessor works the instances off; each role is one branch over the
+// groups of 128 threads (warpgroups), a role that only fetches is one thread. A ring is slots in shared memory, 1024-byte
+// aligned, rows of at most 128 bytes, swizzled as TMA and wgmma have them; a row that is longer lies in columns of 128 bytes,
+// one after the other. Fetched slots have two barriers, full and empty: number s waits for parity s / depth % 2.
+#include <fmt/format.h>
+
+#include "codegen/cuda/emitter.h"
+#include "codegen/cuda/spell.h"
+#include "ir/support/overloaded.h"
+#include "passes/tile/atoms.h"
+
+namespace quern::cuda {
+
+using namespace tile;
+
+namespace {
+
+// Statements of a block and of what stands in it.
+void each_statement(const Block& block, const std::function<void(const Stmt&, const std::vector<AxisId>&)>& f, std::vector<AxisId> open = {}) {
+  for (const Stmt& s : block) {
+    f(s, open);
+    const auto inner = [&](const std::vector<AxisId>& axes, const Block& body) {
+      std::vector<AxisId> more = open;
+      more.insert(more.end(), axes.begin(), axes.end());
+      each_statement(body, f, more);
+    };
+    if (const auto* q = std::get_if<Seq>(&s.node)) inner(q->axes, q->body);
+    if (const auto* e = std::get_if<Each>(&s.node)) inner(e->axes, e->body);
+    if (const auto* r = std::get_if<InRole>(&s.node))
+      if (const auto* p = std::get_if<Past>(&r->node)) inner({}, p->body);
+  }
+}
+template <class T>
+bool has(const Role& role, int channel = -1) {
+  bool found = false;
+  each_statement(role.body, [&](const Stmt& s, const std::vector<AxisId>&) {
+    const auto* r = std::get_if<InRole>(&s.node);
+    const auto* t = r ? std::get_if<T>(&r->node) : nullptr;
+    if constexpr (requires { t->channel; }) found |= t && (channel < 0 || t->channel == channel);
+    else found |= t != nullptr;
+  });
+  return found;
+}
+
+std::string list(int from, int n, const char* form) {
+  std::string out;
+  for (int i = 0; i < n; ++i) out += (i ? "," : "") + fmt::format(fmt::runtime(form), from + i);
+  return out;
+}
+
+}  // namespace
+
+Emitter::Part Emitter::part(const Value& v) const {
+  QN_CHECK(v.axes.size() == 2, "a part has two axes");
+  const int64_t size = size_of(v.dtype), inner = place(v.axes[1]).tile * size, row = std::min<int64_t>(inner, 128);
+  QN_CHECK(inner % row == 0 && (row == 128 || row == 64 || row == 32), "rows of 32, 64 or 128 bytes, or columns of such");
+  return {&v, v.axes[0], v.axes[1], size, place(v.axes[0]).tile, row, inner / row};
+}
+int64_t Emitter::slot_bytes(const Channel& c) const {
+  int64_t n = 0;
+  for (const Value& v : c.parts) n += round_up(part(v).bytes(), 1024);
+  return n;
+}
+
+// The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long.
+std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, const Part& p) {
+  const Buffer& buffer = this->buffer(b);
+  TensorMap m;
+  m.operand = b;
+  m.dtype = static_cast<int64_t>(buffer.dtype);
+  m.rank = static_cast<int64_t>(buffer.shape.size());
+  m.row_bytes = p.row_bytes;
+  m.symbol = buffer.symbol, m.along = buffer.along;
+  const Shape strides = buffer.strides();
+  for (size_t d = 0; d < buffer.shape.size(); ++d) {
+    m.extents[d] = buffer.shape[d];
+    m.strides[d] = strides[d] * p.size;
+    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : box[d].index.uses(p.outer) ? p.rows
+                                                                                              : 1;
+  }
+  size_t n = std::find(maps_.begin(), maps_.end(), m) - maps_.begin();
+  if (n == maps_.size()) maps_.push_back(m);
+  return fmt::format("&m{}", n);
+}
+// Where a place begins, innermost dim first; `column` of the part.
+std::string Emitter::corner(const std::vector<BoxIndex>& box, const Part& p, int64_t column) const {
+  Places starts = places_;
+  for (Place& s : starts) s.base.clear(), s.registers = 1;
+  std::string out;
+  for (size_t d = box.size(); d-- > 0;) {
+    out += ", " + index(box[d].index, {}, starts);
+    if (column && box[d].index.uses(p.inner)) out += fmt::format(" + {}", column * p.row_bytes / p.size);
+  }
+  return out;
+}
+
+std::string Emitter::run_roles(const std::string& name, const std::string& params) {
+  const Phase& p = k_.phases[0];
+  phase_ = &p;
+  int64_t groups = 0, barriers = 0;
+  for (const Role& r : p.roles) groups += r.count;
+  threads_ = 128 * groups;
+  // Rings, then barriers.
+  for (size_t c = 0; c < p.channels.size(); ++c) {
+    const Channel& channel = p.channels[c];
+    Ring ring{shared_bytes_, slot_bytes(channel), channel.depth, 0, 1, 0};
+    for (const Role& r : p.roles) {
+      if (has<Put>(r, static_cast<int>(c))) ring.copies = r.count;
+      if (has<Get>(r, static_cast<int>(c))) ring.readers += r.turns ? 1 : r.count;
+    }
+    shared_bytes_ += ring.bytes * ring.depth * ring.copies;
+    if (ring.readers) ring.barriers = barriers, barriers += 2 * ring.depth;
+    rings_.push_back(ring);
+  }
+  for (Ring& r : rings_) r.barriers = shared_bytes_ + 8 * r.barriers;
+  shared_bytes_ += 8 * barriers;
+
+  line("const u32 ring = (u32)__cvta_generic_to_shared(shared);");
+  line("const int group = threadIdx.x >> 7, tid = threadIdx.x & 127;");
+  open("if (threadIdx.x == 0)");
+  for (const Ring& r : rings_)
+    if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, 1); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers));
+  line("qn_barriers_made();");
+  const size_t prefetch = out_.size();   // of the maps, which are known at the end
+  close();
+  line("__syncthreads();");
+  int64_t first = 0;
+  for (const Role& r : p.roles) {
+    open(fmt::format("{}if (group < {})", first ? "else " : "", first + r.count));
+    role(r, first, groups);
+    close();
+    first += r.count;
+  }
+  std::string maps;
+  for (size_t m = 0; m < maps_.size(); ++m) maps += fmt::format("    qn_prefetch(&m{});\n", m);
+  out_.insert(prefetch, maps);
+  std::string head = helpers_;
+  head += fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}, 1) {}({}", wide_index() ? "i64" : "int", threads_, name, params);
+  for (size_t m = 0; m < maps_.size(); ++m) head += fmt::format(", const __grid_constant__ TensorMap m{}", m);
+  return head + ") {\n  extern __shared__ __align__(1024) u8 shared[];\n" + out_ + "}\n";
+}
+
+void Emitter::role(const Role& r, int64_t first, int64_t groups) {
+  const Phase& p = *phase_;
+  role_ = &r;
+  const int64_t at_start = 65536 / (128 * groups) / 8 * 8;
+  if (r.registers && r.registers != at_start) line(fmt::format("qn_registers_{}<{}>();", r.registers < at_start ? "down" : "up", r.registers));
+  const bool one_thread = !has<Get>(r) && !has<Put>(r);
+  if (one_thread) open("if (tid == 0)");
+  else if (r.count > 1) line(fmt::format("const int self = group - {};", first));
+  else line("const int self = 0;");
+  for (size_t c = 0; c < p.channels.size(); ++c) {
+    const int channel = static_cast<int>(c);
+    if (has<Fetch>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 1;", c));
+    if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0;", c));
+    if (has<Put>(r, channel)) line(fmt::format("u32 slot{0} = 0; const u32 ring{0} = ring + {1} + self * {2};", c, rings_[c].at, rings_[c].bytes * rings_[c].depth));
+  }
+  if (!one_thread)
+    for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
+  const int64_t rank = static_cast<int64_t>(p.grid.size());
+  const AxisId row = p.grid[static_cast<size_t>(rank - 2)], column = p.grid[static_cast<size_t>(rank - 1)];
+  const auto tiles = [&](AxisId a) {   // how many, as a number where no size is open
+    const int64_t symbol = k_.axes[static_cast<size_t>(a)].symbol, tile = place(a).tile;
+    return symbol ? fmt::format("(({} * n + {}) / {})", symbol, tile - 1, tile) : fmt::format("{}", ceil_div(place(a).extent, tile));
+  };
+  std::string items;
+  for (AxisId a : p.grid) items += (items.empty() ? "" : " * ") + tiles(a);
+  line(fmt::format("const int rows = {}, columns = {}, items = {};", tiles(row), tiles(column), items));
+  open("for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn)");
+  if (r.turns) {
+    open(fmt::format("if (turn % {} != self)", r.count));
+    each_statement(r.body, [&](const Stmt& s, const std::vector<AxisId>& around) {
+      const auto* in = std::get_if<InRole>(&s.node);
+      const auto* g = in ? std::get_if<Get>(&in->node) : nullptr;
+      if (!g) return;
+      int64_t steps = 1;
+      for (AxisId a : around) steps *= ceil_div(place(a).extent, place(a).tile);
+      line(fmt::format("slot{0} += {1}; phase{0} ^= slot{0} / {2} & 1; slot{0} %= {2};", g->channel, steps, rings_[static_cast<size_t>(g->channel)].depth));
+    });
+    line("continue;");
+    close();
+  }
+  // In groups of tiles along `row`, so that neighbours share what they read.
+  std::string rest = "item";
+  if (rank > 2) {
+    line("const int in = item % (rows * columns); int outer = item / (rows * columns);");
+    rest = "in";
+    for (int64_t d = rank - 2; d-- > 0;) {
+      const AxisId a = p.grid[static_cast<size_t>(d)];
+      line(fmt::format("const ix {} = (ix)(outer % {}) * {}; outer /= {};", place(a).start, tiles(a), place(a).tile, tiles(a)));
+    }
+  }
+  line(fmt::format("const int g = {0} / ({1} * columns), r = {0} - g * ({1} * columns), q = min({1}, rows - g * {1});", rest, p.group));
+  line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)(r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, place(column).tile));
+  if (r.along >= 0) line(fmt::format("const ix {} = {} + self * {};", place(r.along).start, place(k_.axes[static_cast<size_t>(r.along)].within).start, place(r.along).tile));
+  sums_.clear();
+  block(r.body);
+  close();
+  if (has<Send>(r)) line("if (tid == 0) qn_sent();");
+  if (one_thread) close();
+  role_ = nullptr;
+}
+
+// Loops in roles: the sums of a seq stay where products leave them; an each over parts of a tile is unrolled.
+void Emitter::role_seq(const Seq& q) {
+  std::string first;
+  for (AxisId a : q.axes) first += fmt::format("{}{} > 0", first.empty() ? "" : " || ", place(a).start);
+  for (size_t i = 0; i < q.carries.size(); ++i) {
+    const Value& v = value(q.carries[i].var);
+    QN_CHECK(v.axes.size() == 2 && q.carries[i].init.f == 0, "roles carry sums of products");
+    names_[q.carries[i].var] = names_[q.outs[i]] = fmt::format("v{}", q.outs[i]);
+    const int64_t n = place(v.axes[0]).tile * place(v.axes[1]).tile / 128;
+    line(fmt::format("float v{}[{}];", q.outs[i], n));
+    sums_.push_back({q.outs[i], n});
+    adds_[q.carries[i].var] = first;
+  }
+  loops(q.axes, [&] { block(q.body); });
+  for (size_t i = 0; i < q.yields.size(); ++i) QN_CHECK(names_.at(q.yields[i]) == names_.at(q.outs[i]), "roles carry sums of products");
+}
+
+void Emitter::role_each(const Each& e) {
+  for (AxisId a : e.axes) {
+    const Place& p = place(a);
+    const AxisId around = k_.axes[static_cast<size_t>(a)].within;
+    QN_CHECK(around >= 0 && place(around).tile % p.tile == 0, "an each of a role walks parts of a tile");
+    line("#pragma unroll");
+    open(fmt::format("for (int n{0} = 0; n{0} < {1}; ++n{0})", a, place(around).tile / p.tile));
+    line(fmt::format("const ix {} = {} + n{} * {};", p.start, place(around).start, a, p.tile));
+    if (p.masked) line(fmt::format("if ({} >= {}) continue;", p.start, p.limit));
+  }
+  block(e.body);
+  for (size_t i = 0; i < e.axes.size(); ++i) close();
+}
+
+// A product of wgmma: its two operands' descriptors, the k-chain of one step in one asm statement for every 64 rows.
+void Emitter::issue(const Mma& m) {
+  const SharedTile &a = tiles_.at(m.a), &b = tiles_.at(m.b);
+  const AxisId k = m.axes.back();
+  const AxisId rows = a.axis, columns = b.axis;
+  const auto atom = find_atom(m.atom, m.precision);
+  QN_CHECK(atom && atom->asynchronous && m.axes.size() >= 1 && place(columns).tile == atom->n && place(rows).tile % atom->m == 0 && place(k).tile % atom->k == 0 && adds_.count(m.acc), "an issued product has an atom's shape, and a carry for its sum");
+  names_[m.out] = names_.at(m.acc);
+  const bool a_k = a.part.inner == k, b_k = b.part.inner == k;   // contiguous along the sum
+  const auto descriptor = [&](const char* name, const SharedTile& t, bool along) {
+    const uint64_t stride = along ? 0 : static_cast<uint64_t>(t.part.rows * t.part.row_bytes) >> 4;
+    line(fmt::format("const u64 {} = {}ull | (({} & 0x3ffff) >> 4);", name, (uint64_t{1} << 62) | (uint64_t{64} << 32) | (stride << 16), t.address));
+  };
+  open("");
+  descriptor("da", a, a_k);
+  descriptor("db", b, b_k);
+  line("qn_products();");
+  const int64_t blocks = place(rows).tile / atom->m, step = (a_k ? atom->m * a.part.row_bytes : a.part.rows * a.part.row_bytes) >> 4;
+  const std::string call = product_helper(*atom, m.precision, place(k).tile / atom->k, a_k, b_k);
+  for (int64_t i = 0; i < blocks; ++i) line(fmt::format("{}({} + {}, da + {}, db, {});", call, names_.at(m.out), i * atom->n / 2, i * step, adds_.at(m.acc)));
+  line("qn_issued();");
+  close();
+}
+
+std::string Emitter::product_helper(const Atom& atom, Precision precision, int64_t steps, bool a_k, bool b_k) {
+  const int sums = atom.n / 2;
+  const char* type = kPrecisions[static_cast<int>(precision)];
+  const std::string name = fmt::format("qn_product_{}_{}_{}{}x{}", atom.name, type, a_k ? 'k' : 'm', b_k ? 'k' : 'n', steps);
+  if (helpers_.find(name) != std::string::npos) return name;
+  helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d, u64 a, u64 b, u32 add) {{\n  asm volatile(\"{{.reg .pred p; .reg .u64 a, b; mov.u64 a, %{}; mov.u64 b, %{}; setp.ne.u32 p, %{}, 0;\\n\"\n", name, sums, sums + 1, sums + 2);
+  for (int64_t s = 0; s < steps; ++s) {
+    helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, a, b, {}, 1, 1, {}, {};\\n\"\n", atom.name, type, type, list(0, sums, "%{}"), s ? "1" : "p", a_k ? 0 : 1, b_k ? 0 : 1);
+    if (s + 1 < steps) helpers_ += fmt::format("    \"add.u64 a, a, {}; add.u64 b, b, {};\\n\"\n", a_k ? 2 : 128, b_k ? 2 : 128);   // 32 bytes of a row, or 16 rows
+  }
+  helpers_ += fmt::format("    \"}}\" : {} : \"l\"(a), \"l\"(b), \"r\"(add));\n}}\n", list(0, sums, "\"+f\"(d[{}])"));
+  return name;
+}
+// What waits for all products, so that no use of their sums is moved before it.
+std::string Emitter::settle_helper(int64_t sums) {
+  const std::string name = fmt::format("qn_settled_{}", sums);
+  if (helpers_.find(name) == std::string::npos)
+    helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d) {{ asm volatile(\"wgmma.wait_group.sync.aligned 0;\" : {} :: \"memory\"); }}\n", name, list(0, static_cast<int>(sums), "\"+f\"(d[{}])"));
+  return name;
+}
+
+void Emitter::in_role(const Fetch& f) {
+  const Channel& c = phase_->channels[static_cast<size_t>(f.channel)];
+  const Ring& r = rings_[static_cast<size_t>(f.channel)];
+  open("");
+  line(fmt::format("const u32 full = ring + {} + 8 * slot{};", r.barriers, f.channel));
+  line(fmt::format("qn_wait_for(full + {}, phase{});", 8 * r.depth, f.channel));
+  int64_t bytes = 0, at = r.at;
+  for (const Value& v : c.parts) bytes += part(v).bytes();
+  line(fmt::format("qn_expect(full, {});", bytes));
+  for (size_t n = 0; n < f.loads.size(); ++n) {
+    const Part p = part(c.parts[n]);
+    const std::string map = tensor_map(f.loads[n].buffer, f.loads[n].index, p);
+    for (int64_t x = 0; x < p.columns; ++x)
+      line(fmt::format("qn_fetch(ring + slot{} * {} + {}, {}, full{});", f.channel, r.bytes, at + x * p.rows * p.row_bytes, map, corner(f.loads[n].index, p, x)));
+    at += round_up(p.bytes(), 1024);
+  }
+  line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", f.channel, r.depth));
+  close();
+}
+
+void Emitter::in_role(const Get& g) {
+  const Channel& c = phase_->channels[static_cast<size_t>(g.channel)];
+  const Ring& r = rings_[static_cast<size_t>(g.channel)];
+  line(fmt::format("before{0} = now{0}; now{0} = slot{0};", g.channel));
+  line(fmt::format("qn_wait_for(ring + {} + 8 * slot{}, phase{});", r.barriers, g.channel, g.channel));
+  line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
+  int64_t at = r.at;
+  for (size_t n = 0; n < g.outs.size(); ++n) {
+    const Part p = part(c.parts[n]);
+    line(fmt::format("const u32 a{} = ring + now{} * {} + {};", g.outs[n], g.channel, r.bytes, at));
+    tiles_[g.outs[n]] = {fmt::format("a{}", g.outs[n]), p, -1};
+    tiles_[g.outs[n]].axis = kept_axis(p.outer, p.inner);
+    at += round_up(p.bytes(), 1024);
+  }
+}
+// Of an operand's axes the one that is not summed, which the work has.
+AxisId Emitter::kept_axis(AxisId a, AxisId b) const { return std::count(phase_->grid.begin(), phase_->grid.end(), a) ? a : b; }
+
+void Emitter::in_role(const Slice& s) {
+  const auto shared = tiles_.find(s.arg);
+  if (shared == tiles_.end()) return slice_of_sum(s);
+  SharedTile t = shared->second;
+  for (AxisId b : value(s.out).axes) {
+    if (b == t.part.inner || b == t.part.outer) continue;
+    const bool rows = lies_within(k_, b, t.part.outer);
+    const AxisId a = rows ? t.part.outer : t.part.inner;
+    const int64_t step = rows ? t.part.row_bytes : t.part.rows * t.part.size;   // bytes per element, of whole swizzled groups
+    t.address = fmt::format("({} + ({} - {}) * {})", t.address, place(b).start, place(a).start, step);
+    t.axis = b;
+  }
+  tiles_[s.out] = t;
+}
+// Registers of a part of a sum: element (row, column) of a tile of 64 rows lies in register column / 8 * 4 + row / 8 % 2 * 2 + column % 2.
+void Emitter::slice_of_sum(const Slice& s) {
+  AxisId row = -1, column = -1;
+  for (AxisId a : value(s.out).axes) (k_.axes[static_cast<size_t>(a)].spread.warps > 1 ? row : column) = a;
+  QN_CHECK(row >= 0 && column >= 0 && place(row).tile == 64, "parts of 64 rows");
+  define(s.out, places_);
+  const int64_t width = place(k_.axes[static_cast<size_t>(column)].within).tile;
+  line("#pragma unroll");
+  open("for (int h = 0; h < 2; ++h)");
+  line("#pragma unroll");
+  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[n{} * {} + (n{} * {} + r / 2) * 4 + h * 2 + r % 2];", place(column).registers, at(s.out, {{row, "h"}, {column, "r"}}, places_), name(s.arg), row, width / 2, column,
+                   place(column).tile / 8));
+  close();
+}
+
+void Emitter::in_role(const Release& r) {
+  QN_CHECK(r.behind <= 1, "the last two slots got are known");
+  const Ring& ring = rings_[static_cast<size_t>(r.channel)];
+  line(fmt::format("if (tid == 0) qn_release(ring + {} + 8 * {}{});", ring.barriers + 8 * ring.depth, r.behind ? "before" : "now", r.channel));
+}
+
+void Emitter::in_role(const Put& p) {
+  const Channel& c = phase_->channels[static_cast<size_t>(p.channel)];
+  const Ring& r = rings_[static_cast<size_t>(p.channel)];
+  line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
+  line("qn_together(self);");
+  int64_t at = 0;
+  for (size_t n = 0; n < p.values.size(); ++n) {
+    const Part part = this->part(c.parts[n]);
+    const Spread &outer = k_.axes[static_cast<size_t>(part.outer)].spread, &inner = k_.axes[static_cast<size_t>(part.inner)].spread;
+    QN_CHECK(outer.warps == 4 && inner.threads == 4 && inner.vector == 2 && part.rows == 64 && part.columns == 1 && part.outer < part.inner, "a put takes 64 rows as products leave them");
+    line(fmt::format("qn_put_{}<{}>(ring{} + slot{} * {} + {}, {}, tid);", part.size == 2 ? name_of(part.value->dtype) : "32", part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n])));
+    at += round_up(part.bytes(), 1024);
+  }
+}
+void Emitter::in_role(const Fence&) { line("qn_fence();"); }
+void Emitter::in_role(const Send& s) {
+  const Channel& c = phase_->channels[static_cast<size_t>(s.channel)];
+  const Ring& r = rings_[static_cast<size_t>(s.channel)];
+  line("qn_together(self);");
+  open("if (tid == 0)");
+  int64_t at = 0;
+  for (size_t n = 0; n < s.stores.size(); ++n) {
+    const Part p = part(c.parts[n]);
+    line(fmt::format("qn_send({}, ring{} + slot{} * {} + {}{});", tensor_map(s.stores[n].buffer, s.stores[n].index, p), s.channel, s.channel, r.bytes, at, corner(s.stores[n].index, p, 0)));
+    at += round_up(p.bytes(), 1024);
+  }
+  line("qn_sending();");
+  close();
+  line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
+}
+
+void Emitter::in_role(const Await& a) {
+  if (a.left > 0) return line(fmt::format("qn_products_left<{}>();", a.left));
+  for (const auto& [v, n] : sums_) line(fmt::format("{}({});", settle_helper(n), name(v)));
+}
+void Emitter::in_role(const Past& p) {
+  open(fmt::format("if ({} > 0)", place(p.axis).start));
+  block(p.body);
+  close();
+}
+void Emitter::in_role(const Turn& t) {
+  const int64_t n = role_->count;
+  QN_CHECK(n == 2, "two take turns");
+  line(t.taken ? "if (turn > 0) qn_turn(self);" : "qn_pass(self ^ 1);");
+}
+
+void Emitter::statement(const InRole& s) {
+  std::visit([this](const auto& node) { in_role(node); }, s.node);
+}
+
+}  // namespace quern::cuda

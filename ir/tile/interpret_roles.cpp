@@ -1,0 +1,430 @@
+// Roles in the tile interpreter. What a role does depends on no value, so each instance of a role becomes a list of steps, one
+// statement with its axes' blocks each; then all instances run side by side, a step at a time, each until it must wait. Copies
+// to memory happen as late as they may. Every breach of the protocol of channels (kernel.h) is an error that says who and what:
+// a deadlock, a number put or released twice or never, a slot given back while a product reads it, a result used too early.
+#include <deque>
+#include <functional>
+#include <memory>
+
+#include "ir/support/overloaded.h"
+#include "ir/tile/interpreter.h"
+
+namespace quern::tile {
+namespace {
+
+class RoleInterpreter : public Interpreter {
+ public:
+  using Interpreter::Interpreter;
+
+ private:
+  struct Step {
+    enum class Kind { run, start, yield, finish, item };
+    Kind kind;   // start, yield, finish: of a seq; item: of the work, the next one
+    const Stmt* stmt = nullptr;
+    std::vector<int64_t> starts, extents;
+    int64_t item = 0;
+  };
+  struct Ring {
+    const Channel* channel;
+    int64_t filled = 0, readers = 1;
+    struct Slot {
+      int64_t serial = -1, released = 0;
+      std::vector<Tile> tiles;
+      bool fenced = false;                    // of a put
+      const Send* sending = nullptr;          // on its way to memory …
+      std::vector<int64_t> starts, extents;   // … as the axes stood
+      int64_t item = 0;
+    };
+    std::vector<Slot> slots;
+    Slot& slot(int64_t serial) { return slots[static_cast<size_t>(serial % channel->depth)]; }
+  };
+  struct InFlight {
+    int64_t number;                                    // of the issue
+    std::set<std::pair<ChannelId, int64_t>> sources;   // the slots that it reads
+  };
+  struct Instance {
+    const Role* role;
+    int64_t index;
+    std::string name;
+    std::vector<Step> steps;
+    size_t next = 0;
+    std::vector<Tile> tiles;
+    std::vector<Ring*> rings;                          // by channel
+    std::map<ChannelId, int64_t> got, put;             // the next serial numbers; in turns, got is the role's
+    std::map<ChannelId, std::set<int64_t>> held;       // got and not released
+    std::map<ValueId, std::pair<ChannelId, int64_t>> source;
+    std::map<ValueId, int64_t> pending;                // results of issues that are in flight
+    std::deque<InFlight> in_flight;
+    int64_t issued = 0, item = 0;
+    bool has_turn = false;
+    std::string waits;                                 // for what
+  };
+  std::vector<std::unique_ptr<Instance>> instances_;
+  std::deque<Ring> rings_;
+  std::map<const Role*, std::map<ChannelId, int64_t>> turn_got_;
+  std::map<const Role*, int64_t> turn_;                // the item whose instance may take it
+  Instance* me_ = nullptr;
+  const Phase* phase_ = nullptr;
+
+  [[noreturn]] void fail(const std::string& what) const {
+    throw Error(Code::general_bug, fmt::format("this is a bug in Quern: roles: {} in kernel {}", what, k_.name));
+  }
+  std::string named(ChannelId c, int64_t serial) const { return fmt::format("%{}@{}", phase_->channels[static_cast<size_t>(c)].name, serial); }
+  static bool has(const Block& block, const std::function<bool(const InRole&)>& test) {
+    return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
+      if (const auto* q = std::get_if<Seq>(&s.node)) return has(q->body, test);
+      if (const auto* e = std::get_if<Each>(&s.node)) return has(e->body, test);
+      const auto* r = std::get_if<InRole>(&s.node);
+      const auto* past = r ? std::get_if<Past>(&r->node) : nullptr;
+      return r && (test(*r) || (past && has(past->body, test)));
+    });
+  }
+
+  // --- traces ---
+  void add(Instance& i, Step::Kind kind, const Stmt* s) { i.steps.push_back({kind, s, start_, extent_, instance_}); }
+  void trace(Instance& i, const Block& block) {
+    for (const Stmt& s : block) {
+      if (const auto* q = std::get_if<Seq>(&s.node)) {
+        add(i, Step::Kind::start, &s);
+        loop(q->axes, 0, [&] {
+          trace(i, q->body);
+          add(i, Step::Kind::yield, &s);
+        });
+        add(i, Step::Kind::finish, &s);
+      } else if (const auto* e = std::get_if<Each>(&s.node)) {
+        loop(e->axes, 0, [&] { trace(i, e->body); });
+      } else if (const auto* r = std::get_if<InRole>(&s.node); r && std::holds_alternative<Past>(r->node)) {
+        const Past& past = std::get<Past>(r->node);
+        const size_t a = static_cast<size_t>(past.axis);
+        if (start_[a] > (k_.axes[a].within < 0 ? 0 : start_[static_cast<size_t>(k_.axes[a].within)])) trace(i, past.body);
+      } else {
+        add(i, Step::Kind::run, &s);
+      }
+    }
+  }
+  // Calls f for every instance of the work in order: groups of tiles of the axis before the last, the last axis, tiles in the group.
+  void items(const Phase& p, const std::function<void()>& f) {
+    const size_t rank = p.grid.size();
+    QN_CHECK(rank >= 2 && p.group >= 1, "work has two axes at least");
+    const std::vector<AxisId> outer(p.grid.begin(), p.grid.end() - 2);
+    const size_t row = static_cast<size_t>(p.grid[rank - 2]), column = static_cast<size_t>(p.grid[rank - 1]);
+    const auto stand = [&](size_t a, int64_t tile) {
+      start_[a] = tile * k_.axes[a].tile;
+      extent_[a] = std::min(k_.axes[a].tile, k_.axes[a].extent - start_[a]);
+    };
+    instance_ = 0;
+    loop(outer, 0, [&] {
+      const int64_t rows = ceil_div(k_.axes[row].extent, k_.axes[row].tile), columns = ceil_div(k_.axes[column].extent, k_.axes[column].tile);
+      for (int64_t g = 0; g < rows; g += p.group)
+        for (int64_t c = 0; c < columns; ++c)
+          for (int64_t r = g; r < std::min(g + p.group, rows); ++r) {
+            stand(row, r);
+            stand(column, c);
+            f();
+            ++instance_;
+          }
+    });
+  }
+
+  void work(const Phase& p) override {
+    phase_ = &p;
+    instances_.clear();
+    rings_.clear();
+    turn_got_.clear();
+    turn_.clear();
+    std::vector<Ring*> shared;
+    for (size_t c = 0; c < p.channels.size(); ++c) {
+      rings_.push_back(ring(p.channels[c], 0));
+      for (const Role& role : p.roles)
+        if (has(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns ? 1 : role.count;
+      shared.push_back(&rings_.back());
+    }
+    for (const Role& role : p.roles)
+      for (int64_t n = 0; n < role.count; ++n) {
+        auto i = std::make_unique<Instance>();
+        i->role = &role, i->index = n, i->name = role.count > 1 ? fmt::format("{} {}", role.name, n) : role.name;
+        i->tiles.resize(k_.values.size());
+        for (size_t c = 0; c < p.channels.size(); ++c) {
+          Ring* mine = shared[c];
+          if (has(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
+          i->rings.push_back(mine);
+        }
+        items(p, [&] {
+          if (role.turns && instance_ % role.count != n) return;
+          if (role.along >= 0) {
+            const size_t a = static_cast<size_t>(role.along), around = static_cast<size_t>(k_.axes[a].within);
+            start_[a] = start_[around] + n * k_.axes[a].tile;
+            extent_[a] = std::clamp<int64_t>(start_[around] + extent_[around] - start_[a], 0, k_.axes[a].tile);
+          }
+          add(*i, Step::Kind::item, nullptr);
+          trace(*i, role.body);
+        });
+        instances_.push_back(std::move(i));
+      }
+    for (bool all_done = false; !all_done;) {
+      all_done = true;
+      bool moved = false;
+      for (const auto& i : instances_) {
+        while (i->next < i->steps.size() && step(*i)) ++i->next, moved = true;
+        all_done &= i->next == i->steps.size();
+      }
+      if (moved || all_done) continue;
+      std::string who;
+      for (const auto& i : instances_)
+        if (i->next < i->steps.size()) who += fmt::format("{}{} waits for {}", who.empty() ? "" : ", ", i->name, i->waits);
+      fail("deadlock: " + who);
+    }
+    finish();
+  }
+  static Ring ring(const Channel& c, int64_t readers) {
+    Ring r{&c, 0, readers, {}};
+    r.slots.resize(static_cast<size_t>(c.depth));
+    return r;
+  }
+  // At the end nothing is left in flight.
+  void finish() {
+    for (const auto& i : instances_) {
+      for (const auto& [c, serials] : i->held)
+        if (!serials.empty()) fail(fmt::format("{} never releases {}", i->name, named(c, *serials.begin())));
+      if (!i->in_flight.empty()) fail(i->name + " never awaits its last product");
+      if (i->has_turn) fail(i->name + " never passes its turn on");
+      for (const auto& [c, n] : i->put)
+        for (Ring::Slot& s : i->rings[static_cast<size_t>(c)]->slots) {
+          if (s.serial >= 0 && !s.sending) fail(fmt::format("{} never sends {}", i->name, named(c, s.serial)));
+          me_ = i.get();
+          land(s);
+        }
+    }
+    for (size_t c = 0; c < phase_->channels.size(); ++c)
+      if (const Ring& r = rings_[c]; r.filled)
+        for (const auto& s : r.slots)
+          if (s.serial >= 0 && s.released != r.readers) fail(fmt::format("{} is filled and not read by all", named(static_cast<ChannelId>(c), s.serial)));
+  }
+
+  // --- steps ---
+  bool wait(const std::string& what) {
+    me_->waits = what;
+    return false;
+  }
+  // Runs f with the tiles and axes of an instance.
+  template <class F>
+  auto as(Instance& i, const std::vector<int64_t>& starts, const std::vector<int64_t>& extents, F&& f) {
+    me_ = &i;
+    start_ = starts, extent_ = extents, at_ = starts;
+    tiles_.swap(i.tiles);
+    const auto result = f();
+    tiles_.swap(i.tiles);
+    return result;
+  }
+  bool step(Instance& i) {
+    const Step& s = i.steps[i.next];
+    instance_ = s.item;
+    return as(i, s.starts, s.extents, [&] {
+      switch (s.kind) {
+        case Step::Kind::item: i.item = s.item; return true;
+        case Step::Kind::start:
+          for (const Carry& c : std::get<Seq>(s.stmt->node).carries) fill(c.var, [&] { return c.init; });
+          return true;
+        case Step::Kind::yield: {
+          const Seq& q = std::get<Seq>(s.stmt->node);
+          std::vector<ValueId> vars;
+          for (const Carry& c : q.carries) vars.push_back(c.var);
+          return renamed(q.yields, vars);
+        }
+        case Step::Kind::finish: {
+          const Seq& q = std::get<Seq>(s.stmt->node);
+          std::vector<ValueId> vars;
+          for (const Carry& c : q.carries) vars.push_back(c.var);
+          return renamed(vars, q.outs);
+        }
+        case Step::Kind::run: break;
+      }
+      if (const auto* r = std::get_if<InRole>(&s.stmt->node)) return std::visit([&](const auto& node) { return in_role(node); }, r->node);
+      std::visit([&](const auto& node) { plain(node); }, s.stmt->node);
+      return true;
+    });
+  }
+  // Carried tiles; what is in flight stays so under its new name.
+  bool renamed(const std::vector<ValueId>& from, const std::vector<ValueId>& to) {
+    std::vector<Tile> next;
+    std::vector<int64_t> pending;
+    for (ValueId v : from) {
+      next.push_back(tiles_[static_cast<size_t>(v)]);
+      const auto it = me_->pending.find(v);
+      pending.push_back(it == me_->pending.end() ? -1 : it->second);
+    }
+    for (size_t n = 0; n < next.size(); ++n) {
+      tiles_[static_cast<size_t>(to[n])] = std::move(next[n]);
+      if (pending[n] >= 0) me_->pending[to[n]] = pending[n];
+      else me_->pending.erase(to[n]);
+    }
+    return true;
+  }
+  void use(ValueId v) const {
+    if (me_->pending.count(v)) fail(me_->name + " uses the result of a product before its await");
+    const auto it = me_->source.find(v);
+    if (it == me_->source.end()) return;
+    const auto held = me_->held.find(it->second.first);
+    if (held == me_->held.end() || !held->second.count(it->second.second)) fail(fmt::format("{} reads {} after its release", me_->name, named(it->second.first, it->second.second)));
+  }
+
+  void plain(const Load& l) { statement(l); }
+  void plain(const MapTile& m) {
+    for (ValueId v : m.args) use(v);
+    statement(m);
+  }
+  void plain(const ReduceTile& r) {
+    use(r.arg);
+    statement(r);
+  }
+  void plain(const Mma& m) {
+    InFlight product{me_->issued, {}};
+    for (ValueId v : {m.a, m.b}) {
+      use(v);
+      if (const auto it = me_->source.find(v); it != me_->source.end()) product.sources.insert(it->second);
+    }
+    if (!m.issued) use(m.acc);
+    statement(m);
+    if (!m.issued) return;
+    me_->pending[m.out] = me_->issued++;
+    me_->in_flight.push_back(std::move(product));
+  }
+  void plain(const Store& s) {
+    use(s.value);
+    statement(s);
+  }
+  template <class Other>
+  void plain(const Other&) { QN_CHECK(false, "loops are in the trace"); }
+
+  bool in_role(const Fetch& f) {
+    Ring& r = *me_->rings[static_cast<size_t>(f.channel)];
+    const int64_t s = r.filled;
+    Ring::Slot& slot = r.slot(s);
+    if (slot.serial >= 0 && slot.released < r.readers) return wait(fmt::format("the release of {}", named(f.channel, slot.serial)));
+    slot = {s, 0, {}};
+    for (const Load& l : f.loads) {
+      statement(l);
+      slot.tiles.push_back(tiles_[static_cast<size_t>(l.out)]);
+    }
+    ++r.filled;
+    return true;
+  }
+  int64_t& next_got(ChannelId c) { return me_->role->turns ? turn_got_[me_->role][c] : me_->got[c]; }
+  bool in_role(const Get& g) {
+    if (me_->role->turns && !me_->has_turn) fail(me_->name + " gets outside of its turn");
+    Ring& r = *me_->rings[static_cast<size_t>(g.channel)];
+    const int64_t s = next_got(g.channel);
+    if (r.filled <= s) return wait(named(g.channel, s));
+    if (r.slot(s).serial != s) fail(fmt::format("{} comes too late for {}: its slot holds {}", me_->name, named(g.channel, s), named(g.channel, r.slot(s).serial)));
+    for (size_t p = 0; p < g.outs.size(); ++p) {
+      tiles_[static_cast<size_t>(g.outs[p])] = r.slot(s).tiles[p];
+      me_->source[g.outs[p]] = {g.channel, s};
+    }
+    ++next_got(g.channel);
+    me_->got[g.channel] = s + 1;
+    me_->held[g.channel].insert(s);
+    return true;
+  }
+  bool in_role(const Release& release) {
+    const int64_t s = me_->got[release.channel] - 1 - release.behind;
+    if (!me_->held[release.channel].count(s)) fail(fmt::format("{} releases {}, which it does not hold", me_->name, named(release.channel, s)));
+    for (const InFlight& p : me_->in_flight)
+      if (p.sources.count({release.channel, s})) fail(fmt::format("{} releases {} while a product reads it", me_->name, named(release.channel, s)));
+    me_->held[release.channel].erase(s);
+    ++me_->rings[static_cast<size_t>(release.channel)]->slot(s).released;
+    return true;
+  }
+  bool in_role(const Put& p) {
+    Ring& r = *me_->rings[static_cast<size_t>(p.channel)];
+    Ring::Slot& slot = r.slot(r.filled);
+    if (slot.serial >= 0) {
+      if (!slot.sending) fail(fmt::format("{} puts {} where {} was never sent", me_->name, named(p.channel, r.filled), named(p.channel, slot.serial)));
+      const auto starts = start_, extents = extent_;
+      land(slot);
+      start_ = starts, extent_ = extents, at_ = starts;
+    }
+    slot = {r.filled++, 0, {}};
+    for (ValueId v : p.values) {
+      use(v);
+      slot.tiles.push_back(tiles_[static_cast<size_t>(v)]);
+    }
+    me_->put[p.channel] = r.filled;
+    return true;
+  }
+  bool in_role(const Fence&) {
+    for (Ring* r : me_->rings)
+      for (Ring::Slot& s : r->slots) s.fenced = true;
+    return true;
+  }
+  bool in_role(const Send& send) {
+    Ring& r = *me_->rings[static_cast<size_t>(send.channel)];
+    if (!me_->put.count(send.channel)) fail(fmt::format("{} sends of %{} before its first put", me_->name, phase_->channels[static_cast<size_t>(send.channel)].name));
+    Ring::Slot& slot = r.slot(r.filled - 1);
+    if (slot.sending) fail(fmt::format("{} sends {} twice", me_->name, named(send.channel, slot.serial)));
+    if (!slot.fenced) fail(fmt::format("{} sends {} without a fence", me_->name, named(send.channel, slot.serial)));
+    slot.sending = &send;
+    slot.starts = start_, slot.extents = extent_, slot.item = instance_;
+    return true;
+  }
+  // What was sent arrives: now, at the latest.
+  void land(Ring::Slot& slot) {
+    if (!slot.sending) return;
+    start_ = slot.starts, extent_ = slot.extents, at_ = slot.starts;
+    const int64_t item = std::exchange(instance_, slot.item);
+    for (size_t p = 0; p < slot.sending->stores.size(); ++p) {
+      const Store& s = slot.sending->stores[p];
+      tiles_[static_cast<size_t>(s.value)] = slot.tiles[p];
+      statement(s);
+    }
+    instance_ = item;
+    slot.sending = nullptr;
+    slot.serial = -1;
+  }
+  bool in_role(const Await& a) {
+    while (static_cast<int64_t>(me_->in_flight.size()) > a.left) me_->in_flight.pop_front();
+    const int64_t first = me_->issued - static_cast<int64_t>(me_->in_flight.size());
+    std::erase_if(me_->pending, [&](const auto& p) { return p.second < first; });
+    return true;
+  }
+  bool in_role(const Slice& s) {
+    if (me_->pending.count(s.arg)) fail(me_->name + " uses the result of a product before its await");
+    // Where each axis of the argument stands is where the part's does, which lies within it.
+    const std::vector<AxisId>& axes = k_.values[static_cast<size_t>(s.arg)].axes;
+    std::vector<AxisId> part;
+    for (AxisId a : axes)
+      for (AxisId b : k_.values[static_cast<size_t>(s.out)].axes)
+        if (lies_within(k_, b, a)) part.push_back(b);
+    fill(s.out, [&] {
+      const Tile& t = tiles_[static_cast<size_t>(s.arg)];
+      int64_t at = 0;
+      for (size_t d = 0; d < axes.size(); ++d) at += (at_[static_cast<size_t>(part[d])] - start_[static_cast<size_t>(axes[d])]) * t.strides[d];
+      return t.data[static_cast<size_t>(at)];
+    });
+    if (const auto it = me_->source.find(s.arg); it != me_->source.end()) me_->source[s.out] = it->second;
+    return true;
+  }
+  bool in_role(const Past&) { QN_CHECK(false, "conditions are in the trace"); }
+  bool in_role(const Turn& t) {
+    if (!t.taken) {
+      if (!me_->has_turn) fail(me_->name + " passes a turn that it does not have");
+      me_->has_turn = false;
+      turn_[me_->role] = me_->item + 1;
+      return true;
+    }
+    if (me_->has_turn) fail(me_->name + " takes its turn twice");
+    if (turn_[me_->role] != me_->item) return wait("its turn");
+    return me_->has_turn = true;
+  }
+};
+
+}  // namespace
+
+bool lies_within(const Kernel& k, AxisId inner, AxisId outer) {
+  for (AxisId a = inner; a >= 0; a = k.axes[static_cast<size_t>(a)].within)
+    if (a == outer) return true;
+  return false;
+}
+
+std::unique_ptr<Interpreter> interpreter(const Kernel& kernel, std::vector<HostTensor*> buffers) { return std::make_unique<RoleInterpreter>(kernel, std::move(buffers)); }
+
+}  // namespace quern::tile

@@ -1,0 +1,320 @@
+// See roles.h.
+#include "passes/tile/roles.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "ir/support/fault.h"
+#include "passes/tile/atoms.h"
+#include "passes/tile/facts.h"
+
+namespace quern {
+
+using namespace tile;
+
+namespace {
+
+constexpr int64_t kDepth = 64;            // summed elements of a slot: rows of 128 bytes
+constexpr int64_t kShared = 227 << 10;    // bytes of shared memory that a block may have
+constexpr int64_t kMachine = 132;         // multiprocessors; a constant, so that plans do not vary
+constexpr int64_t kGroup = 8;             // tiles of rows that neighbours walk
+
+/// A way to take the tiles.
+struct Tiling {
+  int64_t instances, blocks, columns;   // of the role that multiplies; 64 rows each, times blocks
+  bool turns;
+  int64_t sends;                        // slots of the ring of outputs
+  int64_t rows() const { return 64 * blocks * (turns ? 1 : instances); }
+  int64_t sums() const { return blocks * columns / 2; }   // registers
+};
+// Of equal cost the first.
+constexpr Tiling kTilings[] = {
+    {1, 1, 64, false, 1},
+    {1, 1, 128, false, 1},
+    {1, 1, 192, false, 1},
+    {2, 2, 128, true, 2},
+    {2, 2, 192, true, 1},
+    {2, 1, 256, false, 2},
+    {2, 2, 128, false, 2},
+    {2, 1, 192, false, 2},
+    {2, 1, 128, false, 2},
+    {2, 1, 64, false, 2},
+};
+
+struct Refused {
+  std::string why;
+};
+
+class RolePlanner {
+ public:
+  explicit RolePlanner(const Kernel& kernel) : before_(kernel), k_(kernel) {}
+
+  Kernel run() {
+    find_product();
+    find_axes();
+    for (const Load* l : {a_, b_}) reachable(l->buffer, l->index, l == a_ ? row_ : column_, depth_);
+    for (const Store* s : stores_) reachable(s->buffer, s->index, row_, column_);
+    tiling_ = choose();
+    build();
+    return std::move(k_);
+  }
+
+ private:
+  const Kernel& before_;
+  Kernel k_;
+  const Seq* loop_ = nullptr;
+  const Mma* product_ = nullptr;
+  const Load *a_ = nullptr, *b_ = nullptr;   // of the rows, of the columns
+  std::vector<const Store*> stores_;
+  AxisId row_ = -1, column_ = -1, depth_ = -1, part_rows_ = -1, part_columns_ = -1;
+  Tiling tiling_{};
+  int64_t ops_ = 0;                          // of what follows the product, per element
+  int64_t widest_ = 2;                       // bytes of an output's element
+
+  static void want(bool condition, const std::string& why) {
+    if (!condition) throw Refused{why};
+  }
+  const std::vector<AxisId>& axes_of(ValueId v) const { return before_.values[static_cast<size_t>(v)].axes; }
+  bool has(ValueId v, AxisId a) const { return std::count(axes_of(v).begin(), axes_of(v).end(), a) > 0; }
+  int64_t extent(AxisId a) const { return before_.axes[static_cast<size_t>(a)].extent; }
+
+  // One sum of products of two loads; else loads, maps and stores.
+  void find_product() {
+    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1; }), "it is empty");
+    for (const Stmt& s : before_.phases[0].body) {
+      if (const auto* q = std::get_if<Seq>(&s.node)) {
+        want(!loop_, "it has several loops");
+        loop_ = q;
+      } else if (const auto* t = std::get_if<Store>(&s.node)) {
+        const DType d = before_.buffers[static_cast<size_t>(t->buffer)].dtype;
+        want(d == DType::bf16 || d == DType::f16 || d == DType::f32, fmt::format("an output is {}", name_of(d)));
+        stores_.push_back(t);
+        widest_ = std::max<int64_t>(widest_, size_of(d));
+      } else if (const auto* m = std::get_if<MapTile>(&s.node)) {
+        ops_ += std::count_if(m->expr.begin(), m->expr.end(), [](const ScalarNode& n) { return n.kind == ScalarNode::Kind::op && n.op != Op::cast; });
+      } else {
+        const auto* l = std::get_if<Load>(&s.node);
+        want(l && std::all_of(l->index.begin(), l->index.end(), [](const BoxIndex& b) { return b.gather < 0; }), "not only loads, maps and stores surround the product");
+        ++ops_;
+      }
+    }
+    want(loop_ && loop_->carries.size() == 1 && loop_->body.size() == 3, "its loop is not one product of two loads");
+    product_ = std::get_if<Mma>(&loop_->body.back().node);
+    const auto *first = std::get_if<Load>(&loop_->body[0].node), *second = std::get_if<Load>(&loop_->body[1].node);
+    want(product_ && first && second && product_->out == loop_->yields[0] && product_->acc == loop_->carries[0].var && loop_->carries[0].init.f == 0, "its loop is not one product of two loads");
+    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16, "its operands have not 16 bits");
+    want(product_->axes.size() == 1 && loop_->axes == product_->axes, "it sums over several axes");
+    depth_ = product_->axes[0];
+    a_ = first->out == product_->a ? first : second, b_ = first->out == product_->b ? first : second;
+    want(a_ != b_ && !stores_.empty(), "its loop is not one product of two loads");
+  }
+
+  // Columns are what outputs run along; rows the longest axis that only the other operand has.
+  void find_axes() {
+    for (AxisId a : axes_of(product_->out))
+      if (std::all_of(stores_.begin(), stores_.end(), [&](const Store* s) { return step_of(before_, s->buffer, s->index, a) == 1; })) column_ = a;
+    want(column_ >= 0, "its outputs do not run along one axis");
+    if (has(a_->out, column_)) std::swap(a_, b_);
+    want(has(b_->out, column_) && !has(a_->out, column_), "outputs run along an axis that both operands have, or none");
+    for (AxisId a : axes_of(product_->out))
+      if (has(a_->out, a) && !has(b_->out, a) && (row_ < 0 || extent(a) > extent(row_))) row_ = a;
+    want(row_ >= 0 && extent(row_) >= 64 && extent(column_) >= 64 && extent(depth_) >= 16, "it is smaller than one tile");
+    for (AxisId a : {column_, depth_}) want(before_.axes[static_cast<size_t>(a)].symbol == 0, "its columns or what it sums are as many as the run says");
+    for (const Store* s : stores_) want(has(s->value, row_) && has(s->value, column_), "an output lacks an axis of the product");
+  }
+
+  // Two dims of the buffer are the axes, all of each; the last dim is one of them; what lies between two places of others is a multiple of 16 bytes.
+  void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
+    const Buffer& buffer = before_.buffers[static_cast<size_t>(b)];
+    const Shape strides = buffer.strides();
+    const int64_t size = size_of(buffer.dtype);
+    want(index.size() >= 2 && index.size() <= 5, fmt::format("%{} has not 2 to 5 dims", buffer.name));
+    int found = 0;
+    for (size_t d = 0; d < index.size(); ++d) {
+      const Index& i = index[d].index;
+      want(buffer.shape[d] < int64_t{1} << 31 && strides[d] * size < int64_t{1} << 40, fmt::format("%{} is too large for one map", buffer.name));
+      want(index[d].gather < 0, fmt::format("%{} is gathered", buffer.name));
+      want(d + 1 == index.size() ? strides[d] == 1 : strides[d] * size % 16 == 0, fmt::format("rows of %{} are no multiple of 16 bytes apart", buffer.name));
+      if (!i.uses(first) && !i.uses(second)) {
+        want(d + 1 < index.size(), fmt::format("%{} does not run along an axis of the product", buffer.name));
+        continue;
+      }
+      want(i.kind() == Index::Kind::axis && extent(static_cast<AxisId>(i.value())) == buffer.shape[d], fmt::format("a dim of %{} is not one whole axis of the product", buffer.name));
+      ++found;
+    }
+    want(found == 2, fmt::format("%{} has not two dims of the product", buffer.name));
+  }
+
+  int64_t slot_bytes(const Tiling& s) const { return (s.rows() + s.columns) * kDepth * 2; }
+  int64_t ring_bytes(const Tiling& s) const {   // of outputs, all instances
+    return s.instances * s.sends * 64 * 128 * static_cast<int64_t>(output_types().size());
+  }
+  std::vector<DType> output_types() const {
+    std::vector<DType> out;
+    for (const Store* s : stores_)
+      if (const DType d = before_.buffers[static_cast<size_t>(s->buffer)].dtype; !std::count(out.begin(), out.end(), d)) out.push_back(d);
+    return out;
+  }
+  int64_t stages(const Tiling& s) const { return std::min<int64_t>(8, (kShared - 1024 - ring_bytes(s)) / slot_bytes(s)); }
+
+  // Nanoseconds, fitted to measurements of one chip: products of one step (tensor units, reads of shared memory, loads), what follows a tile, waves.
+  double cost(const Tiling& s) const {
+    const double bm = static_cast<double>(s.rows()), bn = static_cast<double>(s.columns);
+    const double units = std::max(bm * bn / 32 / 0.98, bm + bn * bm / 64) / 1.45, loads = (bm + bn) * 128 / 90;
+    const double step = std::max({units, loads, s.instances == 1 ? 100.0 : 0.0});
+    const double after = bm * bn / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1);
+    int64_t others = 1;
+    for (AxisId a : before_.phases[0].grid)
+      if (a != row_ && a != column_) others *= extent(a);
+    const int64_t tiles = others * ceil_div(extent(row_), s.rows()) * ceil_div(extent(column_), s.columns), steps = ceil_div(extent(depth_), kDepth);
+    const double waves = static_cast<double>(ceil_div(tiles, kMachine)), mainloop = static_cast<double>(steps) * step;
+    return s.turns ? 1800 + waves * mainloop + after : 1800 + waves * (mainloop + after);
+  }
+  Tiling choose() const {
+    const Tiling* best = nullptr;
+    for (const Tiling& s : kTilings) {
+      const bool heavy = ops_ > 0 || stores_.size() > 1;   // then 192 sums and what is computed from them have no room
+      if (stages(s) < 3 || (heavy && s.sums() > 128)) continue;
+      if (!best || cost(s) < cost(*best)) best = &s;
+    }
+    want(best != nullptr, "no tile fits shared memory");
+    return *best;
+  }
+
+  // --- the new kernel ---
+  ValueId value(DType dtype, std::vector<AxisId> axes) {
+    std::sort(axes.begin(), axes.end());
+    k_.values.push_back({dtype, std::move(axes)});
+    return static_cast<ValueId>(k_.values.size() - 1);
+  }
+  AxisId axis(AxisId around, int64_t tile) {
+    Axis a = k_.axes[static_cast<size_t>(around)];   // its extent and symbol
+    a.name = fmt::format("i{}", k_.axes.size());
+    a.tile = tile;
+    a.within = around;
+    k_.axes.push_back(std::move(a));
+    return static_cast<AxisId>(k_.axes.size() - 1);
+  }
+  static Stmt in_role(auto node) { return {InRole{std::move(node)}}; }
+  // The axes of a channel's part in memory order.
+  Value part_of(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
+    return {before_.buffers[static_cast<size_t>(b)].dtype, index.back().index.uses(first) ? std::vector{second, first} : std::vector{first, second}};
+  }
+  // What follows the product, on parts of it: its axes are other ones there.
+  Index moved(const Index& i) const {
+    return i.substitute([&](int a, int64_t extent) { return Index::axis(a == row_ ? part_rows_ : a == column_ ? part_columns_
+                                                                                                              : a,
+                                                                        extent); });
+  }
+  std::vector<BoxIndex> moved(std::vector<BoxIndex> box) const {
+    for (BoxIndex& b : box) b.index = moved(b.index);
+    return box;
+  }
+
+  void build() {
+    const Tiling& s = tiling_;
+    for (Axis& a : k_.axes) a.tile = 1;
+    k_.axes[static_cast<size_t>(row_)].tile = s.rows();
+    k_.axes[static_cast<size_t>(column_)].tile = s.columns;
+    k_.axes[static_cast<size_t>(depth_)].tile = kDepth;
+    const bool shared = s.instances > 1 && !s.turns;
+    const AxisId rows = shared ? axis(row_, 64 * s.blocks) : row_;
+    part_rows_ = axis(rows, 64);
+    part_columns_ = axis(column_, 128 / widest_);
+    const Atom atom = *find_atom(fmt::format("m64n{}k16", s.columns), product_->precision);
+    k_.axes[static_cast<size_t>(part_rows_)].spread = rows_of(atom, 1, 0);
+    k_.axes[static_cast<size_t>(part_columns_)].spread = columns_of(atom, 1, 0);
+
+    Phase p;
+    for (AxisId a : before_.phases[0].grid)
+      if (a != row_ && a != column_) p.grid.push_back(a);
+    p.grid.insert(p.grid.end(), {row_, column_});
+    p.group = kGroup;
+    p.channels.push_back({"c0", {part_of(a_->buffer, a_->index, row_, depth_), part_of(b_->buffer, b_->index, column_, depth_)}, stages(s)});
+    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, {part_rows_, part_columns_}}}, s.sends});
+
+    Fetch fetch{0, {}};
+    for (const Load* l : {a_, b_}) fetch.loads.push_back({value(before_.buffers[static_cast<size_t>(l->buffer)].dtype, {l == a_ ? row_ : column_, depth_}), l->buffer, l->index});
+    Role load{"load"}, math{"math", s.instances};
+    load.body.push_back({Seq{{depth_}, {}, {in_role(std::move(fetch))}, {}, {}}});
+    if (s.turns) math.turns = true;
+    else if (shared) math.along = rows;
+    if (s.instances > 1) load.registers = 40, math.registers = 232;
+    multiply(math, rows, s);
+    p.roles.push_back(std::move(load));
+    p.roles.push_back(std::move(math));
+    k_.phases = {std::move(p)};
+  }
+
+  void multiply(Role& math, AxisId rows, const Tiling& s) {
+    const DType dtype = before_.values[static_cast<size_t>(product_->a)].dtype;
+    const ValueId carry = value(DType::f32, {rows, column_}), sum = value(DType::f32, {rows, column_}), total = value(DType::f32, {rows, column_});
+    const ValueId a = value(dtype, {row_, depth_}), b = value(dtype, {column_, depth_});
+    Seq q{{depth_}, {{carry, loop_->carries[0].init}}, {}, {sum}, {total}};
+    q.body.push_back(in_role(Get{0, {a, b}}));
+    ValueId mine = a;
+    if (rows != row_) {
+      mine = value(dtype, {rows, depth_});
+      q.body.push_back(in_role(Slice{mine, a}));
+    }
+    Mma m{sum, product_->precision, {depth_}, carry, mine, b, fmt::format("m64n{}k16", s.columns)};
+    m.issued = true;
+    q.body.push_back({m});
+    q.body.push_back(in_role(Await{1}));
+    q.body.push_back(in_role(Past{depth_, {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
+    if (s.turns) math.body.push_back(in_role(Turn{true}));
+    math.body.push_back({std::move(q)});
+    if (s.turns) math.body.push_back(in_role(Turn{false}));
+    math.body.push_back(in_role(Await{0}));
+    math.body.push_back(in_role(Release{0, 0}));
+    math.body.push_back({Each{{part_rows_, part_columns_}, after(total)}});
+  }
+
+  // Loads, maps and stores around the product, for one part.
+  Block after(ValueId total) {
+    Block out;
+    const ValueId part = value(DType::f32, {part_rows_, part_columns_});
+    out.push_back(in_role(Slice{part, total}));
+    std::map<ValueId, ValueId> names = {{loop_->outs[0], part}};
+    const auto renamed = [&](ValueId v) {
+      std::vector<AxisId> axes;
+      for (AxisId a : axes_of(v))
+        if (a == row_ || a == column_) axes.push_back(a == row_ ? part_rows_ : part_columns_);
+      return names[v] = value(before_.values[static_cast<size_t>(v)].dtype, std::move(axes));
+    };
+    const std::vector<DType> types = output_types();
+    for (const Stmt& s : before_.phases[0].body) {
+      if (const auto* l = std::get_if<Load>(&s.node)) {
+        out.push_back({Load{renamed(l->out), l->buffer, moved(l->index)}});
+      } else if (const auto* m = std::get_if<MapTile>(&s.node)) {
+        MapTile t{0, m->expr, {}};
+        for (ScalarNode& n : t.expr)
+          if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) n.coord = moved(n.coord);
+        for (ValueId v : m->args) t.args.push_back(names.at(v));
+        t.out = renamed(m->out);
+        out.push_back({std::move(t)});
+      } else if (const auto* t = std::get_if<Store>(&s.node)) {
+        const DType d = before_.buffers[static_cast<size_t>(t->buffer)].dtype;
+        const int channel = 1 + static_cast<int>(std::find(types.begin(), types.end(), d) - types.begin());
+        out.push_back(in_role(Put{channel, {names.at(t->value)}}));
+        out.push_back(in_role(Fence{}));
+        out.push_back(in_role(Send{channel, {Store{t->buffer, moved(t->index), value(d, {part_rows_, part_columns_})}}}));
+      }
+    }
+    return out;
+  }
+};
+
+}  // namespace
+
+std::optional<Kernel> plan_roles(const Kernel& kernel, std::string& why) {
+  try {
+    return RolePlanner(kernel).run();
+  } catch (const Refused& r) {
+    why = r.why;
+    return std::nullopt;
+  }
+}
+
+}  // namespace quern

@@ -1,0 +1,166 @@
+// Products of 16-bit floats, which sm_90a computes by kernels with roles (passes/tile/roles.h): both operands in each layout, sizes that are no
+// multiple of a tile, every tiling that the planner knows, several outputs, what follows a product. Each element against a sum in f64.
+#include <cmath>
+#include <set>
+
+#include "frontend/nn.h"
+#include "ir/compare.h"
+#include "tests/support/device.h"
+
+namespace quern {
+namespace {
+
+struct Problem {
+  int64_t m, n, k;
+  bool ta, tb;
+  DType dtype = DType::bf16;
+  int after = 0;   // 1: bias, tanh and a residual; 2: the product and its tanh are both outputs
+  int64_t batch = 0;
+};
+
+class Roles : public test::OnDevice {
+ protected:
+  std::set<std::string> atoms;   // that the kernels with roles have had, with how their instances share the work
+
+  static HostTensor values(DType dtype, const Shape& shape, uint64_t seed) {
+    HostTensor t(dtype, shape);
+    for (int64_t i = 0; i < t.size(); ++i) {
+      seed = seed * 6364136223846793005u + 1442695040888963407u;
+      t.set(i, Scalar::of(dtype, static_cast<double>(static_cast<int64_t>(seed >> 40) - (1 << 23)) * 0x1p-23));
+    }
+    return t;
+  }
+  // Against the interpreter: more axes than a matrix has, other dtypes behind the product.
+  void check(const Graph& g, const std::string& name) {
+    SCOPED_TRACE(name);
+    std::vector<HostTensor> inputs;
+    for (NodeId i : g.inputs) inputs.push_back(values(g.type(i).dtype, g.type(i).shape, inputs.size() + 1));
+    CompileReport report;
+    PassContext plain;
+    const auto want = interpret(expand(g, plain), inputs), got = compiled(g, &report)->run(inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-2) << "output " << o;
+    if (device->target().arch == "sm_90a") { EXPECT_FALSE(report.planned.at(0).phases[0].roles.empty()) << report.plan_reasons[0]; }
+  }
+  void check(const Problem& p) {
+    SCOPED_TRACE(testing::Message() << p.m << "x" << p.n << "x" << p.k << (p.ta ? " T" : " N") << (p.tb ? "T " : "N ") << name_of(p.dtype) << " after " << p.after << " batch " << p.batch);
+    const auto shape = [&](int64_t x, int64_t y) { return p.batch ? Shape{p.batch, x, y} : Shape{x, y}; };
+    const Shape as = p.ta ? shape(p.k, p.m) : shape(p.m, p.k), bs = p.tb ? shape(p.n, p.k) : shape(p.k, p.n);
+    Model g;
+    const std::string b = p.batch ? "b" : "";
+    const Tensor x = g.input("x", p.dtype, as), w = g.input("w", p.dtype, bs);
+    Tensor y = contract(b + (p.ta ? "km," : "mk,") + b + (p.tb ? "nk->" : "kn->") + b + "mn", x, w);
+    std::vector<HostTensor> inputs = {values(p.dtype, as, 1), values(p.dtype, bs, 2)};
+    if (p.after == 1) {
+      y = tanh(y + g.input("bias", p.dtype, {p.n}));
+      y = y + g.input("r", p.dtype, shape(p.m, p.n));
+      inputs.push_back(values(p.dtype, {p.n}, 3));
+      inputs.push_back(values(p.dtype, shape(p.m, p.n), 4));
+    }
+    g.output("y", y);
+    if (p.after == 2) g.output("z", tanh(y));
+    CompileReport report;
+    const auto run = compiled(g.finish(), &report);
+    const std::vector<HostTensor> got = run->run(inputs), again = run->run(inputs);
+    EXPECT_EQ(got, again);   // bit by bit
+    if (device->target().arch == "sm_90a") {
+      ASSERT_EQ(report.planned.size(), 1u);
+      const tile::Phase& phase = report.planned[0].phases[0];
+      ASSERT_FALSE(phase.roles.empty()) << report.plan_reasons[0];
+      atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : " together"));
+    }
+    const std::vector<double> a = inputs[0].to_doubles(), bb = inputs[1].to_doubles();
+    const double ulp = p.dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
+    const int64_t rows = p.m > 1000 ? 97 : 1;   // every so many rows of large ones
+    for (int64_t q = 0; q < std::max<int64_t>(p.batch, 1); ++q)
+      for (int64_t i = 0; i < p.m; i += rows)
+        for (int64_t j = 0; j < p.n; ++j) {
+          double sum = 0, size = 0;
+          for (int64_t k = 0; k < p.k; ++k) {
+            const double t = a[static_cast<size_t>(q * p.m * p.k + (p.ta ? k * p.m + i : i * p.k + k))] * bb[static_cast<size_t>(q * p.n * p.k + (p.tb ? j * p.k + k : k * p.n + j))];
+            sum += t, size += std::abs(t);
+          }
+          const int64_t at = (q * p.m + i) * p.n + j;
+          const double bound = ulp * std::abs(sum) + size * 0x1p-18;
+          if (p.after == 1) {
+            const double with = std::tanh(sum + inputs[2].at(j)) + inputs[3].at(at);
+            ASSERT_NEAR(got[0].at(at), with, bound + 4 * ulp * (1 + std::abs(with))) << i << ", " << j;
+          } else {
+            ASSERT_NEAR(got[0].at(at), sum, bound) << q << ": " << i << ", " << j;
+            if (p.after == 2) { ASSERT_NEAR(got[1].at(at), std::tanh(sum), bound + 2 * ulp) << i << ", " << j; }
+          }
+        }
+  }
+};
+
+TEST_F(Roles, EveryLayoutAndRemainder) {
+  for (bool ta : {false, true})
+    for (bool tb : {false, true}) {
+      check({128, 128, 128, ta, tb});
+      check({200, 264, 136, ta, tb});
+      check({72, 80, 1032, ta, tb, DType::f16, 1});
+    }
+  check({128, 128, 16, false, false});   // boxes are larger than the operands
+  check({72, 4096, 24, true, true});
+  check({136, 200, 72, false, true, DType::bf16, 1});
+  check({136, 200, 72, true, false, DType::bf16, 2});
+  check({96, 160, 80, false, false, DType::bf16, 0, 3});
+  check({96, 160, 80, true, true, DType::bf16, 2, 2});
+}
+
+TEST_F(Roles, MoreAxesAndOtherOutputs) {
+  struct Spec {
+    const char *spec, *name;
+    Shape a, b;
+  };
+  for (const Spec& s : {Spec{"bmk,kn->bmn", "rows in two axes", {3, 136, 72}, {72, 80}}, {"bhmk,bhkn->bhmn", "heads", {2, 3, 72, 64}, {2, 3, 64, 136}}, {"mhk,hnk->mhn", "heads between rows and columns", {136, 2, 72}, {2, 80, 72}}, {"mk,kn->nm", "a transposed output", {136, 72}, {72, 200}}}) {
+    Model m;
+    m.output("y", contract(s.spec, m.input("x", DType::bf16, s.a), m.input("w", DType::bf16, s.b)));
+    check(m.finish(), s.name);
+  }
+  for (int outputs : {1, 2}) {
+    Model m;
+    const Tensor y = contract("mk,kn->mn", m.input("x", DType::f16, {136, 72}), m.input("w", DType::f16, {72, 200}));
+    m.output("wide", cast(y, DType::f32) * 2 + m.input("r", DType::f32, {136, 200}));
+    if (outputs == 2) m.output("narrow", tanh(y));
+    check(m.finish(), outputs == 2 ? "f32 and f16" : "f32");
+  }
+}
+
+TEST_F(Roles, RowsOfASymbol) {   // one program for every batch; what is behind the last row stays as it was
+  Model m;
+  const int64_t batch = m.symbol("batch", 1, 512);
+  m.output("y", tanh(matmul(m.input("x", DType::bf16, {batch, 136}), m.input("w", DType::bf16, {136, 200})) + m.input("b", DType::bf16, {200})));
+  const Graph g = m.finish();
+  CompileReport report;
+  const auto run = compiled(g, &report);
+  if (device->target().arch == "sm_90a") {
+    EXPECT_TRUE(std::any_of(report.planned.begin(), report.planned.end(), [](const tile::Kernel& k) { return !k.phases[0].roles.empty(); })) << report.plan_reasons.at(0);
+  }
+  for (int64_t n : {512, 1, 65, 130, 7, 300}) {
+    const Graph sized = at_size(g, n);
+    std::vector<HostTensor> inputs;
+    for (NodeId i : sized.inputs) inputs.push_back(values(DType::bf16, sized.type(i).shape, inputs.size() + 1));
+    PassContext plain;
+    EXPECT_LE(compare(run->run(inputs).at(0), interpret(expand(sized, plain), inputs).at(0)).error, 1e-2) << n;
+  }
+}
+
+TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two together, two in turns
+  if (device->target().kind == TargetKind::cpu) GTEST_SKIP() << "sizes that only a GPU's plans depend on";
+  check({1024, 1024, 512, false, false});
+  check({2048, 2048, 128, false, true, DType::bf16, 2});
+  check({4096, 768, 768, false, false});
+  check({8200, 776, 264, true, false});
+  check({8192, 768, 256, false, true});
+  check({4096, 4096, 64, false, false, DType::bf16, 1});
+  check({16384, 192, 2048, false, false});
+  check({768, 768, 2048, true, false});
+  check({1000, 1032, 776, false, true});
+  check({1000, 1032, 776, true, false, DType::f16, 1});
+  check({16392, 3080, 200, false, true, DType::bf16, 1});
+  for (const std::string& a : atoms) std::printf("%s\n", a.c_str());
+  if (device->target().arch == "sm_90a") { EXPECT_GE(atoms.size(), 2u); }
+}
+
+}  // namespace
+}  // namespace quern

@@ -1,0 +1,267 @@
+// Products written by hand in the planned form with roles and channels (ir/tile/kernel.h): they compute what the lowered kernel
+// computes, for every depth of their rings; and each breach of the protocol is found and named.
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "ir/tile/kernel.h"
+#include "passes/tile/roles.h"
+
+namespace quern::tile {
+namespace {
+
+HostTensor ramp(Shape shape, double scale) {
+  HostTensor t(DType::bf16, std::move(shape));
+  for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of(DType::bf16, std::sin(static_cast<double>(i) * 1.7) * scale));
+  return t;
+}
+
+constexpr const char* kBuffers = "kernel k(%p0: in bf16[43,21], %p1: in bf16[21,26], %p2: in bf16[26], %p3: out bf16[43,26], %p4: out bf16[43,26])";
+
+const std::string kLowered = std::string(kBuffers) + R"( {
+  axis i0<43 by 1
+  axis i1<26 by 1
+  axis i2<21 by 8
+  grid (i0, i1) {
+    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {
+      %2: bf16[i0, i2] = load %p0[i0, i2]
+      %3: bf16[i1, i2] = load %p1[i2, i1]
+      %4: f32[i0, i1] = mma[bf16] i2 (%1, %2, %3)
+      yield %4
+    }
+    %5: bf16[i1] = load %p2[i1]
+    %6: bf16[i0, i1] = map(add(cast<bf16>(a0), a1)) (%0, %5)
+    store %p3[i0, i1] = %6
+    %7: bf16[i0, i1] = map(tanh(a0)) (%6)
+    store %p4[i0, i1] = %7
+  }
+}
+)";
+
+// Two instances share each tile of the work.
+const std::string kCooperative = std::string(kBuffers) + R"( {
+  axis i0<43 by 16
+  axis i1<26 by 8
+  axis i2<21 by 8
+  axis i3<43 by 8 within i0
+  axis i4<43 by 4 within i3
+  axis i5<26 by 4 within i1
+  work (i0, i1) in groups of 2 {
+    chan %c0 (bf16[i0, i2], bf16[i2, i1]) x 3
+    chan %c1 (bf16[i4, i5]) x 2
+    role load regs 40 {
+      seq (i2) {
+        fetch %c0 (%p0[i0, i2], %p1[i2, i1])
+      }
+    }
+    role math x 2 along i3 regs 232 {
+      %0: f32[i1, i3] = seq (i2) carry (%1: f32[i1, i3] = 0) {
+        %2: bf16[i0, i2], %3: bf16[i1, i2] = get %c0
+        %4: bf16[i2, i3] = slice %2
+        %5: f32[i1, i3] = issue mma[bf16, m64n8k16] i2 (%1, %4, %3)
+        await 1
+        past (i2) {
+          release %c0@s-1
+        }
+        yield %5
+      }
+      await 0
+      release %c0@s
+      each (i4, i5) {
+        %6: f32[i4, i5] = slice %0
+        %7: bf16[i5] = load %p2[i5]
+        %8: bf16[i4, i5] = map(add(cast<bf16>(a0), a1)) (%6, %7)
+        put %c1 (%8)
+        fence
+        send %c1 to (%p3[i4, i5])
+        %9: bf16[i4, i5] = map(tanh(a0)) (%8)
+        put %c1 (%9)
+        fence
+        send %c1 to (%p4[i4, i5])
+      }
+    }
+  }
+}
+)";
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from;
+  if (at != std::string::npos) text.replace(at, from.size(), to);
+  return text;
+}
+// Each instance has whole tiles, every second one.
+const std::string kTurns = [] {
+  std::string text = replaced(kCooperative, "within i3", "within i0");
+  text = replaced(text, "x 2 along i3 regs 232 {\n", "x 2 in turns regs 232 {\n      turn\n");
+  text = replaced(text, "        %4: bf16[i2, i3] = slice %2\n", "");
+  text = replaced(text, "(%1, %4, %3)", "(%1, %2, %3)");
+  text = replaced(text, "      await 0\n", "      pass\n      await 0\n");
+  for (size_t at; (at = text.find("f32[i1, i3]")) != std::string::npos;) text.replace(at, 11, "f32[i0, i1]");
+  return text;
+}();
+
+std::vector<HostTensor> run(const std::string& text) {
+  std::vector<HostTensor> storage = {ramp({43, 21}, 1), ramp({21, 26}, 1), ramp({26}, 2), HostTensor::full(DType::bf16, {43, 26}, 99), HostTensor::full(DType::bf16, {43, 26}, 99)};
+  std::vector<HostTensor*> buffers;
+  for (HostTensor& t : storage) buffers.push_back(&t);
+  interpret(parse_kernel(text), buffers);
+  return storage;
+}
+void expect_equal(const std::vector<HostTensor>& got, const std::vector<HostTensor>& want) {
+  for (size_t b : {3, 4})
+    for (int64_t i = 0; i < want[b].size(); ++i) ASSERT_EQ(got[b].at(i), want[b].at(i)) << b << " at " << i;
+}
+std::string error_of(const std::string& text) {
+  try {
+    run(text);
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+void expect_error(const std::string& text, const std::string& error) { EXPECT_NE(error_of(text).find(error), std::string::npos) << error << " is not in: " << error_of(text); }
+
+TEST(TileRoles, TextIsReadAsItIsPrinted) { EXPECT_EQ(to_string(parse_kernel(kCooperative)), kCooperative); }
+
+TEST(TileRoles, InstancesThatShareATile) {
+  const auto want = run(kLowered);
+  for (int depth : {2, 3, 5}) expect_equal(run(replaced(kCooperative, "x 3\n", "x " + std::to_string(depth) + "\n")), want);
+  expect_equal(run(replaced(kCooperative, "groups of 2", "groups of 1")), want);
+  expect_equal(run(replaced(replaced(kCooperative, "work (i0, i1)", "work (i1, i0)"), "groups of 2", "groups of 3")), want);
+}
+
+TEST(TileRoles, InstancesInTurns) {
+  const auto want = run(kLowered);
+  for (int depth : {2, 3, 5}) expect_equal(run(replaced(kTurns, "x 3\n", "x " + std::to_string(depth) + "\n")), want);
+}
+
+TEST(TileRoles, BreachesOfTheProtocol) {
+  expect_error(replaced(kCooperative, "x 3\n", "x 1\n"), "while the ring has it");   // the product before is still read
+  expect_error(replaced(kCooperative, "        past (i2) {\n          release %c0@s-1\n        }\n", ""), "deadlock: load waits for the release of %c0@0, math 0 waits for %c0@3");
+  expect_error(replaced(kCooperative, "      await 0\n      release %c0@s\n", "      await 0\n"), "deadlock");
+  expect_error(replaced(kCooperative, "          release %c0@s-1", "          release %c0@s"), "releases %c0@1 while a product reads it");
+  expect_error(replaced(kCooperative, "        await 1\n", "        await 2\n"), "releases %c0@0 while a product reads it");
+  expect_error(replaced(kCooperative, "      await 0\n", ""), "releases %c0@2 while a product reads it");
+  expect_error(replaced(replaced(kCooperative, "      await 0\n", ""), "      release %c0@s\n", ""), "uses the result of a product before its await");
+  expect_error(replaced(kCooperative, "      release %c0@s\n", "      release %c0@s\n      release %c0@s\n"), "releases %c0@2, which it does not hold");
+  expect_error(replaced(kCooperative, "        past (i2) {\n          release %c0@s-1\n        }\n", "        release %c0@s-1\n"), "releases %c0@-1, which it does not hold");
+  expect_error(replaced(kCooperative, "        fence\n", ""), "sends %c1@0 without a fence");
+  expect_error(replaced(replaced(kCooperative, "        send %c1 to (%p3[i4, i5])\n", ""), "x 2\n", "x 1\n"), "where %c1@0 was never sent");
+  expect_error(replaced(kTurns, "      turn\n", ""), "gets outside of its turn");
+  expect_error(replaced(kTurns, "      pass\n", ""), "takes its turn twice");
+}
+
+TEST(TileRoles, WhatTheVerifierRefuses) {
+  expect_error(replaced(kCooperative, "regs 232", "regs 240"), "no more registers than there are");
+  expect_error(replaced(kCooperative, "regs 232", "regs 230"), "in steps of 8");
+  expect_error(replaced(kCooperative, "x 2 along", "x 3 along"), "split a tile of the work");
+  expect_error(replaced(kCooperative, "bf16[i2, i3] = slice", "bf16[i1, i2] = slice"), "lies within one of its tile's");
+  expect_error(replaced(kCooperative, "put %c1 (%8)", "put %c0 (%8)"), "a put fills all parts");
+  expect_error(replaced(kCooperative, "fetch %c0 (%p0[i0, i2]", "fetch %c0 (%p0[i0, i1]"), "the axes of its place");
+  expect_error(replaced(kCooperative, "send %c1 to (%p3", "send %c1 to (%p0"), "outputs are sent to");
+  expect_error(replaced(kCooperative, "work (i0, i1)", "work (i0)"), "two axes");
+  expect_error(replaced(kCooperative, "get %c0", "get %c7"), "not declared");
+  expect_error(replaced(kLowered, "    store", "    fence\n    store"), "expected a statement");
+}
+
+// --- the pass ---
+
+/// y = op(a b), lowered: m x n x k, each operand as it is or transposed, with a bias, an activation and a residual where `after`.
+std::string product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool after, const std::string& dtype = "bf16", const std::string& out = "bf16") {
+  const std::string ms = std::to_string(m), ns = std::to_string(n), ks = std::to_string(k);
+  std::string t = "kernel k(%p0: in " + dtype + "[" + (ta ? ks + "," + ms : ms + "," + ks) + "], %p1: in " + dtype + "[" + (tb ? ns + "," + ks : ks + "," + ns) + "], %p2: in " + out + "[" + ns + "], %p3: in " + out + "[" + ms + "," + ns +
+                  "], %p4: out " + out + "[" + ms + "," + ns + "]) {\n  axis i0<" + ms + " by 1\n  axis i1<" + ns + " by 1\n  axis i2<" + ks + " by 1\n";
+  t += "  grid (i0, i1) {\n    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {\n      %2: " + dtype + "[i0, i2] = load %p0[" + (ta ? "i2, i0" : "i0, i2") + "]\n      %3: " + dtype + "[i1, i2] = load %p1[" + (tb ? "i1, i2" : "i2, i1") +
+       "]\n      %4: f32[i0, i1] = mma[" + dtype + "] i2 (%1, %2, %3)\n      yield %4\n    }\n";
+  if (after) {
+    t += "    %5: " + out + "[i1] = load %p2[i1]\n    %6: " + out + "[i0, i1] = load %p3[i0, i1]\n    %7: " + out + "[i0, i1] = map(add(mul(tanh(add(cast<" + out + ">(a0), a1)), cast<" + out + ">(coord(i1))), a2)) (%0, %5, %6)\n    store %p4[i0, i1] = %7\n";
+  } else {
+    t += "    %7: " + out + "[i0, i1] = map(cast<" + out + ">(a0)) (%0)\n    store %p4[i0, i1] = %7\n";
+  }
+  return t + "  }\n}\n";
+}
+void expect_same(const Kernel& lowered, const Kernel& planned) {
+  std::vector<HostTensor> want, got;
+  for (const Buffer& b : lowered.buffers) {
+    HostTensor t(b.dtype, b.shape);
+    for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of(b.dtype, std::sin(static_cast<double>(i) * 1.7)));
+    want.push_back(t);
+    got.push_back(b.kind == BufferKind::out ? HostTensor::full(b.dtype, b.shape, 99) : t);
+  }
+  std::vector<HostTensor*> expected, found;
+  for (HostTensor& t : want) expected.push_back(&t);
+  for (HostTensor& t : got) found.push_back(&t);
+  interpret(lowered, expected);
+  interpret(planned, found);
+  for (int64_t i = 0; i < want.back().size(); ++i) ASSERT_NEAR(got.back().at(i), want.back().at(i), 2e-2 * (1 + std::abs(want.back().at(i)))) << i;
+}
+void expect_planned(const std::string& text) {
+  SCOPED_TRACE(text);
+  const Kernel lowered = parse_kernel(text);
+  std::string why;
+  const auto planned = plan_roles(lowered, why);
+  ASSERT_TRUE(planned) << why;
+  EXPECT_EQ(to_string(parse_kernel(to_string(*planned))), to_string(*planned));
+  expect_same(lowered, *planned);
+}
+
+TEST(TileRoles, GeneratedProducts) {
+  expect_planned(product(72, 136, 200, false, false, true));
+  expect_planned(product(136, 72, 72, false, true, false));
+  expect_planned(product(72, 200, 136, true, false, true, "f16", "f32"));
+  expect_planned(product(136, 72, 64, true, true, false, "f16", "f16"));
+}
+
+TEST(TileRoles, GeneratedInTurns) {   // many tiles: the work of one instance follows the other's
+  std::string why;
+  const auto planned = plan_roles(parse_kernel(product(16384, 768, 768, false, false, false)), why);
+  ASSERT_TRUE(planned);
+  EXPECT_TRUE(planned->phases[0].roles[1].turns);
+  Kernel small = parse_kernel(product(264, 200, 72, false, false, false));
+  small.axes[2].tile = 64;   // the same order of sums
+  Kernel forced = *planned;   // the same plan of a smaller product
+  for (size_t b = 0; b < forced.buffers.size(); ++b) forced.buffers[b].shape = small.buffers[b].shape;
+  for (size_t a = 0; a < forced.axes.size(); ++a) {
+    size_t at = a;
+    while (forced.axes[at].within >= 0) at = static_cast<size_t>(forced.axes[at].within);
+    forced.axes[a].extent = small.axes[at].extent;
+  }
+  std::vector<HostTensor> want, got;
+  for (const Buffer& b : small.buffers) want.push_back(b.kind == BufferKind::out ? HostTensor(b.dtype, b.shape) : ramp(b.shape, 1)), got.push_back(want.back());
+  std::vector<HostTensor*> expected, found;
+  for (HostTensor& t : want) expected.push_back(&t);
+  for (HostTensor& t : got) found.push_back(&t);
+  interpret(small, expected);
+  interpret(parse_kernel(to_string(forced)), found);   // whose indices know the smaller extents
+  for (int64_t i = 0; i < want.back().size(); ++i) ASSERT_EQ(got.back().at(i), want.back().at(i)) << i;
+}
+
+TEST(TileRoles, RowsOfASymbol) {   // planned for 200, run with fewer
+  std::string text = product(200, 72, 72, false, true, true);
+  for (const char* of : {"%p0: in bf16[", "%p3: in bf16[", "%p4: out bf16[", "axis i0<"}) text = replaced(text, std::string(of) + "200", std::string(of) + "n<=200");
+  const Kernel lowered = parse_kernel(text);
+  std::string why;
+  const auto planned = plan_roles(lowered, why);
+  ASSERT_TRUE(planned) << why;
+  EXPECT_EQ(to_string(parse_kernel(to_string(*planned))), to_string(*planned));
+  for (int64_t n : {1, 64, 67, 200}) expect_same(at_size(lowered, n), at_size(*planned, n));
+  text = replaced(text, "%p1: in bf16[72", "%p1: in bf16[n<=72");
+  EXPECT_FALSE(plan_roles(parse_kernel(replaced(text, "axis i1<72", "axis i1<n<=72")), why));
+  EXPECT_NE(why.find("as the run says"), std::string::npos) << why;
+}
+
+TEST(TileRoles, WhatThePassLeaves) {
+  const auto refused = [](const std::string& text, const std::string& reason) {
+    std::string why;
+    EXPECT_FALSE(plan_roles(parse_kernel(text), why));
+    EXPECT_NE(why.find(reason), std::string::npos) << why;
+  };
+  refused(product(256, 256, 260, false, false, false), "no multiple of 16 bytes");
+  refused(product(32, 256, 256, false, false, false), "smaller than one tile");
+  refused(product(256, 256, 256, false, false, false, "f32", "f32"), "not 16 bits");
+  refused(product(256, 256, 256, false, false, false, "bf16", "f64"), "an output is f64");
+}
+
+}  // namespace
+}  // namespace quern::tile
