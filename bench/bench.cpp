@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "bench/growth.h"
 #include "bench/harness.h"
 #include "bench/suite.h"
 #include "ir/support/env.h"
@@ -102,6 +103,7 @@ void register_bench(CLI::App& root) {
   a->json.add_to(*c);
   c->footer("Examples:\n  QUERN_THREADS=1 quern bench matmul\n  quern bench mlp --device cuda --json bench.json\n  quern bench --peer torch\n  python3 bench/peers/mlp_step.py >peers.jsonl; python3 bench/peers/join.py bench.json peers.jsonl");
   bench::register_suite(*c);
+  bench::register_growth(*c);
   c->callback([a, c] {
     if (c->get_subcommands().empty()) bench::run(*a);
   });

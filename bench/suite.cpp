@@ -12,24 +12,9 @@
 #include <fmt/format.h>
 
 #include "bench/data.h"
-#include "bench/private_cache.h"
+#include "bench/suite_program.h"
 
 namespace quern::bench {
-
-HostTensor ParameterFill::value() const { return scale > 0 ? uniform(stream, shape, static_cast<float>(scale)) : HostTensor::full(DType::f32, shape, constant); }
-Json ParameterFill::json() const { return {{"name", name}, {"shape", shape}, {"scale", scale}, {"constant", constant}, {"stream", stream}}; }
-
-ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t position) {
-  ParameterFill f{name, shape};
-  f.stream = (uint64_t{1} << 20) + position;
-  if (name.ends_with(".scale")) f.constant = 1;
-  else if (name.ends_with(".table")) f.scale = 0.02;
-  else if (name.ends_with(".cache")) f.scale = 1;
-  else if (shape.size() >= 2) f.scale = 1 / std::sqrt(static_cast<double>(shape.size() == 2 ? shape[0] : count(shape) / shape[0]));   // a matrix; a convolution's kernels
-  return f;
-}
-
-HostTensor suite_input(const SuiteCase::Input& i, int64_t set, int64_t position) { return i.classes ? labels(stream_of(set, position), i.shape[0], i.classes) : uniform(stream_of(set, position), i.shape); }
 
 namespace {
 
@@ -37,9 +22,6 @@ constexpr int64_t kScouts = 3;             // rounds of all peers
 constexpr int64_t kCompilations = 3;       // rounds where compiling is timed: peers take minutes
 constexpr double kFarBehind = 1.3;         // of the best one's time
 constexpr double kNearRoofline = 1.25;
-constexpr int64_t kOutOfCache = int64_t{128} << 20;
-constexpr size_t kLossSteps = 4;           // after so many, the losses of training steps are compared
-constexpr size_t kLossStepsCompiled = 2;   // where compiling is what is timed: the largest model runs for seconds
 constexpr int kResamples = 2000;
 constexpr auto kPause = std::chrono::milliseconds(50);
 
@@ -63,138 +45,28 @@ Estimate ratio_of(const std::vector<double>& a, const std::vector<double>& b) {
   return {median(ratios), medians[kResamples / 40], medians[kResamples - 1 - kResamples / 40]};
 }
 
-/// Our program of a case, with its parameters and input sets.
-class Ours {
- public:
-  Ours(Device& device, const SuiteCase& c) : device_(device) {
-    TrainingStep built = c.build();
-    CompileOptions options;
-    options.use_cache = false;
-    options.target = device.target();
-    const Program program = compile(built.graph, options);
-    if (c.peer.contains("compile")) {
-      graph_ = built.graph;
-      if (c.peer["compile"] == "warm") {
-        cache_ = std::make_unique<PrivateCache>();
-        options.use_cache = true;
-        compile(built.graph, options);   // fills it
-      }
-      options_ = options;
-    }
-    int64_t bytes = 0;
-    for (NodeId id : built.graph.inputs) bytes += built.graph.type(id).bytes();
-    for (const NamedOutput& o : built.graph.outputs) bytes += built.graph.type(o.node).bytes();
-    outputs_ = built.graph.outputs.size();
-    trains_ = !built.initial.empty();
-    sets_ = bytes >= kOutOfCache ? 1 : std::clamp<int64_t>((kOutOfCache + bytes - 1) / bytes, 2, trains_ ? 4 : 16);
-    out_of_cache_ = bytes * sets_ >= kOutOfCache;
-    for (int64_t s = 0; s < (trains_ ? 1 : sets_); ++s) executables_.push_back(std::make_unique<Executable>(device, program));
-    if (trains_) {
-      for (auto& [name, value] : built.initial) {
-        if (name == "step") break;
-        parameters_.push_back(parameter_fill(name, value.shape, parameters_.size()));
-        value = parameters_.back().value();
-      }
-      initial_ = std::move(built.initial);
-      for (int64_t s = 0; s < sets_; ++s) {
-        batches_.emplace_back();
-        for (size_t i = 0; i < c.inputs.size(); ++i) batches_.back().push_back(suite_input(c.inputs[i], s, static_cast<int64_t>(i)));
-      }
-      return;
-    }
-    for (size_t i = 0; i < built.graph.inputs.size(); ++i) {
-      const bool data = i < c.inputs.size();
-      if (!data) parameters_.push_back(parameter_fill(built.graph.nodes[static_cast<size_t>(built.graph.inputs[i])].attrs.name, built.graph.type(built.graph.inputs[i]).shape, parameters_.size()));
-      for (int64_t s = 0; s < sets_; ++s) executables_[static_cast<size_t>(s)]->set_input(static_cast<int64_t>(i), data ? suite_input(c.inputs[i], s, static_cast<int64_t>(i)) : parameters_.back().value());
-    }
-  }
-  /// What the peers are asked for.
-  Json request(const SuiteCase& c) const {
-    Json r = c.peer;
-    r["sets"] = sets_;
-    r["trains"] = trains_;
-    r["loss_steps"] = loss_steps();
-    r["inputs"] = Json::array();
-    for (const auto& i : c.inputs) r["inputs"].push_back({{"shape", i.shape}, {"classes", i.classes}});
-    r["parameters"] = Json::array();
-    for (const ParameterFill& p : parameters_) r["parameters"].push_back(p.json());
-    return r;
-  }
-  bool out_of_cache() const { return out_of_cache_; }
-  /// The sum over the outputs of mean |output|; of a training step the loss after a few.
-  double check() {
-    if (!trains_) {
-      executables_[0]->run();
-      double sum = 0;
-      for (size_t i = 0; i < outputs_; ++i) sum += mean_abs(executables_[0]->output(static_cast<int64_t>(i)));
-      return sum;
-    }
-    reset();
-    for (size_t s = 0; s < loss_steps(); ++s) {
-      load(s);
-      executables_[0]->run();
-    }
-    return executables_[0]->output(0).at(0);
-  }
-  /// Of runs, or one compilation.
-  std::vector<double> block() {
-    if (graph_) return {microseconds([&] { jit(device_, *graph_, options_); })};
-    if (trains_) reset();
-    return bench::block([&](size_t run) {
-      if (trains_) load(run);
-      Executable& e = *executables_[run % executables_.size()];
-      return microseconds([&] {
-        e.run();
-        device_.synchronize();
-      });
-    });
-  }
-
- private:
-  Device& device_;
-  std::vector<std::unique_ptr<Executable>> executables_;
-  std::vector<ParameterFill> parameters_;
-  std::vector<std::pair<std::string, HostTensor>> initial_;
-  std::vector<std::vector<HostTensor>> batches_;
-  int64_t sets_ = 1;
-  size_t outputs_ = 0;
-  bool trains_ = false, out_of_cache_ = false;
-  std::optional<Graph> graph_;                 // where compiling is what is timed
-  CompileOptions options_;
-  std::unique_ptr<PrivateCache> cache_;
-
-  size_t loss_steps() const { return graph_ ? kLossStepsCompiled : kLossSteps; }
-  void reset() {   // a model that has trained for long has denormal moments, which no real run has
-    for (const auto& [name, value] : initial_) executables_[0]->set_state(name, value);
-  }
-  void load(size_t run) {
-    const auto& batch = batches_[run % batches_.size()];
-    for (size_t i = 0; i < batch.size(); ++i) executables_[0]->set_input(static_cast<int64_t>(i), batch[i]);
-  }
-};
-
 struct Arguments {
   std::string device, filter;
   std::vector<std::string> peers = SuitePeers::names();
   std::vector<int> threads = {1, 2};
   int64_t rounds = 15;
-  double target = 1;
+  double target = 0;   // 0: each case's own
   JsonArgument json;
 };
 
 std::string interval(const Json& low, const Json& high) { return fmt::format("[{:.2f}, {:.2f}]", low.get<double>(), high.get<double>()); }
 
 /// Sets "met" and the roofline of a row; again when better ceilings are known.
-void judge(Json& row, const Ceilings& ceilings, double target) {
+void judge(Json& row, const Ceilings& ceilings) {
   if (row.contains("error")) return;
   const double ours = row["median_us"], roofline = ceilings.microseconds(row["flops"], row["read_bytes"], row["written_bytes"]);
   if (roofline > 0) row.update({{"roofline_us", roofline}, {"times_roofline", ours / roofline}});
-  row["met"] = !row.contains("wrong") && ((roofline > 0 && ours <= kNearRoofline * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= target));
+  row["met"] = !row.contains("wrong") && ((roofline > 0 && ours <= kNearRoofline * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= row["target"].get<double>()));
 }
 
 /// Times one case; what is wrong with results is in the row's "wrong".
 Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Arguments& a) {
-  Ours ours(device, c);
+  SuiteProgram ours(device, c);
   const bool compiles = c.peer.contains("compile");
   const double mine = ours.check();
   Json failures = Json::object(), wrong = Json::array();
@@ -229,7 +101,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
   }
 
   const Spread spread_of_ours = spread(our_times);
-  Json row = {{"family", c.family}, {"name", c.name}, {"threads", device.threads()}, {"median_us", spread_of_ours.median}, {"low_us", spread_of_ours.low}, {"high_us", spread_of_ours.high}, {"result", mine}, {"flops", c.flops}, {"read_bytes", ours.out_of_cache() ? c.read : 0}, {"written_bytes", ours.out_of_cache() ? c.written : 0}};
+  Json row = {{"family", c.family}, {"name", c.name}, {"threads", device.threads()}, {"target", a.target > 0 ? a.target : c.target}, {"median_us", spread_of_ours.median}, {"low_us", spread_of_ours.low}, {"high_us", spread_of_ours.high}, {"result", mine}, {"flops", c.flops}, {"read_bytes", ours.out_of_cache() ? c.read : 0}, {"written_bytes", ours.out_of_cache() ? c.written : 0}};
   row["peers"] = Json::object();
   std::optional<size_t> best;
   std::vector<Estimate> ratios(n);
@@ -308,7 +180,7 @@ void run(const Arguments& a) {
       if (c.name.find(a.filter) != std::string::npos) cases.push_back(std::move(c));
   if (cases.empty()) throw Error(Code::unknown_case, fmt::format("no case of the suite has \"{}\" in its name", a.filter)).with_help("without a word behind it all are run; their names are printed");
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
-  Json head = {{"schema", 1}, {"suite", a.device}, {"command", command_line()}, {"rounds", a.rounds}, {"target_ratio", a.target}, {"tables", Json::array()}};
+  Json head = {{"schema", 1}, {"suite", a.device}, {"command", command_line()}, {"rounds", a.rounds}, {"tables", Json::array()}};
   int64_t wrong = 0;
   for (int threads : a.threads) {
     ::setenv("QUERN_THREADS", std::to_string(threads).c_str(), 1);
@@ -334,11 +206,11 @@ void run(const Arguments& a) {
         row = {{"family", c.family}, {"name", c.name}, {"threads", threads}, {"error", e.what()}, {"met", false}};
       }
       wrong += row.contains("wrong") || row.contains("error");
-      judge(row, ceilings, a.target);
+      judge(row, ceilings);
       print_row(out, row);
       std::fflush(out);
       rows.push_back(row);
-      for (Json& r : rows) judge(r, ceilings, a.target);   // the ceilings may have risen
+      for (Json& r : rows) judge(r, ceilings);   // the ceilings may have risen
       table.update({{"ceilings", ceilings.json()}, {"families", families_of(rows)}, {"overall", summary_of(rows, "")}, {"rows", rows}});
       head["tables"][place] = table;
       Json all = Json::array();
@@ -363,7 +235,7 @@ void register_suite(CLI::App& bench) {
   c->add_option("--peers", a->peers, "openblas, onednn, torch, torch-compile, jax, onnxruntime or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
   c->add_option("--threads", a->threads, "a table for each")->delimiter(',')->check(CLI::Range(1, 256))->default_str("1,2");
   c->add_option("--rounds", a->rounds, "blocks of ours and of every peer, in turns")->capture_default_str()->check(CLI::Range(1, 10000));
-  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not")->capture_default_str()->check(CLI::PositiveNumber);
+  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not; default: each family's own, 1 to 2")->check(CLI::PositiveNumber);
   a->json.add_to(*c);
   c->footer("Examples:\n  quern bench suite cpu --json suite.json\n  quern bench suite cpu 'matmul 256x' --peers openblas,onednn --threads 1\n  PATH=/path/to/venv/bin:$PATH quern bench suite cpu softmax");
   c->callback([a, &bench] {

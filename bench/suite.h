@@ -20,21 +20,13 @@ struct SuiteCase {
   std::function<TrainingStep()> build;
   Json peer;                         // "op" and what else the peers need to know
   double flops = 0, read = 0, written = 0;   // of one run; bytes where they are the limit
+  double target = 1;                 // the ratio (best peer's time / ours) that is wanted
 };
 std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();
-
-/// How a parameter starts, the same bits in all peers: `constant`, or uniform in [-scale, scale) of the stream.
-struct ParameterFill {
-  std::string name;
-  Shape shape;
-  double scale = 0, constant = 0;
-  uint64_t stream = 0;
-  HostTensor value() const;
-  Json json() const;
-};
-/// What `name` and `shape` say about the start, as the `position`-th parameter.
-ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t position);
-HostTensor suite_input(const SuiteCase::Input& input, int64_t set, int64_t position);
+/// A product [m,k] by [k,n], `layout` "nn", or with "t" for an operand that lies transposed.
+SuiteCase product_case(int64_t m, int64_t n, int64_t k, const std::string& layout);
+/// What only moves memory, on arrays of `rows` by `columns`: forward and backward passes of row kernels, sums, a transpose, chains.
+std::vector<SuiteCase> memory_cases(int64_t rows, int64_t columns);
 
 /// All peers that are asked for, each limited to so many threads.
 class SuitePeers {

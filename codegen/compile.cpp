@@ -24,6 +24,7 @@
 #include "ir/symbol.h"
 #include "ir/text.h"
 #include "passes/graph/chunks.h"
+#include "passes/graph/panels.h"
 #include "passes/plan/order.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/plan.h"
@@ -170,6 +171,18 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
   return images;
 }
 
+void set_target(PassContext& context, const Target& target) {
+  const bool cpu = target.kind == TargetKind::cpu;
+  context.nested_products = cpu;   // a GPU's products are tiles of a whole block
+  context.long_sum = !cpu ? 0 : context.long_sum ? context.long_sum
+                                                 : kLongSum;   // and its plans split sums themselves
+  context.large_matrix = !cpu ? 0 : context.large_matrix ? context.large_matrix
+                                                         : kLargeMatrix;   // and what its blocks read passes through shared memory
+  if (!cpu) return;
+  const CpuArch arch = cpu_arch(target.arch);
+  context.lanes = arch.lanes, context.registers = arch.registers;
+}
+
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report) {
   CompileReport unused;
   CompileReport& r = report ? *report : unused;
@@ -204,9 +217,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   for (const State& s : graph.states)
     if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
-  options.passes.nested_products = options.target.kind == TargetKind::cpu;   // a GPU's products are tiles of a whole block
-  options.passes.long_sum = !options.passes.nested_products ? 0 : options.passes.long_sum ? options.passes.long_sum
-                                                                                          : kLongSum;   // and its plans split sums themselves
+  set_target(options.passes, options.target);
   r.kernels = run_pipeline(graph, options.passes);
   refuse_depth(r.kernels);
   r.verdicts = options.passes.verdicts;

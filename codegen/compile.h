@@ -35,6 +35,9 @@ struct CompileReport {
 /// Images of one lowered kernel's plans, for the tuner: through no cache. `size`: the symbol's value that they are planned for, or 0.
 std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned, const tile::Kernel& lowered, const Target& target, int64_t size);
 
+/// What the passes are told of the target.
+void set_target(PassContext& context, const Target& target);
+
 /// Programs are taken from the cache and kept there as a whole unless somebody looks inside (want_source, passes.after) or
 /// the memory limit wants to be told what is recomputed.
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report = nullptr);

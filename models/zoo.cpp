@@ -77,11 +77,11 @@ TrainingStep residual_forward(int64_t batch) {   // normalisation is folded into
   return {m.finish(), {}};
 }
 
-TrainingStep lstm_gradients() {
-  constexpr int64_t kSteps = 32, kBatch = 32, kIn = 128, kHidden = 256;
+TrainingStep lstm_gradients(int64_t steps) {
+  constexpr int64_t kBatch = 32, kIn = 128, kHidden = 256;
   Model m;
   Weights w(m);
-  const Tensor x = m.input("x", DType::f32, {kSteps, kBatch, kIn}), zero = m.constant(HostTensor(DType::f32, {kBatch, kHidden}));
+  const Tensor x = m.input("x", DType::f32, {steps, kBatch, kIn}), zero = m.constant(HostTensor(DType::f32, {kBatch, kHidden}));
   const Tensor wx = w("x.weight", {kIn, 4 * kHidden}), wh = w("h.weight", {kHidden, 4 * kHidden}), b = w("bias", {4 * kHidden});
   const Tensor y = lstm(x, zero, zero, wx, wh, b).all, loss = mean(y * y);
   m.output("loss", loss);
@@ -108,10 +108,10 @@ static Tensor gpt_block(Weights& w, const Tensor& x, const std::string& name, in
   return h + w.dense(gelu(w.dense(w.norm(h, name + ".norm1"), name + ".up", 4 * c)), name + ".down", c);
 }
 
-TrainingStep block_step() {
+TrainingStep block_step(int64_t time) {
   Model m;
   Weights w(m);
-  const Tensor y = gpt_block(w, m.input("x", DType::f32, {kBlockBatch, kTime, kWidth}), "block", kBlockHeads, 0);
+  const Tensor y = gpt_block(w, m.input("x", DType::f32, {kBlockBatch, time, kWidth}), "block", kBlockHeads, 0);
   return training(m, w, mean(y * y), kAdamW);
 }
 
@@ -125,27 +125,30 @@ TrainingStep decode() {
   return {m.finish(), {}};
 }
 
-TrainingStep gpt_step() {
+TrainingStep gpt_step(int64_t layers) {
   Model m;
   Weights w(m);
   const Tensor token = m.input("token", DType::i32, {kGptTokens}), label = m.input("label", DType::i32, {kGptTokens});
   const Tensor table = w("token.table", {kVocabulary, kGptWidth}), place = w("place.table", {1024, kGptWidth});
   Tensor x = reshape(embedding(table, token) + slice(place, 0, 0, kGptTokens), {1, kGptTokens, kGptWidth});
-  for (int64_t l = 0; l < kGptLayers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), kGptHeads, 0);
+  for (int64_t l = 0; l < layers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), kGptHeads, 0);
   const Tensor logits = contract("mk,nk->mn", reshape(w.norm(x, "norm"), {kGptTokens, kGptWidth}), table);
   return training(m, w, cross_entropy(logits, label), kAdamW);
 }
 
 const std::vector<std::string>& names() {
-  static const std::vector<std::string> all = {"heads", "cnn", "block", "lstm"};
+  static const std::vector<std::string> all = {"heads", "cnn", "residual", "block", "lstm", "decode", "gpt"};
   return all;
 }
 
 std::optional<TrainingStep> build(const std::string& name) {
   if (name == "heads") return heads_step(128);
   if (name == "cnn") return cnn_step(128);
+  if (name == "residual") return residual_forward(8);
   if (name == "block") return block_step();
   if (name == "lstm") return lstm_gradients();
+  if (name == "decode") return decode();
+  if (name == "gpt") return gpt_step();
   return std::nullopt;
 }
 

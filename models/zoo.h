@@ -10,13 +10,13 @@ namespace quern::zoo {
 inline constexpr int64_t kInputs = 200, kHeads = 3, kHeadClasses = 10;
 inline constexpr int64_t kTime = 256, kWidth = 384, kBlockHeads = 6, kBlockBatch = 8;
 inline constexpr int64_t kVocabulary = 50257, kGptWidth = 768, kGptHeads = 12, kGptLayers = 12, kPast = 255;
-inline constexpr int64_t kGptTokens = 256;
+inline constexpr int64_t kGptTokens = 256, kSteps = 32;
 
 /// Training steps with AdamW (the CNN's with Optimizer's defaults): three classifiers on one trunk; two convolutions with pooling
 /// and two dense layers on 28x28 pictures; one transformer block; GPT-2 124M on one text.
-TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(), gpt_step();
+TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(int64_t time = kTime), gpt_step(int64_t layers = kGptLayers);
 /// An LSTM's loss and gradients.
-TrainingStep lstm_gradients();
+TrainingStep lstm_gradients(int64_t steps = kSteps);
 /// Forward passes: two convolutions beside a shortcut; GPT-2 124M's next token.
 TrainingStep residual_forward(int64_t batch), decode();
 

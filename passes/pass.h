@@ -31,6 +31,8 @@ struct PassContext {
   int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
   bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
   int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are
+  int64_t large_matrix = 0;                     // from so many bytes on, an unchanging matrix is laid out for a loop's products (passes/graph/panels.h); 0: none is
+  int lanes = 0, registers = 0;                 // of the vectors that it is laid out for
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
@@ -60,6 +62,7 @@ Graph fold(const Graph& graph, PassContext& context);        // ops of constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
 Graph reassociate(const Graph& graph, PassContext& context); // sums over what no kernel keeps, where there are shorter ones
 Graph chunks(const Graph& graph, PassContext& context);      // long sums in parts
+Graph panels(const Graph& graph, PassContext& context);      // of a loop's products: what they read again in each step, laid out for them
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy

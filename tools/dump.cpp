@@ -18,7 +18,6 @@
 #include "ir/support/overloaded.h"
 #include "ir/support/suggest.h"
 #include "ir/text.h"
-#include "passes/graph/chunks.h"
 #include "passes/tile/lower.h"
 #include "tools/commands.h"
 
@@ -96,8 +95,7 @@ void dump(const DumpArguments& a) {
   const Graph graph = a.model.load();
   CompileOptions options = a.passes.options({});
   options.want_source = true;
-  options.passes.nested_products = a.target.rfind("cpu", 0) == 0;   // as `compile` has it
-  if (options.passes.nested_products) options.passes.long_sum = kLongSum;
+  set_target(options.passes, parse_target(a.target));
   if (graph_itself) {
     Graph shown = graph;
     if (!a.after.empty()) {
@@ -106,7 +104,7 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "chunks", "remat", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, chunks, remat, partition and precision"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "chunks", "panels", "remat", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, chunks, panels, remat, partition and precision"));
     }
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }

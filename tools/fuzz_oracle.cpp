@@ -334,14 +334,16 @@ Graph reference_of(const Graph& graph) {
   return expand(written_out(graph), context);
 }
 
-// Sums are short here: in every other graph they count as long.
+// Sums are short and matrices small here: in every other graph they count as long, and as large.
 static int64_t long_sum_of(const Graph& graph) { return graph.nodes.size() % 2 ? 4 : 0; }
+static int64_t large_matrix_of(const Graph& graph) { return graph.nodes.size() % 2 ? 1 : 0; }
 
 Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, OracleCounts& counts) {
   return checked(graph, sets, strict, counts, [&] {
     CompileOptions options;
     options.use_cache = false;
     options.passes.long_sum = long_sum_of(graph);
+    options.passes.large_matrix = large_matrix_of(graph);
     CompileReport report;
     std::shared_ptr<Executable> executable = jit(device, graph, options, &report);
     counts.kernels += static_cast<int64_t>(report.lowered.size());
@@ -353,6 +355,7 @@ Failure check_tiles(const Graph& graph, const std::vector<InputSet>& sets, bool 
   return checked(graph, sets, strict, counts, [&] {
     PassContext context;
     context.long_sum = long_sum_of(graph);
+    context.large_matrix = large_matrix_of(graph), context.lanes = 4, context.registers = 8;
     return [&, kernels = run_pipeline(graph, context)](const InputSet& inputs) {
       const int64_t size = size_of_set(graph, inputs);
       return run_tiles(kernels, graph.symbol ? at_size(kernels, size) : kernels, graph.symbol, size, inputs, tile, counts);

@@ -39,8 +39,7 @@ def softmax(jnp, request):
 
 @op
 def softmax_grad(jnp, request):
-    import jax
-    return lambda x, g: jax.vjp(jax.nn.softmax, x)[1](g)[0]
+    return lambda y, g: y * (g - jnp.sum(g * y, axis=-1, keepdims=True))
 
 
 @op

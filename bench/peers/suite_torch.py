@@ -1,7 +1,7 @@
 """PyTorch beside `quern bench suite`; the protocol is that of serve.py. Variants: eager, compile (torch.compile; no products).
 
-Parameters come in the order of bench/suite_models.cpp; what a step keeps between forward and backward (softmax's result, the
-statistics of layer norm) is given to a derivative that is timed alone. Optimizers are the fused ones. Convolutions compiled
+Parameters come in the order of bench/suite_models.cpp; what a step keeps between forward and backward (the statistics of
+layer norm) is given to a derivative that is timed alone. Optimizers are the fused ones. Convolutions compiled
 as channels last, else as they are.
 """
 import getpass
@@ -25,8 +25,8 @@ def softmax(torch, request, x):
 
 
 @op
-def softmax_grad(torch, request, x, g):
-    return (lambda g, y: torch.ops.aten._softmax_backward_data(g, y, -1, torch.float32)), (g, torch.softmax(x, -1))
+def softmax_grad(torch, request, y, g):
+    return (lambda g, y: torch.ops.aten._softmax_backward_data(g, y, -1, torch.float32)), (g, y)
 
 
 @op

@@ -553,6 +553,7 @@ std::map<size_t, Op> Emitter::deferred(const Seq& q) const {
 }
 
 void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
+  for (AxisId a : axes) QN_CHECK(!k_.axes[static_cast<size_t>(a)].from && !k_.axes[static_cast<size_t>(a)].to, "bounded axes are the CPU's");
   for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
   body();
   for (size_t i = 0; i < axes.size(); ++i) close();

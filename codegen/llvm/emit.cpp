@@ -143,6 +143,18 @@ class Emitter : Memory {
     return s_.call(llvm::Intrinsic::umin, {i64(a.tile), b_.CreateSub(end, start)});
   }
 
+  // Of a walk: its axes stand at the first coordinates of their blocks, or at the last.
+  LlvmValue bound(const Index& e, bool last) {
+    LlvmValue v = evaluate(e, {}, false);
+    std::set<int> axes;
+    e.collect_axes(axes);
+    for (int x : axes) {
+      const At& at = at_[static_cast<size_t>(x)];
+      if (last && !planted(Fault::bound_of_first)) v = b_.CreateAdd(v, b_.CreateMul(i64(*e.stride(x)), b_.CreateSub(at.size ? at.size : i64(at.count), i64(1))));
+    }
+    return v;
+  }
+
   // The loops of seq and each: full blocks in a loop, then the remainder.
   std::vector<LlvmValue> walk(const std::vector<AxisId>& axes, size_t d, std::vector<LlvmValue> state,
                               const std::function<std::vector<LlvmValue>(std::vector<LlvmValue>)>& body) {
@@ -168,6 +180,16 @@ class Emitter : Memory {
       stand(i64(start), n);
       state = walk(axes, d + 1, std::move(state), body);
     };
+    if (a.from || a.to) {   // the blocks that hold such coordinates; the shorter last one may be among them
+      const int64_t full = a.extent / a.tile, rest = a.extent % a.tile;
+      const LlvmValue from = a.from ? s_.call(llvm::Intrinsic::smax, {bound(*a.from, false), i64(0)}) : i64(0), to = a.to ? s_.call(llvm::Intrinsic::smax, {bound(*a.to, true), i64(0)}) : i64(a.extent);
+      const LlvmValue first = s_.call(llvm::Intrinsic::umin, {b_.CreateUDiv(from, i64(a.tile)), i64(full)});
+      const LlvmValue last = s_.call(llvm::Intrinsic::umin, {b_.CreateUDiv(b_.CreateAdd(to, i64(a.tile - 1)), i64(a.tile)), i64(full)});
+      blocks(a.tile, b_.CreateMul(first, i64(a.tile)), b_.CreateSub(last, first));
+      const LlvmValue ends = b_.CreateAnd(b_.CreateICmpSLT(from, i64(a.extent)), b_.CreateICmpSGT(to, i64(full * a.tile)));
+      if (rest > 0) blocks(rest, i64(full * a.tile), b_.CreateZExt(ends, b_.getInt64Ty()));
+      return state;
+    }
     if (const auto* fixed = llvm::dyn_cast<llvm::ConstantInt>(size)) {
       const int64_t n = fixed->getSExtValue(), full = block ? ceil_div(n, a.tile) : n / a.tile, rest = block ? 0 : n % a.tile;
       if (full == 1) once(0, std::min(n, a.tile));
@@ -197,7 +219,7 @@ class Emitter : Memory {
   void statement(const Load& l) {
     allocate(l.out);
     const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
-    if (const AxisId across = turned(l, buffer); across >= 0) return load_turned(l, buffer, across);
+    if (const AxisId across = turned(value(l.out).axes, l.buffer, l.index); across >= 0) return load_turned(l, buffer, across);
     each_coordinate(value(l.out).axes, [&](Coords& c) { reg(l.out, c) = load(l, buffer, c); });
   }
 

@@ -64,51 +64,87 @@ class Memory : protected Places {
   }
 
   // Where the lanes lie apart in memory and another axis of the tile lies together: that axis, else -1.
-  AxisId turned(const Load& l, const Buffer& buffer) const {
-    const AxisId lanes = lanes_axis(value(l.out).axes);
-    const auto step = [&](AxisId a) { return step_of(k_, l.buffer, l.index, a); };
+  AxisId turned(const std::vector<AxisId>& axes, BufferId id, const std::vector<BoxIndex>& index) const {
+    const AxisId lanes = lanes_axis(axes);
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(id)];
+    const auto step = [&](AxisId a) { return step_of(k_, id, index, a); };
     if (lanes < 0 || count(buffer.shape) == 0 || step(lanes) <= 1) return -1;
-    for (const BoxIndex& box : l.index)
-      if (box.gather >= 0 || !proven(box.index, buffer.shape[static_cast<size_t>(&box - l.index.data())])) return -1;
-    for (AxisId a : value(l.out).axes)
-      if (a != lanes && axis(a).tile == lanes_ && axis(lanes).tile == lanes_ && step(a) == 1) return a;
+    for (const BoxIndex& box : index)
+      if (box.gather >= 0 || !proven(box.index, buffer.shape[static_cast<size_t>(&box - index.data())])) return -1;
+    for (AxisId a : axes)
+      if (a != lanes && axis(a).tile == lanes_ && axis(lanes).tile % lanes_ == 0 && step(a) == 1) return a;
     return -1;
   }
-  // A square of vectors along `across`, turned in registers.
+  // A square of vectors becomes that of its columns.
+  void turn(std::vector<LlvmValue>& rows) {
+    for (int w = 1; w < lanes_; w *= 2)   // the off-diagonal blocks of each 2w by 2w change places
+      for (int i = 0; i < lanes_; ++i) {
+        if (i & w) continue;
+        std::vector<int> upper, lower;
+        for (int e = 0; e < lanes_; ++e) {
+          upper.push_back(e & w ? lanes_ + e - w : e);
+          lower.push_back(e & w ? lanes_ + e : e + w);
+        }
+        const LlvmValue x = rows[static_cast<size_t>(i)], y = rows[static_cast<size_t>(i + w)];
+        rows[static_cast<size_t>(i)] = b_.CreateShuffleVector(x, y, upper);
+        rows[static_cast<size_t>(i + w)] = b_.CreateShuffleVector(x, y, lower);
+      }
+  }
+  // The squares of a tile: so many vectors of so many elements along `across`, one for each lane.
+  struct Square {
+    Coords first;
+    std::vector<LlvmValue> at;   // where the vectors lie
+    int64_t columns;
+    LlvmValue mask = nullptr;    // of fewer columns than a vector has
+  };
+  void each_square(const std::vector<AxisId>& axes, BufferId id, const std::vector<BoxIndex>& index, AxisId across, const std::function<void(const Square&)>& f) {
+    const AxisId lanes = lanes_axis(axes);
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(id)];
+    const int64_t step = step_of(k_, id, index, lanes), columns = at_[static_cast<size_t>(across)].count;
+    std::vector<llvm::Constant*> bits;
+    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < columns));
+    each_coordinate(axes, [&](Coords& c) {
+      if (c.at(across) > 0) return;
+      LlvmValue inside = nullptr;
+      const LlvmValue position = place(index, buffer, c, false, false, inside);
+      const LlvmValue at = b_.CreateGEP(s_.memory(buffer.dtype), pointers_[static_cast<size_t>(id)], position);
+      Square square{c, {}, columns, columns < lanes_ ? llvm::ConstantVector::get(bits) : nullptr};
+      for (int64_t i = 0; i < std::min<int64_t>(lanes_, at_[static_cast<size_t>(lanes)].count - c.at(lanes) * lanes_); ++i)
+        square.at.push_back(b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(i * step)));
+      f(square);
+    });
+  }
   void load_turned(const Load& l, const Buffer& buffer, AxisId across) {
-    const AxisId lanes = lanes_axis(value(l.out).axes);
-    const int64_t along = step_of(k_, l.buffer, l.index, lanes), rows_there = at_[static_cast<size_t>(lanes)].count, columns = at_[static_cast<size_t>(across)].count;
     llvm::Type* memory = s_.memory(buffer.dtype);
     llvm::Type* vector = llvm::FixedVectorType::get(memory, static_cast<unsigned>(lanes_));
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
-    std::vector<llvm::Constant*> bits;
-    for (int i = 0; i < lanes_; ++i) bits.push_back(b_.getInt1(i < columns));
-    each_coordinate(value(l.out).axes, [&](Coords& c) {
-      if (c.at(across) > 0) return;
-      LlvmValue inside = nullptr;
-      const LlvmValue at = b_.CreateGEP(memory, pointers_[static_cast<size_t>(l.buffer)], place(l.index, buffer, c, false, false, inside));
+    each_square(value(l.out).axes, l.buffer, l.index, across, [&](const Square& square) {
       std::vector<LlvmValue> rows;
-      for (int i = 0; i < lanes_; ++i) {
-        const LlvmValue row = b_.CreateConstGEP1_64(memory, at, static_cast<uint64_t>(i * along));
-        rows.push_back(i >= rows_there ? llvm::Constant::getNullValue(vector) : columns < lanes_ ? s_.masked_load(memory, row, align, llvm::ConstantVector::get(bits)) : static_cast<LlvmValue>(b_.CreateAlignedLoad(vector, row, align)));
-      }
-      for (int w = 1; w < lanes_; w *= 2)   // the off-diagonal blocks of each 2w by 2w change places
-        for (int i = 0; i < lanes_; ++i) {
-          if (i & w) continue;
-          std::vector<int> upper, lower;
-          for (int e = 0; e < lanes_; ++e) {
-            upper.push_back(e & w ? lanes_ + e - w : e);
-            lower.push_back(e & w ? lanes_ + e : e + w);
-          }
-          const LlvmValue x = rows[static_cast<size_t>(i)], y = rows[static_cast<size_t>(i + w)];
-          rows[static_cast<size_t>(i)] = b_.CreateShuffleVector(x, y, upper);
-          rows[static_cast<size_t>(i + w)] = b_.CreateShuffleVector(x, y, lower);
-        }
-      Coords to = c;
-      for (int64_t j = 0; j < columns; ++j) {
+      for (LlvmValue at : square.at) rows.push_back(square.mask ? s_.masked_load(memory, at, align, square.mask) : static_cast<LlvmValue>(b_.CreateAlignedLoad(vector, at, align)));
+      rows.resize(static_cast<size_t>(lanes_), llvm::Constant::getNullValue(vector));
+      turn(rows);
+      Coords to = square.first;
+      for (int64_t j = 0; j < square.columns; ++j) {
         to[across] = j;
         reg(l.out, to) = s_.from_memory(buffer.dtype, rows[static_cast<size_t>(j)]);
       }
+    });
+  }
+  void store_turned(const Store& t, const Buffer& buffer, AxisId across) {
+    llvm::Type* vector = llvm::FixedVectorType::get(s_.memory(buffer.dtype), static_cast<unsigned>(lanes_));
+    const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
+    each_square(value(t.value).axes, t.buffer, t.index, across, [&](const Square& square) {
+      std::vector<LlvmValue> columns;
+      Coords from = square.first;
+      for (int64_t j = 0; j < square.columns; ++j) {
+        from[across] = j;
+        columns.push_back(s_.splat(s_.to_memory(buffer.dtype, reg(t.value, from))));
+      }
+      columns.resize(static_cast<size_t>(lanes_), llvm::Constant::getNullValue(vector));
+      turn(columns);
+      for (size_t i = 0; i < square.at.size(); ++i)
+        if (square.mask) s_.masked_store(columns[i], square.at[i], align, square.mask);
+        else b_.CreateAlignedStore(columns[i], square.at[i], align);
     });
   }
 
@@ -220,6 +256,8 @@ class Memory : protected Places {
     if (loops_.size() > 1)
       for (AxisId a : loops_[loops_.size() - 2])
         if (is_lanes(a) && step_of(k_, l.buffer, l.index, a) == 1) distance = unit(a);
+    constexpr int64_t kShortBlock = 64;   // steps: what it reads stays in the first cache
+    if (const AxisId block = axis(*far).within; block >= 0 && axis(block).tile <= kShortBlock) distance = step_of(k_, l.buffer, l.index, *far) * axis(block).tile;
     s_.call(llvm::Intrinsic::prefetch, {b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(distance)), b_.getInt32(0), b_.getInt32(3), b_.getInt32(1)});
   }
 
@@ -232,6 +270,7 @@ class Memory : protected Places {
       else used.insert(value(e.gather).axes.begin(), value(e.gather).axes.end());
     const std::vector<AxisId> axes(used.begin(), used.end());
     const AxisId lanes = lanes_axis(axes);
+    if (const AxisId across = turned(value(t.value).axes, t.buffer, t.index); across >= 0) return store_turned(t, buffer, across);
     if (t.stream && lanes >= 0 && axis(lanes).tile * size_of(buffer.dtype) % kLine == 0 && in_lines(t, buffer, lanes)) {
       llvm::BasicBlock *past = new_block("past"), *through = new_block("through"), *after = new_block("after");
       b_.CreateCondBr(streams_.at(t.buffer), past, through);

@@ -68,7 +68,11 @@ class Interpreter {
     const size_t a = static_cast<size_t>(axes[depth]);
     const AxisId around = k_.axes[a].within;
     const int64_t begin = around < 0 ? 0 : start_[static_cast<size_t>(around)], end = around < 0 ? k_.axes[a].extent : begin + extent_[static_cast<size_t>(around)];
-    for (int64_t s = begin; s < end; s += k_.axes[a].tile) {
+    const auto &from = k_.axes[a].from, &to = k_.axes[a].to;
+    const int64_t low = from ? from->evaluate([&](int x) { return start_[static_cast<size_t>(x)]; }) : begin;
+    const int64_t high = to ? to->evaluate([&](int x) { return start_[static_cast<size_t>(x)] + extent_[static_cast<size_t>(x)] - 1; }) : end;
+    for (int64_t s = begin; s < std::min(end, high); s += k_.axes[a].tile) {
+      if (s + k_.axes[a].tile <= low) continue;
       start_[a] = s;
       extent_[a] = std::min(k_.axes[a].tile, end - s);
       loop(axes, depth + 1, body);

@@ -3,7 +3,7 @@
 //   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
-//   axis     ::= "axis" name "<" extent "by" tile ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
+//   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
 //   phase    ::= "grid" "(" axis-name,* ")" block | "work" "(" axis-name,* ")" "in" "groups" "of" number "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
@@ -21,7 +21,9 @@
 // Coordinates past the extent do not exist: nothing is loaded, summed or stored there. How an emitter achieves that
 // (remainder code, masks) is its own affair; tile sizes are therefore part of the plan, and meaning depends on them
 // only through the order of sums. An axis `within` another walks the block in which that one stands, in steps of its own
-// tile, and has that one's extent and coordinates: loops in levels.
+// tile, and has that one's extent and coordinates: loops in levels. An axis `from` x `to` y walks only those of its blocks
+// that hold a coordinate c with x <= c < y, where the axes in x stand for the first coordinates of their blocks and those in
+// y for their last: what a mask leaves of a row for each block of rows. x and y are sums of multiples of axes that come before.
 // Symbol. A symbolic extent is given per run, up to its bound: a kernel is planned for the bound, buffers have the bound's
 // memory, and only elements within the run's extents are defined. An element lies where it would if the symbolic extent were
 // its room: the program's bound, which a kernel made for a smaller one shares with the others. `symbol<c>` in a map is c times the symbol, as i64.
@@ -59,6 +61,7 @@
 // has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
 // `slice`: the part of a tile where axes within its own stand. `past (a)`: in all steps of the loop over a but the first.
 #pragma once
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -100,6 +103,7 @@ struct Axis {
   Spread spread;
   int64_t symbol = 0;  // > 0: the extent is so many times the symbol, and `extent` its bound
   AxisId within = -1;  // >= 0: walks the block of that axis
+  std::optional<Index> from, to;   // walks only the blocks that hold coordinates of from <= … < to
 };
 
 /// A tile: its element type and the names of its dimensions, in increasing axis id.

@@ -42,6 +42,8 @@ class Parser {
       a.extent = extent(a.symbol);
       r_.expect("by");
       a.tile = r_.integer();
+      if (r_.accept("from")) a.from = index();
+      if (r_.accept("to")) a.to = index();
       if (r_.accept("within")) around.emplace_back(k_.axes.size(), r_.word());
       a.lanes = r_.accept("lanes");
       a.spread = spread();

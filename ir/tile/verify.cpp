@@ -41,6 +41,8 @@ class Verifier {
         check(around.extent == a.extent && around.symbol == a.symbol, "an axis within another has its extent");
         check(around.tile % a.tile == 0 || around.tile < a.tile, "blocks hold whole tiles, or a part of one");
       }
+      for (const auto& bound : {a.from, a.to})
+        if (bound) linear(a, *bound);
       check(a.spread.threads << a.spread.threads_at <= 32 && a.spread.warps << a.spread.warps_at <= 32, "a block has 32 lanes and at most 32 warps");
       check(a.tile % (a.spread.threads * a.spread.warps * a.spread.vector) == 0, "a spread divides its tile");
     }
@@ -72,6 +74,18 @@ class Verifier {
       check(open_.insert(a).second, "an axis is open once");
       const AxisId around = k_.axes[static_cast<size_t>(a)].within;
       check(around < 0 || open_.count(around), "an axis stands within an open one");
+      for (const auto& bound : {k_.axes[static_cast<size_t>(a)].from, k_.axes[static_cast<size_t>(a)].to})
+        if (bound) index(*bound);
+    }
+  }
+  // A bound grows with the axes that it is made of, which have constant extents.
+  void linear(const Axis& a, const Index& bound) const {
+    check(!a.symbol && a.within < 0, "a bounded axis has a constant extent and blocks of its own");
+    std::set<int> axes;
+    bound.collect_axes(axes);
+    for (int x : axes) {
+      const Axis& other = k_.axes.at(static_cast<size_t>(x));
+      check(&other < &a && !other.symbol && bound.stride(x).value_or(-1) >= 0, "a bound is a sum of positive multiples of axes before");
     }
   }
   // No two axes of a tile lie along the same bits of the thread number.

@@ -1,5 +1,5 @@
-// What both planners ask of a lowered kernel: its products, reductions, loads and stores, and how far one step of an axis
-// moves in a buffer.
+// What both planners ask of a lowered kernel: its products, reductions, loads and stores, what a statement makes and reads,
+// and how far one step of an axis moves in a buffer.
 #pragma once
 #include <algorithm>
 #include <map>
@@ -44,6 +44,50 @@ struct Facts {
   }
 };
 
+/// The value that a statement makes; -1 for stores and loops.
+inline ValueId made_by(const Stmt& s) {
+  if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
+  if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
+  if (const auto* r = std::get_if<ReduceTile>(&s.node)) return r->out;
+  if (const auto* m = std::get_if<Mma>(&s.node)) return m->out;
+  return -1;
+}
+
+/// Adds every value that the statement reads, and those in its body.
+inline void add_read_by(const Stmt& s, std::set<ValueId>& out) {
+  const auto box = [&](const std::vector<BoxIndex>& index) {
+    for (const BoxIndex& b : index)
+      if (b.gather >= 0) out.insert(b.gather);
+  };
+  const auto all = [&](const Block& body) {
+    for (const Stmt& inner : body) add_read_by(inner, out);
+  };
+  std::visit(Overloaded{[&](const Load& l) { box(l.index); }, [&](const MapTile& m) { out.insert(m.args.begin(), m.args.end()); },
+                        [&](const ReduceTile& r) { out.insert(r.arg); }, [&](const Mma& m) { out.insert({m.acc, m.a, m.b}); },
+                        [&](const Seq& q) {
+                          all(q.body);
+                          out.insert(q.yields.begin(), q.yields.end());
+                        },
+                        [&](const Each& e) { all(e.body); },
+                        [&](const Store& t) {
+                          box(t.index);
+                          out.insert(t.value);
+                        },
+                        [](const InRole&) {}},
+             s.node);
+}
+
+/// The one loop at the top of the block, a seq; null where there are others or none.
+inline Seq* lone_loop(Block& block) {
+  Seq* found = nullptr;
+  for (Stmt& s : block) {
+    auto* q = std::get_if<Seq>(&s.node);
+    if (std::holds_alternative<Each>(s.node) || (q && found)) return nullptr;
+    if (q) found = q;
+  }
+  return found;
+}
+
 /// The block in which one row is worked on, and the row's axis (-1: none): a grid instance's, or that of its walk over a chunk of rows.
 struct RowBlock {
   Block* block;
@@ -71,6 +115,20 @@ inline int64_t step_of(const Kernel& k, BufferId buffer, const std::vector<BoxIn
 
 inline bool contiguous_in_loads(const Kernel& k, const Facts& f, AxisId a) {
   return std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, a) == 1; });
+}
+/// Where the axis lies in panels, neighbours together in blocks of so many, … a // extent …, a % extent: that extent; else 0.
+inline int64_t panel_of(const Kernel& k, const Load& l, AxisId a) {
+  const Shape strides = k.buffers[static_cast<size_t>(l.buffer)].strides();
+  const auto is = [&](const Index& e, Index::Kind kind) { return e.kind() == kind && e.left().kind() == Index::Kind::axis && e.left().value() == a; };
+  int64_t within = 0, across = 0;
+  for (size_t d = 0; d < l.index.size(); ++d) {
+    const Index& e = l.index[d].index;
+    if (l.index[d].gather >= 0 || !e.uses(a)) continue;
+    if (is(e, Index::Kind::mod) && strides[d] == 1 && within == 0) within = e.value();
+    else if (is(e, Index::Kind::div) && across == 0) across = e.value();
+    else return 0;
+  }
+  return within == across ? within : 0;
 }
 inline bool contiguous_in_stores(const Kernel& k, const Facts& f, AxisId a) {
   return std::any_of(f.stores.begin(), f.stores.end(), [&](const Store* t) { return step_of(k, t->buffer, t->index, a) == 1; });

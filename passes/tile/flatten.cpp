@@ -53,13 +53,7 @@ class Flatten {
 
   // A seq of two loads and a product at the top of the block, and nothing else that loops.
   bool find_product() {
-    for (Stmt& s : k_.phases[0].body)
-      if (auto* q = std::get_if<Seq>(&s.node)) {
-        if (seq_) return false;
-        seq_ = q;
-      } else if (std::holds_alternative<Each>(s.node)) {
-        return false;
-      }
+    seq_ = lone_loop(k_.phases[0].body);
     if (!seq_ || seq_->body.size() != 3 || seq_->carries.size() != 1) return false;
     mma_ = std::get_if<Mma>(&seq_->body[2].node);
     return mma_ && std::all_of(seq_->body.begin(), seq_->body.begin() + 2, [&](const Stmt& s) {

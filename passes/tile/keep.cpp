@@ -118,15 +118,9 @@ class Keeper {
   bool defined_here(const Block& walk, ValueId v) const {
     return std::none_of(rows_->begin(), rows_->end(), [&](const Stmt& s) {
              const auto* seq = std::get_if<Seq>(&s.node);
-             return (seq && std::count(seq->outs.begin(), seq->outs.end(), v)) || out_of(s) == v;
+             return (seq && std::count(seq->outs.begin(), seq->outs.end(), v)) || made_by(s) == v;
            }) ||
            maker(walk, v);
-  }
-  static ValueId out_of(const Stmt& s) {
-    if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
-    if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
-    if (const auto* r = std::get_if<ReduceTile>(&s.node)) return r->out;
-    return -1;
   }
 
   // Copies the node and what it needs of the map; returns its place in the copy.
@@ -187,7 +181,7 @@ class Keeper {
   // Loads and maps of a walk that nothing in it reads any more.
   static void drop_unused(Block& walk, const std::vector<ValueId>& yields) {
     for (size_t i = walk.size(); i-- > 0;) {
-      const ValueId v = std::holds_alternative<ReduceTile>(walk[i].node) ? -1 : out_of(walk[i]);
+      const ValueId v = std::holds_alternative<ReduceTile>(walk[i].node) ? -1 : made_by(walk[i]);
       if (v < 0 || std::count(yields.begin(), yields.end(), v)) continue;
       const bool used = std::any_of(walk.begin() + static_cast<int64_t>(i) + 1, walk.end(), [&](const Stmt& s) {
         if (const auto* l = std::get_if<Load>(&s.node)) return std::any_of(l->index.begin(), l->index.end(), [&](const BoxIndex& b) { return b.gather == v; });

@@ -22,13 +22,7 @@ namespace {
 
 constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kFarOperand = 1 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
 constexpr int64_t kWholeSum = 1280, kSumBlock = 512, kStreamedBlock = 16;   // elements of the sum that one panel holds
-constexpr int64_t kInstances = 16, kStreams = 4, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
-
-ValueId out_of(const Stmt& s) {
-  if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
-  if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
-  return -1;
-}
+constexpr int64_t kInstances = 16, kFewInstances = 4, kStreams = 6, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
 
 class Nest {
  public:
@@ -57,6 +51,7 @@ class Nest {
   AxisId lanes_ = -1, rows_ = -1;        // -1: a single row
   std::optional<Operand> wide_, tall_;   // along the lanes, along the rows
   bool in_bounds_ = false;               // nothing of the wide one is masked or computed
+  bool in_panels_ = false;               // it lies in panels that whole tiles fit into: it is read there
   bool pack_ = false, pack_rows_ = false, turn_rows_ = false, streamed_ = false;
   AxisId sum_block_ = -1, row_group_ = -1;   // blocks of the sum; rows whose operand is copied together
   int64_t depth_ = 0;                    // of the sum in a block
@@ -70,13 +65,7 @@ class Nest {
 
   // The product stands in a seq at the top of the block.
   bool find_product() {
-    for (Stmt& s : k_.phases[0].body)
-      if (auto* q = std::get_if<Seq>(&s.node)) {
-        if (seq_) return false;
-        seq_ = q;
-      } else if (std::holds_alternative<Each>(s.node)) {
-        return false;
-      }
+    seq_ = lone_loop(k_.phases[0].body);
     if (!seq_) return false;
     for (const Stmt& s : seq_->body)
       if (const auto* m = std::get_if<Mma>(&s.node)) mma_ = m;
@@ -105,7 +94,7 @@ class Nest {
     Operand out{value, {}, nullptr};
     const std::function<bool(ValueId)> collect = [&](ValueId v) {
       size_t at = 0;
-      while (at < seq_->body.size() && out_of(seq_->body[at]) != v) ++at;
+      while (at < seq_->body.size() && made_by(seq_->body[at]) != v) ++at;
       if (at == seq_->body.size()) return false;
       if (std::count(out.makers.begin(), out.makers.end(), at)) return true;
       if (const auto* map = std::get_if<MapTile>(&seq_->body[at].node)) {
@@ -199,7 +188,7 @@ class Nest {
     if (!find_operands() || !choose_copies()) return original_;
     choose_instances();
     std::optional<Each> fill, fill_rows;
-    if (pack_) fill = panels();
+    if (pack_ && !in_panels_) fill = panels();
     if (pack_rows_) fill_rows = turned_rows();
     return assemble(std::move(fill), std::move(fill_rows));
   }
@@ -230,10 +219,12 @@ class Nest {
     const bool plain = wide_->makers.size() == 1;
     in_bounds_ = plain;
     for (size_t d = 0; d < source.shape.size(); ++d) in_bounds_ = in_bounds_ && wide_->load->index[d].index.low() >= 0 && wide_->load->index[d].index.high() < source.shape[d];
-    const bool contiguous = step(*wide_->load, lanes_) == 1, as_it_lies = in_bounds_ && contiguous;   // then a vector is one plain access
+    const int64_t panel = panel_of(k_, *wide_->load, lanes_);
+    in_panels_ = panel > 0 && in_bounds_ && panel % axis(lanes_).tile == 0;
+    const bool contiguous = in_panels_ || step(*wide_->load, lanes_) == 1, as_it_lies = in_bounds_ && contiguous;   // then a vector is one plain access
     const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype)), row_tiles = rows_ < 0 ? 1 : tiles(rows_), columns = tiles(lanes_);
     const bool few_readers = contiguous && plain && row_tiles < (bytes < kFarOperand ? kManyRowTiles : 2), small = as_it_lies && (bytes < kLargeOperand || columns < 2);
-    pack_ = row_tiles > 1 && schedule_.choose("packed", !few_readers && !small, 0, 1);
+    pack_ = row_tiles > 1 && (in_panels_ || schedule_.choose("packed", !few_readers && !small, 0, 1));
     // Where each step of the sum is another line of the rows' operand, that is copied too, and that wants several panels.
     const AxisId first = mma_->axes[0], last = mma_->axes.back();
     pack_rows_ = pack_ && tall_ && has(tall_->value, rows_) && axes_of(tall_->value).size() == mma_->axes.size() + 1 && step(*tall_->load, rows_) == 1 && step(*tall_->load, last) > 1 && axis(last).extent >= 64 && columns > 1;
@@ -265,7 +256,9 @@ class Nest {
     for (AxisId a : grid)
       if (a != lanes_ && a != rows_) others = checked_mul(others, tiles(a));
     int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), turn_rows_ ? 2 : 1, columns);
-    const int64_t least = turn_rows_ ? std::min(kPackedRowsPanels, side_by_side) : 1;
+    // Turned rows serve several panels; but where neither rows nor columns are many, another thread turns its own.
+    const bool few = (rows_ < 0 || tiles(rows_) < 2 * kFewestRowTiles) && ceil_div(columns, kPackedRowsPanels) * others < kFewInstances;
+    const int64_t least = turn_rows_ ? std::min(few ? kPackedRowsPanels / 2 : kPackedRowsPanels, side_by_side) : 1;
     side_by_side = std::clamp<int64_t>(columns * others / (streamed_ ? kStreams : kInstances), least, side_by_side);
     side_by_side = axis(lanes_).symbol ? 1 : schedule_.choose("panels", ceil_div(columns, ceil_div(columns, side_by_side)), 1, columns);
     if (side_by_side > 1) std::replace(grid.begin(), grid.end(), lanes_, block_axis(lanes_, side_by_side * width));

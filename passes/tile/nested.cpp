@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "passes/tile/facts.h"
+#include "passes/tile/rename.h"
 
 namespace quern {
 
@@ -107,8 +108,7 @@ class Nested {
   }
   void choose_tiles() {
     const bool wide = arch_.registers == 32;
-    const bool several = found_.outer.size() > 1;   // and more to hold for each step
-    const int64_t steps = (wide ? 8 : 4) / (several ? 2 : 1);
+    const int64_t steps = wide ? 8 : 4;   // as many sums of an inner product as hide its latency, also where several outer ones then reload
     const auto tile_last = [&](const std::vector<AxisId>& axes, int64_t tile) {
       if (!axes.empty() && !axis(axes.back()).lanes) axis(axes.back()).tile = std::clamp<int64_t>(axis(axes.back()).extent, 1, tile);
     };
@@ -120,7 +120,7 @@ class Nested {
         if (!axis(a).lanes && holds(axes_of(m->a), a) != holds(axes_of(m->b), a)) others.push_back(a);
       tile_last(others, steps);
     }
-    tile_last(columns_, (wide ? 4 : 2) / (several ? 2 : 1));
+    tile_last(columns_, (wide ? 4 : 2) / (found_.outer.size() > 1 ? 2 : 1));
   }
 
   // --- sums in a scratch ---
@@ -160,29 +160,14 @@ class Nested {
                                  [](const Seq&) { return false; }, [](const Each&) { return false; }, [](const InRole&) { return false; }},
                       s.node);
   }
-  static std::vector<ValueId> read_by(const Stmt& s) {
-    std::vector<ValueId> out;
-    if (const auto* l = std::get_if<Load>(&s.node))
-      for (const BoxIndex& b : l->index)
-        if (b.gather >= 0) out.push_back(b.gather);
-    if (const auto* m = std::get_if<MapTile>(&s.node)) out = m->args;
-    if (const auto* m = std::get_if<Mma>(&s.node)) out = {m->acc, m->a, m->b};
-    return out;
-  }
-  static ValueId made_by(const Stmt& s) {
-    if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
-    if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
-    return -1;
-  }
   // What of `known` the block wants, in order, then the block.
   static Block with_makers(const Block& known, Block block) {
     std::set<ValueId> wanted;
-    for (const Stmt& s : block)
-      for (ValueId v : read_by(s)) wanted.insert(v);
+    for (const Stmt& s : block) add_read_by(s, wanted);
     Block out;
     for (size_t i = known.size(); i-- > 0;) {
       if (!wanted.count(made_by(known[i]))) continue;
-      for (ValueId v : read_by(known[i])) wanted.insert(v);
+      add_read_by(known[i], wanted);
       out.insert(out.begin(), known[i]);
     }
     for (Stmt& s : block) out.push_back(std::move(s));
@@ -233,12 +218,41 @@ class Nested {
       rest.push_back({std::move(start)});
       rest.push_back({std::move(kept)});
     }
-    Each last;
-    last.axes = columns_;
-    last.body = std::move(behind);
-    rest.push_back({std::move(last)});
+    rest.push_back({results(std::move(behind))});
     phase.body = std::move(rest);
     std::erase_if(phase.grid, [&](AxisId a) { return holds(columns_, a); });
+  }
+
+  // --- squares ---
+  // Where a vector of elements lies together along an axis and the rows do not, squares of both are turned in registers:
+  // the axis by which they are walked, else the same one.
+  AxisId turned(AxisId a, BufferId buffer, const std::vector<BoxIndex>& index) {
+    const Axis along = axis(a);
+    const auto plain = [](const BoxIndex& b) { return b.gather < 0; };
+    if (along.lanes || 2 * along.extent <= arch_.lanes || !std::all_of(index.begin(), index.end(), plain) || step_of(k_, buffer, index, a) != 1 || step_of(k_, buffer, index, lanes_) <= 1) return a;
+    k_.axes.push_back({fmt::format("i{}", k_.axes.size()), along.extent, arch_.lanes});
+    return static_cast<AxisId>(k_.axes.size() - 1);
+  }
+  Each results(Block block) {
+    Each out{columns_, {}};
+    AxisId from = columns_.back(), to = from;
+    for (const Stmt& s : block)
+      if (const auto* t = std::get_if<Store>(&s.node); t && to == from) to = turned(from, t->buffer, t->index);
+    if (to != from) {   // loops before may want the same values
+      Names names;
+      const auto fresh = [&](ValueId& v) {
+        const Value old = k_.values[static_cast<size_t>(v)];
+        v = names[v] = new_value(old.dtype, old.axes);
+      };
+      for (Stmt& s : block) {
+        rename_reads(s, names);
+        std::visit(Overloaded{[&](Load& l) { fresh(l.out); }, [&](MapTile& m) { fresh(m.out); }, [&](ReduceTile& r) { fresh(r.out); }, [&](Mma& m) { fresh(m.out); }, [](auto&) {}}, s.node);
+      }
+      rename_axes(k_, block, {{from, to}});
+      out.axes.back() = to;
+    }
+    out.body = std::move(block);
+    return out;
   }
 
   // --- panels ---
@@ -286,8 +300,11 @@ class Nested {
       copy.out = new_value(dtype, axes_of(l.out));
       it->second = scratch(dtype, along);
       const ValueId value = copy.out;
+      std::map<AxisId, AxisId> axes;
+      for (AxisId& a : fill.axes) axes[a] = turned(a, l.buffer, l.index), a = axes[a];
       fill.body.push_back({std::move(copy)});
       fill.body.push_back({Store{it->second, box_of(place(along)), value}});
+      rename_axes(k_, fill.body, axes);
       fills.push_back({std::move(fill)});
     }
     l = load_of(l.out, it->second, place(along));

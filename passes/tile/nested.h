@@ -6,6 +6,7 @@
 //                       seq (i2) { %s = seq (i3) … { %q = load %s1[i3, i0%32] … }  %p = map … (%s)
 //                                  each (i1) { %c = load %s0[i1, i0%32]  %v = load %p2[i2, i1]  %m = mma i2 (%c, %p, %v)  store %s0[i1, i0%32] = %m } }
 //                       each (i1) { %9 = load %s0[i1, i0%32]   store %p3[i0, i1] = %9 } }
+// Copies and stores along which the rows lie apart walk axes of their own, by whole vectors: squares are turned in registers.
 #pragma once
 #include "passes/tile/plan.h"
 

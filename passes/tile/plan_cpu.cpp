@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "passes/tile/bounds.h"
 #include "passes/tile/cost.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/flatten.h"
@@ -13,6 +14,7 @@
 #include "passes/tile/keep.h"
 #include "passes/tile/nest.h"
 #include "passes/tile/nested.h"
+#include "passes/tile/online.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/regroup.h"
@@ -97,9 +99,15 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
   const auto tile_for = [&](AxisId across, AxisId rows) {
     return accumulators(rows < 0 ? 1 : std::max<int64_t>(axis(rows).extent, 1), ceil_div(std::max<int64_t>(axis(across).extent, 1), arch.lanes), arch.registers);
   };
+  const auto panel = [&](AxisId a) {   // an operand may have come in panels: tiles do not cross them
+    int64_t out = 0;
+    for (const Load* l : f.loads)
+      if (l->out == m.a || l->out == m.b) out = std::max(out, panel_of(k, *l, a));
+    return out;
+  };
   // Of few rows the other operand is read once: along the sum, if that is how it lies.
   const auto runs_along_sum = [&] { return std::any_of(m.axes.begin(), m.axes.end(), [&](AxisId a) { return contiguous_in_loads(k, f, a) && !axis(a).symbol && axis(a).extent >= arch.lanes; }); };
-  if (lanes >= 0 && (rows_for(lanes) < 0 || axis(rows_for(lanes)).extent <= kFewRows) && !contiguous_in_loads(k, f, lanes) && runs_along_sum()) lanes = -1;
+  if (lanes >= 0 && (rows_for(lanes) < 0 || axis(rows_for(lanes)).extent <= kFewRows) && !contiguous_in_loads(k, f, lanes) && !panel(lanes) && runs_along_sum()) lanes = -1;
   // Where memory's order would leave most lanes empty (the places of a kernel in a weight gradient), another axis takes
   // them: one that is contiguous in a load, or else the longest, if a panel of it would be read more than twice.
   const auto emptier = [&](AxisId a) { return 2 * axis(a).extent <= arch.lanes; };
@@ -117,8 +125,10 @@ void plan_product(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule
   }
   if (lanes >= 0 && try_lanes(k, lanes)) {
     const AxisId rows = rows_for(lanes);
-    const auto [across, along] = tile_for(lanes, rows);
-    const int64_t vectors = schedule.choose("vectors", along, 1, std::min<int64_t>(arch.registers / 4, ceil_div(axis(lanes).extent, arch.lanes)));
+    auto [across, along] = tile_for(lanes, rows);
+    const int64_t width = panel(lanes);
+    while (along > 1 && width % (along * arch.lanes) != 0) --along;
+    const int64_t vectors = width ? along : schedule.choose("vectors", along, 1, std::min<int64_t>(arch.registers / 4, ceil_div(axis(lanes).extent, arch.lanes)));
     axis(lanes).tile = vectors * arch.lanes;
     if (rows >= 0) axis(rows).tile = schedule.choose("rows", across, 1, std::clamp<int64_t>((arch.registers - 2) / vectors, 1, std::max<int64_t>(axis(rows).extent, 1)));
     axis(m.axes.back()).tile = std::clamp<int64_t>(axis(m.axes.back()).extent, 1, 2);
@@ -217,12 +227,44 @@ void plan_streams(Kernel& k) {
   visit(k.phases[0].body);
 }
 
+// What walks keep of a row (passes/tile/keep.h) is kept of each of several rows. False, and nothing done, where it is too long
+// for that, or does not differ from row to row.
+bool keep_several(Kernel& k, Block& walks, AxisId row, int64_t rows) {
+  constexpr int64_t kLongestKept = 4 << 10;   // bytes
+  const auto is_scratch = [&](BufferId b) { return k.buffers[static_cast<size_t>(b)].kind == BufferKind::scratch; };
+  std::vector<Load*> loads;
+  std::vector<Store*> stores;
+  for (Stmt& s : walks) {
+    auto* seq = std::get_if<Seq>(&s.node);
+    auto* each = std::get_if<Each>(&s.node);
+    if (!seq && !each) continue;
+    for (Stmt& inner : seq ? seq->body : each->body) {
+      if (auto* l = std::get_if<Load>(&inner.node); l && is_scratch(l->buffer)) loads.push_back(l);
+      if (auto* t = std::get_if<Store>(&inner.node); t && is_scratch(t->buffer)) stores.push_back(t);
+    }
+  }
+  const auto axes_of = [&](ValueId v) -> std::vector<AxisId>& { return k.values[static_cast<size_t>(v)].axes; };
+  if (std::any_of(stores.begin(), stores.end(), [&](const Store* t) { return !std::count(axes_of(t->value).begin(), axes_of(t->value).end(), row); })) return false;
+  for (const Buffer& b : k.buffers)
+    if (b.kind == BufferKind::scratch && count(b.shape) * size_of(b.dtype) > kLongestKept) return false;
+  const Index place = floor_mod(k.coordinate(row), rows);
+  for (Buffer& b : k.buffers)
+    if (b.kind == BufferKind::scratch) b.shape.insert(b.shape.begin(), rows);
+  for (Store* t : stores) t->index.insert(t->index.begin(), place);
+  for (Load* l : loads) {
+    l->index.insert(l->index.begin(), place);
+    std::vector<AxisId>& axes = axes_of(l->out);
+    axes.insert(std::lower_bound(axes.begin(), axes.end(), row), row);
+  }
+  return true;
+}
+
 // Several rows at a time share what is the same for all of them, and memory is asked along several lines at once.
 void plan_several_rows(Kernel& k, const CpuArch& arch) {
   constexpr int64_t kRows = 4, kManyRows = 256, kInCache = 128 << 10;   // rows, rows, bytes of each buffer
   const auto [block, row] = row_block(k);
   const auto axis = [&](AxisId a) -> Axis& { return k.axes[static_cast<size_t>(a)]; };
-  if (row < 0 || std::any_of(k.buffers.begin(), k.buffers.end(), [](const Buffer& b) { return b.kind == BufferKind::scratch; })) return;
+  if (row < 0) return;
   const bool chunk = block != &k.phases[0].body;
   if (axis(row).lanes || axis(row).symbol || axis(row).tile != 1 || axis(row).extent < (chunk ? kRows : kManyRows) || is_walked(k, row)) return;
   const bool walks = std::any_of(block->begin(), block->end(), [&](const Stmt& s) {
@@ -232,6 +274,7 @@ void plan_several_rows(Kernel& k, const CpuArch& arch) {
   });
   const Facts f(k);
   if (!walks || std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, row) * size_of(k.buffers[static_cast<size_t>(l->buffer)].dtype) * kRows > kInCache; })) return;
+  if (!keep_several(k, *block, row, kRows)) return;
   axis(row).tile = kRows;
   for (Axis& a : k.axes)
     if (a.lanes) a.tile = std::min<int64_t>(a.tile, int64_t{2} * arch.lanes);
@@ -270,6 +313,24 @@ bool sums_fill_more(const Kernel& k, const Facts& f, const CpuArch& arch, AxisId
   return false;
 }
 
+// Does most of what is summed lie across the summed axis in memory, and along one that the sums keep?
+bool lies_across(const Kernel& k, const Facts& f, const CpuArch& arch, AxisId summed) {
+  const auto along = [&](AxisId a) {   // elements that lie along the axis less those that lie across it
+    double total = 0;
+    for (const Load* l : f.loads) {
+      const int64_t step = step_of(k, l->buffer, l->index, a);
+      double elements = step == 0 ? 0 : step == 1 ? 1 : -1;
+      for (AxisId of : k.values[static_cast<size_t>(l->out)].axes) elements *= static_cast<double>(k.axes[static_cast<size_t>(of)].extent);
+      total += elements;
+    }
+    return total;
+  };
+  if (along(summed) >= 0) return false;
+  for (size_t a = 0; a < k.axes.size(); ++a)
+    if (2 * k.axes[a].extent >= arch.lanes && contiguous_in_stores(k, f, static_cast<AxisId>(a)) && along(static_cast<AxisId>(a)) > 0) return true;
+  return false;
+}
+
 void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& schedule) {
   // Rows that are walked stand one after the other, but where there is nothing else.
   const AxisId row = k.axes.size() > 2 ? row_block(k).row : -1;
@@ -277,7 +338,7 @@ void plan_rows(Kernel& k, const Facts& f, const CpuArch& arch, KernelSchedule& s
   for (const ReduceTile* r : f.reductions)
     for (size_t i = r->axes.size(); i-- > 0;) {
       Axis& axis = k.axes[static_cast<size_t>(r->axes[i])];
-      if (axis.lanes || axis.extent < 2 || r->axes[i] == row || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i])) continue;
+      if (axis.lanes || axis.extent < 2 || r->axes[i] == row || !contiguous_in_loads(k, f, r->axes[i]) || sums_fill_more(k, f, arch, r->axes[i]) || lies_across(k, f, arch, r->axes[i])) continue;
       if (try_lanes(k, r->axes[i])) {
         axis.tile = vectors_tile(axis, arch.lanes, 4);
         break;
@@ -319,7 +380,7 @@ Kernel plan_cpu(const Kernel& kernel, const std::string& arch_name, KernelSchedu
     plan_ahead(k, schedule);
     return k;
   }
-  if (has_nested_products(k)) return plan_nested(join(k), arch);
+  if (has_nested_products(k)) return plan_nested(online(bounds(join(k))), arch);
   if (auto flat = flatten(k, arch)) return std::move(*flat);
   plan_product(k, facts, arch, schedule);
   return roll(nest(k, arch, schedule), arch.lanes);

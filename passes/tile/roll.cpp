@@ -4,13 +4,12 @@
 #include <algorithm>
 #include <functional>
 #include <map>
-#include <optional>
 #include <set>
 
 #include <fmt/format.h>
 
 #include "ir/support/arith.h"
-#include "ir/support/overloaded.h"
+#include "passes/tile/facts.h"
 #include "passes/work.h"
 
 namespace quern {
@@ -69,47 +68,27 @@ class Roll {
       if (auto* e = std::get_if<Each>(&s.node)) block(e->body);
   }
 
-  static std::optional<ValueId> out_of(const Stmt& s) {
-    if (const auto* l = std::get_if<Load>(&s.node)) return l->out;
-    if (const auto* m = std::get_if<MapTile>(&s.node)) return m->out;
-    return std::nullopt;
-  }
-  static void uses(const Stmt& s, std::set<ValueId>& out) {
-    const auto box = [&](const std::vector<BoxIndex>& index) {
-      for (const BoxIndex& b : index)
-        if (b.gather >= 0) out.insert(b.gather);
-    };
-    const auto all = [&](const Block& b) {
-      for (const Stmt& inner : b) uses(inner, out);
-    };
-    std::visit(Overloaded{[&](const Load& l) { box(l.index); }, [&](const MapTile& m) { out.insert(m.args.begin(), m.args.end()); },
-                          [&](const ReduceTile& r) { out.insert(r.arg); }, [&](const Mma& m) { out.insert({m.acc, m.a, m.b}); },
-                          [&](const Seq& q) { all(q.body); }, [&](const Each& e) { all(e.body); },
-                          [&](const Store& t) { box(t.index), out.insert(t.value); }, [](const InRole&) {}},
-               s.node);
-  }
+  static bool is_plain(const Stmt& s) { return std::holds_alternative<Load>(s.node) || std::holds_alternative<MapTile>(s.node); }
 
   void roll(Block& body) {
     size_t first = body.size();   // behind the last loop
     while (first > 0 && !std::holds_alternative<Seq>(body[first - 1].node) && !std::holds_alternative<Each>(body[first - 1].node)) --first;
     for (size_t i = first; i < body.size(); ++i)
-      if (!out_of(body[i]) && !std::holds_alternative<Store>(body[i].node)) return;
+      if (!is_plain(body[i]) && !std::holds_alternative<Store>(body[i].node)) return;
     // What stands before the loops and is not for them belongs to the rest, too.
     std::set<ValueId> wanted;
     std::vector<char> stays(body.size());
     for (size_t i = first; i-- > 0;) {
-      const auto out = out_of(body[i]);
-      stays[i] = !out || wanted.count(*out);
-      if (stays[i]) uses(body[i], wanted);
+      stays[i] = !is_plain(body[i]) || wanted.count(made_by(body[i]));
+      if (stays[i]) add_read_by(body[i], wanted);
     }
     Block before, after;
     std::map<ValueId, ValueId> renamed;
     std::vector<Stmt> rest;
     for (size_t i = 0; i < body.size(); ++i) {
-      const auto out = out_of(body[i]);
-      if (stays[i] && i < first) before.push_back(std::move(body[i]));
-      else rest.push_back(std::move(body[i]));
-      if (out && !(stays[i] && i < first) && has_rows(*out)) renamed[*out] = -1;
+      const bool moves = i >= first || !stays[i];
+      if (moves && is_plain(body[i]) && has_rows(made_by(body[i]))) renamed[made_by(body[i])] = -1;
+      (moves ? rest : before).push_back(std::move(body[i]));
     }
     const AxisId row = static_cast<AxisId>(k_.axes.size());
     k_.axes.push_back({fmt::format("i{}", row), axis(rows_).extent, 1, false, {}, 0, rows_});
@@ -124,7 +103,7 @@ class Roll {
     };
     // Values of all rows come through scratch.
     std::set<ValueId> read;
-    for (const Stmt& s : rest) uses(s, read);
+    for (const Stmt& s : rest) add_read_by(s, read);
     for (ValueId v : read) {
       if (!has_rows(v) || renamed.count(v)) continue;
       Buffer scratch{fmt::format("s{}", static_cast<int64_t>(k_.buffers.size()) - k_.params()), BufferKind::scratch, k_.values[static_cast<size_t>(v)].dtype, {}};
@@ -148,8 +127,7 @@ class Roll {
       }
     };
     for (Stmt& s : rest) {
-      const auto out = out_of(s);
-      if (out && !has_rows(*out)) {   // the same for all rows
+      if (is_plain(s) && !has_rows(made_by(s))) {   // the same for all rows
         before.push_back(std::move(s));
         continue;
       }

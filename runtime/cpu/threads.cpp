@@ -1,4 +1,5 @@
-// See threads.h. A region is an epoch: workers wait for the epoch to change, first spinning, then in the kernel.
+// See threads.h. A region is an epoch: workers wait for the epoch to change, the caller for the workers. Both spin first, then
+// give their core to whoever wants it (the one they wait for may be queued behind them), then sleep in the kernel.
 #include "runtime/cpu/threads.h"
 
 #include <algorithm>
@@ -13,9 +14,14 @@
 
 namespace quern::cpu {
 
-constexpr int kSpins = 20000;
-
-static void pause() { __builtin_ia32_pause(); }
+// Until `done`, or for some hundred microseconds.
+template <class F>
+static void spin(F&& done) {
+  constexpr int kPauses = 2000, kYields = 1000;
+  for (int i = 0; i < kPauses + kYields && !done(); ++i)
+    if (i < kPauses) __builtin_ia32_pause();
+    else std::this_thread::yield();
+}
 
 Threads::Threads(int count) {
   try {
@@ -38,12 +44,12 @@ void Threads::join() {
 void Threads::work(int worker) {
   uint32_t seen = 0;
   for (;;) {
-    for (int i = 0; i < kSpins && epoch_.load(std::memory_order_acquire) == seen; ++i) pause();
+    spin([&] { return epoch_.load(std::memory_order_acquire) != seen; });
     epoch_.wait(seen, std::memory_order_acquire);
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_) return;
     (*body_)(worker);
-    left_.fetch_sub(1, std::memory_order_release);
+    if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) left_.notify_one();
   }
 }
 
@@ -53,7 +59,8 @@ void Threads::run(const std::function<void(int)>& body) {
   epoch_.fetch_add(1, std::memory_order_release);
   epoch_.notify_all();
   body(0);
-  while (left_.load(std::memory_order_acquire) > 0) pause();
+  spin([&] { return left_.load(std::memory_order_acquire) == 0; });
+  for (int left; (left = left_.load(std::memory_order_acquire)) > 0;) left_.wait(left, std::memory_order_acquire);
 }
 
 int default_threads() {

@@ -130,6 +130,29 @@ TEST_F(AttentionOnDevice, NeedsNoSquareOfTheTime) {
     }
 }
 
+// Loops end, and begin, where masks do; rows that see nothing are NaN where the graph has it.
+TEST_F(AttentionOnDevice, WalksWhatMasksLeave) {
+  constexpr int64_t kWide = 20;   // more than a vector, and part of another
+  struct Case {
+    int64_t queries, keys, future, past;
+  };
+  for (const Case& c : {Case{150, 150, 0, 150}, {150, 150, 3, 40}, {130, 170, 40, 170}, {170, 130, -40, 170}}) {
+    SCOPED_TRACE(fmt::format("{} queries, {} keys, {} ahead, {} behind", c.queries, c.keys, c.future, c.past));
+    Model m;
+    const Tensors x = {m.input("q", DType::f32, {2, c.queries, kWide}), m.input("k", DType::f32, {2, c.keys, kWide}), m.input("v", DType::f32, {2, c.keys, kWide})};
+    const Tensor row = iota(x[0].graph(), DType::i32, {c.queries, c.keys}, 0), column = iota(x[0].graph(), DType::i32, {c.queries, c.keys}, 1), s = contract("bqd,bkd->bqk", x[0], x[1]);
+    const Tensor seen = logical_and(less_equal(column, row + static_cast<double>(c.future)), less(row - static_cast<double>(c.past), column));
+    const Tensor y = contract("bqk,bkd->bqd", softmax(where(seen, s, never(s))), x[2]);
+    m.output("y", y);
+    const Tensors d = grad(sum(sin(y * 3)), x);
+    for (size_t i = 0; i < d.size(); ++i) m.output(fmt::format("d{}", i), d[i]);
+    const Graph graph = m.finish();
+    PassContext context;
+    const std::vector<HostTensor> inputs = inputs_of({f({2, c.queries, kWide}), f({2, c.keys, kWide}), f({2, c.keys, kWide})}, DType::f32), got = compiled(graph)->run(inputs), want = interpret(expand(graph, context), inputs);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-4) << "output " << o;
+  }
+}
+
 TEST_F(AttentionOnDevice, OfOtherDtypes) {
   const std::vector<Spelling> all = spellings();
   for (DType dtype : {DType::f64, DType::bf16, DType::f16})

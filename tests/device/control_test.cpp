@@ -131,7 +131,7 @@ TEST_F(Control, CarriesInEveryRole) {
       }
       same(m, r.carries, c);
       for (size_t i = 0; i < 6 && steps; ++i) same(m, {r.stacked[i]}, {stack(stacks[i])});
-      if (!steps) for (size_t i = 0; i < 6; ++i) EXPECT_EQ(r.stacked[i].shape(), (Shape{0, n}));
+      for (size_t i = 0; i < 6 && !steps; ++i) EXPECT_EQ(r.stacked[i].shape(), (Shape{0, n}));
       run_pairs(m, {random_f64({n}, 1), random_f64({n}, 2)});
     }
 }

@@ -44,7 +44,7 @@ Tensors gru_written_out(const Tensors& p) {
 }
 
 TEST_F(Rnn, LayersAreTheLoopsWrittenOut) {
-  for (const auto& [batch, n] : {std::pair<int64_t, int64_t>{2, 3}, {4, 16}}) {
+  for (const auto& [batch, n] : {std::pair<int64_t, int64_t>{2, 3}, {4, 16}, {13, 46}}) {   // the last: matrices that lie in panels before the loop, the rest of one filled
     Model m;
     const Tensor x = m.input("x", DType::f64, {5, batch, 6}), h = m.input("h", DType::f64, {batch, n}), c = m.input("c", DType::f64, {batch, n});
     const Tensor wx = m.input("wx", DType::f64, {6, 4 * n}), wh = m.input("wh", DType::f64, {n, 4 * n}), b = m.input("b", DType::f64, {4 * n});

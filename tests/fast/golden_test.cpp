@@ -1,23 +1,15 @@
 // Runs the golden cases (tests/support/golden.h): each pass's text before and after, kernel counts and verdicts. What a
 // pass makes must also compute the same: graphs bit by bit, planned kernels up to the order of sums.
 // `golden_test --update`, or UPDATE=1, writes what is found into the files; read the difference before committing it.
-#include <cstring>
 #include <set>
 
 #include <gtest/gtest.h>
 
 #include "tests/support/golden.h"
+#include "tests/support/updating.h"
 
 namespace quern {
 namespace {
-
-bool updating() {
-  const char* variable = std::getenv("UPDATE");
-  if (variable && *variable && std::strcmp(variable, "0") != 0) return true;
-  for (const std::string& a : testing::internal::GetArgvs())
-    if (a == "--update") return true;
-  return false;
-}
 
 std::vector<HostTensor> random_values(const std::vector<Type>& types) {
   std::mt19937_64 random(8);
@@ -57,6 +49,16 @@ void expect_same_graph(const Graph& before, const Graph& after, double bound) {
   for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, bound) << "output " << o;
 }
 
+/// Also those of loops and branches.
+void lower_calls(const Graph& graph, std::vector<tile::Kernel>& kernels) {
+  for (const Node& n : graph.nodes) {
+    if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+    else if (is_control_flow(n.op))
+      for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+        if (body) lower_calls(*body, kernels);
+  }
+}
+
 /// The text that the case's steps end with.
 std::string run_steps(const test::Golden& c) {
   Graph graph;
@@ -68,8 +70,7 @@ std::string run_steps(const test::Golden& c) {
     const std::string name = step.substr(0, step.find(':')), argument = step.substr(std::min(step.size(), name.size() + 1));
     if (name == "lower") {
       kernels.clear();
-      for (const Node& n : graph.nodes)
-        if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+      lower_calls(graph, kernels);
     } else if (name == "plan_cpu" || name == "plan_cuda" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
@@ -81,6 +82,7 @@ std::string run_steps(const test::Golden& c) {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
       if (name == "chunks") context.long_sum = std::stoll(argument);
+      if (name == "panels") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
       context.relaxed = argument == "relaxed";   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
@@ -123,21 +125,21 @@ TEST(Golden, Cases) {
       const std::string old = c.text + c.expected;
       if (!c.steps.empty()) {
         const std::string found = run_steps(c);
-        if (updating()) c.expected = found;
+        if (test::updating()) c.expected = found;
         EXPECT_EQ(found, c.expected);
       }
       if (!c.is_kernel()) {
         int64_t kernels = 0;
         const std::string verdicts = verdicts_of(c.graph(), kernels);
         for (const std::string& v : c.verdicts) EXPECT_NE(verdicts.find(v), std::string::npos) << "no verdict \"" << v << "\" in\n" << verdicts;
-        if (updating() && c.kernels >= 0) {
+        if (test::updating() && c.kernels >= 0) {
           const size_t at = c.text.find("// expect kernels = ");
           c.text.replace(at, c.text.find('\n', at) - at, fmt::format("// expect kernels = {}", kernels));
         } else if (c.kernels >= 0) {
           EXPECT_EQ(kernels, c.kernels) << verdicts;
         }
       }
-      if (updating() && c.text + c.expected != old) {
+      if (test::updating() && c.text + c.expected != old) {
         std::ofstream(QN_SOURCE_DIR "/tests/cases/" + c.file) << c.text << (c.steps.empty() ? "" : "---\n") << c.expected;
         std::printf("updated %s\n", c.file.c_str());
         ++updated;

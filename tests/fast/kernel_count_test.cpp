@@ -1,9 +1,8 @@
-// Kernel goldens: how many kernels of which ops the training steps of the benchmarks' models become, for the CPU and for CUDA
+// Kernel goldens: how many kernels of which ops the benchmarks' models become, for the CPU and for CUDA
 // (passes and lowering alone: neither needs the device). tests/cases/kernels/MODEL.txt has a line for each distinct kernel, in
 // order of the calls: its ops with how often they stand there, views left out. `kernel_count_test --update`, or UPDATE=1,
 // writes them anew; read the difference before committing it.
 #include <algorithm>
-#include <cstring>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -14,20 +13,14 @@
 
 #include "ir/op.h"
 #include "models/zoo.h"
+#include "passes/graph/panels.h"
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/plan.h"
+#include "tests/support/updating.h"
 
 namespace quern {
 namespace {
-
-bool updating() {
-  const char* variable = std::getenv("UPDATE");
-  if (variable && *variable && std::strcmp(variable, "0") != 0) return true;
-  for (const std::string& a : testing::internal::GetArgvs())
-    if (a == "--update") return true;
-  return false;
-}
 
 std::string ops_of(const Graph& body) {
   std::vector<std::pair<std::string, int64_t>> ops;
@@ -47,6 +40,7 @@ std::string ops_of(const Graph& body) {
 std::string kernels_of(const Graph& graph, bool cpu) {
   PassContext context;
   context.nested_products = cpu;   // as `compile` has it
+  if (const CpuArch arch = cpu_arch("avx512"); cpu) context.large_matrix = kLargeMatrix, context.lanes = arch.lanes, context.registers = arch.registers;
   struct Kernel {
     std::string ops;
     int64_t calls = 0, in_loops = 0;
@@ -86,7 +80,7 @@ TEST_P(KernelCount, IsTheGoldenOne) {
   const std::string name = GetParam(), path = QN_SOURCE_DIR "/tests/cases/kernels/" + name + ".txt";
   const Graph graph = (name == "mlp" ? mlp_step({784, 10, {256}, 0}, 128, {}, 1) : zoo::build(name).value()).graph;
   const std::string found = kernels_of(graph, true) + kernels_of(graph, false);
-  if (updating()) std::ofstream(path) << found;
+  if (test::updating()) std::ofstream(path) << found;
   std::ifstream in(path);
   std::stringstream wanted;
   wanted << in.rdbuf();
@@ -94,7 +88,7 @@ TEST_P(KernelCount, IsTheGoldenOne) {
   EXPECT_EQ(found, wanted.str()) << "fewer or other kernels are fine where they are wanted: kernel_count_test --update";
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, KernelCount, testing::Values("mlp", "heads", "cnn", "block", "lstm"), [](const auto& info) { return std::string(info.param); });
+INSTANTIATE_TEST_SUITE_P(Models, KernelCount, testing::Values("mlp", "heads", "cnn", "residual", "block", "lstm", "decode"), [](const auto& info) { return std::string(info.param); });
 
 }  // namespace
 }  // namespace quern

@@ -91,7 +91,9 @@ TEST(Precision, RelaxedIsNearerToTheTruth) {
     context.relaxed = relaxed;
     const Graph kernels = run_pipeline(chain(DType::bf16), context);
     EXPECT_EQ(context.ledger.empty(), !relaxed);
-    if (relaxed) EXPECT_EQ(context.ledger[0].roundings, 24);   // of 24 values, the last one used by the sum
+    if (relaxed) {
+      EXPECT_EQ(context.ledger[0].roundings, 24);   // of 24 values, the last one used by the sum
+    }
     const HostTensor got = interpret(kernels, {rounded})[output];
     double sum = 0;
     for (int64_t i = 0; i < got.size(); ++i) sum += std::abs(got.at(i) - truth[output].at(i));

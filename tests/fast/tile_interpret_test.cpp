@@ -124,6 +124,41 @@ TEST(TileInterpret, MatmulWithRaggedTilesInTwoCarries) {
   });
 }
 
+constexpr const char* kBounded = R"(kernel k(%p0: in f32[5,11], %p1: out f32[5]) {
+  axis i0<5 by 1
+  axis i1<11 by 1 from i0*2 - 3 to i0 + 4
+  grid (i0) {
+    %0: f32[i0] = seq (i1) carry (%1: f32[i0] = 0) {
+      %2: f32[i0, i1] = load %p0[i0, i1]
+      %3: f32[i0] = reduce<add> i1 (%2)
+      %4: f32[i0] = map(add(a0, a1)) (%1, %3)
+      yield %4
+    }
+    store %p1[i0] = %0
+  }
+}
+)";
+TEST(TileInterpret, ABoundedAxisWalksWholeBlocksWithinItsBounds) {
+  const HostTensor x = ramp({5, 11}, 1);
+  EXPECT_EQ(to_string(parse_kernel(kBounded)), kBounded);
+  int64_t tile = 1;
+  for_tiles(kBounded, {x}, HostTensor(DType::f32, {5}), [&](const HostTensor& got) {
+    for (int64_t i = 0; i < 5; ++i) {
+      const int64_t first = i / tile * tile, last = std::min<int64_t>(5, first + tile) - 1;
+      double want = 0;
+      for (int64_t j = std::max<int64_t>(0, first * 2 - 3) / tile * tile; j < std::min<int64_t>(11, (last + 4 + tile - 1) / tile * tile); ++j) want += x.at(i * 11 + j);
+      EXPECT_NEAR(got.at(i), want, 1e-6) << tile;
+    }
+    tile = tile < 4 ? tile + 1 : tile == 4 ? 7
+                                           : 64;
+  });
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{"to i0 + 4", "to i0*-1 + 4"}, {"to i0 + 4", "to (i0 + 4)//2"}, {"i1<11", "i1<n<=11"}}) {
+    std::string text = kBounded;
+    text.replace(text.find(from), from.size(), to);
+    EXPECT_THROW(verify(parse_kernel(text)), Error) << to;
+  }
+}
+
 TEST(TileInterpret, GatherReadsZeroOutside) {
   const HostTensor x = ramp({4, 3}, 2), rows = HostTensor::from(DType::i32, {6}, {3, -1, 0, 4, 2, 2});
   for_tiles(R"(kernel take(%p0: in f32[4,3], %p1: in i32[6], %p2: out f32[6,3]) {

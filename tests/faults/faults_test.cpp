@@ -42,7 +42,7 @@ const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 200 --seed 1
 const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 80 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
 const std::string fuzz_tiles = std::string(QN_COMMAND) + " fuzz graphs -n 400 --seed 1 --grad --vmap --tile --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
-  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}, {"plan", QN_PLAN}, {"roles", QN_ROLES}};
+  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"rnn", QN_RNN}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}, {"plan", QN_PLAN}, {"attention", QN_ATTENTION}, {"roles", QN_ROLES}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
 }
 
@@ -77,6 +77,7 @@ std::string first_guess(Fault fault) {
     case Fault::convolve_start: return sweep("cpu", "*/convolve");
     case Fault::symbol_factor: return sweep("sizes", "*EveryBatch");
     case Fault::rows_packed: case Fault::room_of_kernel: return sweep("loops", "*AnyDim");
+    case Fault::panels_filled_in_front: return sweep("rnn", "*WrittenOut");
     case Fault::steps_of_bound: return sweep("loops", "*AsManySteps*");
     case Fault::bitcast_as_cast: return sweep("cpu", "*/bitcast");
     case Fault::f8_truncated: case Fault::i4_unsigned: return sweep("cpu", "*/cast");
@@ -85,6 +86,9 @@ std::string first_guess(Fault fault) {
     case Fault::directions_merged: return fuzz_tiles;
     case Fault::while_carry: return fuzz_lanes;
     case Fault::sums_unseen: return sweep("plan", "*CompiledPrograms*");
+    case Fault::sum_not_scaled:
+    case Fault::mask_ends_early:
+    case Fault::bound_of_first: return sweep("attention", "*WhatMasksLeave");
     case Fault::gather_unchecked: return sweep("cpu", "*/take");
     default: return fuzz;
   }

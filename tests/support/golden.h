@@ -1,5 +1,5 @@
 // Golden cases: tests/cases/FOLDER/NAME.qir is a graph, NAME.tir a kernel, with directives in the comment lines before it
-//   // pass expand simplify     the steps, in order: expand simplify fold partition lower plan_cpu:ARCH plan_cuda:ARCH nest
+//   // pass expand simplify     the steps, in order: expand simplify fold panels:ARCH partition lower plan_cpu:ARCH plan_cuda:ARCH nest
 //   // expect kernels = 1       how many kernels the whole pipeline makes of the graph
 //   // expect verdict "TEXT"    is part of a line "contract -> tanh: fused" or "…: not fused: REASON" of the partition
 // and, where there are steps, after a line "---", the text that they end with.
