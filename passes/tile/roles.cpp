@@ -81,7 +81,7 @@ class RolePlanner {
 
   // One sum of products of two loads; else loads, maps and stores.
   void find_product() {
-    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1; }), "it is empty");
+    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1 || a.from || a.to; }), "it is empty, or a loop does not walk all of an axis");
     for (const Stmt& s : before_.phases[0].body) {
       if (const auto* q = std::get_if<Seq>(&s.node)) {
         want(!loop_, "it has several loops");
