@@ -67,7 +67,10 @@ class Emitter : Memory {
       }
     }
     const std::function<void(const Block&)> visit = [&](const Block& block) {
+      const Load* load = nullptr;
       for (const Stmt& s : block) {
+        if (const auto* l = std::get_if<Load>(&s.node)) load = l;
+        if (const auto* t = std::get_if<Store>(&s.node); t && load) copies_.try_emplace(t->buffer, Copy{load, t});
         if (const auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);
         if (const auto* each = std::get_if<Each>(&s.node)) visit(each->body);
         if (const auto* t = std::get_if<Store>(&s.node); t && t->stream) {
@@ -216,10 +219,12 @@ class Emitter : Memory {
     for (const Stmt& s : stmts) std::visit([this](const auto& node) { statement(node); }, s.node);
   }
 
+  std::set<const Load*> asked_;   // what they ask for early is asked for where their loop's body begins
   void statement(const Load& l) {
     allocate(l.out);
     const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
     if (const AxisId across = turned(value(l.out).axes, l.buffer, l.index); across >= 0) return load_turned(l, buffer, across);
+    if (!asked_.count(&l)) ask(l);
     each_coordinate(value(l.out).axes, [&](Coords& c) { reg(l.out, c) = load(l, buffer, c); });
   }
 
@@ -385,6 +390,11 @@ class Emitter : Memory {
         tile.assign(current.begin() + static_cast<int64_t>(p), current.begin() + static_cast<int64_t>(p + sizes[i]));
         p += sizes[i];
       }
+      for (const Stmt& s : q.body)
+        if (const auto* l = std::get_if<Load>(&s.node); l && turned(value(l->out).axes, l->buffer, l->index) < 0 && std::none_of(l->index.begin(), l->index.end(), [](const BoxIndex& e) { return e.gather >= 0; })) {
+          asked_.insert(l);
+          ask(*l);
+        }
       for (const Stmt& s : q.body) {
         bool done = false;   // what a per-lane carry replaces
         for (size_t i = 0; i < q.carries.size(); ++i)

@@ -20,6 +20,11 @@ class Memory : protected Places {
   using BufferId = tile::BufferId;
   std::map<BufferId, LlvmValue> streams_;    // of streamed buffers: whether this one begins with a line
   std::vector<std::vector<AxisId>> loops_;   // the axes of the open ones, outermost first
+  struct Copy {
+    const Load* load;
+    const Store* store;
+  };
+  std::map<BufferId, Copy> copies_;          // of a scratch: what is copied there
 
   // Is the place linear along the lanes, does it vary, and by how many elements from one to the next?
   struct Along {
@@ -206,6 +211,45 @@ class Memory : protected Places {
     }
   }
 
+  // For what will be copied next to the place that this one reads: the next block of the sum, or the first of the next grid
+  // instance. The tiles that read the place one after the other ask for some of its lines each.
+  void ask_for_copy(const Load& l, const Coords& c) {
+    constexpr uint32_t kToSecondCache = 2;
+    const AxisId lanes = lanes_axis(value(l.out).axes), columns = k_.phases[0].grid.back();
+    if (c.at(lanes) > 0) return;
+    const auto [source, store] = copies_.at(l.buffer);
+    const Buffer& from = k_.buffers[static_cast<size_t>(source->buffer)];
+    Coords there = c;   // the copying loop's axes stand where those of this one do
+    LlvmValue next = i64(axis(columns).tile);
+    for (size_t d = 0; d < l.index.size(); ++d) {
+      std::set<int> here, copied;
+      l.index[d].index.collect_axes(here);
+      store->index[d].index.collect_axes(copied);
+      if (here.empty()) continue;
+      const AxisId a = *here.begin(), b = *copied.begin(), block = axis(a).within;
+      at_[static_cast<size_t>(b)] = at_[static_cast<size_t>(a)];
+      there[b] = c.at(a);
+      if (is_lanes(a) || block < 0) continue;
+      const int64_t step = step_of(k_, source->buffer, source->index, b);
+      const LlvmValue start = at_[static_cast<size_t>(block)].start, last = b_.CreateICmpSGE(b_.CreateAdd(start, i64(axis(block).tile)), i64(axis(block).extent));
+      next = b_.CreateSelect(last, b_.CreateSub(next, b_.CreateMul(start, i64(step))), i64(axis(block).tile * step));
+    }
+    const auto shared = std::find_if(loops_.rbegin(), loops_.rend(), [&](const std::vector<AxisId>& loop) {
+      return std::none_of(l.index.begin(), l.index.end(), [&](const BoxIndex& e) { return e.index.uses(loop.back()); });
+    });
+    QN_CHECK(shared != loops_.rend(), "a copy that several tiles read");
+    const AxisId rows = shared->back();
+    const int64_t readers = ceil_div(axis(rows).within < 0 ? axis(rows).extent : std::min(axis(rows).extent, axis(axis(rows).within).tile), axis(rows).tile);
+    const int64_t lines = ceil_div(axis(lanes).tile * size_of(from.dtype), kLine), each = ceil_div(lines, readers);
+    LlvmValue inside = nullptr;
+    const LlvmValue reader = b_.CreateUDiv(at_[static_cast<size_t>(rows)].offset, i64(axis(rows).tile));
+    const LlvmValue at = b_.CreateGEP(s_.memory(from.dtype), pointers_[static_cast<size_t>(source->buffer)], b_.CreateAdd(place(source->index, from, there, false, false, inside), next));
+    for (int64_t i = 0; i < each; ++i) {
+      const LlvmValue line = s_.call(llvm::Intrinsic::umin, {b_.CreateAdd(b_.CreateMul(reader, i64(each)), i64(i)), i64(lines - 1)});
+      s_.call(llvm::Intrinsic::prefetch, {b_.CreateGEP(b_.getInt8Ty(), at, b_.CreateMul(line, i64(kLine))), b_.getInt32(0), b_.getInt32(kToSecondCache), b_.getInt32(1)});
+    }
+  }
+
   LlvmValue load(const Load& l, const Buffer& buffer, const Coords& c) {
     const AxisId lanes = lanes_axis(value(l.out).axes);
     llvm::Type* memory = s_.memory(buffer.dtype);
@@ -225,7 +269,6 @@ class Memory : protected Places {
     const llvm::Align align(static_cast<uint64_t>(size_of(buffer.dtype)));
     if (spread && !whole && checked_mul(count(buffer.layout()), size_of(buffer.dtype)) <= INT32_MAX) position = b_.CreateTrunc(s_.splat(position), llvm::FixedVectorType::get(b_.getInt32Ty(), static_cast<unsigned>(lanes_)));   // a gather takes these at once
     LlvmValue raw;
-    if (!spread || whole) prefetch(l, buffer, b_.CreateGEP(memory, pointer, position), c);
     if (!spread) {
       if (mask) position = b_.CreateSelect(mask, position, i64(0));
       raw = b_.CreateAlignedLoad(memory, b_.CreateGEP(memory, pointer, position), align);
@@ -234,7 +277,7 @@ class Memory : protected Places {
       return lanes >= 0 ? s_.splat(raw) : raw;
     }
     const LlvmValue at = b_.CreateGEP(memory, pointer, whole ? position : s_.splat(position));
-    if (whole && l.ahead) ask_ahead(l, at, c);
+    if (whole && l.ahead && buffer.kind != tile::BufferKind::scratch) ask_ahead(l, at, c);
     if (!whole) raw = b_.CreateMaskedGather(vector, at, align, mask ? s_.splat(mask) : s_.splat(b_.getTrue()), llvm::Constant::getNullValue(vector));
     else if (mask) raw = s_.masked_load(memory, at, align, s_.splat(mask));
     else raw = b_.CreateAlignedLoad(vector, at, align);
@@ -243,9 +286,13 @@ class Memory : protected Places {
 
   // In a loop whose steps lie far apart in a large buffer no hardware looks ahead: each step asks for the line of a later
   // one, or of the next tile where the loop around walks along the lines.
-  void prefetch(const Load& l, const Buffer& buffer, LlvmValue at, const Coords& c) {
+  void prefetch(const Load& l, const Buffer& buffer, const Coords& c) {
     constexpr int64_t kAhead = 8, kFarApart = 512, kLarge = 128 << 10;   // steps, bytes, bytes
     if (loops_.empty() || buffer.kind == tile::BufferKind::scratch || count(buffer.shape) * size_of(buffer.dtype) < kLarge) return;
+    const AxisId lanes = lanes_axis(value(l.out).axes);
+    const auto [linear, varies, lane_step] = along(l.index, buffer, lanes);
+    const bool spread = lanes >= 0 && (!linear || varies), whole = spread && linear && lane_step == 1;
+    if (spread && !whole) return;
     const std::vector<AxisId>& loop = loops_.back();
     const auto far = std::find_if(loop.begin(), loop.end(), [&](AxisId a) { return step_of(k_, l.buffer, l.index, a) * size_of(buffer.dtype) >= kFarApart; });
     if (far == loop.end()) return;
@@ -258,7 +305,16 @@ class Memory : protected Places {
         if (is_lanes(a) && step_of(k_, l.buffer, l.index, a) == 1) distance = unit(a);
     constexpr int64_t kShortBlock = 64;   // steps: what it reads stays in the first cache
     if (const AxisId block = axis(*far).within; block >= 0 && axis(block).tile <= kShortBlock) distance = step_of(k_, l.buffer, l.index, *far) * axis(block).tile;
+    LlvmValue inside = nullptr;
+    const LlvmValue at = b_.CreateGEP(s_.memory(buffer.dtype), pointers_[static_cast<size_t>(l.buffer)], place(l.index, buffer, c, spread, whole, inside));
     s_.call(llvm::Intrinsic::prefetch, {b_.CreateConstGEP1_64(s_.memory(buffer.dtype), at, static_cast<uint64_t>(distance)), b_.getInt32(0), b_.getInt32(3), b_.getInt32(1)});
+  }
+
+  // What a load asks for early comes before all loads of its loop: they cannot pass it, and would wait in registers for it.
+  void ask(const Load& l) {
+    const Buffer& buffer = k_.buffers[static_cast<size_t>(l.buffer)];
+    const bool copied = l.ahead && buffer.kind == tile::BufferKind::scratch;
+    each_coordinate(value(l.out).axes, [&](Coords& c) { copied ? ask_for_copy(l, c) : prefetch(l, buffer, c); });
   }
 
   void store(const Store& t) {

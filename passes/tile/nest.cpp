@@ -20,7 +20,7 @@ using namespace tile;
 
 namespace {
 
-constexpr int64_t kManyRowTiles = 6, kLargeOperand = 96 << 10, kFarOperand = 1 << 20, kLargestGathered = 64 << 20;   // tiles, bytes
+constexpr int64_t kManyRowTiles = 7, kLargeOperand = 96 << 10, kFarOperand = 1 << 20, kAskedFor = 512 << 10, kLargestGathered = 64 << 20;   // tiles, bytes
 constexpr int64_t kWholeSum = 1280, kSumBlock = 512, kStreamedBlock = 16;   // elements of the sum that one panel holds
 constexpr int64_t kInstances = 16, kFewInstances = 4, kStreams = 6, kFewestRowTiles = 16, kPackedRowsPanels = 4, kCopiedRowTiles = 8;   // wanted of a grid; at least of an instance
 
@@ -53,6 +53,7 @@ class Nest {
   bool in_bounds_ = false;               // nothing of the wide one is masked or computed
   bool in_panels_ = false;               // it lies in panels that whole tiles fit into: it is read there
   bool pack_ = false, pack_rows_ = false, turn_rows_ = false, streamed_ = false;
+  bool ahead_ = false;                   // the product asks for what its panels will hold next
   AxisId sum_block_ = -1, row_group_ = -1;   // blocks of the sum; rows whose operand is copied together
   int64_t depth_ = 0;                    // of the sum in a block
 
@@ -147,8 +148,8 @@ class Nest {
     return out;
   }
   // In the loop it comes from there.
-  void read_from(const Operand& o, BufferId scratch, const std::vector<Index>& place) {
-    seq_->body[o.makers.back()] = {Load{o.value, scratch, box_of(place)}};
+  void read_from(const Operand& o, BufferId scratch, const std::vector<Index>& place, bool ahead = false) {
+    seq_->body[o.makers.back()] = {Load{o.value, scratch, box_of(place), ahead}};
     for (size_t i = o.makers.size() - 1; i-- > 0;) seq_->body.erase(seq_->body.begin() + static_cast<int64_t>(o.makers[i]));
     mma_ = nullptr;
     for (const Stmt& s : seq_->body)
@@ -255,7 +256,11 @@ class Nest {
     int64_t others = 1;
     for (AxisId a : grid)
       if (a != lanes_ && a != rows_) others = checked_mul(others, tiles(a));
-    int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>(arch_.cache / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), turn_rows_ ? 2 : 1, columns);
+    // While a panel is read, the lines of the next one come into the cache, which then holds both.
+    const Buffer& source = k_.buffers[static_cast<size_t>(wide_->load->buffer)];
+    if (pack_ && !in_panels_ && in_bounds_ && !pack_rows_ && grid.back() == lanes_ && !axis(lanes_).symbol && step(*wide_->load, lanes_) == 1)
+      ahead_ = schedule_.choose(fmt::format("ahead_{}", source.name), checked_mul(count(source.shape), size_of(source.dtype)) >= kAskedFor, 0, 1);
+    int64_t side_by_side = streamed_ ? columns : std::clamp<int64_t>((ahead_ ? arch_.cache / 2 : arch_.cache) / std::max<int64_t>(depth_ * width * size_of(dtype_of(wide_->value)), 1), turn_rows_ ? 2 : 1, columns);
     // Turned rows serve several panels; but where neither rows nor columns are many, another thread turns its own.
     const bool few = (rows_ < 0 || tiles(rows_) < 2 * kFewestRowTiles) && ceil_div(columns, kPackedRowsPanels) * others < kFewInstances;
     const int64_t least = turn_rows_ ? std::min(few ? kPackedRowsPanels / 2 : kPackedRowsPanels, side_by_side) : 1;
@@ -312,7 +317,7 @@ class Nest {
     }
     const BufferId panel = new_scratch(dtype_of(wide_->value), std::move(shape));
     fill.body = copy(*wide_, panel, place, fresh);
-    read_from(*wide_, panel, place);
+    read_from(*wide_, panel, place, ahead_);
     if (tall_) tall_ = find_tall();   // the loop has changed
     return fill;
   }

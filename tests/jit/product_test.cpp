@@ -93,5 +93,30 @@ TEST(Products, MeanAsPlannedWhatTheyCompute) {
   }
 }
 
+// What is asked for early lies in front of every load of its loop, which could not pass it and would wait in a register.
+TEST(Products, AskForWhatComesNextBeforeTheyLoad) {
+  for (const auto& [p, copies] : {std::pair{Product{8, 768, 784, "nn"}, false}, {Product{32, 1536, 600, "nn"}, true}, {Product{32, 768, 3072, "nn"}, true}, {Product{130, 700, 1300, "nn"}, true}}) {
+    CompileOptions options;
+    options.use_cache = false;
+    options.want_source = true;
+    options.target = Target{TargetKind::cpu, "avx512"};
+    CompileReport report;
+    const Program program = compile(graph_of(p), options, &report);
+    ASSERT_EQ(program.images.size(), 1u);
+    const std::string plan = to_string(report.planned[0]), &code = program.images[0].source;
+    EXPECT_EQ(plan.find("load ahead %s0") != std::string::npos, copies) << plan;
+    int loops = 0;
+    for (size_t from = 0, to = 0; to != std::string::npos; from = to + 2) {
+      to = code.find("\n\n", from);   // of a basic block
+      const std::string block = code.substr(from, to == std::string::npos ? to : to - from);
+      const size_t asked = block.rfind("@llvm.prefetch");
+      if (asked == std::string::npos || block.find("@llvm.fmuladd") == std::string::npos) continue;
+      ++loops;
+      EXPECT_LT(asked, block.find(" = load ")) << block;
+    }
+    EXPECT_GT(loops, 0) << code;
+  }
+}
+
 }  // namespace
 }  // namespace quern
