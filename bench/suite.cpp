@@ -235,7 +235,7 @@ void register_suite(CLI::App& bench) {
   c->add_option("--peers", a->peers, "openblas, onednn, torch, torch-compile, jax, onnxruntime or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
   c->add_option("--threads", a->threads, "a table for each")->delimiter(',')->check(CLI::Range(1, 256))->default_str("1,2");
   c->add_option("--rounds", a->rounds, "blocks of ours and of every peer, in turns")->capture_default_str()->check(CLI::Range(1, 10000));
-  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not; default: each family's own, 1 to 2")->check(CLI::PositiveNumber);
+  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not; default: each family's own, 1 to 2")->check(CLI::Range(0.01, 100.0));
   a->json.add_to(*c);
   c->footer("Examples:\n  quern bench suite cpu --json suite.json\n  quern bench suite cpu 'matmul 256x' --peers openblas,onednn --threads 1\n  PATH=/path/to/venv/bin:$PATH quern bench suite cpu softmax");
   c->callback([a, &bench] {

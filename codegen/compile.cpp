@@ -172,13 +172,13 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
 }
 
 void set_target(PassContext& context, const Target& target) {
-  const bool cpu = target.kind == TargetKind::cpu;
-  context.nested_products = cpu;   // a GPU's products are tiles of a whole block
-  context.long_sum = !cpu ? 0 : context.long_sum ? context.long_sum
-                                                 : kLongSum;   // and its plans split sums themselves
-  context.large_matrix = !cpu ? 0 : context.large_matrix ? context.large_matrix
-                                                         : kLargeMatrix;   // and what its blocks read passes through shared memory
-  if (!cpu) return;
+  context.nested_products = target.kind == TargetKind::cpu;
+  if (!context.nested_products) {   // a GPU's products are tiles of a whole block, read through shared memory, and its plans split sums themselves
+    context.long_sum = context.large_matrix = 0;
+    return;
+  }
+  if (context.long_sum == 0) context.long_sum = kLongSum;
+  if (context.large_matrix == 0) context.large_matrix = kLargeMatrix;
   const CpuArch arch = cpu_arch(target.arch);
   context.lanes = arch.lanes, context.registers = arch.registers;
 }

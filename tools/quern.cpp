@@ -100,7 +100,7 @@ Graph ModelArgument::load(NamedTensors* weights) const {
     want_affordable(config, batch.high);
     return mlp_step(config, batch, {}, 1).graph;
   }
-  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the model mlp alone").with_help("change the file, or name mlp");
+  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the model mlp alone").with_help("leave it out, or name mlp");
   if (auto step = zoo::build(name)) return std::move(step->graph);
   if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") {
     onnx::Imported imported = onnx::import_file(name, onnx.options());

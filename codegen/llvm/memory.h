@@ -26,11 +26,12 @@ class Memory : protected Places {
   };
   std::map<BufferId, Copy> copies_;          // of a scratch: what is copied there
 
-  // Is the place linear along the lanes, does it vary, and by how many elements from one to the next?
+  // Is the place linear along the lanes, does it vary (steps of two dims may cancel, their bounds do not), and by how many
+  // elements from one to the next?
   struct Along {
     bool linear = true, varies = false;
     int64_t step = 0;
-  };   // steps of two dims may cancel, their bounds do not
+  };
   Along along(const std::vector<BoxIndex>& index, const Buffer& buffer, AxisId lanes) const {
     const Shape strides = buffer.strides();
     Along out;

@@ -14,6 +14,7 @@
 
 #include "ir/op.h"
 #include "ir/symbol.h"
+#include "passes/graph/rebuild.h"
 #include "passes/pass.h"
 
 namespace quern {
@@ -27,22 +28,13 @@ bool in_dtype(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 |
 
 class Chunks {
  public:
-  Chunks(const Graph& graph, PassContext& context) : g_(graph), context_(context), long_(context.long_sum), map_(graph.nodes.size(), -1) { b_.symbol(graph.symbol); }
+  Chunks(const Graph& graph, PassContext& context) : g_(graph), context_(context), long_(context.long_sum) {}
 
   Graph run() {
-    for (size_t i = 0; i < g_.nodes.size(); ++i) {
-      const NodeId id = static_cast<NodeId>(i);
-      const Node& n = g_.at(id);
-      std::vector<NodeId> args;
-      for (NodeId a : n.args) args.push_back(map_[static_cast<size_t>(a)]);
-      where_ = g_.where(id);
-      if (n.op == Op::input) map_[i] = b_.input(n.attrs.name, n.type, where_);
-      else if (is_long(n)) map_[i] = shorter(n.op, args[0], n.attrs.axes);
-      else map_[i] = b_.add(n.op, std::move(args), n.attrs, where_);
-    }
-    for (const NamedOutput& o : g_.outputs) b_.output(o.name, map_[static_cast<size_t>(o.node)]);
-    for (const State& s : g_.states) b_.state(s.name, map_[static_cast<size_t>(s.input)], map_[static_cast<size_t>(s.output)]);
-    return dead_code(b_.finish());
+    return rebuild(g_, b_, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
+      where_ = where;
+      return is_long(n) ? shorter(n.op, args[0], n.attrs.axes) : b_.add(n.op, std::move(args), n.attrs, where);
+    });
   }
 
  private:
@@ -50,7 +42,6 @@ class Chunks {
   PassContext& context_;
   int64_t long_;
   GraphBuilder b_;
-  std::vector<NodeId> map_;
   SourceLoc where_;
 
   bool is_long(const Node& n) const {

@@ -6,6 +6,7 @@
 
 #include "ir/op.h"
 #include "ir/support/fault.h"
+#include "passes/graph/rebuild.h"
 #include "passes/pass.h"
 
 namespace quern {
@@ -14,23 +15,13 @@ constexpr int64_t kMaxFolded = 4096;   // elements
 
 Graph fold(const Graph& graph, PassContext& context) {
   GraphBuilder b;
-  b.symbol(graph.symbol);
-  std::vector<NodeId> map(graph.nodes.size(), -1);
   // The scalar constant that a node repeats everywhere, or null.
   const auto repeated = [&](NodeId id) -> const HostTensor* {
     const Node* n = &b.graph().at(id);
     while (n->op == Op::broadcast || n->op == Op::reshape) n = &b.graph().at(n->args[0]);
     return n->op == Op::constant && n->attrs.value->size() == 1 ? n->attrs.value.get() : nullptr;
   };
-  for (size_t i = 0; i < graph.nodes.size(); ++i) {
-    const Node& n = graph.nodes[i];
-    const SourceLoc where = graph.where(static_cast<NodeId>(i));
-    if (n.op == Op::input) {
-      map[i] = b.input(n.attrs.name, n.type, where);
-      continue;
-    }
-    std::vector<NodeId> args;
-    for (NodeId a : n.args) args.push_back(map[static_cast<size_t>(a)]);
+  return rebuild(graph, b, [&](const Node& n, const std::vector<NodeId>& args, const SourceLoc& where) {
     bool constants = !args.empty() && !means<Body>(n.op), all_repeated = constants && means<Map>(n.op);
     for (NodeId a : args) {
       constants = constants && b.graph().at(a).op == Op::constant;
@@ -40,25 +31,19 @@ Graph fold(const Graph& graph, PassContext& context) {
       std::vector<const HostTensor*> values;
       for (NodeId a : args) values.push_back(b.graph().at(a).attrs.value.get());
       // A broadcast of one element is the compact form already.
-      if (n.op == Op::broadcast) map[i] = b.add(n.op, args, n.attrs, where);
-      else map[i] = b.constant(def_of(n.op).eval(n, values), where);
-    } else if (all_repeated && context.allow()) {
-      std::vector<Scalar> values;
-      for (NodeId a : args) values.push_back(repeated(a)->get(0));
-      HostTensor one(n.type.dtype, {});
-      one.set(0, apply_scalar(n.op, n.type.dtype, values));
-      if (planted(Fault::folded_in_bf16) && n.type.dtype == DType::f32) one.set(0, Scalar::of(DType::f32, round_to(DType::bf16, one.at(0))));
-      map[i] = b.constant(std::move(one), where);
-      Attrs spread;
-      spread.shape = n.type.shape;
-      if (!n.type.shape.empty()) map[i] = b.add(Op::broadcast, {map[i]}, std::move(spread), where);
-    } else {
-      map[i] = b.add(n.op, args, n.attrs, where);
+      return n.op == Op::broadcast ? b.add(n.op, args, n.attrs, where) : b.constant(def_of(n.op).eval(n, values), where);
     }
-  }
-  for (const NamedOutput& o : graph.outputs) b.output(o.name, map[static_cast<size_t>(o.node)]);
-  for (const State& s : graph.states) b.state(s.name, map[static_cast<size_t>(s.input)], map[static_cast<size_t>(s.output)]);
-  return dead_code(b.finish());
+    if (!all_repeated || !context.allow()) return b.add(n.op, args, n.attrs, where);
+    std::vector<Scalar> values;
+    for (NodeId a : args) values.push_back(repeated(a)->get(0));
+    HostTensor one(n.type.dtype, {});
+    one.set(0, apply_scalar(n.op, n.type.dtype, values));
+    if (planted(Fault::folded_in_bf16) && n.type.dtype == DType::f32) one.set(0, Scalar::of(DType::f32, round_to(DType::bf16, one.at(0))));
+    const NodeId constant = b.constant(std::move(one), where);
+    Attrs spread;
+    spread.shape = n.type.shape;
+    return n.type.shape.empty() ? constant : b.add(Op::broadcast, {constant}, std::move(spread), where);
+  });
 }
 
 }  // namespace quern

@@ -17,6 +17,7 @@
 #include "ir/op.h"
 #include "ir/support/fault.h"
 #include "ir/symbol.h"
+#include "passes/graph/rebuild.h"
 #include "passes/pass.h"
 #include "passes/tile/plan.h"
 
@@ -203,20 +204,9 @@ class Loop {
 Graph panels(const Graph& graph, PassContext& context) {
   if (context.large_matrix == 0 || std::none_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& n) { return n.op == Op::scan; })) return graph;
   GraphBuilder b;
-  b.symbol(graph.symbol);
-  std::vector<NodeId> map(graph.nodes.size(), -1);
-  for (size_t i = 0; i < graph.nodes.size(); ++i) {
-    const Node& n = graph.nodes[i];
-    const SourceLoc where = graph.where(static_cast<NodeId>(i));
-    std::vector<NodeId> args;
-    for (NodeId a : n.args) args.push_back(map[static_cast<size_t>(a)]);
-    if (n.op == Op::input) map[i] = b.input(n.attrs.name, n.type, where);
-    else if (n.op == Op::scan) map[i] = Loop(b, n, std::move(args), context).run(where);
-    else map[i] = b.add(n.op, std::move(args), n.attrs, where);
-  }
-  for (const NamedOutput& o : graph.outputs) b.output(o.name, map[static_cast<size_t>(o.node)]);
-  for (const State& s : graph.states) b.state(s.name, map[static_cast<size_t>(s.input)], map[static_cast<size_t>(s.output)]);
-  return dead_code(b.finish());
+  return rebuild(graph, b, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
+    return n.op == Op::scan ? Loop(b, n, std::move(args), context).run(where) : b.add(n.op, std::move(args), n.attrs, where);
+  });
 }
 
 }  // namespace quern
