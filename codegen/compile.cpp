@@ -172,8 +172,9 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
 }
 
 void set_target(PassContext& context, const Target& target) {
-  context.nested_products = target.kind == TargetKind::cpu;
-  if (!context.nested_products) {   // a GPU's products are tiles of a whole block, read through shared memory, and its plans split sums themselves
+  const bool cpu = target.kind == TargetKind::cpu;
+  context.nested_products = cpu && context.fp != Fp::strict;
+  if (!cpu) {   // a GPU's products are tiles of a whole block, read through shared memory, and its plans split sums themselves
     context.long_sum = context.large_matrix = 0;
     return;
   }

@@ -17,7 +17,13 @@ struct Verdict {             // of one edge producer → consumer of the partiti
   std::string edge;          // "%4 exp -> %5 add", in bodies of control flow with the op before: "in %7 scan: …"
 };
 
-struct KeptWide {            // the ledger of the relaxed policy
+/// What compilation may change of a result. `strict`: no sum of products is made another way than the graph says, no step of a
+/// sum is left out. `standard`: kernels may compute a product within another's loop (attention's scores), so sums over the
+/// scores are made in another order and what a mask hides is not read (passes/tile/bounds.h). `fast`: besides, bf16 and f16 stay
+/// in f32 between the ops of a kernel. In all three every map rounds as its op says: no contraction of a * b + c.
+enum class Fp { strict, standard, fast };
+
+struct KeptWide {            // the ledger of Fp::fast
   NodeId call;
   std::string kernel;
   int64_t roundings;         // to a short float, that this kernel does without
@@ -27,7 +33,7 @@ struct PassContext {
   std::vector<std::string> disabled;            // pass names
   int64_t bisect_limit = -1;                    // < 0: no limit
   int64_t rewrites = 0;                         // asked so far
-  bool relaxed = false;                         // short floats stay in f32 within a kernel
+  Fp fp = Fp::standard;
   int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
   bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
   int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are

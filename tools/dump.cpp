@@ -119,7 +119,7 @@ void dump(const DumpArguments& a) {
     for (const std::string& l : options.passes.loops) text += "loop: " + l + "\n";
     Json ledger = Json::array();
     for (const KeptWide& k : options.passes.ledger) {
-      text += fmt::format("kernel {}: {} uses of short floats that were not rounded (--relaxed)\n", k.kernel, k.roundings);
+      text += fmt::format("kernel {}: {} uses of short floats that were not rounded (--fp fast)\n", k.kernel, k.roundings);
       ledger.push_back({{"kernel", k.kernel}, {"roundings", k.roundings}});
     }
     return emit(a, text, {{"edges", edges}, {"loops", options.passes.loops}, {"ledger", ledger}});

@@ -1,5 +1,5 @@
 // precision: where values of short floats (bf16, f16) are rounded. By default every op rounds to its dtype, so that a
-// fused kernel computes bit for bit what its ops would compute alone. Under the relaxed policy a value stays in f32
+// fused kernel computes bit for bit what its ops would compute alone. Under Fp::fast a value stays in f32
 // between the ops of one kernel; what a kernel stores, a product's operands and casts that the user wrote round as ever.
 //   before: %2 = exp %0 : bf16[8];  %3 = add %2, %1 : bf16[8];  output %3      (two roundings)
 //   after:  %2 = cast %0 : f32[8];  %3 = exp %2;  %4 = cast %1 : f32[8];  %5 = add %3, %4;  %6 = cast %5 : bf16[8];  output %6
@@ -76,7 +76,7 @@ class Widener {
 }  // namespace
 
 Graph precision(const Graph& kernels, PassContext& context) {
-  if (!context.relaxed) return kernels;
+  if (context.fp != Fp::fast) return kernels;
   Graph out = kernels;
   for (size_t i = 0; i < out.nodes.size(); ++i) {
     Attrs& attrs = out.nodes[i].attrs;

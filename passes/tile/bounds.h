@@ -5,7 +5,7 @@
 // The expressions are evaluated with a comparison of coordinates taken to be true, and to be false. Where then a sum gets 0 and
 // a maximum -inf, whatever the rest is, the block is left out. 0 times, 0 over and -inf minus anything count as 0 and -inf:
 // results are those of all steps where what the mask hides is finite (keys and values, and the maximum of a row), and what is
-// infinite or NaN behind the mask is not seen. A mask that hides all of a row, or from all rows, stays as it is.
+// infinite or NaN behind the mask is not seen (with Fp::strict no kernel has such loops: passes/pass.h). A mask that hides all of a row, or from all rows, stays as it is.
 #pragma once
 #include "passes/tile/plan.h"
 

@@ -83,10 +83,10 @@ std::string run_steps(const test::Golden& c) {
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
       if (name == "chunks") context.long_sum = std::stoll(argument);
       if (name == "panels") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
-      context.relaxed = argument == "relaxed";   // the only licence to change values
+      if (argument == "fast") context.fp = Fp::fast;   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
-      expect_same_graph(graph, after, context.relaxed ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
+      expect_same_graph(graph, after, context.fp == Fp::fast ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
                                                                                                      : 0);   // which change the order of sums
       graph = after;
     }

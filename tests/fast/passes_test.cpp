@@ -72,7 +72,7 @@ TEST(Rules, BitEqualOnRandomGraphs) {
 }
 
 // A chain of short floats: fewer roundings, so nearer to what f64 says; each counted.
-TEST(Precision, RelaxedIsNearerToTheTruth) {
+TEST(Precision, FastIsNearerToTheTruth) {
   const auto chain = [](DType dtype) {
     Model m;
     Tensor x = m.input("x", dtype, {40, 25});
@@ -86,12 +86,12 @@ TEST(Precision, RelaxedIsNearerToTheTruth) {
   HostTensor rounded(DType::bf16, exact.shape), same(DType::f64, exact.shape);
   for (int64_t i = 0; i < exact.size(); ++i) rounded.set(i, Scalar::of(DType::bf16, exact.at(i))), same.set(i, Scalar::of(DType::f64, rounded.at(i)));
   const std::vector<HostTensor> truth = interpret(chain(DType::f64), {same});
-  const auto distance = [&](bool relaxed, size_t output) {
+  const auto distance = [&](Fp fp, size_t output) {
     PassContext context;
-    context.relaxed = relaxed;
+    context.fp = fp;
     const Graph kernels = run_pipeline(chain(DType::bf16), context);
-    EXPECT_EQ(context.ledger.empty(), !relaxed);
-    if (relaxed) {
+    EXPECT_EQ(context.ledger.empty(), fp != Fp::fast);
+    if (fp == Fp::fast) {
       EXPECT_EQ(context.ledger[0].roundings, 24);   // of 24 values, the last one used by the sum
     }
     const HostTensor got = interpret(kernels, {rounded})[output];
@@ -99,8 +99,8 @@ TEST(Precision, RelaxedIsNearerToTheTruth) {
     for (int64_t i = 0; i < got.size(); ++i) sum += std::abs(got.at(i) - truth[output].at(i));
     return sum;
   };
-  EXPECT_LT(distance(true, 0), 0.7 * distance(false, 0));
-  EXPECT_LT(distance(true, 1), 0.9 * distance(false, 1));
+  EXPECT_LT(distance(Fp::fast, 0), 0.7 * distance(Fp::standard, 0));
+  EXPECT_LT(distance(Fp::fast, 1), 0.9 * distance(Fp::standard, 1));
 }
 
 // Kernels after partition, on the tile interpreter, with ragged tiles.
