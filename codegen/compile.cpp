@@ -26,6 +26,8 @@
 #include "passes/graph/chunks.h"
 #include "passes/graph/panels.h"
 #include "passes/plan/order.h"
+#include "passes/tile/bounds.h"
+#include "passes/tile/join.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/plan.h"
 
@@ -75,38 +77,55 @@ std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, c
 
 // --- what a launch costs ---
 
-int64_t points(const tile::Kernel& k, std::set<tile::AxisId> axes) {
-  int64_t n = 1;
-  for (tile::AxisId a : axes) n = checked_mul(n, std::max<int64_t>(k.axes[static_cast<size_t>(a)].extent, 0));
+// Coordinates that a loop over the axis walks, in the mean over the axis that its bounds follow.
+double walked(const tile::Kernel& k, tile::AxisId id) {
+  const tile::Axis& axis = k.axes[static_cast<size_t>(id)];
+  std::set<int> follows;
+  for (const auto& bound : {axis.from, axis.to})
+    if (bound) bound->collect_axes(follows);
+  if (follows.size() != 1) return static_cast<double>(axis.extent);
+  const int64_t points = k.axes[static_cast<size_t>(*follows.begin())].extent;
+  double sum = 0;
+  for (int64_t at = 0; at < points; ++at) {
+    const auto bound = [&](const std::optional<Index>& b, int64_t otherwise) { return b ? std::clamp<int64_t>(b->evaluate([&](int) { return at; }), 0, axis.extent) : otherwise; };
+    sum += static_cast<double>(std::max<int64_t>(bound(axis.to, axis.extent) - bound(axis.from, 0), 0));
+  }
+  return points ? sum / static_cast<double>(points) : 0;
+}
+
+double points(const tile::Kernel& k, const std::set<tile::AxisId>& axes) {
+  double n = 1;
+  for (tile::AxisId a : axes) n *= walked(k, a);
   return n;
 }
 
-double flops_of(const tile::Kernel& k, const tile::Block& block, std::set<tile::AxisId> open) {
+double flops_of(const tile::Kernel& k, const tile::Block& block) {
   double total = 0;
   for (const tile::Stmt& s : block) {
-    const auto axes_with = [&](const std::vector<tile::AxisId>& more) {
-      std::set<tile::AxisId> axes(more.begin(), more.end());
-      return axes;
+    const auto axes_of = [&](tile::ValueId v) {
+      const std::vector<tile::AxisId>& axes = k.values[static_cast<size_t>(v)].axes;
+      return std::set<tile::AxisId>(axes.begin(), axes.end());
     };
     if (const auto* map = std::get_if<tile::MapTile>(&s.node)) {
-      const int64_t ops = std::count_if(map->expr.begin(), map->expr.end(), [](const tile::ScalarNode& n) { return n.kind == tile::ScalarNode::Kind::op; });
-      total += static_cast<double>(ops * points(k, axes_with(k.values[static_cast<size_t>(map->out)].axes)));
+      total += static_cast<double>(std::count_if(map->expr.begin(), map->expr.end(), [](const tile::ScalarNode& n) { return n.kind == tile::ScalarNode::Kind::op; })) * points(k, axes_of(map->out));
     } else if (const auto* mma = std::get_if<tile::Mma>(&s.node)) {
-      std::set<tile::AxisId> axes = axes_with(k.values[static_cast<size_t>(mma->out)].axes);
+      std::set<tile::AxisId> axes = axes_of(mma->out);
       axes.insert(mma->axes.begin(), mma->axes.end());
-      total += 2.0 * static_cast<double>(points(k, axes));
+      total += 2 * points(k, axes);
     } else if (const auto* seq = std::get_if<tile::Seq>(&s.node)) {
-      total += flops_of(k, seq->body, open);
+      total += flops_of(k, seq->body);
     } else if (const auto* each = std::get_if<tile::Each>(&s.node)) {
-      total += flops_of(k, each->body, open);
+      total += flops_of(k, each->body);
     }
   }
   return total;
 }
 
 void describe(KernelImage& image, const tile::Kernel& planned, const tile::Kernel& lowered) {
+  const bool bounded = std::any_of(planned.axes.begin(), planned.axes.end(), [](const tile::Axis& a) { return a.from || a.to; });
+  const tile::Kernel meant = bounded ? bounds(join(lowered)) : lowered;   // what a mask leaves
   image.flops = 0;
-  for (const tile::Phase& p : lowered.phases) image.flops += flops_of(lowered, p.body, {});
+  for (const tile::Phase& p : meant.phases) image.flops += flops_of(meant, p.body);
   image.bytes = 0;
   image.operands = planned.params();
   image.outputs = std::count_if(planned.buffers.begin(), planned.buffers.end(), [](const tile::Buffer& b) { return b.kind == tile::BufferKind::out; });
