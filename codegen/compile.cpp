@@ -63,10 +63,12 @@ std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, c
     std::vector<KernelImage> made = cpu::compile(wanted, options.target.arch, options.want_source, &report.parts);
     for (size_t m = 0; m < missing.size(); ++m) images[missing[m]] = std::move(made[m]);
   } else {
-    for (size_t i : missing) {
-      images[i] = cuda::emit(kernels[i], options.target.arch);
-      cuda::compile(images[i], options.target.arch);
-      if (!options.want_source) images[i].source.clear();
+    std::vector<KernelImage> made;
+    for (size_t i : missing) made.push_back(cuda::emit(kernels[i], options.target.arch));
+    for (std::string& note : cuda::compile(made, options.target.arch)) report.notes.push_back(std::move(note));
+    for (size_t m = 0; m < missing.size(); ++m) {
+      images[missing[m]] = std::move(made[m]);
+      if (!options.want_source) images[missing[m]].source.clear();
     }
   }
   for (size_t i : missing) cache.put(keys[i], save_image(images[i]));

@@ -38,9 +38,11 @@ std::string compiler_version();
 namespace cuda {
 /// The kernel as CUDA C++ (passes/tile/plan_cuda has chosen tiles); fills grid, threads, shared_bytes and source.
 KernelImage emit(const tile::Kernel& kernel, const std::string& arch);
-/// Compiles image.source with NVRTC to a cubin in image.code. Throws Error(compile) where NVRTC is missing or refuses.
-/// Returns the compiler's log (registers, spills).
+/// Compiles image.source with NVRTC to a cubin in image.code, in a process of its own (cuda/process.h). Throws Error(compile)
+/// where NVRTC is missing, refuses or ends. Returns the compiler's log (registers, spills).
 std::string compile(KernelImage& image, const std::string& arch);
+/// All of them, in as many processes as the machine has cores. Returns notes for the user.
+std::vector<std::string> compile(std::vector<KernelImage>& images, const std::string& arch);
 std::string compiler_version();   // "nvrtc 13.0"; throws Error(compile) where NVRTC is missing
 }  // namespace cuda
 

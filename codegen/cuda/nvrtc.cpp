@@ -1,4 +1,6 @@
-// NVRTC, found at run time: CUDA C++ → cubin. No toolkit header is needed to build or to run this.
+// See nvrtc.h.
+#include "codegen/cuda/nvrtc.h"
+
 #include <dlfcn.h>
 
 #include <fmt/format.h>
@@ -63,29 +65,29 @@ std::string compiler_version() {
   return fmt::format("nvrtc {}.{}", major, minor);
 }
 
-std::string compile(KernelImage& image, const std::string& arch) {
+Compiled compile_here(const std::string& source, const std::string& arch) {
   const Nvrtc& n = nvrtc();
+  Compiled out;
   Handle program = nullptr;
-  int status = n.create(&program, image.source.c_str(), "kernel.cu", 0, nullptr, nullptr);
+  int status = n.create(&program, source.c_str(), "kernel.cu", 0, nullptr, nullptr);
   const std::string arch_option = "-arch=" + arch;
   // -fmad=false: every op of a map rounds; products ask for fma by name.
   const char* options[] = {arch_option.c_str(), "-std=c++17", "-default-device", "-fmad=false", "--ptxas-options=-v"};
   if (status == 0) status = n.compile(program, 5, options);
-  std::string log;
   size_t size = 0;
   if (program && n.log_size(program, &size) == 0 && size > 1) {
-    log.resize(size);
-    n.log(program, log.data());
-    log.resize(size - 1);
+    out.log.resize(size);
+    n.log(program, out.log.data());
+    out.log.resize(size - 1);
   }
   if (status == 0) status = n.cubin_size(program, &size);
   if (status == 0) {
-    image.code.resize(size);
-    status = n.cubin(program, reinterpret_cast<char*>(image.code.data()));
+    out.code.resize(size);
+    status = n.cubin(program, reinterpret_cast<char*>(out.code.data()));
   }
   if (program) n.destroy(&program);
-  if (status != 0) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: NVRTC refuses a generated kernel for {}: {}\n{}", arch, n.error_text(status), log));
-  return log;
+  if (status != 0) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: NVRTC refuses a generated kernel for {}: {}\n{}", arch, n.error_text(status), out.log));
+  return out;
 }
 
 }  // namespace quern::cuda

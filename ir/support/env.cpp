@@ -15,6 +15,7 @@ const std::vector<EnvInfo>& all_variables() {
       {Env::threads, "QUERN_THREADS", "CPU workers, 1 to 256; default: the number of cores"},
       {Env::cache_dir, "QUERN_CACHE_DIR", "where compiled kernels are kept; default: $XDG_CACHE_HOME/quern or ~/.cache/quern; empty: nowhere"},
       {Env::nvrtc, "QUERN_NVRTC", "the path of libnvrtc; no other place is searched then"},
+      {Env::compiler, "QUERN_CC", "the path of quern-cc, which runs NVRTC; default: beside quern or libquern.so"},
       {Env::binary, "QUERN_BINARY", "tests only: the command to test"},
       {Env::cuda_home, "CUDA_HOME", "a CUDA toolkit to search for NVRTC, too"},
       {Env::xdg_cache_home, "XDG_CACHE_HOME", "parent of the cache folder"},

@@ -5,7 +5,7 @@
 
 namespace quern {
 
-enum class Env { threads, cache_dir, nvrtc, binary, cuda_home, xdg_cache_home, home, tmpdir, path, fault, test_device, data };
+enum class Env { threads, cache_dir, nvrtc, compiler, binary, cuda_home, xdg_cache_home, home, tmpdir, path, fault, test_device, data };
 struct EnvInfo {
   Env variable;
   const char *name, *doc;

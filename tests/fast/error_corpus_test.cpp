@@ -27,6 +27,7 @@
 #include "frontend/shape.h"
 #include "frontend/transforms.h"
 #include "codegen/compile.h"
+#include "codegen/cuda/process.h"
 #include "ir/interpret.h"
 #include "ir/support/file.h"
 #include "ir/text.h"
@@ -361,6 +362,7 @@ std::vector<std::pair<Code, std::function<void()>>> calls() {
          g.nodes.back().args = {7};
          verify(g);
        }},
+      {Code::compiler_died, [] { cuda::CompilerProcess("/nonexistent/quern-cc"); }},
   };
 }
 
