@@ -75,7 +75,7 @@ TEST_F(CudaHost, EveryOperationIsInItsGpusContext) {
     e.run();
     e.output(0);
     e.state("s");
-    e.profile(1);
+    e.profile(e.program().steps, 1);
     device.synchronize();
   };
   use(*one);
