@@ -27,7 +27,7 @@
 namespace quern {
 namespace {
 
-constexpr int64_t kManyRows = 512;   // a product of more reads each element so often that its copy does not show
+constexpr int64_t kManyRows = 256;   // a product of more reads each element so often that its copy shows less than its memory
 
 class Setup {
  public:

@@ -109,7 +109,7 @@ TEST_F(Rnn, OneProductPerStepInsideOfTheLoops) {
 // Of each gate the backward loop reads its exponential, of three with a comparison; of the cell what it was before; h stands for
 // the output and, one step earlier, for dwh. The rest, tanh of the cell among it, is computed again from these.
 TEST_F(Rnn, KeepsWhatIsDearToComputeAgain) {
-  constexpr int64_t kSteps = 512, kBatch = 8, kIn = 16, kHidden = 32;
+  constexpr int64_t kSteps = 64, kBatch = 128, kIn = 4, kHidden = 8;
   const Graph graph = training_step(kSteps, kBatch, kIn, kHidden);
   PassContext context;
   Graph after;
