@@ -98,15 +98,21 @@ void profile(const Arguments& a) {
   const auto reset = [&] {   // a model that has trained for long has denormal moments
     size_t input = 0;
     for (size_t i = 0; i < values.size(); ++i) {
-      const auto state = std::find_if(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
-      if (state != graph.states.end()) executable.set_state(state->name, values[i]);
+      const State* state = graph.state_of(graph.inputs[i]);
+      if (state) executable.set_state(state->name, values[i]);
       else executable.set_input(static_cast<int64_t>(input++), values[i]);
     }
   };
   reset();
   executable.run();
   bench::Ceilings ceilings = bench::measure_ceilings(device->threads());
-  std::vector<std::vector<double>> measured(program.steps.size());
+  struct Part {   // setup, and what every run does
+    const std::vector<Step>& steps;
+    std::vector<std::vector<double>> measured = std::vector<std::vector<double>>(steps.size());
+    double total = 0, predicted = 0;
+    Json rows = Json::array();
+  };
+  Part once{program.setup}, every{program.steps};
   std::vector<double> whole;
   for (int64_t r = 0; r < a.rounds; ++r) {
     reset();
@@ -115,29 +121,35 @@ void profile(const Arguments& a) {
       executable.run();
       device->synchronize();
     }));
-    const std::vector<double> steps = executable.profile(1);
-    for (size_t s = 0; s < steps.size(); ++s) measured[s].push_back(steps[s]);
+    for (Part* part : {&once, &every}) {
+      const std::vector<double> steps = executable.profile(part->steps, 1);
+      for (size_t s = 0; s < steps.size(); ++s) part->measured[s].push_back(steps[s]);
+    }
   }
   ceilings.raise(bench::measure_ceilings(device->threads()));
 
-  double total = 0;
-  for (const auto& m : measured) total += median(m);
   fmt::print(out, "{} on {}, {} thread{}, median of {} runs\n", a.model.name, to_string(device->target()), device->threads(), device->threads() == 1 ? "" : "s", a.rounds);
   fmt::print(out, "ceilings: {:.1f} GFLOP/s, read {:.1f}, write {:.1f}, copy {:.1f} GB/s; predicted: the time of all operations, or of all bytes once from and to\nmemory, whichever is more. What lies in a cache may be faster (above 100 %); a gathered operand counts whole, a function as one flop.\n", ceilings.fma, ceilings.read, ceilings.write, ceilings.copy);
   fmt::print(out, "{:>6} {:>12} {:>12} {:>8}  {:<7} {:>10} {:>10}  {:<40} {}\n", "share", "measured us", "predicted us", "ceiling", "bound", "MB", "MFLOP", "kernel", "ops");
-  Json rows = Json::array();
-  double predicted_total = 0;
-  for (size_t s = 0; s < program.steps.size(); ++s) {
-    Line line;
-    add_step(program, report, program.steps[s], 1, line);
-    const double us = median(measured[s]), predicted = ceilings.microseconds(line.flops, line.read, line.written), compute = ceilings.microseconds(line.flops, 0, 0);
-    predicted_total += predicted;
-    const char* bound = compute >= predicted ? "compute" : "memory";
-    fmt::print(out, "{:>5.1f}% {:>12.2f} {:>12.2f} {:>7.1f}%  {:<7} {:>10.3f} {:>10.3f}  {:<40} {}\n", 100 * us / total, us, predicted, 100 * predicted / us, bound, (line.read + line.written) / 1e6, line.flops / 1e6, line.name, fmt::join(line.ops, " "));
-    rows.push_back({{"kernel", line.name}, {"ops", line.ops}, {"read_bytes", line.read}, {"written_bytes", line.written}, {"flops", line.flops}, {"predicted_us", predicted}, {"measured_us", us}, {"ceiling", predicted / us}, {"bound", bound}, {"share", us / total}});
+  const auto print = [&](Part& part) {
+    for (const auto& m : part.measured) part.total += median(m);
+    for (size_t s = 0; s < part.steps.size(); ++s) {
+      Line line;
+      add_step(program, report, part.steps[s], 1, line);
+      const double us = median(part.measured[s]), predicted = ceilings.microseconds(line.flops, line.read, line.written), compute = ceilings.microseconds(line.flops, 0, 0);
+      part.predicted += predicted;
+      const char* bound = compute >= predicted ? "compute" : "memory";
+      fmt::print(out, "{:>5.1f}% {:>12.2f} {:>12.2f} {:>7.1f}%  {:<7} {:>10.3f} {:>10.3f}  {:<40} {}\n", 100 * us / part.total, us, predicted, 100 * predicted / us, bound, (line.read + line.written) / 1e6, line.flops / 1e6, line.name, fmt::join(line.ops, " "));
+      part.rows.push_back({{"kernel", line.name}, {"ops", line.ops}, {"read_bytes", line.read}, {"written_bytes", line.written}, {"flops", line.flops}, {"predicted_us", predicted}, {"measured_us", us}, {"ceiling", predicted / us}, {"bound", bound}, {"share", us / part.total}});
+    }
+  };
+  print(every);
+  fmt::print(out, "{} steps: {:.1f} us one by one, {:.1f} us predicted ({:.1f} %); a run takes {:.1f} us\n", every.rows.size(), every.total, every.predicted, 100 * every.predicted / every.total, median(whole));
+  if (!program.setup.empty()) {
+    fmt::print(out, "once, behind every set_state of what it reads (setup keeps {} bytes):\n", kept_bytes(program));
+    print(once);
   }
-  fmt::print(out, "{} steps: {:.1f} us one by one, {:.1f} us predicted ({:.1f} %); a run takes {:.1f} us\n", rows.size(), total, predicted_total, 100 * predicted_total / total, median(whole));
-  a.json.write({{"schema", 1}, {"model", a.model.name}, {"target", to_string(device->target())}, {"threads", device->threads()}, {"machine", bench::machine(*device)}, {"rounds", a.rounds}, {"ceilings", ceilings.json()}, {"steps", rows}, {"steps_us", total}, {"predicted_us", predicted_total}, {"run_us", median(whole)}});
+  a.json.write({{"schema", 1}, {"model", a.model.name}, {"target", to_string(device->target())}, {"threads", device->threads()}, {"machine", bench::machine(*device)}, {"rounds", a.rounds}, {"ceilings", ceilings.json()}, {"setup", once.rows}, {"setup_us", once.total}, {"steps", every.rows}, {"steps_us", every.total}, {"predicted_us", every.predicted}, {"run_us", median(whole)}});
 }
 
 }  // namespace

@@ -67,10 +67,17 @@ SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c) : device_(device)
     }
     return;
   }
+  int64_t position = 0;   // without the states
   for (size_t i = 0; i < built.graph.inputs.size(); ++i) {
     const bool data = i < c.inputs.size();
+    const State* state = built.graph.state_of(built.graph.inputs[i]);
     if (!data) parameters_.push_back(parameter_fill(built.graph.nodes[static_cast<size_t>(built.graph.inputs[i])].attrs.name, built.graph.type(built.graph.inputs[i]).shape, parameters_.size()));
-    for (int64_t s = 0; s < sets_; ++s) executables_[static_cast<size_t>(s)]->set_input(static_cast<int64_t>(i), data ? suite_input(c.inputs[i], s, static_cast<int64_t>(i)) : parameters_.back().value());
+    for (int64_t s = 0; s < sets_; ++s) {
+      Executable& e = *executables_[static_cast<size_t>(s)];
+      if (state) e.set_state(state->name, parameters_.back().value());
+      else e.set_input(position, data ? suite_input(c.inputs[i], s, static_cast<int64_t>(i)) : parameters_.back().value());
+    }
+    position += !state;
   }
 }
 

@@ -9,12 +9,14 @@
 
 #include <algorithm>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "ir/op.h"
 #include "ir/support/fault.h"
 #include "ir/symbol.h"
+#include "passes/graph/setup.h"
 #include "passes/plan/memory.h"
 #include "passes/plan/place.h"
 
@@ -62,10 +64,32 @@ bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out)
   return true;
 }
 
+// The calls whose results are the same in every run, of the program's own graph. What lies in one range of memory with what
+// is made in every run is made with it.
+std::set<NodeId> unchanging_calls(const Graph& kernels) {
+  std::vector<char> same = unchanging_nodes(kernels);
+  const std::vector<Place> places = places_of(kernels);
+  const auto is_same = [&](NodeId id) -> char& { return same[static_cast<size_t>(id)]; };
+  for (bool changed = true; std::exchange(changed, false);)
+    for (size_t i = 0; i < same.size(); ++i) {
+      const Node& n = kernels.nodes[i];
+      const bool beside_others = n.op == Op::result && !is_same(places[i].whole);
+      if (!same[i] || n.op == Op::input || (!beside_others && std::all_of(n.args.begin(), n.args.end(), is_same))) continue;
+      same[i] = 0, changed = true;
+      if (beside_others) is_same(n.args[0]) = 0;
+    }
+  std::set<NodeId> out;
+  for (size_t i = 0; i < same.size(); ++i)
+    if (same[i] && means<Body>(kernels.nodes[i].op) && kernels.nodes[i].op != Op::result) out.insert(static_cast<NodeId>(i));
+  return out;
+}
+
 // What all levels share.
 struct Arena {
   Program& program;
   const Schedule& schedule;
+  std::set<NodeId> once;        // calls of the program's own graph, which stand first
+  int setup_end = 0;            // when the last of them is over
   std::map<KernelCall, Interval> when;
   std::vector<Lifetime> lifetimes;
   std::vector<int64_t> slots;   // of each lifetime
@@ -156,6 +180,7 @@ class Level {
 
   /// The program's own graph.
   std::vector<Step> run() {
+    setup_end_ = arena_.setup_end;
     give_inputs();
     give_states();
     give_outputs();
@@ -180,6 +205,7 @@ class Level {
   const std::vector<NodeId>& calls_;
   std::vector<Place> places_;
   int end_;                                        // when the last step of this level is over
+  int setup_end_ = 0;                              // of this level; what is made before it is made once
   std::map<NodeId, int64_t> slot_of_;              // of wholes
   std::map<std::pair<NodeId, NodeId>, int64_t> parts_;   // slots of values within a whole
   std::map<NodeId, int> last_read_;                // of wholes
@@ -196,8 +222,9 @@ class Level {
   bool fills(NodeId id) const { return graph_.type(id).bytes() == graph_.type(whole(id)).bytes(); }
   // Loops and branches have places of their own for their results.
   bool of_control(NodeId whole) const { return graph_.at(whole).op == Op::result && is_control_flow(graph_.at(graph_.at(whole).args[0]).op); }
+  bool is_made_once(NodeId whole) const { return !is_leaf(whole) && made_.at(whole).first < setup_end_; }
   // Can kernels of this level write the value into a slot that comes from elsewhere?
-  bool may_be_written(NodeId id) const { return !is_leaf(whole(id)) && fills(id) && !slot_of_.count(whole(id)) && !of_control(whole(id)); }
+  bool may_be_written(NodeId id) const { return !is_leaf(whole(id)) && fills(id) && !slot_of_.count(whole(id)) && !of_control(whole(id)) && !is_made_once(whole(id)); }
 
   int64_t new_slot(SlotKind kind, NodeId value, std::string name) {
     return arena_.new_slot(kind, symbolic_.type(value), std::move(name));
@@ -266,8 +293,11 @@ class Level {
     std::set<NodeId> until_end;
     for (const auto& [value, to] : late_) until_end.insert(whole(value));
     const auto last_of = [&](NodeId w) { return until_end.count(w) ? end_ : std::max(made_.at(w).last, last_read_.count(w) ? last_read_.at(w) : -1); };
+    const auto is_kept = [&](NodeId w) { return is_made_once(w) && last_of(w) >= setup_end_; };
     for (const auto& [w, made] : made_)
-      if (!slot_of_.count(w) && !of_control(w)) {
+      if (!slot_of_.count(w) && !of_control(w) && is_kept(w)) {
+        slot_of_[w] = new_slot(SlotKind::kept, w, "");
+      } else if (!slot_of_.count(w) && !of_control(w)) {
         arena_.lifetimes.push_back({round_up(graph_.type(w).bytes(), 64), made.first, last_of(w)});
         arena_.slots.push_back(slot_of_[w] = new_slot(SlotKind::arena, w, ""));
       }
@@ -279,19 +309,27 @@ class Level {
         before_.push_back(Copy{slot(value), place});
         kept_[value] = planted(Fault::states_swapped) ? slot(value) : place;
       }
-    std::vector<Step> out = std::move(before_);
+    std::vector<Step> run = std::move(before_);
     for (NodeId call : calls_) {
       const Node& n = graph_.at(call);
+      const bool once = when(call).first < setup_end_;
+      std::vector<Step>& out = once ? program_.setup : run;
       int last = when(call).last;   // of what it makes
       for (NodeId r : results_of(call)) last = std::max(last, last_of(whole(r)));
+      if (once) last = std::min(last, setup_end_ - 1);   // what lives longer is kept
       if (n.op == Op::scan) scan(call, n, last, out);
       else if (n.op == Op::while_loop) while_loop(call, n, last, out);
       else if (n.op == Op::cond) cond(call, n, last, out);
       else out.push_back(Launch{arena_.schedule.images.at({&graph_, call}), operands(call)});
+      for (NodeId r : results_of(call))
+        if (once && of_control(r) && is_kept(r)) {   // its own places are in the arena
+          const int64_t kept = new_slot(SlotKind::kept, r, "");
+          out.push_back(Copy{std::exchange(slot_of_[r], kept), kept});
+        }
     }
-    if (planted(Fault::late_copy)) return out;
-    for (const auto& [value, to] : late_) out.push_back(Copy{kept_.count(value) ? kept_.at(value) : slot(value), to});
-    return out;
+    if (planted(Fault::late_copy)) return run;
+    for (const auto& [value, to] : late_) run.push_back(Copy{kept_.count(value) ? kept_.at(value) : slot(value), to});
+    return run;
   }
 
   std::vector<NodeId> results_of(NodeId call) const { return results_.count(call) ? results_.at(call) : std::vector<NodeId>{}; }
@@ -417,9 +455,13 @@ class Level {
 
 }  // namespace
 
-void assemble(const Graph& kernels, const Graph& at_bound, const Schedule& schedule, Program& program) {
-  Arena arena{program, schedule, {}, {}, {}};
+void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Program& program) {
+  Arena arena{program, schedule, {}, 0, {}, {}, {}};
+  if (once == Once::what_does_not_change) arena.once = unchanging_calls(kernels);
+  std::vector<NodeId>& calls = schedule.calls.at(&at_bound);
+  std::stable_partition(calls.begin(), calls.end(), [&](NodeId call) { return arena.once.count(call) > 0; });
   const int end = arena.number(at_bound, 0);
+  for (NodeId call : arena.once) arena.setup_end = std::max(arena.setup_end, arena.when.at({&at_bound, call}).last + 1);
   program.steps = Level(kernels, at_bound, arena, end).run();
   arena.finish();
 }

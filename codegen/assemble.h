@@ -1,5 +1,6 @@
 // Slots and steps of a program. Inputs, outputs, states and constants get slots of their own, all other values a place
-// in the arena by their lifetimes. A state's new value is written over the old one where every reader has been served;
+// in the arena by their lifetimes. Calls that depend on nothing that changes from run to run are the program's setup, and what
+// others read of them lies in slots that nothing else writes. A state's new value is written over the old one where every reader has been served;
 // views between calls are sub-ranges of the slot that holds them (passes/plan/place.h).
 #pragma once
 #include <map>
@@ -18,7 +19,9 @@ struct Schedule {
   std::map<KernelCall, const tile::Kernel*> lowered;
 };
 
+/// What runs before the first run alone.
+enum class Once { nothing, what_does_not_change };
 /// Fills `program`'s slots, lists and steps. `at_bound` is `kernels` at the symbol's bound, which the schedule is of.
-void assemble(const Graph& kernels, const Graph& at_bound, const Schedule& schedule, Program& program);
+void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Program& program);
 
 }  // namespace quern

@@ -208,6 +208,7 @@ void set_target(PassContext& context, const Target& target) {
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report) {
   CompileReport unused;
   CompileReport& r = report ? *report : unused;
+  CompileOptions given = options;   // should setup not fit into the memory limit
   Clock::time_point start = Clock::now();
   const auto lap = [&](const char* phase) {
     r.times.emplace_back(phase, milliseconds_since(start));
@@ -336,9 +337,19 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   lap("images");
 
   for (const auto& [call, of_bounds] : schedule.images) schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
-  assemble(r.kernels, at_bound, schedule, program);
-  if (options.passes.memory_limit >= 0 && program.arena_bytes > options.passes.memory_limit)
-    throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", program.arena_bytes, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
+  const bool once = !std::count(options.passes.disabled.begin(), options.passes.disabled.end(), "setup");
+  assemble(r.kernels, at_bound, schedule, once ? Once::what_does_not_change : Once::nothing, program);
+  const int64_t temporaries = program.arena_bytes + kept_bytes(program);
+  if (options.passes.memory_limit >= 0 && temporaries > options.passes.memory_limit && !program.setup.empty()) {
+    given.passes.disabled.push_back("setup");
+    CompileReport without;
+    program = compile(graph, std::move(given), &without);
+    without.notes.push_back(fmt::format("memory limit {} bytes: what setup would keep is computed in every run: {} -> {} bytes", options.passes.memory_limit, temporaries, program.arena_bytes));
+    r = std::move(without);
+    return program;
+  }
+  if (options.passes.memory_limit >= 0 && temporaries > options.passes.memory_limit)
+    throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", temporaries, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
   lap("memory plan");
   if (whole) unfit = all_scheduled ? store_program(cache, key, program) : "its plan has kernels of other programs";   // whose note would be lost
   r.program = unfit.empty() ? "kept in the cache" : "not kept: " + unfit;

@@ -66,6 +66,13 @@ Rows Slot::rows_at(int64_t size) const {
   return {rows, all / rows, bytes() / rows};
 }
 
+int64_t kept_bytes(const Program& program) {
+  int64_t total = 0;
+  for (const Slot& s : program.slots)
+    if (s.kind == SlotKind::kept && s.parent < 0) total += round_up(s.bytes(), 64);
+  return total;
+}
+
 int64_t planned_bytes(const Program& program, int threads, int input_sets) {
   int64_t total = round_up(program.arena_bytes, 64), scratch = 0;
   for (const Slot& s : program.slots)
@@ -80,7 +87,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 7;
+constexpr uint64_t kVersion = 8;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 // The verifier lets a forged list of longs start anywhere: read it as bytes.
@@ -174,7 +181,14 @@ class StepReader {
  public:
   StepReader(const Program& program, const std::function<void(bool, const char*)>& want) : p_(program), want_(want), open_(static_cast<size_t>(program.loops)), seen_(open_.size()) {}
 
-  std::vector<Step> read(const flatbuffers::Vector<flatbuffers::Offset<fbs::Step>>* from, int depth = 0) {
+  using List = flatbuffers::Vector<flatbuffers::Offset<fbs::Step>>;
+  std::vector<Step> read_setup(const List* from) {
+    setup_ = true;
+    std::vector<Step> out = read(from);
+    setup_ = false;
+    return out;
+  }
+  std::vector<Step> read(const List* from, int depth = 0) {
     std::vector<Step> out;
     want_(from && depth <= kMaxNesting, "damaged: a list of steps");
     for (const fbs::Step* s : *from) {
@@ -182,7 +196,7 @@ class StepReader {
       switch (s->kind()) {
         case kLaunch: out.push_back(launch(*s)); break;
         case kCopy: {
-          const Slot &a = slot(s->first()), &b = slot(s->second());
+          const Slot &a = slot(s->first()), &b = written(s->second());
           const Rows from = a.rows_at(p_.size_low), to = b.rows_at(p_.size_low);
           want_(a.bytes() == b.bytes() && (a.symbol > 0) == (b.symbol > 0) && from.count == to.count && from.bytes == to.bytes, "damaged: a copy");
           out.push_back(Copy{s->first(), s->second()});
@@ -214,13 +228,22 @@ class StepReader {
   const Program& p_;
   const std::function<void(bool, const char*)>& want_;
   std::vector<char> open_, seen_;   // loops that are around the step; that have been met
+  bool setup_ = false;              // the steps at hand run once
 
   // A slot that has a place here: those of a loop have one only inside of it.
   const Slot& slot(int64_t id) const {
     want_(id >= 0 && id < static_cast<int64_t>(p_.slots.size()), "damaged: a step's slot");
     for (int64_t s = id; s >= 0; s = p_.slots[static_cast<size_t>(s)].parent)
       want_(p_.slots[static_cast<size_t>(s)].loop < 0 || open_[static_cast<size_t>(p_.slots[static_cast<size_t>(s)].loop)], "damaged: a loop's slot outside of it");
-    return p_.slots[static_cast<size_t>(id)];
+    const Slot& found = p_.slots[static_cast<size_t>(id)];
+    want_(!setup_ || (found.kind != SlotKind::input && found.kind != SlotKind::output), "damaged: setup takes what a run brings or makes");
+    return found;
+  }
+  // What setup keeps is its own, and all that it leaves.
+  const Slot& written(int64_t id) const {
+    const Slot& s = slot(id);
+    want_(s.kind == SlotKind::arena || (s.kind == SlotKind::kept) == setup_, "damaged: a step writes what is not its own");
+    return s;
   }
   void flag(int64_t id) const {
     const Slot& s = slot(id);
@@ -239,6 +262,7 @@ class StepReader {
       want_(l.images[i] >= 0 && l.images[i] < static_cast<int64_t>(p_.images.size()), "damaged: a number in a list");
       const KernelImage& image = p_.images[static_cast<size_t>(l.images[i])];
       want_(static_cast<int64_t>(l.slots.size()) == image.operands, "damaged: a launch's operands");
+      for (int64_t o = image.operands - image.outputs; o < image.operands; ++o) written(l.slots[static_cast<size_t>(o)]);
       for (const TensorMap& m : image.maps) want_(map_is_inside(m, p_.slots[static_cast<size_t>(l.slots[static_cast<size_t>(m.operand)])].bytes()), "damaged: a tensor map's operand");
       want_(image.bound == 0 || image.bound >= (l.images.size() == 1 ? p_.size_high : p_.bounds[i]), "damaged: a kernel's bound");
     }
@@ -279,9 +303,9 @@ std::vector<uint8_t> save_program(const Program& p) {
   const auto image_list = b.CreateVector(images);
   const auto slot_list = b.CreateVector(slots);
   const auto inputs = b.CreateVector(p.inputs), outputs = b.CreateVector(p.outputs), states = b.CreateVector(p.states);
-  const StepList step_list = write_steps(b, p.steps);
+  const StepList setup = write_steps(b, p.setup), steps = write_steps(b, p.steps);
   const auto bounds = b.CreateVector(p.bounds);
-  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, step_list, p.size_low, p.size_high, bounds, p.arena_bytes, p.lower_bound, p.loops));
+  b.Finish(fbs::CreateProgram(b, static_cast<uint8_t>(p.target.kind), arch, graph, image_list, slot_list, inputs, outputs, states, steps, p.size_low, p.size_high, bounds, p.arena_bytes, p.lower_bound, p.loops, setup));
   std::vector<uint8_t> out(kHead + b.GetSize());
   std::memcpy(out.data() + kHead, b.GetBufferPointer(), b.GetSize());
   const uint64_t checksum = hash64({reinterpret_cast<const char*>(out.data() + kHead), b.GetSize()});
@@ -318,7 +342,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(aligned.data()), size, 32, static_cast<flatbuffers::uoffset_t>(std::min<size_t>(1000000, size / 8 + 8)));
   want(verifier.VerifyBuffer<fbs::Program>(nullptr), "damaged: not a valid FlatBuffer");
   const fbs::Program& in = *flatbuffers::GetRoot<fbs::Program>(aligned.data());
-  want(in.target_kind() <= 1 && in.target_arch() && in.graph() && in.images() && in.slots() && in.inputs() && in.outputs() && in.states() && in.steps(), "damaged: a part is missing");
+  want(in.target_kind() <= 1 && in.target_arch() && in.graph() && in.images() && in.slots() && in.inputs() && in.outputs() && in.states() && in.setup() && in.steps(), "damaged: a part is missing");
 
   Program p;
   p.target = {static_cast<TargetKind>(in.target_kind()), in.target_arch()->str()};
@@ -343,7 +367,7 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   }
   const int64_t slot_count = static_cast<int64_t>(in.slots()->size());
   for (const fbs::Slot* s : *in.slots()) {
-    want(s && s->shape() && s->name() && s->kind() <= static_cast<uint8_t>(SlotKind::arena) && s->dtype() < kDTypeCount, "damaged: a slot");
+    want(s && s->shape() && s->name() && s->kind() <= static_cast<uint8_t>(SlotKind::kept) && s->dtype() < kDTypeCount, "damaged: a slot");
     Slot slot;
     slot.kind = static_cast<SlotKind>(s->kind());
     slot.dtype = static_cast<DType>(s->dtype());
@@ -408,7 +432,9 @@ Program load_program(const std::vector<uint8_t>& bytes, const std::string& file)
   roles(p.inputs, SlotKind::input);
   roles(p.outputs, SlotKind::output);
   roles(p.states, SlotKind::state);
-  p.steps = StepReader(p, want).read(in.steps());
+  StepReader reader(p, want);
+  p.setup = reader.read_setup(in.setup());
+  p.steps = reader.read(in.steps());
   return p;
 }
 

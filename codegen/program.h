@@ -1,6 +1,7 @@
 // Program: what a graph was compiled to, as plain data. No pointers, no IR, no LLVM: the runtime needs nothing else.
 // A slot is a tensor's place: in the arena (temporaries, one allocation, offsets planned) or its own buffer (inputs,
-// outputs, states, constants). Steps run in order; a launch's operands are slots in the kernel's parameter order. Within
+// outputs, states, constants, what setup keeps). Setup runs before the first run behind a set_state of what it reads; its
+// results lie in slots that no step writes. Steps run in order; a launch's operands are slots in the kernel's parameter order. Within
 // a scan's loop a slot may be another place in each iteration; no step asks the host for a value.
 #pragma once
 #include <cstdint>
@@ -63,7 +64,8 @@ struct KernelImage {
   std::string lines;             // "mlp.h:12, mlp.h:14"
 };
 
-enum class SlotKind : uint8_t { input, output, state, constant, arena };
+// kept: by setup, for all runs
+enum class SlotKind : uint8_t { input, output, state, constant, arena, kept };
 struct Slot {
   SlotKind kind;
   DType dtype;
@@ -103,7 +105,7 @@ struct Program {
   std::vector<KernelImage> images;
   std::vector<Slot> slots;
   std::vector<int64_t> inputs, outputs, states;   // slots, in the graph's order; a state's slot is read and written
-  std::vector<Step> steps;
+  std::vector<Step> setup, steps;   // setup reads states and constants alone: those that no run changes
   int64_t loops = 0;             // how many Loops there are, nested ones included
   int64_t size_low = 1, size_high = 1;   // the symbol's bounds; of a program without one, 1
   std::vector<int64_t> bounds;   // rising up to size_high: a run uses the kernels of the first that its size does not exceed
@@ -111,7 +113,9 @@ struct Program {
   int64_t lower_bound = 0;       // largest set of temporaries live at once, bytes
 };
 
-/// Bytes a run holds: arena, `input_sets` times the inputs, outputs, states, constants, scratch of `threads` workers.
+/// Bytes of what setup keeps for all runs.
+int64_t kept_bytes(const Program& program);
+/// Bytes a run holds: arena, what setup keeps, `input_sets` times the inputs, outputs, states, constants, scratch of `threads` workers.
 int64_t planned_bytes(const Program& program, int threads, int input_sets = 1);
 
 /// About the size of its FlatBuffers form.

@@ -1,6 +1,8 @@
 // The graph value and its builder; see graph.h.
 #include "ir/graph.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "ir/op.h"
@@ -69,6 +71,11 @@ std::vector<NodeId> Graph::roots() const {
   for (const NamedOutput& o : outputs) out.push_back(o.node);
   for (const State& s : states) out.push_back(s.output);
   return out;
+}
+
+const State* Graph::state_of(NodeId input) const {
+  const auto found = std::find_if(states.begin(), states.end(), [&](const State& s) { return s.input == input; });
+  return found == states.end() ? nullptr : &*found;
 }
 
 std::vector<int> Graph::use_counts() const {

@@ -120,6 +120,8 @@ class Graph {
   SourceLoc where(NodeId id) const { return sources[static_cast<size_t>(at(id).source)]; }
   /// Outputs, then states' outputs: everything that must be computed.
   std::vector<NodeId> roots() const;
+  /// The state that starts from this input, or null.
+  const State* state_of(NodeId input) const;
   /// How many times each node is used by other nodes and by roots.
   std::vector<int> use_counts() const;
   uint64_t hash() const;                 // of structure; sources and names of inputs do not count

@@ -33,7 +33,8 @@
 // take(x, i, axes=[d]): out[…, i…, …] = x[…, i, …], the dims of i in place of dim d; an index outside reads 0.
 // put_add(x, i, u, axes=[d]): x plus u at rows i (adjoint of take); an index outside is ignored; equal indices add up.
 // iota: the coordinate along axes[0] as dtype. extent: how many elements the shape has (i64; it may hold the symbol). random(key: u32[]): 32 random bits per element, see philox(); stream
-// in `index`. stop_gradient: the value; derivative zero. barrier: the value; equal nodes on both of its sides stay two.
+// in `index`. stop_gradient: the value; derivative zero. barrier: the value; equal nodes on both of its sides stay two. stored: the value; what
+// reads it reads it from memory.
 // call: a closed graph applied to the arguments, after its transform: none, vjp (the derivatives of the scalar
 // output 0 with respect to arguments `index`; results: the outputs, then the derivatives), jvp (further arguments: a
 // tangent for each of the arguments `index`, of its type; results: the outputs, then a tangent for each, of its type and

@@ -40,6 +40,13 @@ TrainingStep training(Model& model, const Weights& w, const Tensor& loss, const 
   return step;
 }
 
+/// A forward pass: its parameters keep their values. Caches are inputs, which every token moves.
+TrainingStep forward(Model& model, const Weights& w) {
+  for (const Param& p : w.params.all())
+    if (!p.name.ends_with(".cache")) model.state(p.name, p.tensor, p.tensor);
+  return {model.finish(), {}};
+}
+
 constexpr int64_t kTrunk[] = {512, 256, 128};
 
 }  // namespace
@@ -74,7 +81,7 @@ TrainingStep residual_forward(int64_t batch) {   // normalisation is folded into
   Weights w(m);
   const Tensor x = m.input("x", DType::f32, {batch, 64, 56, 56});
   m.output("y", relu(w.conv3(relu(w.conv3(x, "conv0", 64)), "conv1", 64) + x));
-  return {m.finish(), {}};
+  return forward(m, w);
 }
 
 TrainingStep lstm_gradients(int64_t steps) {
@@ -122,7 +129,7 @@ TrainingStep decode() {
   Tensor x = reshape(embedding(table, token) + slice(place, 0, kPast, kPast + 1), {1, 1, kGptWidth});
   for (int64_t l = 0; l < kGptLayers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), kGptHeads, kPast);
   m.output("logits", contract("mk,nk->mn", reshape(w.norm(x, "norm"), {1, kGptWidth}), table));
-  return {m.finish(), {}};
+  return forward(m, w);
 }
 
 TrainingStep gpt_step(int64_t layers) {

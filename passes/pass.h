@@ -46,6 +46,7 @@ struct PassContext {
   std::vector<Verdict> verdicts;
   std::vector<std::string> recomputed;          // what `remat` chose
   std::vector<std::string> loops;               // what moved out of which loop
+  std::vector<std::string> setup;               // what is stored once, and its bytes
   std::string within;                           // what stands before the edges of the body at hand
   std::vector<KeptWide> ledger;
 
@@ -70,6 +71,7 @@ Graph reassociate(const Graph& graph, PassContext& context); // sums over what n
 Graph chunks(const Graph& graph, PassContext& context);      // long sums in parts
 Graph panels(const Graph& graph, PassContext& context);      // of a loop's products: what they read again in each step, laid out for them
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
+Graph setup(const Graph& graph, PassContext& context);       // what is the same in every run is stored
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy
 // Each one's text before and after: tests/cases/passes, partition and tile, run by tests/fast/golden_test.cpp.

@@ -18,4 +18,12 @@ inline Work work_of(Op op) {
   // clang-format on
 }
 
+/// Bytes: less stays in a cache, which moves several times as many in the same time.
+inline constexpr int64_t kCached = 256 << 10;
+/// Bytes of memory traffic that take as long as one element's op.
+inline double price_of(Op op) {
+  constexpr double kPrices[] = {0.25, 1.5, 4, 16};
+  return kPrices[static_cast<int>(work_of(op))];
+}
+
 }  // namespace quern

@@ -51,6 +51,22 @@ Executable::Executable(Device& device, Program program)
       moves_[i] = s.loop >= 0 || moves_[static_cast<size_t>(s.parent)];
       for (auto& set : slots_) set[i] = static_cast<char*>(set[static_cast<size_t>(s.parent)]) + s.offset;   // of those that move: not used
     }
+  collect_reads(program_.setup);
+  stale_ = !program_.setup.empty();
+}
+
+// Of setup: in what it launches, copies or decides by.
+void Executable::collect_reads(const std::vector<Step>& steps) {
+  const auto add = [&](int64_t slot) {
+    while (program_.slots[static_cast<size_t>(slot)].parent >= 0) slot = program_.slots[static_cast<size_t>(slot)].parent;
+    if (program_.slots[static_cast<size_t>(slot)].kind == SlotKind::state) read_once_.insert(slot);
+  };
+  for (const Step& step : steps)
+    std::visit(Overloaded{[&](const Launch& l) { std::for_each(l.slots.begin(), l.slots.end(), add); }, [&](const Copy& c) { add(c.from); },
+                          [&](const Loop& l) { collect_reads(l.steps); },
+                          [&](const While& w) { add(w.flag), collect_reads(w.steps); },
+                          [&](const Branch& b) { add(b.flag), collect_reads(b.yes), collect_reads(b.no); }},
+               static_cast<const std::variant<Launch, Copy, Loop, While, Branch>&>(step));
 }
 
 DevicePtr Executable::at(int64_t slot, size_t set) const {
@@ -88,6 +104,7 @@ void Executable::set_state(const std::string& name, const HostTensor& value) {
     if (s.dtype != value.dtype || s.shape != value.shape)
       throw Error(Code::tensor_mismatch, fmt::format("state \"{}\" is {}, got {}", name, type_text(s.dtype, s.shape), type_text(value.dtype, value.shape))).with_help(kFit);
     unset_.erase(id);
+    if (read_once_.count(id) && !planted(Fault::stale_setup)) stale_ = true;
     return device_.upload(at(id, 0), value.bytes.data(), s.bytes());
   }
   throw unknown_state(program_, name);
@@ -181,6 +198,11 @@ void Executable::run() {
     device_.copy(at(slot, set_), at(slot, holder_[i]), program_.slots[static_cast<size_t>(slot)].rows_at(size_).span());
     read.insert(std::exchange(holder_[i], set_));
   }
+  if (stale_) {
+    if (!setup_) setup_ = device_.record([this] { run_steps(program_.setup, 0); });
+    setup_();
+    stale_ = false;
+  }
   for (size_t set : read) device_.end_run(static_cast<int>(set));   // what is staged there next waits for these copies
   auto& replays = replay_[set_];
   if (replays.size() >= kReplays && !replays.count(size_)) {
@@ -214,9 +236,9 @@ std::vector<HostTensor> Executable::run(const std::vector<HostTensor>& inputs) {
   return out;
 }
 
-std::vector<double> Executable::profile(int repeats) {
+std::vector<double> Executable::profile(const std::vector<Step>& steps, int repeats) {
   std::vector<double> out;
-  for (const Step& s : program_.steps) {
+  for (const Step& s : steps) {
     std::vector<double> times;
     const bool single = std::holds_alternative<Launch>(s) || std::holds_alternative<Copy>(s);
     const std::function<void()> run = [&] { run_step(s, set_); }, step = single ? run : device_.record(run);

@@ -1,5 +1,6 @@
 // Executable: a Program on a Device. Loads the images once, allocates every slot once, uploads constants; a run copies
-// the inputs in, replays the steps and leaves the outputs in their slots: no allocation after construction.
+// the inputs in, replays the steps and leaves the outputs in their slots: no allocation after construction. Setup runs
+// within the first run, and within the first behind a set_state of what it reads.
 #pragma once
 #include <map>
 #include <set>
@@ -26,8 +27,8 @@ class Executable {
   HostTensor output(int64_t position);
   /// Set all inputs, run, read all outputs.
   std::vector<HostTensor> run(const std::vector<HostTensor>& inputs);
-  /// Median microseconds of each step over `repeats` runs, in step order.
-  std::vector<double> profile(int repeats);
+  /// Median microseconds of each of the program's steps, those of every run or those of setup, over `repeats` runs.
+  std::vector<double> profile(const std::vector<Step>& steps, int repeats);
 
  private:
   struct Free {
@@ -47,11 +48,15 @@ class Executable {
   std::vector<int64_t> sizes_;                     // of each input: the symbol's value in its latest shape; 0: any
   int64_t size_;                                   // the symbol's value in the latest run
   size_t kernels_ = 0;                             // which of the program's bounds its kernels have
+  std::function<void()> setup_;
+  bool stale_ = false;                             // what setup keeps is not of the states at hand
+  std::set<int64_t> read_once_;                    // states that setup reads
   std::vector<char> moves_;                        // slots that are another place in each iteration of a loop
   std::vector<int64_t> iteration_;                 // of each loop, while its steps run
   DevicePtr alloc(int64_t bytes);
   DevicePtr at(int64_t slot, size_t set) const;
   void run_step(const Step& step, size_t set);
+  void collect_reads(const std::vector<Step>& steps);
   void run_steps(const std::vector<Step>& steps, size_t set);
   void choose_size();
 };

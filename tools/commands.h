@@ -40,7 +40,7 @@ struct ModelArgument {
   std::vector<std::string> settings;   // "hidden=512,256"
   OnnxArguments onnx;
   void add_to(CLI::App& command);
-  /// A registered model's training step, or the graph of a .qir or .onnx file, whose weights are inputs with values in
+  /// A registered model's training step, or the graph of a .qir or .onnx file, whose weights are states with values in
   /// `weights`. Throws Error(usage) or Error(bad_file).
   Graph load(NamedTensors* weights = nullptr) const;
 };

@@ -107,10 +107,16 @@ Outcome run_set(const onnx::ModelProto& model, const fs::path& set, bool may_rou
   for (const onnx::Port& p : imported.inputs)
     for (size_t k = 0; k < p.names.size(); ++k) by_name[p.names[k]] = values.at(p.name).at(k);
   for (const auto& [name, value] : imported.weights) by_name[name] = value;
-  std::vector<HostTensor> inputs;
-  for (NodeId i : imported.graph.inputs) inputs.push_back(by_name.at(imported.graph.at(i).attrs.name));
+  std::vector<HostTensor> inputs, all;
+  const auto on_device = device ? jit(*device, imported.graph, compile) : nullptr;
+  for (NodeId i : imported.graph.inputs) {
+    all.push_back(by_name.at(imported.graph.at(i).attrs.name));
+    const auto* state = imported.graph.state_of(i);
+    if (state && on_device) on_device->set_state(state->name, all.back());
+    else inputs.push_back(all.back());
+  }
   PassContext context;
-  const std::vector<HostTensor> got = device ? jit(*device, imported.graph, compile)->run(inputs) : interpret(expand(imported.graph, context), inputs);
+  const std::vector<HostTensor> got = on_device ? on_device->run(inputs) : interpret(expand(imported.graph, context), all);
 
   Outcome out{State::passed, "", imported.used, false};
   size_t next = 0;

@@ -104,7 +104,7 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "chunks", "panels", "remat", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, chunks, panels, remat, partition and precision"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "chunks", "panels", "remat", "setup", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, chunks, panels, remat, partition and precision"));
     }
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
@@ -117,12 +117,13 @@ void dump(const DumpArguments& a) {
       edges.push_back({{"edge", v.edge}, {"producer", v.producer}, {"consumer", v.consumer}, {"fused", v.fused}, {"reason", v.reason}, {"bytes", v.bytes}});
     }
     for (const std::string& l : options.passes.loops) text += "loop: " + l + "\n";
+    for (const std::string& l : options.passes.setup) text += "once: " + l + "\n";
     Json ledger = Json::array();
     for (const KeptWide& k : options.passes.ledger) {
       text += fmt::format("kernel {}: {} uses of short floats that were not rounded (--fp fast)\n", k.kernel, k.roundings);
       ledger.push_back({{"kernel", k.kernel}, {"roundings", k.roundings}});
     }
-    return emit(a, text, {{"edges", edges}, {"loops", options.passes.loops}, {"ledger", ledger}});
+    return emit(a, text, {{"edges", edges}, {"loops", options.passes.loops}, {"setup", options.passes.setup}, {"ledger", ledger}});
   }
   options.target = parse_target(a.target);   // the graph's own forms above need none
   CompileReport report;
@@ -140,14 +141,15 @@ void dump(const DumpArguments& a) {
     for (const KernelImage& i : p.images) more["kernels"].push_back({{"name", i.name}, {"grid", i.grid}, {"code_bytes", i.code.size()}, {"flops", i.flops}, {"bytes", i.bytes}, {"lines", i.lines}});
     for (const KernelImage& i : p.images) text += fmt::format("; {} grid {} code {} bytes, {:.3g} flops, {:.3g} bytes; {}\n{}\n", i.name, i.grid, i.code.size(), i.flops, i.bytes, i.lines, i.source);
   } else {
-    more.update({{"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"slots", p.slots.size()}, {"steps", p.steps.size()}});
-    text = fmt::format("target {}\narena {} bytes (lower bound {})\n", to_string(p.target), p.arena_bytes, p.lower_bound);
+    more.update({{"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"kept_bytes", kept_bytes(p)}, {"slots", p.slots.size()}, {"setup", p.setup.size()}, {"steps", p.steps.size()}});
+    text = fmt::format("target {}\narena {} bytes (lower bound {}); kept by setup {} bytes\n", to_string(p.target), p.arena_bytes, p.lower_bound, kept_bytes(p));
     for (size_t s = 0; s < p.slots.size(); ++s) {
-      static constexpr const char* kKinds[] = {"input", "output", "state", "constant", "arena"};
+      static constexpr const char* kKinds[] = {"input", "output", "state", "constant", "arena", "kept"};
       const Slot& slot = p.slots[s];
       text += fmt::format("slot {} {} {} {}\n", s, kKinds[static_cast<int>(slot.kind)], to_string(Type{slot.dtype, slot.shape, {}}), place_text(slot));
     }
-    text += steps_text(p, p.steps, "");
+    if (!p.setup.empty()) text += "setup\n" + steps_text(p, p.setup, "  ") + "steps\n";
+    text += steps_text(p, p.steps, p.setup.empty() ? "" : "  ");
   }
   emit(a, text, more);
 }
@@ -174,12 +176,13 @@ void compile_command(const CompileArguments& a) {
   times.lap("write");
   FILE* out = a.json.wants_stdout() || a.out == "-" ? stderr : stdout;
   if (a.times) times.print(out);
-  int64_t launches = 0;
+  int64_t launches = 0, once = 0;
   for_each_launch(p.steps, [&](const Launch&) { ++launches; });
-  fmt::print(out, "{}: {} ops -> {} launches of {} kernels ({} compiled, {} cached) for {}; arena {} bytes (lower bound {}); wrote {} {} bytes\n", a.model.name, graph.nodes.size(),
+  for_each_launch(p.setup, [&](const Launch&) { ++once; });
+  fmt::print(out, "{}: {} ops -> {} launches of {} kernels ({} compiled, {} cached) for {}; arena {} bytes (lower bound {}){}; wrote {} {} bytes\n", a.model.name, graph.nodes.size(),
              launches, p.images.size(), report.compiled, report.cached, to_string(p.target), p.arena_bytes,
-             p.lower_bound, a.out, bytes.size());
-  a.json.write({{"schema", 1}, {"kernels", p.images.size()}, {"compiled", report.compiled}, {"cached", report.cached}, {"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"bytes", bytes.size()}});
+             p.lower_bound, once ? fmt::format("; {} launches once, which keep {} bytes", once, kept_bytes(p)) : "", a.out, bytes.size());
+  a.json.write({{"schema", 1}, {"kernels", p.images.size()}, {"compiled", report.compiled}, {"cached", report.cached}, {"arena_bytes", p.arena_bytes}, {"lower_bound", p.lower_bound}, {"kept_bytes", kept_bytes(p)}, {"bytes", bytes.size()}});
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ std::vector<Graph> graphs() {
   return out;
 }
 
-// One of every kind of step; the machine code returns at once.
+// One of every kind of step, and of slot; the machine code returns at once.
 Program package() {
   const auto slot = [](SlotKind kind, DType dtype, Shape shape, std::string name = "", int64_t offset = 0, int64_t parent = -1) {
     Slot s{kind, dtype, std::move(shape), std::move(name), offset, 0, parent};
@@ -74,11 +74,13 @@ Program package() {
   image.lines = "m.h:12";
   p.images = {image};
   p.slots = {slot(SlotKind::input, DType::f32, {2, 3}, "x"), slot(SlotKind::state, DType::i32, {}, "step"), slot(SlotKind::constant, DType::f32, {3}), slot(SlotKind::arena, DType::f32, {2, 3}),
-             slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {2, 3}, "y"), slot(SlotKind::output, DType::f32, {2}, "", 0, 5), slot(SlotKind::arena, DType::f32, {2}, "", 0, 3), slot(SlotKind::arena, DType::boolean, {}, "", 64)};
+             slot(SlotKind::arena, DType::boolean, {5}, "", 64), slot(SlotKind::output, DType::f32, {2, 3}, "y"), slot(SlotKind::output, DType::f32, {2}, "", 0, 5), slot(SlotKind::arena, DType::f32, {2}, "", 0, 3), slot(SlotKind::arena, DType::boolean, {}, "", 64),
+             slot(SlotKind::kept, DType::i32, {}), slot(SlotKind::kept, DType::f32, {2})};
   Slot& moving = p.slots[7];   // the rows of another
   moving.loop = 0, moving.stride = 8, moving.step = 1, moving.entries = 3;
   p.inputs = {0}, p.states = {1}, p.outputs = {5};
-  p.steps = {Launch{{0}, {0, 2, 3}}, Copy{1, 1}, Launch{{0}, {3, 4, 6}}, Loop{0, 3, {Copy{7, 6}}}, While{8, {Copy{8, 8}}}, Branch{8, {Copy{4, 4}}, {Copy{6, 6}}}};
+  p.setup = {Copy{1, 9}, Launch{{0}, {2, 1, 10}}};
+  p.steps = {Launch{{0}, {0, 2, 3}}, Copy{9, 1}, Launch{{0}, {3, 10, 6}}, Loop{0, 3, {Copy{7, 6}}}, While{8, {Copy{8, 8}}}, Branch{8, {Copy{4, 4}}, {Copy{6, 6}}}};
   p.loops = 1;
   p.arena_bytes = 128, p.lower_bound = 69;
   return p;
@@ -87,6 +89,7 @@ Program sized_package() {   // for several sizes, by two images
   Program p = package();
   p.graph_text = "graph (%0: f32[n,3] \"x\", %1: i32[] \"step\") {\n  symbol \"batch\" 1 8\n  %2 = exp %0 : f32[n,3]\n  output \"y\" %2\n  state \"step\" %1 -> %1\n}\n";
   p.slots.resize(6);
+  p.setup.clear();
   for (int i : {0, 3, 5}) p.slots[static_cast<size_t>(i)].shape = {8, 3}, p.slots[static_cast<size_t>(i)].symbol = 1;
   p.slots[3].shape = {3, 8}, p.slots[3].along = 1;
   p.slots[4].offset = 128;
@@ -112,7 +115,7 @@ void read_package(const std::string& path) {
   Graph graph;
   const Program p = load_package(path, &graph);
   check_graph(graph);
-  if (planned_bytes(p, 1) > (1 << 22) || steps_of(p.steps) > 1000) return;   // large or long to try
+  if (planned_bytes(p, 1) > (1 << 22) || steps_of(p.setup) + steps_of(p.steps) > 1000) return;   // large or long to try
   std::string transcript;
   const auto device = open_device("null", &transcript);
   Executable e(*device, p);

@@ -99,8 +99,8 @@ Graph with_lanes(const Graph& graph, std::mt19937_64& random) {
   return b.finish();
 }
 
-// Some inputs become states: their new value is a value of their type that the graph computes, or the old value of
-// another state. Some outputs show an old value, or what another output shows, too.
+// Some inputs become states: their new value is a value of their type that the graph computes, the old value of another
+// state, or their own. Some outputs show an old value, or what another output shows, too.
 void add_states(Graph& graph, std::mt19937_64& random) {
   std::vector<NodeId> values;
   for (const NamedOutput& o : graph.outputs) values.push_back(o.node);
@@ -109,7 +109,8 @@ void add_states(Graph& graph, std::mt19937_64& random) {
     std::vector<NodeId> fitting;
     for (NodeId v : values)
       if (v != i && graph.type(v) == graph.type(i)) fitting.push_back(v);
-    if (!fitting.empty() && random() % 2) graph.states.push_back({fmt::format("s{}", graph.states.size()), i, fitting[random() % fitting.size()]});
+    if (random() % 3 == 0) graph.states.push_back({fmt::format("s{}", graph.states.size()), i, i});
+    else if (!fitting.empty() && random() % 2) graph.states.push_back({fmt::format("s{}", graph.states.size()), i, fitting[random() % fitting.size()]});
   }
   graph.outputs.push_back({"again", values[random() % values.size()]});
 }

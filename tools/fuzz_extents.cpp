@@ -57,7 +57,7 @@ Extents::Extents(const Graph& graph) : graph_(graph) {
     if (!fixed_[static_cast<size_t>(root(v))]) found.emplace(root(v), Class{root(v), extent_[static_cast<size_t>(v)], {}, false});
   for (size_t i = 0; i < graph.inputs.size(); ++i) {
     const Dims& dims = top[static_cast<size_t>(graph.inputs[i])][0];
-    const bool state = std::any_of(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
+    const bool state = graph.state_of(graph.inputs[i]);
     for (size_t d = 0; d < dims.size(); ++d) {
       const auto it = found.find(root(dims[d]));
       if (it == found.end()) continue;

@@ -214,8 +214,8 @@ Failure differing(const Graph& graph, const Graph& reference, const std::vector<
 std::vector<HostTensor> run_step(Executable& executable, const Graph& graph, const std::vector<HostTensor>& inputs) {
   std::vector<HostTensor> plain;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    const auto state = std::find_if(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
-    if (state == graph.states.end()) plain.push_back(inputs[i]);
+    const State* state = graph.state_of(graph.inputs[i]);
+    if (!state) plain.push_back(inputs[i]);
     else executable.set_state(state->name, inputs[i]);
   }
   std::vector<HostTensor> out = executable.run(plain);

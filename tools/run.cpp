@@ -206,9 +206,7 @@ void run(const Arguments& a) {
   for (const Place& p : input_files) give(p.name, std::move(files.at(p.name)), p.text());
 
   for (size_t i = 0; i < all.size(); ++i) {
-    const State* state = nullptr;
-    for (const State& s : graph.states)
-      if (s.input == graph.inputs[i]) state = &s;
+    const State* state = graph.state_of(graph.inputs[i]);
     if (!state) inputs.push_back(all[i]);
     else if (executable) executable->set_state(state->name, all[i]);
   }

@@ -102,8 +102,8 @@ class Whole {
     std::mt19937_64 random(1);
     const std::vector<HostTensor> all = random_inputs(at_size(graph, program.size_high), random);
     for (size_t i = 0; i < all.size(); ++i) {
-      const auto state = std::find_if(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
-      if (state == graph.states.end()) inputs_.push_back(all[i]);
+      const State* state = graph.state_of(graph.inputs[i]);
+      if (!state) inputs_.push_back(all[i]);
       else states_.emplace_back(state->name, all[i]);
     }
     reset();

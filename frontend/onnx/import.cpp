@@ -443,8 +443,10 @@ Graph Importer::finish() {
   std::erase_if(g.inputs, [&](NodeId i) {
     const auto w = weight_of_.find(i);
     if (w == weight_of_.end()) return false;
-    if (live[static_cast<size_t>(i)]) weights.push_back(std::move(out_.weights[w->second]));
-    return !live[static_cast<size_t>(i)];
+    if (!live[static_cast<size_t>(i)]) return true;
+    weights.push_back(std::move(out_.weights[w->second]));
+    g.states.push_back({weights.back().first, i, i});
+    return false;
   });
   out_.weights = std::move(weights);
   return dead_code(g);

@@ -1,7 +1,7 @@
 // An ONNX model as a Graph. Nodes are looked up by op type in the tables of ops_*.cpp and rebuilt from the DSL's
 // functions; functions of the model and branches of If are inlined, Loop and Scan unrolled. What shapes depend on is
-// evaluated here, since graphs have static shapes. Initializers of more than 64 elements become inputs with the values
-// in `weights`, smaller ones constants. Every node that cannot be imported is listed with its reason.
+// evaluated here, since graphs have static shapes. Initializers of more than 64 elements become states that keep their
+// value, given in `weights`, smaller ones constants. Every node that cannot be imported is listed with its reason.
 #pragma once
 #include <map>
 #include <set>
@@ -33,7 +33,7 @@ struct Port {
 
 struct Imported {
   Graph graph;                        // empty where something is missing
-  NamedTensors weights;               // inputs of the graph, in its order
+  NamedTensors weights;               // states of the graph, by the names of their inputs, in its order
   std::vector<Port> inputs, outputs;  // inputs without weights
   std::vector<Missing> missing;
   std::set<std::string> used;         // offered inputs that the graph's shapes depend on

@@ -1,5 +1,5 @@
-// Changing the dtype, by value or keeping the bits, and two identities: one stops derivatives, one keeps equal computations
-// apart.
+// Changing the dtype, by value or keeping the bits, and three identities: one stops derivatives, one keeps equal computations
+// apart, one is in memory.
 #include <fmt/format.h>
 
 #include "ir/ops/define.h"
@@ -79,6 +79,7 @@ std::vector<OpDef> cast_ops() {
       define(Op::bitcast, "bitcast", "the bits of x as another dtype of as many bits", infer_bitcast, eval_map, no_gradient, Map{bitcast}, bitcast_samples),
       define(Op::stop_gradient, "stop_gradient", "x; its derivative is zero", infer_same, eval_same, no_gradient, View{same_pieces}, same_samples),
       define(Op::barrier, "barrier", "x; what is computed from it is not merged with what is computed from x", infer_same, eval_same, vjp_same, View{same_pieces}, same_samples),
+      define(Op::stored, "stored", "x, from memory: no kernel computes x only to read it", infer_same, eval_same, vjp_same, View{same_pieces}, same_samples),
   };
 }
 

@@ -3,18 +3,23 @@
 //
 // The derivative of a scan is a scan in the opposite direction. What it reads of the forward one are residuals: nodes of
 // the body, stacked by a second forward scan that has the same carries (the pass `loops` makes one of the two).
-// Scanned arguments are scanned again; what depends on neither carries nor scanned arguments, and views, are computed anew.
+// Scanned arguments are scanned again; what depends on neither carries nor scanned arguments, and views, are computed anew, and
+// so are maps of what is kept besides, where that is cheaper than to write and read them:
+//   keeps: x, e = exp(-x), d = 1 + e, y = 1 / d, c, tanh(c)      →   keeps: e, c
 #include "passes/graph/control.h"
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 
 #include "ir/op.h"
 #include "ir/support/fault.h"
+#include "ir/symbol.h"
 #include "passes/graph/autodiff.h"
 #include "passes/graph/forward.h"
+#include "passes/work.h"
 
 namespace quern {
 namespace {
@@ -126,6 +131,8 @@ class ScanVjp {
   std::vector<NodeId> parts_;                // cotangents of the wanted inputs
   NodeId first_ = 0;                         // where the derivative begins
   std::vector<NodeId> order_;                // nodes of the reverse body
+  std::vector<char> varies_;                 // from step to step
+  std::set<NodeId> again_;                   // nodes of the body that the reverse one computes, too
   std::vector<NodeId> residuals_;            // nodes of the body that are stacked
   std::vector<char> used_;                   // inputs of the body that the reverse one reads as they are
 
@@ -148,23 +155,30 @@ class ScanVjp {
     parts_ = gradients(own_, pairs, of);
   }
 
+  // Walks what the derivative reads of the body: inputs, what is kept, and what is computed there.
   void choose_residuals() {
     const Graph& g = own_.graph();
     std::vector<NodeId> from;
     for (size_t i = 0; i < in_.size(); ++i)
       if (is_carry(i) || is_scanned(i)) from.push_back(in_[i]);
-    const std::vector<char> varies = dependents(g, from);
+    varies_ = dependents(g, from);
+    walk();
+    for (size_t r = residuals_.size(); r-- > 0;)
+      if (residuals_[r] >= 0) compute_again(r);
+    walk();
+  }
+  void walk() {
+    const Graph& g = own_.graph();
     std::vector<char> needed(g.nodes.size());
-    used_.assign(in_.size(), 0);
+    used_.assign(in_.size(), 0), residuals_.clear(), order_.clear();
     for (NodeId p : parts_) needed[static_cast<size_t>(p)] = 1;
     for (size_t i = g.nodes.size(); i-- > 0;) {
       if (!needed[i]) continue;
       const NodeId id = static_cast<NodeId>(i);
-      if (const auto it = std::find(in_.begin(), in_.end(), id); it != in_.end()) {
-        const size_t input = static_cast<size_t>(it - in_.begin());
+      if (const size_t input = input_of(id); input < in_.size()) {
         if (is_carry(input)) residuals_.push_back(id);
         else used_[input] = 1;
-      } else if (id < first_ && varies[i] && !means<View>(g.at(id).op)) {
+      } else if (id < first_ && varies_[i] && !means<View>(g.at(id).op) && !again_.count(id)) {
         residuals_.push_back(id);
       } else if (g.at(id).op != Op::input) {
         order_.push_back(id);
@@ -173,6 +187,31 @@ class ScanVjp {
     }
     std::reverse(order_.begin(), order_.end());
     std::reverse(residuals_.begin(), residuals_.end());
+  }
+  size_t input_of(NodeId id) const { return static_cast<size_t>(std::find(in_.begin(), in_.end(), id) - in_.begin()); }
+
+  // A residual that maps make of others and of what is read anyway is made again where that is cheaper than to write it,
+  // which reads a line first, and to read it.
+  void compute_again(size_t residual) {
+    const Graph& g = own_.graph();
+    const NodeId id = residuals_[residual];
+    std::set<NodeId> path;
+    double work = 0;
+    std::vector<NodeId> stack{id};
+    while (!stack.empty()) {
+      const NodeId n = stack.back();
+      stack.pop_back();
+      const bool kept = n != id && std::count(residuals_.begin(), residuals_.end(), n) > 0, fixed = !varies_[static_cast<size_t>(n)];
+      const size_t input = input_of(n);
+      if (kept || fixed || (input < in_.size() && used_[input]) || again_.count(n) || !path.insert(n).second) continue;
+      if (!means<Map>(g.at(n).op) && !means<View>(g.at(n).op)) return;
+      if (means<Map>(g.at(n).op)) work += price_of(g.at(n).op) * static_cast<double>(at_size(own_.type(n), 1).size());
+      stack.insert(stack.end(), g.at(n).args.begin(), g.at(n).args.end());
+    }
+    const int64_t bytes = at_size(own_.type(id), 1).bytes(), all = is_symbolic(node_.attrs.limit[0]) ? kCached : checked_mul(bytes, node_.attrs.limit[0]);
+    if (work * (all < kCached ? 4 : 1) >= 3 * static_cast<double>(bytes)) return;
+    again_.insert(path.begin(), path.end());
+    residuals_[residual] = -1;
   }
 
   // A forward scan that also stacks the residuals; theirs.

@@ -11,14 +11,6 @@
 namespace quern {
 namespace {
 
-constexpr int64_t kSmall = 256 << 10;   // bytes: a value that stays in a cache, which moves several times as many
-
-// Bytes of memory traffic that take as long as one element's op.
-double price_of(Op op) {
-  constexpr double kPrices[] = {0.25, 1.5, 4, 16};
-  return kPrices[static_cast<int>(work_of(op))];
-}
-
 class Duplicates {
  public:
   explicit Duplicates(Groups& groups) : g_(groups) {}
@@ -56,7 +48,7 @@ class Duplicates {
       for (NodeId m : g_.members[static_cast<size_t>(c)]) walks += means<Reduce>(g_.graph.at(m).op);
       for (NodeId s : sources)
         if (!known.count(s)) price += static_cast<double>(type(s).bytes());
-      price += work * static_cast<double>(walks) * (bytes < kSmall ? 4 : 1);
+      price += work * static_cast<double>(walks) * (bytes < kCached ? 4 : 1);
     }
     return price < static_cast<double>(bytes) * static_cast<double>(2 + all.size());
   }

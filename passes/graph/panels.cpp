@@ -48,42 +48,65 @@ Shape moved(size_t rank, size_t from, size_t to) {
   return axes;
 }
 
-// One operand of a product: of its letters all but `kept` are summed.
-struct Panels {
-  char kept;
-  int64_t columns, width;
-  int64_t count() const { return ceil_div(columns, width); }
+}  // namespace
 
-  // [summed and kept, in any order] → [columns / width, summed …, width]
-  NodeId made(GraphBuilder& b, NodeId x, const std::string& letters) const {
-    const size_t summed = letters.size() - 1;
-    x = transposed(b, x, moved(letters.size(), letters.find(kept), summed));
-    if (const int64_t more = count() * width - columns; more > 0) {
-      Attrs pad;
-      pad.low.assign(letters.size(), 0), pad.high.assign(letters.size(), 0);
-      (planted(Fault::panels_filled_in_front) ? pad.low : pad.high).back() = more;
-      x = b.add(Op::pad, {x, b.scalar(b.type(x).dtype, 0)}, std::move(pad));
-    }
-    Shape parts = b.type(x).shape;
-    parts.back() = count();
-    parts.push_back(width);
-    return transposed(b, reshaped(b, x, parts), moved(parts.size(), summed, 0));
+NodeId Panels::made(GraphBuilder& b, NodeId x, const std::string& letters) const {
+  const size_t summed = letters.size() - 1;
+  x = transposed(b, x, moved(letters.size(), letters.find(kept), summed));
+  if (const int64_t more = count() * width - columns; more > 0) {
+    Attrs pad;
+    pad.low.assign(letters.size(), 0), pad.high.assign(letters.size(), 0);
+    (planted(Fault::panels_filled_in_front) ? pad.low : pad.high).back() = more;
+    x = b.add(Op::pad, {x, b.scalar(b.type(x).dtype, 0)}, std::move(pad));
   }
-  // … → [summed …, kept]
-  NodeId read(GraphBuilder& b, NodeId panels) const {
-    const size_t summed = b.type(panels).shape.size() - 2;
-    NodeId x = transposed(b, panels, moved(summed + 2, 0, summed));
-    Shape whole(b.type(x).shape.begin(), b.type(x).shape.end() - 2);
-    whole.push_back(count() * width);
-    x = reshaped(b, x, whole);
-    if (count() * width == columns) return x;
-    Attrs cut;
-    cut.start.assign(whole.size(), 0), cut.stride.assign(whole.size(), 1);
-    cut.limit = whole;
-    cut.limit.back() = columns;
-    return b.add(Op::slice, {x}, std::move(cut));
+  Shape parts = b.type(x).shape;
+  parts.back() = count();
+  parts.push_back(width);
+  return transposed(b, reshaped(b, x, parts), moved(parts.size(), summed, 0));
+}
+
+NodeId Panels::read(GraphBuilder& b, NodeId panels) const {
+  const size_t summed = b.type(panels).shape.size() - 2;
+  NodeId x = transposed(b, panels, moved(summed + 2, 0, summed));
+  Shape whole(b.type(x).shape.begin(), b.type(x).shape.end() - 2);
+  whole.push_back(count() * width);
+  x = reshaped(b, x, whole);
+  if (count() * width == columns) return x;
+  Attrs cut;
+  cut.start.assign(whole.size(), 0), cut.stride.assign(whole.size(), 1);
+  cut.limit = whole;
+  cut.limit.back() = columns;
+  return b.add(Op::slice, {x}, std::move(cut));
+}
+
+std::string Panels::spec(ContractSpec spec, size_t side) const {
+  std::string& letters = side ? spec.rhs : spec.lhs;
+  std::erase(letters, kept);
+  letters += kept;
+  return fmt::format("{},{}->{}", spec.lhs, spec.rhs, spec.out);
+}
+
+std::optional<Panels> panels_of(const ContractSpec& spec, size_t side, const Type& matrix, const Type& other, const PassContext& context) {
+  const std::string &own = side ? spec.rhs : spec.lhs, &theirs = side ? spec.lhs : spec.rhs;
+  if (context.large_matrix == 0 || own.size() < 2 || is_symbolic(matrix.shape) || matrix.bytes() < context.large_matrix || !is_float(matrix.dtype)) return std::nullopt;
+  Panels out{0, 0, 0};
+  int64_t rows = 1;
+  for (size_t d = 0; d < own.size(); ++d) {
+    if (has(theirs, own[d]) && has(spec.out, own[d])) return std::nullopt;
+    if (!has(spec.out, own[d])) continue;
+    if (out.kept) return std::nullopt;
+    out.kept = own[d], out.columns = matrix.shape[d];
   }
-};
+  for (size_t d = 0; d < theirs.size(); ++d)
+    if (has(spec.out, theirs[d])) rows = std::max(rows, at_size(other.shape[d], 1));
+  if (!out.kept || out.columns <= context.lanes) return std::nullopt;
+  const auto [across, along] = accumulators(rows, ceil_div(out.columns, context.lanes), context.registers);
+  out.width = along * context.lanes;
+  const bool is_one = out.count() == 1 && own.back() == out.kept;
+  return rows > across && !is_one ? std::optional(out) : std::nullopt;
+}
+
+namespace {
 
 class Loop {
  public:
@@ -117,33 +140,12 @@ class Loop {
     for (size_t side = 0; side < 2; ++side) {
       const auto at = std::find(body_.inputs.begin() + static_cast<int64_t>(first_fixed()), body_.inputs.end(), n.args[side]);
       if (at == body_.inputs.end() || n.args[0] == n.args[1]) continue;
-      const std::optional<Panels> panels = panels_of(spec, side, body_.type(n.args[side]), body_.type(n.args[1 - side]));
+      const std::optional<Panels> panels = panels_of(spec, side, body_.type(n.args[side]), body_.type(n.args[1 - side]), context_);
       if (!panels || !context_.allow()) continue;
       found_.emplace(id, Found{side, static_cast<size_t>(at - body_.inputs.begin()), *panels});
       context_.loops.push_back(fmt::format("{}%{} contract: its operand {} lies in panels of {} before the loop", context_.within, id, side, panels->width));
       return;
     }
-  }
-
-  // Several tiles of rows read a large matrix, whose other axes are all summed.
-  std::optional<Panels> panels_of(const ContractSpec& spec, size_t side, const Type& matrix, const Type& other) const {
-    const std::string &own = side ? spec.rhs : spec.lhs, &theirs = side ? spec.lhs : spec.rhs;
-    if (own.size() < 2 || is_symbolic(matrix.shape) || matrix.bytes() < context_.large_matrix || !is_float(matrix.dtype)) return std::nullopt;
-    Panels out{0, 0, 0};
-    int64_t rows = 1;
-    for (size_t d = 0; d < own.size(); ++d) {
-      if (has(theirs, own[d]) && has(spec.out, own[d])) return std::nullopt;
-      if (!has(spec.out, own[d])) continue;
-      if (out.kept) return std::nullopt;
-      out.kept = own[d], out.columns = matrix.shape[d];
-    }
-    for (size_t d = 0; d < theirs.size(); ++d)
-      if (has(spec.out, theirs[d])) rows = std::max(rows, at_size(other.shape[d], 1));
-    if (!out.kept || out.columns <= context_.lanes) return std::nullopt;
-    const auto [across, along] = accumulators(rows, ceil_div(out.columns, context_.lanes), context_.registers);
-    out.width = along * context_.lanes;
-    const bool is_one = out.count() == 1 && own.back() == out.kept;
-    return rows > across && !is_one ? std::optional(out) : std::nullopt;
   }
 
   Graph new_body() {
@@ -185,11 +187,7 @@ class Loop {
       if (const auto found = found_.find(id); found != found_.end()) {
         const Panels& p = found->second.panels;
         mapped[found->second.side] = p.read(own, panels.at(id));
-        ContractSpec spec = parse_contract(n.attrs.spec);
-        std::string& letters = found->second.side ? spec.rhs : spec.lhs;
-        std::erase(letters, p.kept);
-        letters += p.kept;
-        attrs.spec = fmt::format("{},{}->{}", spec.lhs, spec.rhs, spec.out);
+        attrs.spec = p.spec(parse_contract(n.attrs.spec), found->second.side);
       }
       map[i] = own.add(n.op, std::move(mapped), std::move(attrs), body_.where(id));
     }

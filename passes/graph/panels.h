@@ -1,10 +1,33 @@
-// Panels: how a matrix that a loop's products read and nothing changes is laid out for them, once, by the pass `panels`.
+// Panels: how a matrix that products read again and again, and nothing changes, is laid out for them: before a loop by the pass
+// `panels`, before all runs by the pass `setup`.
 #pragma once
 #include <cstdint>
+#include <optional>
+
+#include "ir/op.h"
+#include "passes/pass.h"
 
 namespace quern {
 
 /// The usual PassContext::large_matrix: smaller ones stay in a core's cache as they are.
 inline constexpr int64_t kLargeMatrix = 64 << 10;
+
+/// Of an operand whose letters are all summed but `kept`: as wide as the sums that a product's registers hold. What fills
+/// no panel is padded with zeros, which nothing reads.
+struct Panels {
+  char kept;
+  int64_t columns, width;
+  int64_t count() const { return ceil_div(columns, width); }
+  /// [summed and kept, in the letters' order] → [columns / width, summed …, width]
+  NodeId made(GraphBuilder& b, NodeId x, const std::string& letters) const;
+  /// … → [summed …, kept]
+  NodeId read(GraphBuilder& b, NodeId panels) const;
+  /// The product's spec for what `read` gives as operand `side`.
+  std::string spec(ContractSpec spec, size_t side) const;
+};
+
+/// Of a product's operand `side`, `matrix`, beside the operand `other`: where several tiles of rows read a large matrix, all
+/// of whose axes but one are summed, and it does not lie so already.
+std::optional<Panels> panels_of(const ContractSpec& spec, size_t side, const Type& matrix, const Type& other, const PassContext& context);
 
 }  // namespace quern

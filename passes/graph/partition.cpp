@@ -16,7 +16,7 @@
 //   - a running sum or a put_add is its only output (every step is stored), and nothing else in it reduces.
 // Then maps that are cheaper to compute again where they are read become free, too (duplicate.h).
 // A view that must be in memory and is nothing but another place there (passes/plan/place.h) becomes no kernel: it stays
-// between the calls.
+// between the calls. So does `stored`: what it is computed from and what reads it are two kernels.
 // Control flow is no kernel: its arguments and results are in memory, its bodies are partitioned by themselves. But a scan
 // whose steps are elementwise on one shape is one: each element walks through all steps.
 // Relies on expand (no composed ops, no transforms). Every merge asks the bisect counter.
@@ -59,16 +59,15 @@ class Partitioner {
     nested_ = context.nested_products ? recomputed_nodes(graph) : std::vector<char>(n);
     for (NodeId r : graph.roots()) root_[static_cast<size_t>(r)] = 1;
     for (size_t i = 0; i < n; ++i) classify(static_cast<NodeId>(i));
-    for (const Node& node : graph.nodes)   // what `take` reads by computed rows must be in memory
-      if (means<Take>(node.op) && free_[static_cast<size_t>(node.args[0])]) own_group(node.args[0]);
-    for (const Node& node : graph.nodes)   // and so must be what loops and branches read
-      if (is_control_flow(node.op) && !is_elementwise_scan(node))
-        for (NodeId a : node.args)
-          if (free_[static_cast<size_t>(a)] && at(a).op != Op::constant) own_group(a);
-    for (const Node& node : graph.nodes)   // a padded operand is written out once rather than masked in every step of a sum
-      if (means<Contract>(node.op))
-        for (NodeId a : node.args)
-          if (free_[static_cast<size_t>(a)] && is_padded(a)) own_group(a);
+    const auto store = [&](NodeId a) {
+      if (free_[static_cast<size_t>(a)]) own_group(a);
+    };
+    for (const Node& node : graph.nodes) {   // in memory must be what `take` reads by computed rows,
+      if (means<Take>(node.op)) store(node.args[0]);
+      const bool reads_memory = node.op == Op::stored || (is_control_flow(node.op) && !is_elementwise_scan(node));   // what these read,
+      for (NodeId a : node.args)   // and a padded operand: it is written out once rather than masked in every step of a sum
+        if ((reads_memory && at(a).op != Op::constant) || (means<Contract>(node.op) && is_padded(a))) store(a);
+    }
     link();
   }
 
@@ -116,7 +115,7 @@ class Partitioner {
       const size_t k = static_cast<size_t>(a);
       return free_[k] || (leaf_[k] && at(a).type.size() == 1);
     });
-    free_[i] = means<Source>(n.op) || means<View>(n.op) || (means<Map>(n.op) && single && of_free);
+    free_[i] = means<Source>(n.op) || (means<View>(n.op) && n.op != Op::stored) || (means<Map>(n.op) && single && of_free);
     // Random bits want a key that is at hand wherever they are used.
     if (n.op == Op::random) free_[i] = of_free;
     if (root_[i]) free_[i] = 0;
@@ -531,12 +530,15 @@ class Partitioner {
 
   // --- views that need no kernel ---
   bool of_kernel(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 && !places_.count(id) && !of_control(id); }
-  // A concat whose operands are results of kernels and lie nowhere else: they are written where it lies.
+  bool in_memory(NodeId id) const { return group_[static_cast<size_t>(id)] >= 0 || at(id).op == Op::input; }
+  // What is stored is where it is. Operands of a concat that are results of kernels and lie nowhere else are written where it lies.
   void place_concats() {
     std::set<NodeId> held;
     for (const std::vector<NodeId>& members : members_) {
       const NodeId id = members[0];
-      if (!means<View>(at(id).op) || placement_of(graph_, id).kind != Placement::Kind::around) continue;
+      const Placement::Kind kind = placement_of(graph_, id).kind;
+      if (at(id).op == Op::stored && kind == Placement::Kind::inside && in_memory(at(id).args[0])) places_.insert(id);
+      if (kind != Placement::Kind::around) continue;
       const std::vector<NodeId>& args = at(id).args;
       const auto placeable = [&](NodeId a) { return of_kernel(a) && !root_[static_cast<size_t>(a)] && !held.count(a) && std::count(args.begin(), args.end(), a) == 1; };
       if (!std::all_of(args.begin(), args.end(), placeable) || !context_.allow()) continue;
@@ -548,8 +550,8 @@ class Partitioner {
   void place_slices() {
     for (const std::vector<NodeId>& members : members_) {
       if (members.size() != 1 || placement_of(graph_, members[0]).kind != Placement::Kind::inside) continue;
-      const NodeId id = members[0], whole = at(id).args[0];
-      if ((group_[static_cast<size_t>(whole)] < 0 && at(whole).op != Op::input) || !context_.allow()) continue;
+      const NodeId id = members[0];
+      if (places_.count(id) || !in_memory(at(id).args[0]) || !context_.allow()) continue;
       places_.insert(id);
       for (size_t v = first_verdict_; v < context_.verdicts.size(); ++v)
         if (context_.verdicts[v].consumer == id) context_.verdicts[v].reason = kSameMemory, context_.verdicts[v].bytes = 0;

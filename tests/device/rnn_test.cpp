@@ -106,6 +106,33 @@ TEST_F(Rnn, OneProductPerStepInsideOfTheLoops) {
   EXPECT_NE(notes.find("behind the loop, for all at once: contract"), std::string::npos) << notes;
 }
 
+// Of each gate the backward loop reads its exponential, of three with a comparison; of the cell what it was before; h stands for
+// the output and, one step earlier, for dwh. The rest, tanh of the cell among it, is computed again from these.
+TEST_F(Rnn, KeepsWhatIsDearToComputeAgain) {
+  constexpr int64_t kSteps = 64, kBatch = 128, kIn = 4, kHidden = 8;
+  const Graph graph = training_step(kSteps, kBatch, kIn, kHidden);
+  PassContext context;
+  Graph after;
+  context.after = [&](const std::string& pass, const Graph& g) {
+    if (pass == "loops") after = g;
+  };
+  run_pipeline(graph, context);
+  int64_t stacks = 0, masks = 0;
+  for (const Node& n : after.nodes)
+    if (n.op == Op::scan && n.attrs.stride.empty())
+      for (size_t r = static_cast<size_t>(n.attrs.index[0]); r < n.type.results.size(); ++r) {
+        EXPECT_EQ(n.type.results[r].shape, (Shape{kSteps, kBatch, kHidden}));
+        ++(n.type.results[r].dtype == DType::boolean ? masks : stacks);
+      }
+  EXPECT_EQ(stacks, 7);
+  EXPECT_EQ(masks, 3);
+  std::vector<HostTensor> inputs;
+  std::mt19937_64 random(3);
+  for (NodeId i : graph.inputs) inputs.push_back(test::random_tensor(graph.type(i), -0.3, 0.3, random));
+  const std::vector<HostTensor> got = compiled(graph)->run(inputs), want = interpret(expand(graph, context), inputs);
+  for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-4) << "output " << o;
+}
+
 TEST_F(Rnn, NothingIsReadBackInsideOfALoop) {
   std::string transcript;
   const auto null = open_device("null", &transcript);

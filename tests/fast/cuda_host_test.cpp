@@ -33,7 +33,7 @@ class CudaHost : public testing::Test {
   }
 };
 
-// y = x, and a state that is set.
+// y = x, and a state that is set, of which setup keeps a copy.
 Program sample() {
   const auto slot = [](SlotKind kind, const char* name) {
     Slot s;
@@ -42,12 +42,13 @@ Program sample() {
   };
   Program p;
   p.target = {TargetKind::cuda, "sm_90a"};
-  p.slots = {slot(SlotKind::input, "x"), slot(SlotKind::state, "s"), slot(SlotKind::output, "y")};
+  p.slots = {slot(SlotKind::input, "x"), slot(SlotKind::state, "s"), slot(SlotKind::output, "y"), slot(SlotKind::kept, "")};
   KernelImage image;
   image.name = "k0";
   image.operands = image.outputs = 1;
   p.images = {image};
   p.inputs = {0}, p.states = {1}, p.outputs = {2};
+  p.setup = {Copy{1, 3}};
   p.steps = {Copy{0, 2}, Launch{{0}, {1}}};
   return p;
 }
@@ -75,7 +76,7 @@ TEST_F(CudaHost, EveryOperationIsInItsGpusContext) {
     e.run();
     e.output(0);
     e.state("s");
-    e.profile(1);
+    e.profile(e.program().steps, 1);
     device.synchronize();
   };
   use(*one);

@@ -14,6 +14,7 @@
 #include "ir/op.h"
 #include "models/zoo.h"
 #include "passes/graph/panels.h"
+#include "passes/graph/setup.h"
 #include "passes/pass.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/plan.h"
@@ -43,12 +44,13 @@ std::string kernels_of(const Graph& graph, bool cpu) {
   if (const CpuArch arch = cpu_arch("avx512"); cpu) context.large_matrix = kLargeMatrix, context.lanes = arch.lanes, context.registers = arch.registers;
   struct Kernel {
     std::string ops;
-    int64_t calls = 0, in_loops = 0;
+    int64_t calls = 0, in_loops = 0, once = 0;
   };
   std::vector<Kernel> kernels;
   std::map<std::string, size_t> by_structure;
-  int64_t launches = 0;
+  int64_t launches = 0, in_setup = 0;
   const std::function<void(const Graph&, bool)> visit = [&](const Graph& calls, bool in_loop) {
+    const std::vector<char> same = unchanging_nodes(calls);
     for (const Node& n : calls.nodes) {
       if (is_control_flow(n.op)) {
         for (const auto& body : {n.attrs.body, n.attrs.otherwise})
@@ -59,15 +61,19 @@ std::string kernels_of(const Graph& graph, bool cpu) {
       const std::string planned = tile::structure(cpu ? plan_cpu(lowered, "avx512") : plan_cuda(lowered, "sm_90a"));
       const auto [at, fresh] = by_structure.emplace(planned, kernels.size());
       if (fresh) kernels.push_back({ops_of(*n.attrs.body)});
-      ++(in_loop ? kernels[at->second].in_loops : kernels[at->second].calls);
-      ++launches;
+      Kernel& k = kernels[at->second];
+      const bool once = !in_loop && same[static_cast<size_t>(&n - calls.nodes.data())];
+      ++(in_loop ? k.in_loops : once ? k.once
+                                     : k.calls);
+      ++(once ? in_setup : launches);
     }
   };
   visit(run_pipeline(graph, context), false);
-  std::string out = fmt::format("{}: {} kernels, {} launches\n", cpu ? "cpu:avx512" : "cuda:sm_90a", kernels.size(), launches);
+  std::string out = fmt::format("{}: {} kernels, {} launches{}\n", cpu ? "cpu:avx512" : "cuda:sm_90a", kernels.size(), launches, in_setup ? fmt::format(", {} in setup", in_setup) : "");
   for (const Kernel& k : kernels) {
     out += "  " + k.ops;
     if (k.calls > 1) out += fmt::format(", {} calls", k.calls);
+    if (k.once) out += fmt::format(", {} once", k.once);
     if (k.in_loops) out += fmt::format(", {} in a loop", k.in_loops);
     out += "\n";
   }

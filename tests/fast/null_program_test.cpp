@@ -77,6 +77,59 @@ TEST(NullProgram, TranscriptIsWhatTheProgramSays) {
   EXPECT_EQ(planned_bytes(sample(), 2), 128 + 64 + 64 + 64 + 128 + 2 * 128);
 }
 
+// Setup: the constant and the state are copied once, what is kept of them is read in every run.
+Program with_setup() {
+  Program p = sample();
+  p.slots.push_back(slot(SlotKind::kept, DType::f32, {3}));
+  p.slots.push_back(slot(SlotKind::kept, DType::i32, {}));
+  p.slots.push_back(slot(SlotKind::arena, DType::i32, {}));
+  p.setup = {Copy{2, 7}, Copy{1, 8}};
+  p.steps.push_back(Copy{8, 9});
+  return p;
+}
+
+TEST(NullProgram, SetupRunsBeforeRunsThatFollowItsStates) {
+  const Program p = load_program(save_program(with_setup()), "p.qpk");
+  std::string transcript;
+  const auto device = open_device("null", &transcript);
+  Executable e(*device, p);
+  e.set_input(0, HostTensor(DType::f32, {2, 3}));
+  e.set_state("step", HostTensor(DType::i32, {}));
+  const auto run = [&] {
+    transcript.clear();
+    e.run();
+    return transcript;
+  };
+  const std::string first = run(), second = run();
+  EXPECT_TRUE(first.ends_with(second)) << first << second;
+  EXPECT_EQ(first.substr(0, first.size() - second.size()), "copy m5 m3 12\ncopy m6 m2 4\n");
+  e.set_input(0, HostTensor(DType::f32, {2, 3}));
+  EXPECT_EQ(run(), second);
+  e.set_state("step", HostTensor(DType::i32, {}));
+  EXPECT_EQ(run(), first);
+  EXPECT_EQ(run(), second);
+  EXPECT_EQ(kept_bytes(p), 2 * 64);
+  EXPECT_EQ(planned_bytes(p, 2), planned_bytes(sample(), 2) + 2 * 64);
+}
+
+TEST(NullProgram, SetupAndStepsWriteWhatIsTheirs) {
+  const auto refused = [](const char* what, const std::function<void(Program&)>& forge) {
+    Program p = with_setup();
+    EXPECT_NO_THROW(load_program(save_program(p), "p.qpk"));
+    forge(p);
+    EXPECT_THROW(load_program(save_program(p), "p.qpk"), Error) << what;
+  };
+  refused("a step that writes what setup keeps", [](Program& p) { p.steps.push_back(Copy{2, 7}); });
+  refused("a launch that does", [](Program& p) { p.slots[7].shape = {2, 3}, p.setup.clear(), p.steps = {Launch{{0}, {0, 2, 7}}}; });
+  refused("setup that writes a state", [](Program& p) { p.setup.push_back(Copy{8, 1}); });
+  refused("setup that writes a constant", [](Program& p) { p.setup.push_back(Copy{7, 2}); });
+  refused("setup that writes an output", [](Program& p) { p.slots[7].shape = {20}, p.setup = {Copy{7, 5}}; });
+  refused("setup that reads an input", [](Program& p) { p.slots[7].shape = {2, 3}, p.setup = {Copy{0, 7}}; });
+  refused("setup in a loop that does", [](Program& p) { p.loops = 1, p.setup.push_back(Loop{0, 2, {Copy{8, 1}}}); });
+  refused("setup that launches into a state", [](Program& p) { p.setup = {Launch{{0}, {2, 2, 1}}}; });
+  refused("a part of a state for what is kept", [](Program& p) { p.slots[8].parent = 1; });
+}
+
 TEST(NullProgram, FilesRoundTrip) {
   const Program p = sample();
   const std::vector<uint8_t> bytes = save_program(p);
@@ -88,7 +141,7 @@ TEST(NullProgram, FilesRoundTrip) {
 }
 
 TEST(NullProgram, EveryFlippedBitAndEveryTruncationIsRefused) {
-  const std::vector<uint8_t> bytes = save_program(sample());
+  const std::vector<uint8_t> bytes = save_program(with_setup());
   for (size_t bit = 0; bit < bytes.size() * 8; ++bit) {
     std::vector<uint8_t> damaged = bytes;
     damaged[bit / 8] ^= static_cast<uint8_t>(1u << (bit % 8));
@@ -212,7 +265,7 @@ TEST(NullProgram, PackagesOfTwoGigabytesAreNotWritten) {
 
 // Behind the checksum: bytes are changed and the checksum is made to match. What loads must run.
 TEST(NullProgram, ForgedFilesAreRefusedOrRun) {
-  const std::vector<uint8_t> bytes = save_program(sample());
+  const std::vector<uint8_t> bytes = save_program(with_setup());
   constexpr size_t kHead = 24;
   std::mt19937 random(7);
   int refused = 0, ran = 0;

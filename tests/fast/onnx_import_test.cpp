@@ -56,7 +56,7 @@ void throws(Code code, const std::string& part, F&& f) {
   }
 }
 
-TEST(OnnxImport, WeightsAreInputsAndSmallInitializersConstants) {
+TEST(OnnxImport, WeightsAreStatesAndSmallInitializersConstants) {
   GraphParts g;
   std::vector<double> w(100);
   for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<double>(i % 7);
@@ -70,6 +70,9 @@ TEST(OnnxImport, WeightsAreInputsAndSmallInitializersConstants) {
   ASSERT_EQ(reasons(m.imported), "");
   ASSERT_EQ(m.imported.weights.size(), 1u);   // "unused" is not asked for
   EXPECT_EQ(m.imported.weights[0].first, "w");
+  ASSERT_EQ(m.imported.graph.states.size(), 1u);
+  EXPECT_EQ(m.imported.graph.states[0].name, "w");
+  EXPECT_EQ(m.imported.graph.states[0].output, m.imported.graph.states[0].input);   // which no run changes
   const HostTensor x = f32({3, 10}, std::vector<double>(30, 1));
   const HostTensor z = run(m.imported, {x})[0];
   EXPECT_EQ(z.shape, (Shape{3, 2, 5}));

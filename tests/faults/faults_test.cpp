@@ -42,7 +42,7 @@ const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 200 --seed 1
 const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 80 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
 const std::string fuzz_tiles = std::string(QN_COMMAND) + " fuzz graphs -n 400 --seed 1 --grad --vmap --tile --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
-  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"rnn", QN_RNN}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}, {"plan", QN_PLAN}, {"attention", QN_ATTENTION}, {"roles", QN_ROLES}};
+  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"rnn", QN_RNN}, {"setup", QN_SETUP}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}, {"plan", QN_PLAN}, {"attention", QN_ATTENTION}, {"roles", QN_ROLES}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
 }
 
@@ -79,6 +79,8 @@ std::string first_guess(Fault fault) {
     case Fault::rows_packed: case Fault::room_of_kernel: return sweep("loops", "*AnyDim");
     case Fault::panels_filled_in_front: return sweep("rnn", "*WrittenOut");
     case Fault::steps_of_bound: return sweep("loops", "*AsManySteps*");
+    case Fault::stale_setup:
+    case Fault::state_for_parameter: return sweep("setup", "*RunsAgain*");
     case Fault::bitcast_as_cast: return sweep("cpu", "*/bitcast");
     case Fault::f8_truncated: case Fault::i4_unsigned: return sweep("cpu", "*/cast");
     case Fault::division_truncates: return sweep("cpu", "*/div");

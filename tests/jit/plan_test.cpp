@@ -67,8 +67,8 @@ std::vector<std::vector<std::byte>> run(Device& device, const Graph& graph, cons
   const std::vector<HostTensor> all = random_inputs(graph, random);
   std::vector<HostTensor> inputs;
   for (size_t i = 0; i < all.size(); ++i) {
-    const auto state = std::find_if(graph.states.begin(), graph.states.end(), [&](const State& s) { return s.input == graph.inputs[i]; });
-    if (state == graph.states.end()) inputs.push_back(all[i]);
+    const State* state = graph.state_of(graph.inputs[i]);
+    if (!state) inputs.push_back(all[i]);
     else executable->set_state(state->name, all[i]);
   }
   auto out = bytes_of(executable->run(inputs));
