@@ -78,12 +78,13 @@ static void run(const Arguments& a) {
   for (const Family* f : kTimed)
     for (const Case& c : f->cases())
       if (c.name.find(a.filter) != std::string::npos) f->run(h, c);
-  for (const Case& c : product_family.cases())   // large: only where asked for
-    if (!a.filter.empty() && c.name.rfind(a.filter, 0) == 0) product_family.run(h, c);
+  for (const Family* f : {&product_family, &attention_family})   // large: only where asked for
+    for (const Case& c : f->cases())
+      if (!a.filter.empty() && c.name.rfind(a.filter, 0) == 0) f->run(h, c);
   // Names of other families are part of these names: a filter must begin with compile_time to mean them.
   for (const Case& c : compile_time_family.cases())
     if (c.name.rfind(a.filter, 0) == 0) compile_time_family.run(h, c);
-  if (h.rows.empty()) throw Error(Code::unknown_case, fmt::format("no case has \"{}\" in its name", a.filter)).with_help("families are matmul, product (cuda), conv, elementwise, softmax, layer_norm, mlp step and compile_time");
+  if (h.rows.empty()) throw Error(Code::unknown_case, fmt::format("no case has \"{}\" in its name", a.filter)).with_help("families are matmul, product and attention (cuda), conv, elementwise, softmax, layer_norm, mlp step and compile_time");
   head["rows"] = h.rows;
   a.json.write(head);
 }

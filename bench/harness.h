@@ -13,6 +13,7 @@ struct Case {
   Graph graph;
   double flops = 0, bytes = 0;     // of one run, where meaningful
   Json peer;                       // the same computation as a peer is asked for it; null: no peer
+  Fp fp = Fp::standard;            // fast: short floats stay in f32 between the ops of a kernel
 };
 
 struct Spread {
@@ -51,7 +52,9 @@ struct Family {
   std::vector<Case> (*cases)();
   void (*run)(Harness& harness, const Case& c);
 };
-extern const Family product_family;   // of a GPU
+extern const Family product_family, attention_family;   // of a GPU
+/// Many runs as one CUDA graph, the peer's as well.
+void run_together(Harness& harness, const Case& c);
 extern const Family matmul_family, convolution_family, elementwise_family, softmax_family, layer_norm_family, mlp_step_family, compile_time_family;
 /// The head of a JSON: the machine with its load, and the command as it was typed.
 Json machine(const Device& device);

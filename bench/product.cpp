@@ -39,31 +39,32 @@ static HostTensor rounded(const HostTensor& x) {
   return out;
 }
 
-static void run(Harness& h, const Case& c) {
+void run_together(Harness& h, const Case& c) {
   if (h.device.target().kind != TargetKind::cuda) {
     fmt::print(h.out, "{:<36} left out: it is for a GPU\n", c.name);
     return;
   }
   CompileOptions options = h.options;
   options.target = h.device.target();
+  options.passes.fp = c.fp;
   CompileReport report;
   Program program = compile(c.graph, options, &report);
   h.compiled(c.name, report);
   // One graph of many launches, each waiting for the last (they write one output), on inputs in two places in turn.
   const int64_t together = std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100);
-  const Launch launch = std::get<Launch>(static_cast<const Step::variant&>(program.steps.at(0)));
-  QN_CHECK(program.steps.size() == 1, "a product is one kernel");
-  Launch other = launch;
+  const std::vector<Step> once = program.steps;
+  std::vector<Step> other = once;
   for (int64_t input : std::vector(program.inputs)) {
     Slot copy = program.slots[static_cast<size_t>(input)];
     copy.name += " again";
-    for (int64_t& s : other.slots)
-      if (s == input) s = static_cast<int64_t>(program.slots.size());
+    for (Step& step : other)
+      for (int64_t& s : std::get<Launch>(static_cast<Step::variant&>(step)).slots)
+        if (s == input) s = static_cast<int64_t>(program.slots.size());
     program.inputs.push_back(static_cast<int64_t>(program.slots.size()));
     program.slots.push_back(std::move(copy));
   }
   program.steps.clear();
-  for (int64_t r = 0; r < together; ++r) program.steps.push_back(r % 2 ? other : launch);
+  for (int64_t r = 0; r < together; ++r) program.steps.insert(program.steps.end(), (r % 2 ? other : once).begin(), (r % 2 ? other : once).end());
   Executable executable(h.device, program);
   const int64_t inputs = static_cast<int64_t>(c.graph.inputs.size());
   for (int64_t i = 0; i < inputs; ++i) {
@@ -92,6 +93,6 @@ static void run(Harness& h, const Case& c) {
   h.add(c.name, times, peer ? peer->name : "", {{"together", together}, {"plan", plan}, {"tflop_per_s", c.flops / times.ours.median / 1e6}}, fmt::format("  {:.0f} TFLOP/s{}", c.flops / times.ours.median / 1e6, plan.empty() ? " (no roles)" : ""));
 }
 
-const Family product_family{cases, run};
+const Family product_family{cases, run_together};
 
 }  // namespace quern::bench

@@ -109,8 +109,9 @@ void dump(const DumpArguments& a) {
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
   if (a.what == "fusion") {
-    run_pipeline(graph, options.passes);
-    std::string text;
+    std::string why, text;
+    to_kernels(graph, options.passes, &why);
+    if (!why.empty()) text = "scores are kept in memory, no role takes " + why + "\n";
     Json edges = Json::array();
     for (const Verdict& v : options.passes.verdicts) {
       text += fmt::format("{}: {}{}\n", v.edge, !v.fused ? "not fused: " + v.reason : v.reason.rfind("recomputed", 0) == 0 ? v.reason : "fused", v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));

@@ -109,6 +109,45 @@ class Product:
         return block(lambda i: microseconds(go) / self.together, how["milliseconds"], how["runs"])
 
 
+class Attention:
+    """Attention of bf16 by the fastest of PyTorch's kernels that take it, `together` of them in one CUDA graph, over several input sets."""
+
+    def __init__(self, torch, request):
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+        from common import microseconds, stream_of, uniform
+        self.torch, self.together = torch, request["together"]
+        once = [torch.from_numpy(uniform(stream_of(0, i), shape)).cuda().to(torch.bfloat16) for i, shape in enumerate(request["shapes"])]
+        sets = [once] + [[t.clone() for t in once] for _ in range(1, request["sets"])]
+        best = None
+        for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
+            try:
+                with sdpa_kernel(backend):
+                    self.check = torch.nn.functional.scaled_dot_product_attention(*once, is_causal=request["causal"]).double().abs().mean().item()
+                    stream = torch.cuda.Stream()
+                    with torch.cuda.stream(stream):
+                        torch.nn.functional.scaled_dot_product_attention(*once, is_causal=request["causal"])
+                    torch.cuda.synchronize()
+                    graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(graph):
+                        for r in range(self.together):
+                            torch.nn.functional.scaled_dot_product_attention(*sets[r % len(sets)], is_causal=request["causal"])
+            except RuntimeError as e:
+                print(f"{backend}: {e}", file=sys.stderr)
+                continue
+
+            def go():
+                graph.replay()
+                torch.cuda.synchronize()
+            go()
+            time = min(microseconds(go) for _ in range(3))
+            if best is None or time < best:
+                best, self.graph = time, graph
+        if best is None:
+            raise RuntimeError("no kernel of this PyTorch takes it")
+
+    measure = Product.measure
+
+
 class Step:
     """The training step of mlp_step.py, eager."""
 
@@ -139,7 +178,7 @@ def main():
             elif "prepare" in request:
                 current = None   # frees the last case's memory first
                 prepare = request["prepare"]
-                current = Step(device, prepare) if prepare["op"] == "mlp_step" else Product(torch, prepare) if prepare["op"] == "product" else Ops(torch, device, prepare)
+                current = Step(device, prepare) if prepare["op"] == "mlp_step" else Product(torch, prepare) if prepare["op"] == "product" else Attention(torch, prepare) if prepare["op"] == "attention" else Ops(torch, device, prepare)
                 answer = {"check": current.check}
             else:
                 answer = {"us": current.measure(request["measure"])}

@@ -144,6 +144,7 @@ std::string Emitter::define(ValueId v, const Places& places, const std::string& 
 }
 
 std::string Emitter::at(ValueId v, const Registers& r, const Places& places) const {
+  if (fragments_.count(v)) return fragment_at(v, r);
   std::string index;
   for (AxisId a : value(v).axes) {
     const int64_t n = places[static_cast<size_t>(a)].registers;
@@ -356,6 +357,10 @@ void Emitter::statement(const Store& s) {
 
 void Emitter::map(const MapTile& m, const Places& places, const std::string& prefix) {
   define(m.out, places, prefix);
+  map_elements(m, places);
+}
+
+void Emitter::map_elements(const MapTile& m, const Places& places) {
   Registers r;
   over(value(m.out).axes, places, -1, r, [&] {
     std::vector<std::string> names;
@@ -371,7 +376,10 @@ void Emitter::map(const MapTile& m, const Places& places, const std::string& pre
         case ScalarNode::Kind::symbol: text = fmt::format("(i64)({} * size)", n.constant.i); break;
         case ScalarNode::Kind::coord: text = fmt::format("(i64)({})", index(n.coord, r, places)); break;
         case ScalarNode::Kind::random: text = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord, r, places)); break;
-        case ScalarNode::Kind::op: text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args); break;
+        case ScalarNode::Kind::op:
+          if (m.fast) text = fast(m, i, names);
+          if (text.empty()) text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args);
+          break;
       }
       names.push_back(fmt::format("x{}", i));
       line(fmt::format("const {} x{} = {};", register_type(n.dtype), i, text));
@@ -381,7 +389,7 @@ void Emitter::map(const MapTile& m, const Places& places, const std::string& pre
   });
 }
 
-void Emitter::statement(const ReduceTile& reduce) {
+void Emitter::reduce(const ReduceTile& reduce) {
   const DType dtype = value(reduce.out).dtype;
   const std::string identity = constant(identity_of(reduce.combine, dtype));
   define(reduce.out, places_);
@@ -553,7 +561,8 @@ std::map<size_t, Op> Emitter::deferred(const Seq& q) const {
 }
 
 void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
-  for (AxisId a : axes) QN_CHECK(!k_.axes[static_cast<size_t>(a)].from && !k_.axes[static_cast<size_t>(a)].to, "bounded axes are the CPU's");
+  if (phase_) return role_loops(axes, false, body);
+  for (AxisId a : axes) QN_CHECK(!k_.axes[static_cast<size_t>(a)].from && !k_.axes[static_cast<size_t>(a)].to, "bounded axes are the CPU's, and of roles");
   for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
   body();
   for (size_t i = 0; i < axes.size(); ++i) close();

@@ -4,6 +4,7 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -81,9 +82,15 @@ class Emitter {
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
   void map(const tile::MapTile& m, const Places& places, const std::string& prefix);
+  void map_elements(const tile::MapTile& m, const Places& places);
   void statement(const tile::Load& l) { load(l, places_, "v"); }
-  void statement(const tile::MapTile& m) { map(m, places_, "v"); }
-  void statement(const tile::ReduceTile& r);
+  void statement(const tile::MapTile& m) {
+    if (!role_ || !fragment_map(m)) map(m, places_, "v");
+  }
+  void statement(const tile::ReduceTile& r) {
+    if (!fragment_reduce(r)) reduce(r);
+  }
+  void reduce(const tile::ReduceTile& r);
   void statement(const tile::Mma& m);
   void statement(const tile::Seq& q);
   void statement(const tile::Each& e);
@@ -133,21 +140,30 @@ class Emitter {
   std::vector<Ring> rings_;                // by channel
   std::vector<TensorMap> maps_;
   std::map<tile::ValueId, SharedTile> tiles_;
-  std::vector<std::pair<tile::ValueId, int64_t>> sums_;   // of products, with how many registers they have
-  std::map<tile::ValueId, std::string> adds_;             // carried sums: when there is something to add to
+  struct Flight {
+    std::string sum, operand;
+    int64_t registers;
+  };   // of a product that was issued: the arrays that it works on
+  std::vector<Flight> in_flight_;
+  std::map<tile::ValueId, std::string> adds_;             // of what products add to: when there is something; "0", "1": never, always
+  int last_got_ = -1;                      // channel
   std::string helpers_;                    // functions before the kernel
   std::string run_roles(const std::string& name, const std::string& params);
   void role(const tile::Role& r, int64_t first, int64_t groups);
   void role_seq(const tile::Seq& q);
   void role_each(const tile::Each& e);
   void issue(const tile::Mma& m);
-  std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, bool a_k, bool b_k);
-  std::string settle_helper(int64_t sums);
+  struct Walk {
+    bool registers, along;
+    int64_t step, every, jump;
+  };   // of an operand along the sum: from one instruction to the next, and after so many
+  Walk walk(const SharedTile& t, tile::AxisId k) const;
+  std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
+  std::string settle_helper(int64_t sums, int64_t left);
   Part part(const tile::Value& v) const;
   int64_t slot_bytes(const tile::Channel& c) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
-  tile::AxisId kept_axis(tile::AxisId a, tile::AxisId b) const;
   void slice_of_sum(const tile::Slice& s);
   void in_role(const tile::Fetch& f);
   void in_role(const tile::Get& g);
@@ -159,6 +175,29 @@ class Emitter {
   void in_role(const tile::Slice& s);
   void in_role(const tile::Past& p);
   void in_role(const tile::Turn& t);
+  void role_loops(const std::vector<tile::AxisId>& axes, bool first_apart, const std::function<void()>& body);
+  std::string bound(const Index& e, bool last) const;
+
+  // --- tiles in roles that lie as products leave their sums (fragments.cpp) ---
+  enum class Step { any,
+                    first,
+                    later } step_ = Step::any;   // of the loop at hand
+  std::map<tile::ValueId, int> reads_, others_;              // in the role; the latter as what an `else` yields
+  std::set<tile::ValueId> fragments_, sums_;                 // such tiles; what products add to
+  std::map<tile::ValueId, std::string> home_;                // of what is yielded: the carry's array
+  int in_past_ = 0;
+  bool computed_ = false;                                    // since the last issue
+  void count_reads(const tile::Block& block);
+  bool is_fragment_type(const tile::Value& v) const;
+  int64_t fragment_registers(const tile::Value& v) const;
+  std::string fragment_at(tile::ValueId v, const Registers& r) const;
+  bool fragment_map(const tile::MapTile& m);
+  bool fragment_reduce(const tile::ReduceTile& r);
+  void pack(const tile::MapTile& m);
+  std::string beyond(const tile::MapTile& m) const;
+  std::string fast(const tile::MapTile& m, size_t i, const std::vector<std::string>& names) const;
+  bool is_deferred(const tile::Seq& q, size_t carry);
+  int64_t deferred_bits_ = 0;
 };
 
 }  // namespace quern::cuda

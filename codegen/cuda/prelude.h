@@ -69,7 +69,11 @@ template <class T> __device__ inline T qn_max(T a, T b) { return a >= b ? a : b;
 template <class T> __device__ inline T qn_min(T a, T b) { return a <= b ? a : b; }
 template <class T> __device__ inline T qn_fmax(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? b : a; return a > b ? a : b; }
 template <class T> __device__ inline T qn_fmin(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? a : b; return a < b ? a : b; }
+#if __CUDA_ARCH__ >= 800
+__device__ inline float qn_max(float a, float b) { float y; asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b)); return y; }
+#else
 __device__ inline float qn_max(float a, float b) { return qn_fmax(a, b); }
+#endif
 __device__ inline double qn_max(double a, double b) { return qn_fmax(a, b); }
 __device__ inline float qn_min(float a, float b) { return qn_fmin(a, b); }
 __device__ inline double qn_min(double a, double b) { return qn_fmin(a, b); }

@@ -27,7 +27,7 @@ void each_statement(const Block& block, const std::function<void(const Stmt&, co
     if (const auto* q = std::get_if<Seq>(&s.node)) inner(q->axes, q->body);
     if (const auto* e = std::get_if<Each>(&s.node)) inner(e->axes, e->body);
     if (const auto* r = std::get_if<InRole>(&s.node))
-      if (const auto* p = std::get_if<Past>(&r->node)) inner({}, p->body);
+      if (const auto* p = std::get_if<Past>(&r->node)) inner({}, p->body), inner({}, p->otherwise);
   }
 }
 template <class T>
@@ -152,7 +152,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   for (size_t c = 0; c < p.channels.size(); ++c) {
     const int channel = static_cast<int>(c);
     if (has<Fetch>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 1;", c));
-    if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0;", c));
+    if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0, parity{0} = 0;", c));
     if (has<Put>(r, channel)) line(fmt::format("u32 slot{0} = 0; const u32 ring{0} = ring + {1} + self * {2};", c, rings_[c].at, rings_[c].bytes * rings_[c].depth));
   }
   if (!one_thread)
@@ -191,9 +191,11 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
     }
   }
   line(fmt::format("const int g = {0} / ({1} * columns), r = {0} - g * ({1} * columns), q = min({1}, rows - g * {1});", rest, p.group));
-  line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)(r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, place(column).tile));
+  line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)({}r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, p.backward ? "columns - 1 - " : "", place(column).tile));
   if (r.along >= 0) line(fmt::format("const ix {} = {} + self * {};", place(r.along).start, place(k_.axes[static_cast<size_t>(r.along)].within).start, place(r.along).tile));
-  sums_.clear();
+  in_flight_.clear(), reads_.clear(), others_.clear(), sums_.clear();
+  last_got_ = -1;
+  count_reads(r.body);
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
@@ -201,21 +203,88 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   role_ = nullptr;
 }
 
-// Loops in roles: the sums of a seq stay where products leave them; an each over parts of a tile is unrolled.
+// Loops in roles: sums of products, and what is made of them, stay in the arrays that they are carried in; an each over parts of a tile is unrolled.
 void Emitter::role_seq(const Seq& q) {
   std::string first;
   for (AxisId a : q.axes) first += fmt::format("{}{} > 0", first.empty() ? "" : " || ", place(a).start);
+  const auto adds_directly = [&](ValueId v) {
+    return std::any_of(q.body.begin(), q.body.end(), [&](const Stmt& s) { const auto* m = std::get_if<Mma>(&s.node); return m && m->acc == v; });
+  };
   for (size_t i = 0; i < q.carries.size(); ++i) {
-    const Value& v = value(q.carries[i].var);
-    QN_CHECK(v.axes.size() == 2 && q.carries[i].init.f == 0, "roles carry sums of products");
-    names_[q.carries[i].var] = names_[q.outs[i]] = fmt::format("v{}", q.outs[i]);
-    const int64_t n = place(v.axes[0]).tile * place(v.axes[1]).tile / 128;
-    line(fmt::format("float v{}[{}];", q.outs[i], n));
-    sums_.push_back({q.outs[i], n});
-    adds_[q.carries[i].var] = first;
+    const ValueId var = q.carries[i].var, out = q.outs[i];
+    const Value& v = value(var);
+    const bool sum = v.axes.size() == 2 && v.dtype == DType::f32, operand = v.axes.size() == 2 && v.dtype != DType::f32;
+    names_[var] = names_[out] = fmt::format("v{}", out);
+    const int64_t n = sum ? place(v.axes[0]).tile * place(v.axes[1]).tile / 128 : operand ? fragment_registers(v) / 2
+                                                                                          : registers(v.axes, places_);
+    line(fmt::format("{} v{}[{}];", operand ? "u32" : register_type(v.dtype), out, n));
+    if (sum && is_fragment_type(v)) fragments_.insert({var, out});
+    home_[q.yields[i]] = names_[out];
+    adds_[var] = adds_[out] = "1";
+    if (sum && adds_directly(var)) {
+      QN_CHECK(q.carries[i].init.f == 0, "roles carry sums of products");
+      adds_[var] = first;
+      continue;
+    }
+    QN_CHECK(!operand || q.carries[i].init.f == 0, "operands are carried from 0");
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {}; ++r) v{}[r] = {};", n, out, operand ? "0" : constant(q.carries[i].init)));
   }
-  loops(q.axes, [&] { block(q.body); });
-  for (size_t i = 0; i < q.yields.size(); ++i) QN_CHECK(names_.at(q.yields[i]) == names_.at(q.outs[i]), "roles carry sums of products");
+  std::vector<std::pair<size_t, Op>> whole;   // summed over threads behind the loop
+  for (size_t i = 0; i < q.carries.size(); ++i)
+    if (is_deferred(q, i)) whole.emplace_back(i, Op::add);
+  const bool apart = std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { const auto* r = std::get_if<InRole>(&s.node); const auto* p = r ? std::get_if<Past>(&r->node) : nullptr; return p && !p->outs.empty(); });
+  role_loops(q.axes, apart, [&] {
+    block(q.body);
+    for (size_t i = 0; i < q.yields.size(); ++i) {
+      const std::string &to = names_.at(q.outs[i]), &from = names_.at(q.yields[i]);
+      const Value& v = value(q.yields[i]);
+      QN_CHECK(from == to || v.axes.size() < 2 || v.dtype != DType::f32, "sums of products stay where they are");
+      if (from == to) continue;
+      line("#pragma unroll");
+      line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {}[r];", v.axes.size() == 2 ? fragment_registers(v) / 2 : registers(v.axes, places_), to, from));
+    }
+  });
+  for (const auto& [i, op] : whole) across(q.outs[i], op, deferred_bits_);
+}
+
+// Where a loop begins or ends: a bound with the axes before it at the first, or the last, coordinates of their blocks.
+std::string Emitter::bound(const Index& e, bool last) const {
+  Places at = places_;
+  for (Place& p : at) {
+    p.base.clear(), p.registers = 1;
+    if (last) p.start = p.masked ? fmt::format("min({} + {}, {})", p.start, p.tile - 1, p.extent - 1) : fmt::format("({} + {})", p.start, p.tile - 1);
+  }
+  return index(e, {}, at);
+}
+
+// `first_apart`: the loop's first step is spelled by itself, as other things happen in it.
+void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, const std::function<void()>& body) {
+  QN_CHECK(!first_apart || axes.size() == 1, "the first step of one axis");
+  const Step before = step_;
+  for (AxisId a : axes) {
+    const Axis& axis = k_.axes[static_cast<size_t>(a)];
+    const Place& p = place(a);
+    const std::string end = fmt::format("end{}", a);
+    line(fmt::format("const ix {} = {};", end, axis.to ? fmt::format("min((ix)({}), (ix)({}))", p.limit, bound(*axis.to, true)) : p.limit));
+    const std::string begin = axis.from ? fmt::format("max((ix)({}), (ix)0) / {} * {}", bound(*axis.from, false), p.tile, p.tile) : "0";
+    if (!first_apart) {
+      open(fmt::format("for (ix {0} = {1}; {0} < {2}; {0} += {3})", p.start, begin, end, p.tile));
+      continue;
+    }
+    QN_CHECK(axis.extent > 0 && (!axis.to || axis.to->low() - (axis.from ? axis.from->high() : 0) >= 1 || (!axis.from && axis.to->low() >= 1)), "a loop whose first step stands apart has one");
+    line(fmt::format("ix {} = {};", p.start, begin));
+    open("");
+    step_ = Step::first;
+    body();
+    close();
+    step_ = Step::later;
+    line("#pragma unroll 1");
+    open(fmt::format("for ({0} += {2}; {0} < {1}; {0} += {2})", p.start, end, p.tile));
+  }
+  body();
+  for (size_t i = 0; i < axes.size(); ++i) close();
+  step_ = before;
 }
 
 void Emitter::role_each(const Each& e) {
@@ -232,48 +301,95 @@ void Emitter::role_each(const Each& e) {
   for (size_t i = 0; i < e.axes.size(); ++i) close();
 }
 
-// A product of wgmma: its two operands' descriptors, the k-chain of one step in one asm statement for every 64 rows.
+// How a product's operand is walked along the sum: an instruction takes 32 bytes of rows along it, or 16 rows across.
+Emitter::Walk Emitter::walk(const SharedTile& t, AxisId k) const {
+  QN_CHECK(t.part.row_bytes == 128, "operands have rows of 128 bytes");
+  if (t.part.inner != k) return {false, false, 128, 1 << 20, 0};
+  const int64_t every = t.part.row_bytes / 32, column = t.part.rows * t.part.row_bytes / 16;
+  return {false, true, 2, every, column - 2 * (every - 1)};
+}
+
+// A product of wgmma: descriptors of its operands in shared memory, the k-chain of one step in one asm statement for every 64 rows.
 void Emitter::issue(const Mma& m) {
-  const SharedTile &a = tiles_.at(m.a), &b = tiles_.at(m.b);
+  const SharedTile& b = tiles_.at(m.b);
+  const auto shared = tiles_.find(m.a);
   const AxisId k = m.axes.back();
-  const AxisId rows = a.axis, columns = b.axis;
+  const auto kept = [&](const SharedTile& t) { return t.axis >= 0 ? t.axis : t.part.inner == k ? t.part.outer
+                                                                                               : t.part.inner; };
+  const AxisId columns = kept(b);
+  AxisId rows = -1;
+  for (AxisId a : value(m.out).axes)
+    if (a != columns) rows = a;
   const auto atom = find_atom(m.atom, m.precision);
-  QN_CHECK(atom && atom->asynchronous && m.axes.size() >= 1 && place(columns).tile == atom->n && place(rows).tile % atom->m == 0 && place(k).tile % atom->k == 0 && adds_.count(m.acc), "an issued product has an atom's shape, and a carry for its sum");
-  names_[m.out] = names_.at(m.acc);
-  const bool a_k = a.part.inner == k, b_k = b.part.inner == k;   // contiguous along the sum
+  QN_CHECK(atom && atom->asynchronous && m.axes.size() == 1 && place(columns).tile == atom->n && place(rows).tile % atom->m == 0 && place(k).tile % atom->k == 0 && adds_.count(m.acc), "an issued product has an atom's shape, and something to add to");
+  const int64_t sums = place(rows).tile * place(columns).tile / 128;
+  if (names_.count(m.acc)) {
+    names_[m.out] = names_.at(m.acc);
+  } else {
+    line(fmt::format("float v{}[{}];", m.out, sums));
+    names_[m.out] = fmt::format("v{}", m.out);
+  }
+  if (is_fragment_type(value(m.out))) fragments_.insert(m.out);
+  adds_[m.out] = "1";
   const auto descriptor = [&](const char* name, const SharedTile& t, bool along) {
     const uint64_t stride = along ? 0 : static_cast<uint64_t>(t.part.rows * t.part.row_bytes) >> 4;
     line(fmt::format("const u64 {} = {}ull | (({} & 0x3ffff) >> 4);", name, (uint64_t{1} << 62) | (uint64_t{64} << 32) | (stride << 16), t.address));
   };
+  const Walk along_b = walk(b, k), along_a = shared == tiles_.end() ? Walk{true, true, 0, 1, 0} : walk(shared->second, k);
+  const std::string add = adds_.at(m.acc);
+  const std::string call = product_helper(*atom, m.precision, place(k).tile / atom->k, along_a, along_b, add);
   open("");
-  descriptor("da", a, a_k);
-  descriptor("db", b, b_k);
+  descriptor("db", b, along_b.along);
+  if (!along_a.registers) descriptor("da", shared->second, along_a.along);
   line("qn_products();");
-  const int64_t blocks = place(rows).tile / atom->m, step = (a_k ? atom->m * a.part.row_bytes : a.part.rows * a.part.row_bytes) >> 4;
-  const std::string call = product_helper(*atom, m.precision, place(k).tile / atom->k, a_k, b_k);
-  for (int64_t i = 0; i < blocks; ++i) line(fmt::format("{}({} + {}, da + {}, db, {});", call, names_.at(m.out), i * atom->n / 2, i * step, adds_.at(m.acc)));
+  if (along_a.registers) {
+    QN_CHECK(place(rows).tile == 64, "an operand in registers has 64 rows");
+    line(fmt::format("{}({}, {}, db{});", call, name(m.out), name(m.a), add == "0" || add == "1" ? "" : ", " + add));
+  } else {
+    const Part& p = shared->second.part;
+    const int64_t step = (along_a.along ? atom->m * p.row_bytes : p.rows * p.row_bytes) >> 4;
+    for (int64_t i = 0; i < place(rows).tile / atom->m; ++i) line(fmt::format("{}({} + {}, da + {}, db{});", call, name(m.out), i * atom->n / 2, i * step, add == "0" || add == "1" ? "" : ", " + add));
+  }
   line("qn_issued();");
   close();
+  in_flight_.push_back({name(m.out), along_a.registers ? name(m.a) : "", sums});
+  computed_ = false;
 }
 
-std::string Emitter::product_helper(const Atom& atom, Precision precision, int64_t steps, bool a_k, bool b_k) {
-  const int sums = atom.n / 2;
+std::string Emitter::product_helper(const Atom& atom, Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add) {
+  const int sums = atom.n / 2, operands = a.registers ? static_cast<int>(steps) * 4 : 1;
+  const bool asked = add != "0" && add != "1";
   const char* type = kPrecisions[static_cast<int>(precision)];
-  const std::string name = fmt::format("qn_product_{}_{}_{}{}x{}", atom.name, type, a_k ? 'k' : 'm', b_k ? 'k' : 'n', steps);
-  if (helpers_.find(name) != std::string::npos) return name;
-  helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d, u64 a, u64 b, u32 add) {{\n  asm volatile(\"{{.reg .pred p; .reg .u64 a, b; mov.u64 a, %{}; mov.u64 b, %{}; setp.ne.u32 p, %{}, 0;\\n\"\n", name, sums, sums + 1, sums + 2);
+  std::string name = fmt::format("qn_product_{}_{}_{}{}x{}{}", atom.name, type, a.registers ? 'r' : a.along ? 'k'
+                                                                                                            : 'm',
+                                 b.along ? 'k' : 'n', steps, asked ? "" : "_" + add);
+  for (const Walk* w : {&a, &b})
+    if (!w->registers && w->every < steps) name += fmt::format("_{}", w->jump);
+  if (helpers_.find(name + "(") != std::string::npos) return name;
+  helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d, {}, u64 b{}) {{\n  asm volatile(\"{{.reg .u64 a, b; ", name, a.registers ? "const u32* a" : "u64 a", asked ? ", u32 add" : "");
+  if (!a.registers) helpers_ += fmt::format("mov.u64 a, %{}; ", sums);
+  helpers_ += fmt::format("mov.u64 b, %{};", sums + operands);
+  if (asked) helpers_ += fmt::format(" .reg .pred p; setp.ne.u32 p, %{}, 0;", sums + operands + 1);
+  helpers_ += "\\n\"\n";
   for (int64_t s = 0; s < steps; ++s) {
-    helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, a, b, {}, 1, 1, {}, {};\\n\"\n", atom.name, type, type, list(0, sums, "%{}"), s ? "1" : "p", a_k ? 0 : 1, b_k ? 0 : 1);
-    if (s + 1 < steps) helpers_ += fmt::format("    \"add.u64 a, a, {}; add.u64 b, b, {};\\n\"\n", a_k ? 2 : 128, b_k ? 2 : 128);   // 32 bytes of a row, or 16 rows
+    const std::string left = a.registers ? fmt::format("{{{}}}", list(sums + 4 * static_cast<int>(s), 4, "%{}")) : "a";
+    helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, {}, b, {}, 1, 1{}, {};\\n\"\n", atom.name, type, type, list(0, sums, "%{}"), left, s ? "1" : asked ? "p"
+                                                                                                                                                                                        : add,
+                            a.registers ? "" : a.along ? ", 0"
+                                                       : ", 1",
+                            b.along ? 0 : 1);
+    if (s + 1 == steps) break;
+    const auto next = [&](const Walk& w) { return (s + 1) % w.every ? w.step : w.jump; };
+    helpers_ += fmt::format("    \"{}add.u64 b, b, {};\\n\"\n", a.registers ? "" : fmt::format("add.u64 a, a, {}; ", next(a)), next(b));
   }
-  helpers_ += fmt::format("    \"}}\" : {} : \"l\"(a), \"l\"(b), \"r\"(add));\n}}\n", list(0, sums, "\"+f\"(d[{}])"));
+  helpers_ += fmt::format("    \"}}\" : {} : {}, \"l\"(b){});\n}}\n", list(0, sums, add == "0" ? "\"=f\"(d[{}])" : "\"+f\"(d[{}])"), a.registers ? list(0, operands, "\"r\"(a[{}])") : "\"l\"(a)", asked ? ", \"r\"(add)" : "");
   return name;
 }
-// What waits for all products, so that no use of their sums is moved before it.
-std::string Emitter::settle_helper(int64_t sums) {
-  const std::string name = fmt::format("qn_settled_{}", sums);
-  if (helpers_.find(name) == std::string::npos)
-    helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d) {{ asm volatile(\"wgmma.wait_group.sync.aligned 0;\" : {} :: \"memory\"); }}\n", name, list(0, static_cast<int>(sums), "\"+f\"(d[{}])"));
+// What waits for products, so that no use of the sums of those that are then done is moved before it.
+std::string Emitter::settle_helper(int64_t sums, int64_t left) {
+  const std::string name = fmt::format("qn_settled_{}_{}", sums, left);
+  if (helpers_.find(name + "(") == std::string::npos)
+    helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d) {{ asm volatile(\"wgmma.wait_group.sync.aligned {};\" : {} :: \"memory\"); }}\n", name, left, list(0, static_cast<int>(sums), "\"+f\"(d[{}])"));
   return name;
 }
 
@@ -300,7 +416,8 @@ void Emitter::in_role(const Fetch& f) {
 void Emitter::in_role(const Get& g) {
   const Channel& c = phase_->channels[static_cast<size_t>(g.channel)];
   const Ring& r = rings_[static_cast<size_t>(g.channel)];
-  line(fmt::format("before{0} = now{0}; now{0} = slot{0};", g.channel));
+  last_got_ = g.channel;
+  line(fmt::format("before{0} = now{0}; now{0} = slot{0}; parity{0} = phase{0};", g.channel));
   line(fmt::format("qn_wait_for(ring + {} + 8 * slot{}, phase{});", r.barriers, g.channel, g.channel));
   line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
   int64_t at = r.at;
@@ -308,13 +425,9 @@ void Emitter::in_role(const Get& g) {
     const Part p = part(c.parts[n]);
     line(fmt::format("const u32 a{} = ring + now{} * {} + {};", g.outs[n], g.channel, r.bytes, at));
     tiles_[g.outs[n]] = {fmt::format("a{}", g.outs[n]), p, -1};
-    tiles_[g.outs[n]].axis = kept_axis(p.outer, p.inner);
     at += round_up(p.bytes(), 1024);
   }
 }
-// Of an operand's axes the one that is not summed, which the work has.
-AxisId Emitter::kept_axis(AxisId a, AxisId b) const { return std::count(phase_->grid.begin(), phase_->grid.end(), a) ? a : b; }
-
 void Emitter::in_role(const Slice& s) {
   const auto shared = tiles_.find(s.arg);
   if (shared == tiles_.end()) return slice_of_sum(s);
@@ -335,17 +448,20 @@ void Emitter::slice_of_sum(const Slice& s) {
   for (AxisId a : value(s.out).axes) (k_.axes[static_cast<size_t>(a)].spread.warps > 1 ? row : column) = a;
   QN_CHECK(row >= 0 && column >= 0 && place(row).tile == 64, "parts of 64 rows");
   define(s.out, places_);
+  const std::vector<AxisId>& whole = value(s.arg).axes;
+  const bool all_rows = std::count(whole.begin(), whole.end(), row) > 0;
   const int64_t width = place(k_.axes[static_cast<size_t>(column)].within).tile;
   line("#pragma unroll");
   open("for (int h = 0; h < 2; ++h)");
   line("#pragma unroll");
-  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[n{} * {} + (n{} * {} + r / 2) * 4 + h * 2 + r % 2];", place(column).registers, at(s.out, {{row, "h"}, {column, "r"}}, places_), name(s.arg), row, width / 2, column,
+  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[{}(n{} * {} + r / 2) * 4 + h * 2 + r % 2];", place(column).registers, at(s.out, {{row, "h"}, {column, "r"}}, places_), name(s.arg), all_rows ? "" : fmt::format("n{} * {} + ", row, width / 2), column,
                    place(column).tile / 8));
   close();
 }
 
 void Emitter::in_role(const Release& r) {
   QN_CHECK(r.behind <= 1, "the last two slots got are known");
+  if (r.behind == 0 && r.channel == last_got_) last_got_ = -1;   // its barrier goes on
   const Ring& ring = rings_[static_cast<size_t>(r.channel)];
   line(fmt::format("if (tid == 0) qn_release(ring + {} + 8 * {}{});", ring.barriers + 8 * ring.depth, r.behind ? "before" : "now", r.channel));
 }
@@ -381,11 +497,28 @@ void Emitter::in_role(const Send& s) {
   line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
 }
 
+// The assembler moves a wait above what is computed before it, but not out of a block: a barrier that has been waited for ends one.
 void Emitter::in_role(const Await& a) {
-  if (a.left > 0) return line(fmt::format("qn_products_left<{}>();", a.left));
-  for (const auto& [v, n] : sums_) line(fmt::format("{}({});", settle_helper(n), name(v)));
+  const bool some = static_cast<int64_t>(in_flight_.size()) > a.left;
+  if (some && computed_ && last_got_ >= 0) line(fmt::format("qn_wait_for(ring + {} + 8 * now{}, parity{});", rings_[static_cast<size_t>(last_got_)].barriers, last_got_, last_got_));
+  computed_ = false;
+  if (!some) return line(fmt::format("qn_products_left<{}>();", a.left));
+  for (; static_cast<int64_t>(in_flight_.size()) > a.left; in_flight_.erase(in_flight_.begin())) line(fmt::format("{}({});", settle_helper(in_flight_[0].registers, a.left), in_flight_[0].sum));
 }
 void Emitter::in_role(const Past& p) {
+  const auto part = [&](const Block& body, const std::vector<ValueId>& yields) {
+    in_past_ += &body == &p.body;
+    block(body);
+    in_past_ -= &body == &p.body;
+    for (size_t i = 0; i < yields.size(); ++i) {
+      names_[p.outs[i]] = names_.at(yields[i]);
+      adds_[p.outs[i]] = "1";
+      if (fragments_.count(yields[i])) fragments_.insert(p.outs[i]);
+    }
+  };
+  if (step_ == Step::later) return part(p.body, p.yields);
+  if (step_ == Step::first) return part(p.otherwise, p.others);
+  QN_CHECK(p.outs.empty() && p.otherwise.empty(), "a loop whose first step differs spells it apart");
   open(fmt::format("if ({} > 0)", place(p.axis).start));
   block(p.body);
   close();

@@ -76,7 +76,7 @@ class RoleInterpreter : public Interpreter {
       if (const auto* e = std::get_if<Each>(&s.node)) return has(e->body, test);
       const auto* r = std::get_if<InRole>(&s.node);
       const auto* past = r ? std::get_if<Past>(&r->node) : nullptr;
-      return r && (test(*r) || (past && has(past->body, test)));
+      return r && (test(*r) || (past && (has(past->body, test) || has(past->otherwise, test))));
     });
   }
 
@@ -95,12 +95,19 @@ class RoleInterpreter : public Interpreter {
         loop(e->axes, 0, [&] { trace(i, e->body); });
       } else if (const auto* r = std::get_if<InRole>(&s.node); r && std::holds_alternative<Past>(r->node)) {
         const Past& past = std::get<Past>(r->node);
-        const size_t a = static_cast<size_t>(past.axis);
-        if (start_[a] > (k_.axes[a].within < 0 ? 0 : start_[static_cast<size_t>(k_.axes[a].within)])) trace(i, past.body);
+        trace(i, is_past(past) ? past.body : past.otherwise);
+        if (!past.outs.empty()) add(i, Step::Kind::run, &s);
       } else {
         add(i, Step::Kind::run, &s);
       }
     }
+  }
+  // Is some step of the axis's loop behind?
+  bool is_past(const Past& past) const {
+    const size_t a = static_cast<size_t>(past.axis);
+    const Axis& axis = k_.axes[a];
+    const int64_t low = axis.from ? axis.from->evaluate([&](int x) { return start_[static_cast<size_t>(x)]; }) : 0;
+    return start_[a] > std::max(axis.within < 0 ? 0 : start_[static_cast<size_t>(axis.within)], low);
   }
   // Calls f for every instance of the work in order: groups of tiles of the axis before the last, the last axis, tiles in the group.
   void items(const Phase& p, const std::function<void()>& f) {
@@ -119,7 +126,7 @@ class RoleInterpreter : public Interpreter {
         for (int64_t c = 0; c < columns; ++c)
           for (int64_t r = g; r < std::min(g + p.group, rows); ++r) {
             stand(row, r);
-            stand(column, c);
+            stand(column, p.backward ? columns - 1 - c : c);
             f();
             ++instance_;
           }
@@ -403,7 +410,7 @@ class RoleInterpreter : public Interpreter {
     if (const auto it = me_->source.find(s.arg); it != me_->source.end()) me_->source[s.out] = it->second;
     return true;
   }
-  bool in_role(const Past&) { QN_CHECK(false, "conditions are in the trace"); }
+  bool in_role(const Past& p) { return renamed(is_past(p) ? p.yields : p.others, p.outs); }   // its blocks are in the trace
   bool in_role(const Turn& t) {
     if (!t.taken) {
       if (!me_->has_turn) fail(me_->name + " passes a turn that it does not have");

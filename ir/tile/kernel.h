@@ -4,15 +4,15 @@
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= "grid" "(" axis-name,* ")" block | "work" "(" axis-name,* ")" "in" "groups" "of" number "{" chan* role+ "}"
+//   phase    ::= "grid" "(" axis-name,* ")" block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward"] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" ["stream"] %buffer "[" index,* "]" "=" %v     also gathered
-//   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
+//   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
 //   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
-//              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | "past" "(" axis-name ")" block | "turn" | "pass"
+//              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name ")" block ["else" block] | "turn" | "pass"
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
 // Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
@@ -23,7 +23,7 @@
 // only through the order of sums. An axis `within` another walks the block in which that one stands, in steps of its own
 // tile, and has that one's extent and coordinates: loops in levels. An axis `from` x `to` y walks only those of its blocks
 // that hold a coordinate c with x <= c < y, where the axes in x stand for the first coordinates of their blocks and those in
-// y for their last: what a mask leaves of a row for each block of rows. x and y are sums of multiples of axes that come before.
+// y for their last: what a mask leaves of a row for each block of rows. x and y are sums of multiples of axes that come before, or such over a number.
 // Symbol. A symbolic extent is given per run, up to its bound: a kernel is planned for the bound, buffers have the bound's
 // memory, and only elements within the run's extents are defined. An element lies where it would if the symbolic extent were
 // its room: the program's bound, which a kernel made for a smaller one shares with the others. `symbol<c>` in a map is c times the symbol, as i64.
@@ -48,9 +48,10 @@
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
 // its axes have; along bits that none of its axes owns, threads hold equal copies. An mma with an atom takes its
 // operands through shared memory; a summed axis spread over threads or warps is summed over them after its loop.
+// `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100.
 //
 // Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
-// the last, so that neighbours share what they read. Its roles run side by side, each its block for every instance in order,
+// the last, so that neighbours share what they read; `backward` from the last tile of the last axis on. Its roles run side by side, each its block for every instance in order,
 // and meet in channels alone. A channel is a ring of `depth` slots, each a tuple of tiles in shared memory (axes outermost first).
 // What is filled has a serial number, from 0 on over all instances; number s lies in slot s % depth. `fetch` fills the next
 // one from memory, asynchronously, when all readers have released number s - depth; `get` waits for the next one; `release %c@s-1` gives
@@ -59,7 +60,9 @@
 // leaves less than it and all behind it in flight (n of them); its result is defined from there on, and before to the next issue that adds to it.
 // `role x n along a`: instance g has the g-th tile of the axis, which lies within one of the work's. `in turns`: instance g
 // has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
-// `slice`: the part of a tile where axes within its own stand. `past (a)`: in all steps of the loop over a but the first.
+// `slice`: the part of a tile where axes within its own stand. `past (a)`: in all steps of the loop over a but the first, in which
+// `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
+// The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums.
 #pragma once
 #include <optional>
 #include <string>
@@ -135,7 +138,12 @@ struct Stmt;
 using Block = std::vector<Stmt>;
 
 struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; bool ahead = false; };
-struct MapTile { ValueId out; ScalarExpr expr; std::vector<ValueId> args; };
+struct MapTile {
+  ValueId out;
+  ScalarExpr expr;
+  std::vector<ValueId> args;
+  bool fast = false;
+};
 struct ReduceTile { ValueId out; Op combine; std::vector<AxisId> axes; ValueId arg; };
 enum class Precision { f64, f32, tf32, bf16, f16 };   // tf32: operands rounded to 11 bits of significand
 inline constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "bf16", "f16"};
@@ -163,7 +171,13 @@ struct Fence {};
 struct Send { int channel; std::vector<Store> stores; };
 struct Await { int64_t left; };
 struct Slice { ValueId out, arg; };
-struct Past { AxisId axis; Block body; };
+/// `outs[i]` is `yields[i]` of the body, or `others[i]` of the other block.
+struct Past {
+  AxisId axis;
+  Block body;
+  Block otherwise = {};
+  std::vector<ValueId> yields = {}, others = {}, outs = {};
+};
 struct Turn { bool taken; };                              // or passed on
 struct InRole {
   std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn> node;
@@ -194,6 +208,7 @@ struct Phase {
   Block body;
   // With roles, whose bodies replace this one:
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
+  bool backward = false;           // along the last axis
   std::vector<Channel> channels;
   std::vector<Role> roles;
 };

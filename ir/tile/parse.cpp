@@ -81,6 +81,7 @@ class Parser {
   void roles(Phase& p) {
     for (const char* word : {"in", "groups", "of"}) r_.expect(word);
     p.group = r_.integer();
+    p.backward = r_.accept("backward");
     r_.expect("{");
     channels_.clear();
     while (r_.accept("chan")) {
@@ -174,14 +175,6 @@ class Parser {
       return Stmt{InRole{std::move(send)}};
     }
     if (r_.accept("await")) return Stmt{InRole{Await{r_.integer()}}};
-    if (r_.accept("past")) {
-      Past past{-1, {}};
-      const std::vector<AxisId> axes = axis_list("(", ")");
-      if (axes.size() != 1) r_.fail("past takes one axis");
-      past.axis = axes[0];
-      past.body = block(nullptr);
-      return Stmt{InRole{std::move(past)}};
-    }
     if (r_.accept("turn")) return Stmt{InRole{Turn{true}}};
     if (r_.accept("pass")) return Stmt{InRole{Turn{false}}};
     return std::nullopt;
@@ -459,6 +452,7 @@ class Parser {
     }
     if (!outs.empty()) r_.expect("=");
     if (r_.accept("seq")) return seq(outs);
+    if (phase_ && r_.accept("past")) return past(outs);
     if (phase_ && r_.accept("get")) {
       Get get;
       channel(get.channel);
@@ -475,7 +469,9 @@ class Parser {
       return {std::move(l)};
     }
     if (r_.accept("map")) {
+      const bool fast = r_.accept("fast");
       MapTile m = map(0);
+      m.fast = fast;
       m.out = out();
       return {std::move(m)};
     }
@@ -563,6 +559,17 @@ class Parser {
     if (q.yields.size() != q.carries.size() || outs.size() != q.carries.size()) r_.fail("a seq yields and gives one tile per carry");
     for (const auto& [name, value] : outs) q.outs.push_back(define(name, value));
     return {std::move(q)};
+  }
+  Stmt past(const std::vector<std::pair<int64_t, Value>>& outs) {
+    Past p;
+    const std::vector<AxisId> axes = axis_list("(", ")");
+    if (axes.size() != 1) r_.fail("past takes one axis");
+    p.axis = axes[0];
+    p.body = block(outs.empty() ? nullptr : &p.yields);
+    if (r_.accept("else")) p.otherwise = block(outs.empty() ? nullptr : &p.others);
+    if (p.yields.size() != outs.size() || p.others.size() != outs.size()) r_.fail("both blocks of a past yield its results");
+    for (const auto& [name, value] : outs) p.outs.push_back(define(name, value));
+    return {InRole{std::move(p)}};
   }
   BufferId buffer_reference() {
     r_.expect("%");

@@ -116,6 +116,11 @@ class Printer {
     return out + indent + "}";
   }
   std::string define(ValueId v) const { return fmt::format("%{}: {} = ", number(v), type(v)); }
+  std::string defines(const std::vector<ValueId>& ids) const {
+    std::string out;
+    for (ValueId v : ids) out += fmt::format("{}%{}: {}", out.empty() ? "" : ", ", number(v), type(v));
+    return out + (out.empty() ? "" : " = ");
+  }
 
   std::string box(const std::vector<BoxIndex>& at) const {
     std::vector<std::string> out;
@@ -123,7 +128,7 @@ class Printer {
     return fmt::format("{}", fmt::join(out, ", "));
   }
   std::string work(const Phase& p) {
-    std::string out = fmt::format("  work ({}) in groups of {} {{\n", names(p.grid), p.group);
+    std::string out = fmt::format("  work ({}) in groups of {}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : "");
     channels_ = &p.channels;
     for (const Channel& c : p.channels) {
       std::vector<std::string> parts;
@@ -147,9 +152,7 @@ class Printer {
     return std::visit(
         Overloaded{[&](const Fetch& f) { return fmt::format("fetch {} ({})", channel(f.channel), places(f.loads)); },
                    [&](const Get& g) {
-                     std::string out;
-                     for (ValueId v : g.outs) out += fmt::format("{}%{}: {}", out.empty() ? "" : ", ", number(v), type(v));
-                     return out + (out.empty() ? "" : " = ") + "get " + channel(g.channel);
+                     return defines(g.outs) + "get " + channel(g.channel);
                    },
                    [&](const Release& r) { return fmt::format("release {}@s{}", channel(r.channel), r.behind ? fmt::format("-{}", r.behind) : ""); },
                    [&](const Put& p) { return fmt::format("put {} ({})", channel(p.channel), values(p.values)); },
@@ -157,14 +160,19 @@ class Printer {
                    [&](const Send& p) { return fmt::format("send {} to ({})", channel(p.channel), places(p.stores)); },
                    [&](const Await& a) { return fmt::format("await {}", a.left); },
                    [&](const Slice& c) { return define(c.out) + fmt::format("slice %{}", number(c.arg)); },
-                   [&](const Past& p) { return fmt::format("past ({}) {}", axis(p.axis), block(p.body, indent, nullptr)); },
+                   [&](const Past& p) {
+                     const auto part = [&](const Block& b, const std::vector<ValueId>& yields) { return block(b, indent, p.outs.empty() ? nullptr : &yields); };
+                     std::string head = defines(p.outs);
+                     head += fmt::format("past ({}) {}", axis(p.axis), part(p.body, p.yields));
+                     return p.otherwise.empty() && p.outs.empty() ? head : head + " else " + part(p.otherwise, p.others);
+                   },
                    [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); }},
         s.node);
   }
   std::string stmt(const Stmt& s, const std::string& indent) const {
     return std::visit(
         Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load {}%{}[{}]", l.ahead ? "ahead " : "", k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
-                   [&](const MapTile& m) { return define(m.out) + fmt::format("map({}) ({})", expr(m.expr), values(m.args)); },
+                   [&](const MapTile& m) { return define(m.out) + fmt::format("map{}({}) ({})", m.fast ? " fast" : "", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {
                      return define(m.out) + fmt::format("{}mma[{}{}] {} (%{}, %{}, %{})", m.issued ? "issue " : "", kPrecisions[static_cast<int>(m.precision)], m.atom.empty() ? "" : m.issued ? ", " + m.atom
@@ -172,10 +180,7 @@ class Printer {
                                                         names(m.axes), number(m.acc), number(m.a), number(m.b));
                    },
                    [&](const Seq& q) {
-                     std::string out;
-                     for (ValueId v : q.outs) out += fmt::format("{}%{}: {}", out.empty() ? "" : ", ", number(v), type(v));
-                     if (!out.empty()) out += " = ";
-                     out += fmt::format("seq ({})", names(q.axes));
+                     std::string out = defines(q.outs) + fmt::format("seq ({})", names(q.axes));
                      if (!q.carries.empty()) {
                        out += " carry (";
                        for (size_t c = 0; c < q.carries.size(); ++c)

@@ -46,7 +46,11 @@ class Verifier {
       check(a.spread.threads << a.spread.threads_at <= 32 && a.spread.warps << a.spread.warps_at <= 32, "a block has 32 lanes and at most 32 warps");
       check(a.tile % (a.spread.threads * a.spread.warps * a.spread.vector) == 0, "a spread divides its tile");
     }
-    for (const Value& v : k_.values) disjoint(v);
+    std::set<ValueId> shared;   // in slots of channels, not in registers
+    for (const Phase& p : k_.phases)
+      for (const Role& r : p.roles) in_slots(r.body, shared);
+    for (size_t v = 0; v < k_.values.size(); ++v)
+      if (!shared.count(static_cast<ValueId>(v))) disjoint(k_.values[v]);
     for (size_t b = 1; b < k_.buffers.size(); ++b)
       check(k_.buffers[b].kind == BufferKind::scratch || k_.buffers[b - 1].kind != BufferKind::scratch, "scratch comes last");
     for (const Phase& p : k_.phases) {
@@ -80,12 +84,26 @@ class Verifier {
   }
   // A bound grows with the axes that it is made of, which have constant extents.
   void linear(const Axis& a, const Index& bound) const {
+    if (bound.kind() == Index::Kind::div) return linear(a, bound.left());
+    if (bound.kind() == Index::Kind::add && bound.right().is_constant()) return linear(a, bound.left());
     check(!a.symbol && a.within < 0, "a bounded axis has a constant extent and blocks of its own");
     std::set<int> axes;
     bound.collect_axes(axes);
     for (int x : axes) {
       const Axis& other = k_.axes.at(static_cast<size_t>(x));
       check(&other < &a && !other.symbol && bound.stride(x).value_or(-1) >= 0, "a bound is a sum of positive multiples of axes before");
+    }
+  }
+  static void in_slots(const Block& block, std::set<ValueId>& out) {
+    for (const Stmt& s : block) {
+      if (const auto* q = std::get_if<Seq>(&s.node)) in_slots(q->body, out);
+      if (const auto* e = std::get_if<Each>(&s.node)) in_slots(e->body, out);
+      const auto* r = std::get_if<InRole>(&s.node);
+      if (!r) continue;
+      if (const auto* g = std::get_if<Get>(&r->node)) out.insert(g->outs.begin(), g->outs.end());
+      if (const auto* f = std::get_if<Fetch>(&r->node))
+        for (const Load& l : f->loads) out.insert(l.out);
+      if (const auto* p = std::get_if<Past>(&r->node)) in_slots(p->body, out), in_slots(p->otherwise, out);
     }
   }
   // No two axes of a tile lie along the same bits of the thread number.
@@ -326,7 +344,16 @@ class Verifier {
   }
   void in_role(const Past& p) {
     check(open_.count(p.axis) > 0, "past an axis that is open");
-    nested({}, [&] { block(p.body); });
+    check(p.yields.size() == p.outs.size() && p.others.size() == p.outs.size(), "both blocks of a past yield its results");
+    for (const bool other : {false, true})
+      nested({}, [&] {
+        block(other ? p.otherwise : p.body);
+        for (size_t i = 0; i < p.outs.size(); ++i) {
+          const Value &y = use((other ? p.others : p.yields)[i]), &o = k_.values[static_cast<size_t>(p.outs[i])];
+          check(y.dtype == o.dtype && y.axes == o.axes, "a yield has its result's type");
+        }
+      });
+    for (ValueId v : p.outs) define(v);
   }
   void in_role(const Turn&) const { check(role_->turns, "turns are taken where a role has them"); }
   void statement(const InRole& s) {

@@ -253,12 +253,9 @@ class Partitioner {
         [&](const Cumulate&) { walk(w, n.args[0], index, false); },   // alone with what it reads: see obstacle
         [&](const Contract&) {
           if (w.chunked) w.problem = "a product tiles the rows that their sum walks";
+          if (!nested_[i] && weighs(id)) return walk_weights(w, n, index);
           if (!nested_[i] && !at_rows()) return;
-          for (NodeId a : n.args) {
-            std::vector<Index> child;
-            for (int64_t extent : graph_.type(a).shape) child.push_back(w.fresh(extent));
-            walk(w, a, child, true);
-          }
+          for (NodeId a : n.args) walk(w, a, fresh_index(w, a), true);
         },
         [&](const Take&) {
           if (!leaf_[static_cast<size_t>(n.args[0])] && !is_outside(w, n.args[0])) w.problem = "what `take` reads must be in memory";
@@ -276,6 +273,28 @@ class Partitioner {
         [](const Body&) { QN_CHECK(false, "expand has removed calls"); },
         [](const Expand&) { QN_CHECK(false, "expand has removed composed ops"); }};
     std::visit(inner, def_of(n.op).meaning);
+  }
+  // Of a product with weights: they are made where its rows are, of what else is made there.
+  void walk_weights(Walk& w, const Node& n, const std::vector<Index>& index) const {
+    if (index.size() < w.rows.size() || !std::equal(w.rows.begin(), w.rows.end(), index.begin())) {
+      w.problem = "its rows are not the product's first axes";
+      return;
+    }
+    const ContractSpec spec = parse_contract(n.attrs.spec);
+    std::map<char, Index> at;
+    for (size_t d = 0; d < spec.out.size(); ++d) at.emplace(spec.out[d], index[d]);
+    for (size_t a = 0; a < 2; ++a) {
+      std::vector<Index> child;
+      const std::string& letters = a ? spec.rhs : spec.lhs;
+      for (size_t d = 0; d < letters.size(); ++d) {
+        if (!at.count(letters[d])) at.emplace(letters[d], w.fresh(graph_.type(n.args[a]).shape[d]));
+        child.push_back(at.at(letters[d]));
+      }
+      walk(w, n.args[a], child, !of_nested(n.args[a]));
+    }
+  }
+  bool of_nested(NodeId id) const {
+    return nested_[static_cast<size_t>(id)] || (means<View>(at(id).op) && std::any_of(at(id).args.begin(), at(id).args.end(), [&](NodeId a) { return of_nested(a); }));
   }
   bool is_outside(const Walk& w, NodeId id) const {
     return group_[static_cast<size_t>(id)] >= 0 && !std::binary_search(w.nodes.begin(), w.nodes.end(), id);
@@ -302,7 +321,7 @@ class Partitioner {
       if (means<Reduce>(at(id).op) || means<PutAdd>(at(id).op)) reductions.push_back(&at(id));
     }
     if (products > 1 && !(products == 2 && share_scores(nodes))) return "a kernel holds one product";
-    if (products && !reductions.empty()) return "a product tiles the axis that the reduction wants whole";
+    if (products && !reductions.empty() && !(products == 1 && std::any_of(nodes.begin(), nodes.end(), [&](NodeId id) { return weighs(id); }))) return "a product tiles the axis that the reduction wants whole";
     std::vector<NodeId> outputs = stored ? *stored : outputs_of(nodes);
     for (NodeId id : nodes)
       if (means<Cumulate>(at(id).op) && (outputs != std::vector{id} || products || !reductions.empty())) return "a running sum is the result of its kernel";
@@ -435,6 +454,8 @@ class Partitioner {
     }
     return std::nullopt;
   }
+  // A product that a GPU's roles make in one walk with the sums of its rows.
+  bool weighs(NodeId id) const { return context_.nested_in_roles && summed_scores(id); }
   // Both products sum the same places of it, for results of one shape.
   bool share_scores(const std::vector<NodeId>& nodes) const {
     std::vector<std::pair<NodeId, Summed>> found;

@@ -10,6 +10,7 @@
 
 #include "ir/support/fault.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/masks.h"
 
 namespace quern {
 
@@ -37,7 +38,7 @@ class Bounds {
   void look(const Block& block) {
     for (const Stmt& s : block) {
       if (const auto* m = std::get_if<MapTile>(&s.node))
-        if (const auto x = in_coordinates(*m, static_cast<int>(m->expr.size()) - 1)) numbers_.emplace(m->out, *x);
+        if (const auto x = in_coordinates(*m, static_cast<int>(m->expr.size()) - 1, numbers_)) numbers_.emplace(m->out, *x);
       const auto* q = std::get_if<Seq>(&s.node);
       const auto* e = std::get_if<Each>(&s.node);
       if (!q && !e) continue;
@@ -56,30 +57,6 @@ class Bounds {
       inside.insert(inside.end(), q ? q->axes.begin() : e->axes.begin(), q ? q->axes.end() : e->axes.end());
       visit(q ? q->body : e->body, inside);
     }
-  }
-
-  // What a scalar of dtype i32 or i64 is, in coordinates.
-  std::optional<Index> in_coordinates(const MapTile& m, int i) const {
-    const ScalarNode& n = m.expr[static_cast<size_t>(i)];
-    if (n.dtype != DType::i32 && n.dtype != DType::i64) return std::nullopt;
-    const auto fits = [&](const Index& x) { return n.dtype == DType::i64 || (x.low() >= INT32_MIN && x.high() <= INT32_MAX) ? std::optional(x) : std::nullopt; };
-    if (n.kind == ScalarNode::Kind::coord) return n.coord;
-    if (n.kind == ScalarNode::Kind::constant) return std::abs(n.constant.i) <= kMaxExtent ? std::optional(Index(n.constant.i)) : std::nullopt;
-    if (n.kind == ScalarNode::Kind::operand) {
-      const auto it = numbers_.find(m.args[static_cast<size_t>(n.operand)]);
-      return it == numbers_.end() ? std::nullopt : std::optional(it->second);
-    }
-    if (n.kind != ScalarNode::Kind::op || (n.op != Op::cast && n.op != Op::add && n.op != Op::sub)) return std::nullopt;
-    const auto x = in_coordinates(m, n.args[0]);
-    if (n.op == Op::cast || !x) return x ? fits(*x) : x;
-    const auto y = in_coordinates(m, n.args[1]);
-    return y ? fits(n.op == Op::add ? *x + *y : *x - *y) : y;
-  }
-  // Of a comparison of coordinates: what is positive where it is false, and not where it is true.
-  std::optional<Index> excess_of(const MapTile& m, const ScalarNode& n) const {
-    if (n.kind != ScalarNode::Kind::op || (n.op != Op::lt && n.op != Op::le)) return std::nullopt;
-    const auto x = in_coordinates(m, n.args[0]), y = in_coordinates(m, n.args[1]);
-    return x && y ? std::optional(*x - *y + Index(n.op == Op::lt)) : std::nullopt;
   }
 
   // --- what is known where some number is positive ---
@@ -103,7 +80,7 @@ class Bounds {
     return v.back();
   }
   std::optional<Scalar> op(const MapTile& m, const ScalarNode& n, const std::vector<std::optional<Scalar>>& v, const Index& positive) const {
-    if (const auto excess = excess_of(m, n)) {
+    if (const auto excess = excess_of(m, n, numbers_)) {
       const Index more = *excess - positive, sum = *excess + positive;
       if (more.is_constant() && more.value() >= 0) return Scalar::of_int(DType::boolean, 0);
       if (sum.is_constant() && sum.value() <= 1) return Scalar::of_int(DType::boolean, 1);
@@ -165,7 +142,7 @@ class Bounds {
     for (const Stmt& s : block)
       if (const auto* m = std::get_if<MapTile>(&s.node))
         for (const ScalarNode& n : m->expr)
-          if (const auto excess = excess_of(*m, n)) out.insert(out.end(), {*excess, Index(1) - *excess});
+          if (const auto excess = excess_of(*m, n, numbers_)) out.insert(out.end(), {*excess, Index(1) - *excess});
   }
   void bound(const Seq& q, AxisId a, const std::vector<AxisId>& open) {
     Axis& walked = axis(a);

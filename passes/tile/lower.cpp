@@ -298,6 +298,11 @@ int Lowering::build_contract(const Node& n, const std::vector<Index>& index) {
     }
     return out;
   };
+  // Short floats in f32: products of them are exact, and their sum is what a product of the short ones has before it rounds.
+  const auto short_of = [&](NodeId id) { return graph_.at(id).op == Op::cast ? graph_.type(graph_.at(id).args[0]).dtype : DType::f32; };
+  const DType narrow = short_of(n.args[0]);
+  const bool widened = n.type.dtype == DType::f32 && narrow == short_of(n.args[1]) && (narrow == DType::bf16 || narrow == DType::f16);
+  const auto source = [&](size_t a) { return widened ? graph_.at(n.args[a]).args[0] : n.args[a]; };
   const auto product = [&](DType dtype, const std::vector<Index>& loop) {
     return apply(Op::mul, dtype, {convert(element(n.args[0], operand_index(spec.lhs, loop)), dtype),
                                   convert(element(n.args[1], operand_index(spec.rhs, loop)), dtype)});
@@ -311,12 +316,14 @@ int Lowering::build_contract(const Node& n, const std::vector<Index>& index) {
   const std::vector<AxisId> loop = axes_of(loop_index);
   const int sum = carried(loop, kept, Scalar::of(wide, 0), [&](ValueId carry) {
     Mma mma;
-    mma.precision = n.type.dtype == DType::f64 ? Precision::f64 : n.type.dtype == DType::f32 ? Precision::f32
-                    : n.type.dtype == DType::bf16 ? Precision::bf16 : Precision::f16;
+    const DType dtype = widened ? narrow : n.type.dtype;
+    mma.precision = dtype == DType::f64 ? Precision::f64 : dtype == DType::f32 ? Precision::f32
+                                                       : dtype == DType::bf16  ? Precision::bf16
+                                                                               : Precision::f16;
     mma.axes = loop;
     mma.acc = carry;
-    mma.a = materialise(element(n.args[0], operand_index(spec.lhs, loop_index)), loop);
-    mma.b = materialise(element(n.args[1], operand_index(spec.rhs, loop_index)), loop);
+    mma.a = materialise(element(source(0), operand_index(spec.lhs, loop_index)), loop);
+    mma.b = materialise(element(source(1), operand_index(spec.rhs, loop_index)), loop);
     mma.out = new_value(wide, kept);
     const ValueId out = mma.out;
     scopes_.back().block.push_back({std::move(mma)});

@@ -9,8 +9,10 @@
 
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/nested.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/roles.h"
+#include "passes/tile/roles_nested.h"
 
 namespace quern {
 
@@ -356,7 +358,7 @@ Kernel plan_cuda(const Kernel& kernel, const std::string& arch, F32Products prod
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
   if (number == 90 && !Facts(kernel).products.empty()) {
     std::string reason;
-    if (auto roles = plan_roles(kernel, reason)) return std::move(*roles);
+    if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(kernel, reason)) return std::move(*roles);
     if (why) *why = reason;
   }
   return Planner(kernel, number, products).run();

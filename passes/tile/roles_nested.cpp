@@ -1,0 +1,484 @@
+// See roles_nested.h. What loops compute is looked at as trees of scalar ops, whose leaves are the inner product, the maximum and the sum.
+#include "passes/tile/roles_nested.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <memory>
+
+#include <fmt/format.h>
+
+#include "ir/support/fault.h"
+#include "passes/tile/atoms.h"
+#include "passes/tile/bounds.h"
+#include "passes/tile/facts.h"
+
+namespace quern {
+
+using namespace tile;
+
+namespace {
+
+constexpr int64_t kKeys = 128;     // of a block
+constexpr int64_t kHeads = 8;      // neighbours that walk the same rows
+
+struct Refused {
+  std::string why;
+};
+void want(bool condition, const std::string& why) {
+  if (!condition) throw Refused{why};
+}
+
+/// A scalar op on others. Leaves: constants, coordinates, and the values that loops give.
+struct Tree {
+  enum class Leaf { none,
+                    score,
+                    most,
+                    total,
+                    product } leaf = Leaf::none;
+  ScalarNode node;
+  std::vector<std::shared_ptr<const Tree>> args;
+};
+using TreePtr = std::shared_ptr<const Tree>;
+
+bool is(const TreePtr& t, Op op) { return t->leaf == Tree::Leaf::none && t->node.kind == ScalarNode::Kind::op && t->node.op == op; }
+bool is_constant(const TreePtr& t) { return t->leaf == Tree::Leaf::none && t->node.kind == ScalarNode::Kind::constant; }
+bool has(const TreePtr& t, const std::function<bool(const Tree&)>& test) {
+  return test(*t) || std::any_of(t->args.begin(), t->args.end(), [&](const TreePtr& a) { return has(a, test); });
+}
+bool has_leaf(const TreePtr& t, Tree::Leaf leaf) {
+  return has(t, [&](const Tree& x) { return x.leaf == leaf; });
+}
+bool equal(const TreePtr& a, const TreePtr& b) {
+  const ScalarNode &x = a->node, &y = b->node;
+  if (a->leaf != b->leaf || a->args.size() != b->args.size()) return false;
+  if (a->leaf == Tree::Leaf::none && (x.kind != y.kind || x.dtype != y.dtype || x.op != y.op || !(x.coord == y.coord) || (is_constant(a) && !(x.constant == y.constant)))) return false;
+  return std::equal(a->args.begin(), a->args.end(), b->args.begin(), equal);
+}
+TreePtr leaf(Tree::Leaf l) { return std::make_shared<const Tree>(Tree{l, {ScalarNode::Kind::operand, DType::f32}, {}}); }
+TreePtr constant(double x) {
+  Tree t{Tree::Leaf::none, {ScalarNode::Kind::constant, DType::f32}, {}};
+  t.node.constant = Scalar::of(DType::f32, x);
+  return std::make_shared<const Tree>(std::move(t));
+}
+TreePtr op(Op o, std::vector<TreePtr> args, DType dtype = DType::f32) { return std::make_shared<const Tree>(Tree{Tree::Leaf::none, {ScalarNode::Kind::op, dtype, o}, std::move(args)}); }
+
+class NestedRoles {
+ public:
+  explicit NestedRoles(const Kernel& kernel) : before_(kernel) {}
+
+  Kernel run() {
+    find_loops();
+    find_scores();
+    find_weights();
+    find_places();
+    build();
+    return std::move(k_);
+  }
+
+ private:
+  const Kernel before_;
+  Kernel k_;
+  const Seq *most_ = nullptr, *total_ = nullptr, *sum_ = nullptr;   // three loops over the keys
+  const Each* columns_ = nullptr;                                   // around the last
+  const Mma *inner_ = nullptr, *outer_ = nullptr;
+  const Load *q_ = nullptr, *key_ = nullptr, *value_ = nullptr;
+  AxisId row_ = -1, column_ = -1, keys_ = -1, depth_ = -1;
+  TreePtr score_, shift_;                           // x and r of exp(x - r)
+  std::vector<std::pair<TreePtr, bool>> factors_;   // of each weight, or what divides it
+  TreePtr mask_;                                    // where a score is seen; none: everywhere
+  TreePtr raw_;                                     // the score without its mask and scale
+  double in_raw_ = 1;                               // scores are so many times that
+
+  const Axis& axis(AxisId a) const { return before_.axes[static_cast<size_t>(a)]; }
+  const std::vector<AxisId>& axes_of(ValueId v) const { return before_.values[static_cast<size_t>(v)].axes; }
+  bool has_axis(ValueId v, AxisId a) const { return std::count(axes_of(v).begin(), axes_of(v).end(), a) > 0; }
+  template <class T>
+  static const T* maker(const Block& block, ValueId v) {
+    for (const Stmt& s : block)
+      if (const T* t = std::get_if<T>(&s.node); t && t->out == v) return t;
+    return nullptr;
+  }
+
+  // --- what is there ---
+  static const Seq* inner_loop(const Seq& q) {
+    const Seq* found = nullptr;
+    for (const Stmt& s : q.body)
+      if (const auto* inner = std::get_if<Seq>(&s.node)) want(!found, "a loop holds several products"), found = inner;
+    want(found != nullptr, "a loop holds no product");
+    return found;
+  }
+  const ReduceTile* reduction(const Seq& q) const {
+    want(q.carries.size() == 1 && q.axes.size() == 1, "a loop carries several tiles");
+    const auto* update = maker<MapTile>(q.body, q.yields[0]);
+    want(update && update->args.size() == 2 && update->expr.size() == 3, "a loop is no reduction");
+    const auto* r = maker<ReduceTile>(q.body, update->args[1]);
+    want(r && update->args[0] == q.carries[0].var && update->expr[2].kind == ScalarNode::Kind::op && update->expr[2].op == r->combine && r->axes == q.axes && q.carries[0].init == identity_of(r->combine, q.carries[0].init.dtype), "a loop is no reduction");
+    return r;
+  }
+  void find_loops() {
+    want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1 || a.symbol; }), "its size is the run's");
+    for (const Stmt& s : before_.phases[0].body) {
+      if (const auto* q = std::get_if<Seq>(&s.node)) {
+        const Op combine = reduction(*q)->combine;
+        const Seq*& loop = combine == Op::max ? most_ : total_;
+        want(!loop && (combine == Op::max || combine == Op::add), "it reduces something else than maxima and sums");
+        loop = q;
+      } else if (const auto* e = std::get_if<Each>(&s.node)) {
+        want(!columns_ && e->axes.size() == 1, "it has outputs of several shapes");
+        columns_ = e;
+      } else {
+        want(std::holds_alternative<MapTile>(s.node), "it stores or loads rows beside the sum");
+      }
+    }
+    want(most_ && total_ && columns_, "it is no sum with weights that add up to one");
+    for (const Stmt& s : columns_->body) {
+      if (const auto* q = std::get_if<Seq>(&s.node)) want(!sum_ && q->carries.size() == 1 && q->axes.size() == 1, "it has several weighted sums"), sum_ = q;
+      else want(sum_ && (std::holds_alternative<MapTile>(s.node) || std::holds_alternative<Store>(s.node)), "not only maps and stores follow the sum");
+    }
+    want(sum_ != nullptr, "it has no weighted sum");
+    column_ = columns_->axes[0], keys_ = sum_->axes[0];
+  }
+
+  // The tree of a value of a loop, or of the rows; `keys`, `depth` are called as the last loop's.
+  TreePtr tree(const Block& block, ValueId v, const Seq* loop) const {
+    if (v == most_->outs[0]) return leaf(Tree::Leaf::most);
+    if (v == total_->outs[0]) return leaf(Tree::Leaf::total);
+    if (v == sum_->outs[0]) return leaf(Tree::Leaf::product);
+    if (loop && v == inner_loop(*loop)->outs[0]) return leaf(Tree::Leaf::score);
+    const MapTile* m = maker<MapTile>(block, v);
+    if (!m) m = maker<MapTile>(before_.phases[0].body, v);
+    want(m != nullptr, "its scores are made of more than one product");
+    std::vector<TreePtr> nodes;
+    for (const ScalarNode& n : m->expr) {
+      if (n.kind == ScalarNode::Kind::operand) {
+        nodes.push_back(tree(block, m->args[static_cast<size_t>(n.operand)], loop));
+        continue;
+      }
+      want(n.kind != ScalarNode::Kind::random && n.kind != ScalarNode::Kind::symbol, "its weights are random, or know the run's size");
+      Tree t{Tree::Leaf::none, n, {}};
+      std::vector<Scalar> numbers;
+      for (int a : n.args) {
+        t.args.push_back(nodes[static_cast<size_t>(a)]);
+        if (is_constant(t.args.back())) numbers.push_back(t.args.back()->node.constant);
+      }
+      if (loop && n.kind == ScalarNode::Kind::coord) t.node.coord = n.coord.substitute([&](int a, int64_t extent) { return Index::axis(a == loop->axes[0] ? keys_ : a, extent); });
+      if (n.kind == ScalarNode::Kind::op && !numbers.empty() && numbers.size() == t.args.size()) {
+        t.node = {ScalarNode::Kind::constant, n.dtype};
+        t.node.constant = apply_scalar(n.op, n.dtype, numbers);
+        t.args.clear();
+      }
+      t.node.args.clear();
+      nodes.push_back(std::make_shared<const Tree>(std::move(t)));
+    }
+    return nodes.back();
+  }
+
+  // A product of two loads along one axis, from 0; the one of the rows first.
+  std::pair<const Load*, const Load*> loads_of(const Seq& q, const Mma*& product) const {
+    product = nullptr;
+    std::vector<const Load*> loads;
+    for (const Stmt& s : q.body) {
+      if (const auto* m = std::get_if<Mma>(&s.node)) product = m;
+      else if (const auto* l = std::get_if<Load>(&s.node)) loads.push_back(l);
+      else want(false, "a product's operands are computed");
+    }
+    want(product && loads.size() == 2 && q.carries.size() == 1 && q.yields[0] == product->out && product->acc == q.carries[0].var && q.carries[0].init.f == 0 && product->axes.size() == 1 && product->axes == q.axes, "a product is no sum of two loads along one axis");
+    want(product->precision == Precision::bf16 || product->precision == Precision::f16, "its operands have not 16 bits");
+    if (loads[0]->out != product->a) std::swap(loads[0], loads[1]);
+    return {loads[0], loads[1]};
+  }
+  void find_scores() {
+    const Seq* scores = inner_loop(*sum_);
+    std::tie(q_, key_) = loads_of(*scores, inner_);
+    depth_ = inner_->axes[0];
+    if (has_axis(q_->out, keys_)) std::swap(q_, key_);
+    want(has_axis(key_->out, keys_) && !has_axis(q_->out, keys_), "its keys are in both operands");
+    for (AxisId a : axes_of(q_->out))
+      if (a != depth_ && !has_axis(key_->out, a) && (row_ < 0 || axis(a).extent > axis(row_).extent)) row_ = a;
+    want(row_ >= 0, "it has no rows");
+    for (const Seq* loop : {most_, total_}) {   // the same product
+      const Mma* other = nullptr;
+      auto [a, b] = loads_of(*inner_loop(*loop), other);
+      if (has_axis(a->out, loop->axes[0])) std::swap(a, b);
+      const auto same = [&](const Load& x, const Load& y) {
+        if (x.buffer != y.buffer || x.index.size() != y.index.size()) return false;
+        for (size_t d = 0; d < x.index.size(); ++d) {
+          const Index there = y.index[d].index.substitute([&](int i, int64_t extent) { return Index::axis(i == loop->axes[0] ? keys_ : i == other->axes[0] ? depth_
+                                                                                                                                                           : i,
+                                                                                                          extent); });
+          if (x.index[d].gather >= 0 || y.index[d].gather >= 0 || !(x.index[d].index == there)) return false;
+        }
+        return true;
+      };
+      want(other->precision == inner_->precision && same(*q_, *a) && same(*key_, *b), "its maxima and sums are of other scores");
+    }
+  }
+
+  void find_weights() {
+    outer_ = nullptr;
+    for (const Stmt& s : sum_->body)
+      if (const auto* m = std::get_if<Mma>(&s.node)) outer_ = m;
+    want(outer_ && outer_->out == sum_->yields[0] && outer_->acc == sum_->carries[0].var && sum_->carries[0].init.f == 0 && outer_->axes == sum_->axes, "it is no weighted sum");
+    const bool first = maker<MapTile>(sum_->body, outer_->a) != nullptr;
+    value_ = maker<Load>(sum_->body, first ? outer_->b : outer_->a);
+    want(value_ != nullptr, "what is weighted is computed");
+    TreePtr p = tree(sum_->body, first ? outer_->a : outer_->b, sum_);
+    want(is(p, Op::cast) && p->node.dtype == before_.values[static_cast<size_t>(value_->out)].dtype, "its weights are not rounded last");
+    p = p->args[0];
+    const auto narrow = [](const Tree& t) { return t.leaf == Tree::Leaf::none && is_float(t.node.dtype) && t.node.dtype != DType::f32; };
+    want(!has(p, narrow), "its scores round to 16 bits (--fp fast keeps them in f32)");
+    for (; is(p, Op::mul) || is(p, Op::div);) {
+      const bool left = has_leaf(p->args[0], Tree::Leaf::score), right = has_leaf(p->args[1], Tree::Leaf::score);
+      want(left != right && (left || is(p, Op::mul)) && is_row(p->args[left ? 1 : 0]), "its weights are more than exponentials times numbers of their rows");
+      factors_.emplace_back(p->args[left ? 1 : 0], is(p, Op::div));
+      p = p->args[left ? 0 : 1];
+    }
+    want(is(p, Op::exp) && is(p->args[0], Op::sub) && is_row(p->args[0]->args[1]), "its weights are no exponentials of scores less their maximum");
+    score_ = p->args[0]->args[0], shift_ = p->args[0]->args[1];
+    want(is_shift(), "its scores are not shifted by their maximum");
+    want(!has_leaf(score_, Tree::Leaf::most) && !has_leaf(score_, Tree::Leaf::total), "its scores know their maximum");
+    want(equal(score_, tree(most_->body, reduction(*most_)->arg, most_)) && equal(p, tree(total_->body, reduction(*total_)->arg, total_)), "its maxima and sums are of other scores");
+    raw_ = score_;
+    if (is(raw_, Op::select) && is_constant(raw_->args[2]) && raw_->args[2]->node.constant.f == -INFINITY && !has_leaf(raw_->args[0], Tree::Leaf::score)) mask_ = raw_->args[0], raw_ = raw_->args[1];
+    // A maximum of products by a positive number is that of the factors, times it.
+    for (size_t a = 0; a < 2; ++a)
+      if (is(raw_, Op::mul) && is_constant(raw_->args[a]) && raw_->args[a]->node.constant.f > 0 && std::isfinite(raw_->args[a]->node.constant.f)) {
+        in_raw_ = raw_->args[a]->node.constant.f;
+        raw_ = TreePtr(raw_->args[1 - a]);
+        break;
+      }
+  }
+  bool is_row(const TreePtr& t) const {
+    return !has(t, [&](const Tree& x) { return x.leaf == Tree::Leaf::score || (x.leaf == Tree::Leaf::none && x.node.kind == ScalarNode::Kind::coord); });
+  }
+  // The maximum, or 0 where it is not finite.
+  bool is_shift() const {
+    if (shift_->leaf == Tree::Leaf::most) return true;
+    const auto most = [](const TreePtr& t) { return t->leaf == Tree::Leaf::most; };
+    return is(shift_, Op::select) && is(shift_->args[0], Op::lt) && is(shift_->args[0]->args[0], Op::abs) && most(shift_->args[0]->args[0]->args[0]) && is_constant(shift_->args[0]->args[1]) &&
+           shift_->args[0]->args[1]->node.constant.f == INFINITY && most(shift_->args[1]) && is_constant(shift_->args[2]) && shift_->args[2]->node.constant.f == 0;
+  }
+
+  // Two dims are whole axes, the last one among them; what lies between places of others is a multiple of 16 bytes.
+  void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
+    const Buffer& buffer = before_.buffers[static_cast<size_t>(b)];
+    const Shape strides = buffer.strides();
+    const int64_t size = size_of(buffer.dtype);
+    want(index.size() >= 2 && index.size() <= 5, fmt::format("%{} has not 2 to 5 dims", buffer.name));
+    int found = 0;
+    for (size_t d = 0; d < index.size(); ++d) {
+      const Index& i = index[d].index;
+      want(index[d].gather < 0 && buffer.shape[d] < int64_t{1} << 31 && strides[d] * size < int64_t{1} << 40, fmt::format("%{} is gathered, or too large for one map", buffer.name));
+      want(d + 1 == index.size() ? strides[d] == 1 && i.kind() == Index::Kind::axis && i.value() == second : strides[d] * size % 16 == 0, fmt::format("rows of %{} are no multiple of 16 bytes apart, or do not run along its last dim", buffer.name));
+      if (!i.uses(first) && !i.uses(second)) continue;
+      want(i.kind() == Index::Kind::axis && axis(static_cast<AxisId>(i.value())).extent == buffer.shape[d], fmt::format("a dim of %{} is not one whole axis", buffer.name));
+      ++found;
+    }
+    want(found == 2, fmt::format("%{} has not two dims of the product", buffer.name));
+  }
+  void find_places() {
+    reachable(q_->buffer, q_->index, row_, depth_);
+    reachable(key_->buffer, key_->index, keys_, depth_);
+    reachable(value_->buffer, value_->index, keys_, column_);
+    int stores = 0;
+    for (const Stmt& s : columns_->body)
+      if (const auto* t = std::get_if<Store>(&s.node)) {
+        reachable(t->buffer, t->index, row_, column_);
+        want(++stores == 1 && before_.buffers[static_cast<size_t>(t->buffer)].dtype == before_.values[static_cast<size_t>(value_->out)].dtype, "it has several outputs, or one of another dtype");
+      }
+    want(stores == 1, "it has no output");
+    for (AxisId a : axes_of(outer_->out)) want(a == column_ || std::count(before_.phases[0].grid.begin(), before_.phases[0].grid.end(), a), "an axis of it is no grid's");
+    want(axis(depth_).extent % 16 == 0 && axis(column_).extent % 16 == 0 && std::max(axis(depth_).extent, axis(column_).extent) <= 256, "its rows are no multiple of 16 long, or longer than 256");
+  }
+
+  // --- the new kernel ---
+  AxisId add_axis(int64_t extent, int64_t tile, AxisId within = -1, Spread spread = {}) {
+    Axis a{fmt::format("i{}", k_.axes.size()), extent, tile};
+    a.within = within, a.spread = spread;
+    k_.axes.push_back(std::move(a));
+    return static_cast<AxisId>(k_.axes.size() - 1);
+  }
+  ValueId value(DType dtype, std::vector<AxisId> axes) {
+    std::sort(axes.begin(), axes.end());
+    k_.values.push_back({dtype, std::move(axes)});
+    return static_cast<ValueId>(k_.values.size() - 1);
+  }
+  static Stmt in_role(auto node) { return {InRole{std::move(node)}}; }
+  std::map<AxisId, Index> there_;   // of the axes before
+  Index moved(const Index& i, AxisId rows) const {
+    return i.substitute([&](int a, int64_t extent) { return a == row_ ? Index::axis(rows, extent) : there_.at(a); });
+  }
+  std::vector<BoxIndex> moved(std::vector<BoxIndex> box, AxisId rows) const {
+    for (BoxIndex& b : box) b.index = moved(b.index, rows);
+    return box;
+  }
+  // A tree as a map of the tiles that its leaves are.
+  MapTile map_of(const TreePtr& t, ValueId out, const std::map<Tree::Leaf, ValueId>& leaves, AxisId rows, bool fast) const {
+    MapTile m{out, {}, {}, fast};
+    std::map<const Tree*, int> done;
+    const std::function<int(const TreePtr&)> add = [&](const TreePtr& x) {
+      if (const auto it = done.find(x.get()); it != done.end()) return it->second;
+      ScalarNode n = x->node;
+      if (x->leaf != Tree::Leaf::none) {
+        const ValueId v = leaves.at(x->leaf);
+        const auto at = std::find(m.args.begin(), m.args.end(), v);
+        n = {ScalarNode::Kind::operand, k_.values[static_cast<size_t>(v)].dtype};
+        n.operand = static_cast<int>(at - m.args.begin());
+        if (at == m.args.end()) m.args.push_back(v);
+      }
+      if (n.kind == ScalarNode::Kind::coord) n.coord = moved(n.coord, rows);
+      for (const TreePtr& a : x->args) n.args.push_back(add(a));
+      m.expr.push_back(std::move(n));
+      return done[x.get()] = static_cast<int>(m.expr.size()) - 1;
+    };
+    add(t);
+    return m;
+  }
+
+  void build() {
+    const DType dtype = before_.values[static_cast<size_t>(value_->out)].dtype;
+    const int64_t depth = round_up(axis(depth_).extent, 64), width = round_up(axis(column_).extent, 64), longest = std::max(depth, width);
+    const int64_t instances = longest <= 64 ? 3 : 2, keys = longest <= 128 ? kKeys : 64, blocks = ceil_div(axis(keys_).extent, keys);
+    const Spread across{4, 0, 1, 0, 2};
+    k_.name = before_.name, k_.buffers = before_.buffers, k_.sources = before_.sources;
+    Phase p;
+    std::vector<AxisId> outer;
+    for (AxisId a : before_.phases[0].grid)
+      if (a != row_) {
+        outer.push_back(add_axis(axis(a).extent, 1));
+        there_.emplace(a, Index::axis(outer.back(), axis(a).extent));
+      }
+    if (outer.empty()) outer.push_back(add_axis(1, 1));
+    const AxisId rows = add_axis(axis(row_).extent, 64 * instances), d = add_axis(axis(depth_).extent, depth);
+    const AxisId block = add_axis(blocks, 1), c = add_axis(axis(column_).extent, width, -1, across), key = add_axis(keys, keys, -1, across);
+    const AxisId mine = add_axis(axis(row_).extent, 64, rows, {8, 2, 4, 0, 1}), part = add_axis(axis(column_).extent, 64, c, across);
+    there_.emplace(depth_, Index::axis(d, axis(depth_).extent));
+    there_.emplace(column_, Index::axis(c, axis(column_).extent));
+    there_.emplace(keys_, Index::axis(block, blocks) * keys + Index::axis(key, keys));
+    if (axis(keys_).to) k_.axes[static_cast<size_t>(block)].to = floor_div(moved(*axis(keys_).to, rows) - Index(1), keys) + Index(1);
+
+    p.grid = {d, c, key};
+    p.grid.insert(p.grid.end(), outer.begin(), outer.end());
+    p.grid.push_back(rows);
+    p.group = kHeads;
+    p.backward = true;   // a mask leaves the last rows the most
+    p.channels = {{"c0", {Value{dtype, {rows, d}}}, 1}, {"c1", {Value{dtype, {key, d}}}, 2}, {"c2", {Value{dtype, {key, c}}}, 2}, {"c3", {Value{dtype, {mine, part}}}, longest <= 128 ? 2 : 1}};
+    Role load{"load"}, math{"math", instances, mine};
+    load.registers = instances == 3 ? 32 : 24, math.registers = instances == 3 ? 160 : 240;
+    const auto fetch = [&](int channel, const Load& l, AxisId a, AxisId b) { return in_role(Fetch{channel, {Load{value(dtype, {a, b}), l.buffer, moved(l.index, rows)}}}); };
+    load.body.push_back(fetch(0, *q_, rows, d));
+    load.body.push_back({Seq{{block}, {}, {fetch(1, *key_, key, d), fetch(2, *value_, key, c)}, {}, {}}});
+
+    // The loop: scores of a block while the block before is weighted.
+    const auto row = [&] { return value(DType::f32, {mine}); };
+    const auto scores = [&] { return value(DType::f32, {key, mine}); };
+    const auto sums = [&] { return value(DType::f32, {c, mine}); };
+    const auto weights = [&] { return value(dtype, {key, mine}); };
+    const auto product = [&](ValueId acc, ValueId a, ValueId b, AxisId summed, int64_t columns) {
+      Mma m{value(DType::f32, k_.values[static_cast<size_t>(acc)].axes), inner_->precision, {summed}, acc, a, b, fmt::format("m64n{}k16", columns)};
+      m.issued = true;
+      return m;
+    };
+    const auto leaves = [](ValueId v) { return std::map<Tree::Leaf, ValueId>{{Tree::Leaf::score, v}}; };
+    using L = Tree::Leaf;
+    const ValueId q = value(dtype, {rows, d}), q_mine = value(dtype, {d, mine});
+    math.body.push_back(in_role(Get{0, {q}}));
+    math.body.push_back(in_role(Slice{q_mine, q}));
+    const ValueId o = sums(), m = row(), l = row(), f = row(), w = weights();
+    Seq loop{{block}, {{o, Scalar::of(DType::f32, 0)}, {m, Scalar::of(DType::f32, -INFINITY)}, {l, Scalar::of(DType::f32, 0)}, {f, Scalar::of(DType::f32, 1)}, {w, Scalar::of(dtype, 0)}}, {}, {}, {sums(), row(), row(), row(), weights()}};
+    Block& body = loop.body;
+    const ValueId k_block = value(dtype, {key, d}), nothing = scores();
+    body.push_back(in_role(Get{1, {k_block}}));
+    body.push_back({map_of(constant(0), nothing, {}, mine, false)});
+    const Mma s = product(nothing, q_mine, k_block, d, keys);
+    body.push_back({s});
+    const auto weigh = [&](Block& to, ValueId sum, ValueId factor, ValueId weight) {
+      const ValueId v = value(dtype, {key, c}), scaled = sums();
+      to.push_back(in_role(Get{2, {v}}));
+      to.push_back({map_of(planted(Fault::sum_not_scaled) ? leaf(L::product) : op(Op::mul, {leaf(L::product), leaf(L::score)}), scaled, {{L::product, sum}, {L::score, factor}}, mine, false)});
+      const Mma next = product(scaled, weight, v, key, width);
+      to.push_back({next});
+      return next.out;
+    };
+    Past past{block, {}, {in_role(Await{0})}, {}, {o}, {sums()}};
+    past.yields = {weigh(past.body, o, f, w)};
+    past.body.push_back(in_role(Await{1}));
+    const ValueId o_next = past.outs[0];
+    body.push_back(in_role(std::move(past)));
+    body.push_back(in_role(Release{1, 0}));
+    ValueId x = s.out;
+    const auto make = [&](const TreePtr& t, ValueId out, const std::map<L, ValueId>& of, bool fast) {
+      body.push_back({map_of(t, out, of, mine, fast)});
+      return out;
+    };
+    if (raw_->leaf != L::score) x = make(raw_, scores(), leaves(x), true);
+    TreePtr seen = mask_;
+    if (axis(keys_).extent % keys != 0) {
+      const Index at = Index::axis(keys_, axis(keys_).extent);
+      Tree coord{L::none, {ScalarNode::Kind::coord, DType::i64}, {}}, end{L::none, {ScalarNode::Kind::constant, DType::i64}, {}};
+      coord.node.coord = at, end.node.constant = Scalar::of_int(DType::i64, axis(keys_).extent);
+      const TreePtr inside = op(Op::lt, {std::make_shared<const Tree>(coord), std::make_shared<const Tree>(end)}, DType::boolean);
+      seen = seen ? op(Op::logical_and, {seen, inside}, DType::boolean) : inside;
+    }
+    if (seen) x = make(op(Op::select, {seen, leaf(L::score), constant(-INFINITY)}), scores(), leaves(x), false);
+    const ValueId top = row(), part_sum = row();
+    body.push_back({ReduceTile{top, Op::max, {key}, x}});
+    const ValueId m_next = make(op(Op::max, {leaf(L::most), leaf(L::score)}), row(), {{L::most, m}, {L::score, top}}, false);
+    const TreePtr raised = op(Op::mul, {leaf(L::most), constant(in_raw_)});
+    const TreePtr finite = shift_->leaf == L::most ? op(Op::select, {op(Op::eq, {leaf(L::most), constant(-INFINITY)}, DType::boolean), constant(0), raised})
+                                                   : op(Op::select, {op(Op::lt, {op(Op::abs, {leaf(L::most)}), constant(INFINITY)}, DType::boolean), raised, constant(0)});
+    const ValueId h = make(finite, row(), {{L::most, m_next}}, true);
+    const TreePtr power = op(Op::exp, {op(Op::sub, {op(Op::mul, {leaf(L::score), constant(in_raw_)}), leaf(L::most)})});
+    const ValueId f_next = make(power, row(), {{L::score, m}, {L::most, h}}, true), e = make(power, scores(), {{L::score, x}, {L::most, h}}, true);
+    body.push_back({ReduceTile{part_sum, Op::add, {key}, e}});
+    const ValueId l_next = make(op(Op::add, {op(Op::mul, {leaf(L::total), leaf(L::most)}), leaf(L::score)}), row(), {{L::total, l}, {L::most, f_next}, {L::score, part_sum}}, true);
+    body.push_back(in_role(Await{0}));
+    body.push_back(in_role(Past{block, {in_role(Release{2, 0})}}));
+    const ValueId w_next = make(op(Op::cast, {leaf(L::score)}, dtype), weights(), leaves(e), false);
+    loop.yields = {o_next, m_next, l_next, f_next, w_next};
+    const std::vector<ValueId> last = loop.outs;
+    math.body.push_back({std::move(loop)});
+    math.body.push_back(in_role(Release{0, 0}));
+    const ValueId sum = weigh(math.body, last[0], last[3], last[4]);
+
+    // What each weight was divided by, and what follows the sum.
+    TreePtr all = constant(1);
+    for (const auto& [factor, divides] : factors_) all = op(divides ? Op::div : Op::mul, {all, factor});
+    const ValueId shares = row(), most = row();
+    math.body.push_back({map_of(op(Op::mul, {leaf(L::most), constant(in_raw_)}), most, {{L::most, last[1]}}, mine, true)});
+    math.body.push_back({map_of(all, shares, {{L::most, most}, {L::total, last[2]}}, mine, true)});
+    math.body.push_back(in_role(Await{0}));
+    math.body.push_back(in_role(Release{2, 0}));
+    Each out{{part}, {}};
+    const ValueId piece = value(DType::f32, {mine, part}), whole = value(DType::f32, {mine, part});
+    out.body.push_back(in_role(Slice{piece, sum}));
+    out.body.push_back({map_of(op(Op::mul, {leaf(L::product), leaf(L::most)}), whole, {{L::product, piece}, {L::most, shares}}, mine, false)});
+    there_.at(column_) = Index::axis(part, axis(column_).extent);
+    for (const Stmt& t : columns_->body)
+      if (const auto* store = std::get_if<Store>(&t.node)) {
+        const ValueId y = value(dtype, {mine, part});
+        out.body.push_back({map_of(tree(columns_->body, store->value, nullptr), y, {{L::product, whole}, {L::most, most}, {L::total, last[2]}}, mine, false)});
+        out.body.push_back(in_role(Put{3, {y}}));
+        out.body.push_back(in_role(Fence{}));
+        out.body.push_back(in_role(Send{3, {Store{store->buffer, moved(store->index, mine), value(dtype, {mine, part})}}}));
+      }
+    math.body.push_back({std::move(out)});
+    p.roles = {std::move(load), std::move(math)};
+    k_.phases = {std::move(p)};
+  }
+};
+
+}  // namespace
+
+std::optional<Kernel> plan_nested_roles(const Kernel& kernel, std::string& why) {
+  try {
+    return NestedRoles(bounds(kernel)).run();
+  } catch (const Refused& r) {
+    why = r.why;
+    return std::nullopt;
+  }
+}
+
+}  // namespace quern

@@ -1,0 +1,32 @@
+// Attention in roles through NVRTC, without a GPU: nothing spills, and no product is made to wait for the one before (C75xx).
+#include <gtest/gtest.h>
+
+#include "codegen/image.h"
+#include "ir/tile/kernel.h"
+#include "tests/support/attention_text.h"
+
+namespace quern {
+namespace {
+
+TEST(AttentionCompile, WrittenByHand) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  for (int64_t size : {64, 128})
+    for (bool causal : {true, false}) {
+      const test::AttentionText a{64, 4096, size, causal, causal ? "bf16" : "f16", 0.125, size == 64 ? 3 : 2, 128};
+      SCOPED_TRACE(a.planned());
+      const tile::Kernel kernel = tile::parse_kernel(a.planned());
+      tile::verify(kernel);
+      KernelImage image = cuda::emit(kernel, "sm_90a");
+      const std::string log = cuda::compile(image, "sm_90a");
+      EXPECT_EQ(log.find("C75"), std::string::npos) << log;
+      EXPECT_NE(log.find(" 0 bytes spill stores, 0 bytes spill loads"), std::string::npos) << log;
+      EXPECT_NE(log.find(" 0 bytes stack frame"), std::string::npos) << log;
+    }
+}
+
+}  // namespace
+}  // namespace quern
