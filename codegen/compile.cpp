@@ -173,11 +173,12 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
 
 void set_target(PassContext& context, const Target& target) {
   context.nested_products = target.kind == TargetKind::cpu;
-  if (!context.nested_products) {   // a GPU's products are tiles of a whole block, read through shared memory, and its plans split sums themselves
-    context.long_sum = context.large_matrix = 0;
+  if (context.long_sum == 0) context.long_sum = kLongSum;
+  if (!context.nested_products) {   // a GPU's products are tiles of a whole block, read through shared memory
+    context.large_matrix = 0;
+    if (context.chunk_sums == 0) context.chunk_sums = kChunkSums;
     return;
   }
-  if (context.long_sum == 0) context.long_sum = kLongSum;
   if (context.large_matrix == 0) context.large_matrix = kLargeMatrix;
   const CpuArch arch = cpu_arch(target.arch);
   context.lanes = arch.lanes, context.registers = arch.registers;

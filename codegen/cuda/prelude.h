@@ -7,12 +7,14 @@ namespace quern::cuda {
 inline constexpr const char* kPrelude = R"CUDA(
 typedef long long i64; typedef unsigned int u32; typedef unsigned char u8; typedef unsigned short u16; typedef unsigned long long u64; typedef short i16; typedef signed char i8;
 __device__ inline float qn_from_bf16(u16 b) { return __uint_as_float((u32)b << 16); }
+__device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
 #if __CUDA_ARCH__ >= 800
-__device__ inline float qn_round_bf16(float x) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, 0f00000000;" : "=r"(r) : "f"(x)); return x != x ? x : __uint_as_float(r); }
+__device__ inline float qn_round_bf16(float x) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, 0f00000000;" : "=r"(r) : "f"(x)); return __uint_as_float(r); }
+__device__ inline void qn_put_bf16(u16* q, float low, float high) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); *(u32*)q = r; }
 #else
+__device__ inline void qn_put_bf16(u16* q, float low, float high) { q[0] = qn_to_bf16(low), q[1] = qn_to_bf16(high); }
 __device__ inline float qn_round_bf16(float x) { if (x != x) return x; u32 b = __float_as_uint(x); b += 0x7fff + ((b >> 16) & 1); return __uint_as_float(b & 0xffff0000u); }
 #endif
-__device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
 __device__ inline float qn_from_f16(u16 h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 __device__ inline u16 qn_to_f16(float x) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x)); return h; }
 __device__ inline float qn_round_f16(float x) { return qn_from_f16(qn_to_f16(x)); }
@@ -69,7 +71,11 @@ template <class T> __device__ inline T qn_max(T a, T b) { return a >= b ? a : b;
 template <class T> __device__ inline T qn_min(T a, T b) { return a <= b ? a : b; }
 template <class T> __device__ inline T qn_fmax(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? b : a; return a > b ? a : b; }
 template <class T> __device__ inline T qn_fmin(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? a : b; return a < b ? a : b; }
+#if __CUDA_ARCH__ >= 800
+__device__ inline float qn_max(float a, float b) { float r; asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }   // +0 is more than -0
+#else
 __device__ inline float qn_max(float a, float b) { return qn_fmax(a, b); }
+#endif
 __device__ inline double qn_max(double a, double b) { return qn_fmax(a, b); }
 __device__ inline float qn_min(float a, float b) { return qn_fmin(a, b); }
 __device__ inline double qn_min(double a, double b) { return qn_fmin(a, b); }
