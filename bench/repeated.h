@@ -28,6 +28,7 @@ class RepeatedProgram {
   int64_t sets_ = 1, together_ = 1;
   size_t outputs_ = 0;
   std::unique_ptr<Executable> executable_, copy_;
+  std::vector<HostTensor> results_;   // of the first run
   std::vector<double> block_of(Executable& e);
 };
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include <fmt/format.h>
@@ -79,10 +80,10 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
     wrong.push_back(fmt::format("our result is {:.9g}, {} has {:.9g}", mine, p.name, p.check));
     return true;
   });
-  double error = 0;
+  std::optional<double> error;
   for (const PreparedPeer& p : peers)
-    if (!p.samples.empty()) error = ours.error(p.samples);
-  if (!(error <= 1)) wrong.push_back(fmt::format("it is {:.2g} times as far from f64 as rounding explains", error));
+    if (!p.samples.empty() && !error) error = ours.error(p.samples);
+  if (error && !(*error <= 1)) wrong.push_back(fmt::format("it is {:.2g} times as far from f64 as rounding explains", *error));
   const size_t n = peers.size();
   std::vector<double> our_times, copy_times;
   std::vector<std::vector<double>> times(n + 1);   // the last one: the best peer once more
@@ -111,7 +112,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
   const Spread spread_of_ours = spread(our_times);
   Json row = {{"family", c.family}, {"name", c.name}, {"threads", device.threads()}, {"target", a.target > 0 ? a.target : c.target}, {"median_us", spread_of_ours.median}, {"low_us", spread_of_ours.low}, {"high_us", spread_of_ours.high}, {"result", mine}, {"flops", c.flops}, {"read_bytes", ours.out_of_cache() ? c.read : 0}, {"written_bytes", ours.out_of_cache() ? c.written : 0}};
   if (!copy_times.empty()) row["copy_us"] = median(copy_times);
-  if (error > 0) row["f64_error"] = error;
+  if (error) row["f64_error"] = *error;
   row["peers"] = Json::object();
   std::optional<size_t> best;
   std::vector<Estimate> ratios(n);

@@ -54,7 +54,6 @@ class SuitePeers {
   Json found_ = Json::object();
 
   std::string open_library(const std::string& name, int threads);
-  std::string start_child(const std::string& name, int threads, TargetKind kind);
 };
 
 void register_suite(CLI::App& bench);

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <future>
 
 #include <fmt/format.h>
 
@@ -29,6 +30,13 @@ constexpr Framework kFrameworks[] = {
     {"jax", TargetKind::cuda, "bench/peers/suite_cuda.py", "jax"},
 };
 
+std::pair<std::unique_ptr<Child>, std::string> start_child(const std::string& name, int threads, TargetKind kind) {
+  const Framework& f = *std::find_if(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& g) { return name == g.name && g.kind == kind; });
+  auto child = std::make_unique<Child>(f.script, kAnswerSeconds);
+  std::string version = child->ask({{"start", {{"threads", threads}, {"variant", f.variant}}}}).at("version");
+  return {std::move(child), std::move(version)};
+}
+
 template <class F>
 F symbol(void* library, const char* name) { return reinterpret_cast<F>(::dlsym(library, name)); }
 
@@ -52,13 +60,25 @@ SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads, Targ
   const std::vector<std::string> known = names(kind);
   for (const std::string& name : wanted)
     if (std::find(known.begin(), known.end(), name) == known.end()) throw Error(Code::bad_value, fmt::format("--peers {}: there is no such peer", name)).with_help(suggestion(name, known, "peers are " + fmt::format("{}", fmt::join(known, ", ")) + ", or none"));
-  for (const std::string& name : wanted) {
+  std::vector<std::pair<std::string, std::future<std::pair<std::unique_ptr<Child>, std::string>>>> starting;   // frameworks, side by side
+  for (const std::string& name : wanted)
+    if (std::any_of(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& f) { return name == f.name; }))
+      starting.emplace_back(name, std::async(std::launch::async, start_child, name, threads, kind));
+  const auto note = [&](const std::string& name, const std::function<std::string()>& version) {
     try {
-      found_[name] = {{"version", name[0] == 'o' && name != "onnxruntime" ? open_library(name, threads) : start_child(name, threads, kind)}};
+      found_[name] = {{"version", version()}};
     } catch (const Error& e) {
       found_[name] = {{"missing", e.what()}};
     }
-  }
+  };
+  for (const std::string& name : wanted)
+    if (name == "openblas" || name == "onednn") note(name, [&] { return open_library(name, threads); });
+  for (auto& [name, start] : starting)
+    note(name, [&] {
+      auto [child, version] = start.get();
+      children_.emplace_back(name, std::move(child));
+      return version;
+    });
 }
 
 SuitePeers::~SuitePeers() = default;
@@ -91,14 +111,6 @@ std::string SuitePeers::open_library(const std::string& name, int threads) {
     sgemm(ta ? 'T' : 'N', tb ? 'T' : 'N', m, n, k, 1, a, ta ? m : k, b, tb ? k : n, 0, c, n);
   });
   return fmt::format("{}.{}.{}", version()->major, version()->minor, version()->patch);
-}
-
-std::string SuitePeers::start_child(const std::string& name, int threads, TargetKind kind) {
-  const Framework& f = *std::find_if(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& g) { return name == g.name && g.kind == kind; });
-  auto child = std::make_unique<Child>(f.script, kAnswerSeconds);
-  const std::string version = child->ask({{"start", {{"threads", threads}, {"variant", f.variant}}}}).at("version");
-  children_.emplace_back(name, std::move(child));
-  return version;
 }
 
 std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, Json& failures) {

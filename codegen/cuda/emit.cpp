@@ -16,6 +16,9 @@ using namespace tile;
 
 namespace {
 
+constexpr int64_t kManyDivisions = 4;   // by one number: its reciprocal pays
+constexpr int64_t kManySteps = 4;       // of a loop, whose last one is masked
+
 bool is_op(const MapTile& m, Op op, ValueId left, ValueId right) {
   if (m.expr.size() != 3 || m.expr[2].kind != ScalarNode::Kind::op || m.expr[2].op != op) return false;
   for (int i = 0; i < 2; ++i)
@@ -323,15 +326,16 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
       return;
     }
     const int64_t n = places[static_cast<size_t>(vector)].vector;
+    const bool halves = b.dtype == DType::bf16;   // two in a word
     open("");
-    line(fmt::format("__align__(16) {} q[{}];", memory_type(b.dtype), n));
+    line(fmt::format("__align__(16) {} q[{}];", halves ? "u32" : memory_type(b.dtype), halves ? n / 2 : n));
     if (!s.condition.empty()) line(fmt::format("qn_clear(q); if ({})", s.condition));
-    line(fmt::format("qn_read(q, p{} + ({}));", l.buffer, s.position));
+    line(fmt::format("qn_read(q, {}(p{} + ({})));", halves ? "(const u32*)" : "", l.buffer, s.position));
     line("#pragma unroll");
     open(fmt::format("for (int x = 0; x < {}; ++x)", n));
     Registers element = r;
     element[vector] = r[vector] == "0" ? "x" : r[vector] + " + x";
-    line(fmt::format("{} = {};", at(l.out, element, places), from_memory(b.dtype, "q[x]")));
+    line(fmt::format("{} = {};", at(l.out, element, places), halves ? "qn_half_bf16(q, x)" : from_memory(b.dtype, "q[x]")));
     close();
     close();
   });
@@ -376,8 +380,27 @@ void Emitter::statement(const Store& s) {
   });
 }
 
+// Divisions of many elements by one are products with its reciprocal; where one of them may round otherwise, all are made again.
 void Emitter::map(const MapTile& m, const Places& places, const std::string& prefix) {
   define(m.out, places, prefix);
+  std::map<size_t, std::string> inverses;   // by the divisor's node
+  for (const ScalarNode& n : m.expr) {
+    if (n.kind != ScalarNode::Kind::op || n.op != Op::div || n.dtype != DType::f32 || registers(value(m.out).axes, places) < kManyDivisions) continue;
+    const ScalarNode& by = m.expr[static_cast<size_t>(n.args[1])];
+    const ValueId v = by.kind == ScalarNode::Kind::operand ? m.args[static_cast<size_t>(by.operand)] : -1;
+    if (v < 0 || registers(value(v).axes, places) > 1) continue;
+    if (inverses.empty()) line(fmt::format("bool rare{} = false;", m.out));
+    const std::string y = at(v, {}, places), inverse = fmt::format("inverse{}_{}", m.out, n.args[1]);
+    if (inverses.emplace(static_cast<size_t>(n.args[1]), inverse).second) line(fmt::format("const float {} = __frcp_rn({}); rare{} |= qn_is_rare({}, 0x1p-20f, 0x1p20f);", inverse, y, m.out, y));
+  }
+  elements(m, places, inverses);
+  if (inverses.empty()) return;
+  open(fmt::format("if (rare{})", m.out));
+  elements(m, places, {});
+  close();
+}
+
+void Emitter::elements(const MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses) {
   Registers r;
   over(value(m.out).axes, places, -1, r, [&] {
     std::vector<std::string> names;
@@ -393,7 +416,11 @@ void Emitter::map(const MapTile& m, const Places& places, const std::string& pre
         case ScalarNode::Kind::symbol: text = fmt::format("(i64)({} * size)", n.constant.i); break;
         case ScalarNode::Kind::coord: text = fmt::format("(i64)({})", index(n.coord, r, places)); break;
         case ScalarNode::Kind::random: text = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord, r, places)); break;
-        case ScalarNode::Kind::op: text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args); break;
+        case ScalarNode::Kind::op: {
+          const auto by = n.op == Op::div && n.dtype == DType::f32 ? inverses.find(static_cast<size_t>(n.args[1])) : inverses.end();
+          text = by != inverses.end() ? fmt::format("qn_div_by({}, {}, {}, rare{})", args[0], args[1], by->second, m.out) : apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args);
+          break;
+        }
       }
       names.push_back(fmt::format("x{}", i));
       line(fmt::format("const {} x{} = {};", register_type(n.dtype), i, text));
@@ -495,11 +522,28 @@ std::map<size_t, Op> Emitter::deferred(const Seq& q) const {
 void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
   for (AxisId a : axes) QN_CHECK(!k_.axes[static_cast<size_t>(a)].from && !k_.axes[static_cast<size_t>(a)].to, "bounded axes are the CPU's");
   const bool repeats = std::any_of(axes.begin(), axes.end(), [&](AxisId a) { return place(a).extent > place(a).tile; });
-  for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
   repeats_ += repeats;
-  body();
+  // The last tile of many is by itself: the others ask for no end.
+  Place* const only = axes.size() == 1 ? &places_[static_cast<size_t>(axes[0])] : nullptr;
+  const bool alone = only && only->masked && !only->symbolic && only->vector > 1 && only->extent > kManySteps * only->tile && k_.axes[static_cast<size_t>(axes[0])].within < 0 &&
+                     std::none_of(k_.axes.begin(), k_.axes.end(), [&](const Axis& a) { return a.within == axes[0]; });
+  if (alone) {
+    const int64_t whole = only->extent / only->tile * only->tile;
+    only->masked = false;
+    open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", only->start, whole, only->tile));
+    body();
+    close();
+    only->masked = true;
+    open("");
+    line(fmt::format("const ix {} = {};", only->start, whole));
+    body();
+    close();
+  } else {
+    for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
+    body();
+    for (size_t i = 0; i < axes.size(); ++i) close();
+  }
   repeats_ -= repeats;
-  for (size_t i = 0; i < axes.size(); ++i) close();
 }
 
 void Emitter::statement(const Seq& q) {

@@ -84,6 +84,7 @@ class Emitter {
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
   void map(const tile::MapTile& m, const Places& places, const std::string& prefix);
+  void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
   bool is_read(tile::BufferId b) const;
   tile::AxisId turned_axis(const tile::Load& l) const;   // -1: none
   void load_turned(const tile::Load& l, tile::AxisId across);
