@@ -26,7 +26,7 @@ constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; 
 constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
 constexpr int64_t kShortSum = 8;         // of a column: one thread's, whose loads are on their way together
-constexpr int64_t kHeld = 96, kHeldOfChunk = 64, kHeldOfRow = 32;   // registers of a thread for tiles of rows: of all, of each
+constexpr int64_t kHeld = 96, kHeldOfRow = 32;   // registers of a thread for tiles of rows: of all, of each
 constexpr int64_t kRowThreads = 512, kRowBytes = 104 << 10;   // of a row in shared memory: two of them share a multiprocessor, one computes while the other loads
 constexpr int64_t kTurned = 64, kTurnedLanes = 16;   // elements of f32 along each side of a square that is turned; its lanes along rows
 
@@ -53,8 +53,7 @@ class Planner {
   Kernel whole(const WholeRow& w) {
     const int64_t extent = axis(w.along).extent, widest = vector_of(w.along), most = std::min<int64_t>(1024, power_up(ceil_div(extent, widest)));
     const bool chunk = !in_grid(w.rows);
-    // Beside sums that stay from row to row, few registers: a second block computes while the first one waits for memory.
-    const int64_t rows = instances() * (chunk ? axis(w.rows).extent : 1), each = std::clamp((chunk ? kHeldOfChunk : kHeld) / std::max<int64_t>(w.held, 1), widest, kHeldOfRow);
+    const int64_t rows = instances() * (chunk ? axis(w.rows).extent : 1), each = std::clamp(kHeld / std::max<int64_t>(w.held, 1), widest, kHeldOfRow);
     int64_t threads = std::max(std::min<int64_t>(32, power_up(ceil_div(extent, 4 * widest))), std::min(most, power_up(ceil_div(extent, each))));
     while (threads < most && rows * threads < kMachine) threads *= 2;
     const auto fits = [&](int64_t vector) { return 8 * round_up(extent, threads * vector) <= 9 * extent; };   // few threads are outside
