@@ -525,7 +525,7 @@ void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>
   repeats_ += repeats;
   // The last tile of many is by itself: the others ask for no end.
   Place* const only = axes.size() == 1 ? &places_[static_cast<size_t>(axes[0])] : nullptr;
-  const bool alone = only && only->masked && !only->symbolic && only->vector > 1 && only->extent > kManySteps * only->tile && k_.axes[static_cast<size_t>(axes[0])].within < 0 &&
+  const bool alone = only && !role_ && only->masked && !only->symbolic && only->vector > 1 && only->extent > kManySteps * only->tile && k_.axes[static_cast<size_t>(axes[0])].within < 0 &&
                      std::none_of(k_.axes.begin(), k_.axes.end(), [&](const Axis& a) { return a.within == axes[0]; });
   if (alone) {
     const int64_t whole = only->extent / only->tile * only->tile;
