@@ -15,9 +15,10 @@ inline uint64_t bits(uint64_t stream, uint64_t index) {
 }
 
 /// f32 in [-scale, scale), 24 random bits each.
+inline float uniform_at(uint64_t stream, int64_t i, float scale = 1) { return (static_cast<float>(bits(stream, static_cast<uint64_t>(i)) >> 40) * 0x1p-23f - 1.0f) * scale; }
 inline HostTensor uniform(uint64_t stream, Shape shape, float scale = 1) {
   HostTensor t(DType::f32, std::move(shape));
-  for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = (static_cast<float>(bits(stream, static_cast<uint64_t>(i)) >> 40) * 0x1p-23f - 1.0f) * scale;
+  for (int64_t i = 0; i < t.size(); ++i) t.data<float>()[i] = uniform_at(stream, i, scale);
   return t;
 }
 

@@ -20,6 +20,7 @@ struct PreparedPeer {
   double check = 0;   // mean |output| on input set 0; a training step's loss
   /// Microseconds of each run of one block; not synchronised: of each step of many that are enqueued together.
   std::function<std::vector<double>(bool synchronised)> block;
+  std::vector<std::vector<double>> samples = {};   // of the suite on a GPU: elements of each output, computed in f64
 };
 
 class Child;

@@ -4,6 +4,7 @@
 
 #include "bench/data.h"
 #include "bench/harness.h"
+#include "bench/repeated.h"
 #include "frontend/nn.h"
 
 namespace quern::bench {
@@ -32,13 +33,6 @@ static std::vector<Case> cases() {
   return out;
 }
 
-// The bits that the peer rounds to bf16, too.
-static HostTensor rounded(const HostTensor& x) {
-  HostTensor out(DType::bf16, x.shape);
-  for (int64_t i = 0; i < x.size(); ++i) out.set(i, Scalar::of(DType::bf16, x.data<float>()[i]));
-  return out;
-}
-
 void run_together(Harness& h, const Case& c) {
   if (h.device.target().kind != TargetKind::cuda) {
     fmt::print(h.out, "{:<36} left out: it is for a GPU\n", c.name);
@@ -48,33 +42,18 @@ void run_together(Harness& h, const Case& c) {
   options.target = h.device.target();
   options.passes.fp = c.fp;
   CompileReport report;
-  Program program = compile(c.graph, options, &report);
+  const Program program = compile(c.graph, options, &report);
   h.compiled(c.name, report);
-  // One graph of many launches, each waiting for the last (they write one output), on inputs in two places in turn.
-  const int64_t together = std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100);
-  const std::vector<Step> once = program.steps;
-  std::vector<Step> other = once;
-  for (int64_t input : std::vector(program.inputs)) {
-    Slot copy = program.slots[static_cast<size_t>(input)];
-    copy.name += " again";
-    for (Step& step : other)
-      for (int64_t& s : std::get<Launch>(static_cast<Step::variant&>(step)).slots)
-        if (s == input) s = static_cast<int64_t>(program.slots.size());
-    program.inputs.push_back(static_cast<int64_t>(program.slots.size()));
-    program.slots.push_back(std::move(copy));
-  }
-  program.steps.clear();
-  for (int64_t r = 0; r < together; ++r) program.steps.insert(program.steps.end(), (r % 2 ? other : once).begin(), (r % 2 ? other : once).end());
-  Executable executable(h.device, program);
+  const int64_t together = std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100), sets = 2;
+  Executable executable(h.device, repeated(program, together, sets));
   const int64_t inputs = static_cast<int64_t>(c.graph.inputs.size());
   for (int64_t i = 0; i < inputs; ++i) {
-    const HostTensor value = rounded(uniform(stream_of(0, i), c.graph.type(c.graph.inputs[static_cast<size_t>(i)]).shape));
-    executable.set_input(i, value);
-    executable.set_input(inputs + i, value);
+    const HostTensor value = rounded(uniform(stream_of(0, i), c.graph.type(c.graph.inputs[static_cast<size_t>(i)]).shape), DType::bf16);   // as the peer rounds it
+    for (int64_t s = 0; s < sets; ++s) executable.set_input(s * inputs + i, value);
   }
   Json request = c.peer;
   request["together"] = together;
-  const auto peer = h.peers.prepare(request, 2);
+  const auto peer = h.peers.prepare(request, sets);
   executable.run();
   if (peer) h.want_equal(c.name, mean_abs(executable.output(0)), *peer, 2e-3);
   const auto ours = [&] {
@@ -94,5 +73,15 @@ void run_together(Harness& h, const Case& c) {
 }
 
 const Family product_family{cases, run_together};
+
+std::vector<SuiteCase> suite_gpu_products() {
+  std::vector<SuiteCase> out;
+  for (Case& c : cases()) {
+    SuiteCase s{"product", c.name, {}, [graph = c.graph] { return TrainingStep{graph, {}}; }, c.peer, c.flops};
+    for (const Json& shape : c.peer["shapes"]) s.inputs.push_back({shape.get<Shape>(), 0, DType::bf16});
+    out.push_back(std::move(s));
+  }
+  return out;
+}
 
 }  // namespace quern::bench

@@ -7,11 +7,13 @@
 #include <cmath>
 #include <cstdlib>
 #include <numeric>
+#include <optional>
 #include <thread>
 
 #include <fmt/format.h>
 
 #include "bench/data.h"
+#include "bench/repeated.h"
 #include "bench/suite_program.h"
 
 namespace quern::bench {
@@ -21,7 +23,7 @@ namespace {
 constexpr int64_t kScouts = 3;             // rounds of all peers
 constexpr int64_t kCompilations = 3;       // rounds where compiling is timed: peers take minutes
 constexpr double kFarBehind = 1.3;         // of the best one's time
-constexpr double kNearRoofline = 1.25;
+constexpr double kNearRoofline = 1.25, kNearCopy = 1 / 0.9;
 constexpr int kResamples = 2000;
 constexpr auto kPause = std::chrono::milliseconds(50);
 
@@ -47,8 +49,8 @@ Estimate ratio_of(const std::vector<double>& a, const std::vector<double>& b) {
 
 struct Arguments {
   std::string device, filter;
-  std::vector<std::string> peers = SuitePeers::names();
-  std::vector<int> threads = {1, 2};
+  std::vector<std::string> peers;      // empty: all
+  std::vector<int> threads;            // empty: 1 and 2; of a GPU: those that compile and launch
   int64_t rounds = 15;
   double target = 0;   // 0: each case's own
   JsonArgument json;
@@ -56,17 +58,19 @@ struct Arguments {
 
 std::string interval(const Json& low, const Json& high) { return fmt::format("[{:.2f}, {:.2f}]", low.get<double>(), high.get<double>()); }
 
-/// Sets "met" and the roofline of a row; again when better ceilings are known.
+/// Sets "met" and the roofline of a row, on a GPU the copy's time; again when better ceilings are known.
 void judge(Json& row, const Ceilings& ceilings) {
   if (row.contains("error")) return;
-  const double ours = row["median_us"], roofline = ceilings.microseconds(row["flops"], row["read_bytes"], row["written_bytes"]);
+  const bool copied = row.contains("copy_us");
+  const double ours = row["median_us"], roofline = copied ? row["copy_us"].get<double>() : ceilings.microseconds(row["flops"], row["read_bytes"], row["written_bytes"]);
   if (roofline > 0) row.update({{"roofline_us", roofline}, {"times_roofline", ours / roofline}});
-  row["met"] = !row.contains("wrong") && ((roofline > 0 && ours <= kNearRoofline * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= row["target"].get<double>()));
+  row["met"] = !row.contains("wrong") && ((roofline > 0 && ours <= (copied ? kNearCopy : kNearRoofline) * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= row["target"].get<double>()));
 }
 
 /// Times one case; what is wrong with results is in the row's "wrong".
+template <class OurProgram>
 Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Arguments& a) {
-  SuiteProgram ours(device, c);
+  OurProgram ours(device, c);
   const bool compiles = c.peer.contains("compile");
   const double mine = ours.check();
   Json failures = Json::object(), wrong = Json::array();
@@ -76,8 +80,12 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
     wrong.push_back(fmt::format("our result is {:.9g}, {} has {:.9g}", mine, p.name, p.check));
     return true;
   });
+  std::optional<double> error;
+  for (const PreparedPeer& p : peers)
+    if (!p.samples.empty() && !error) error = ours.error(p.samples);
+  if (error && !(*error <= 1)) wrong.push_back(fmt::format("it is {:.2g} times as far from f64 as rounding explains", *error));
   const size_t n = peers.size();
-  std::vector<double> our_times;
+  std::vector<double> our_times, copy_times;
   std::vector<std::vector<double>> times(n + 1);   // the last one: the best peer once more
   const auto turn = [](std::vector<double>& to, const std::function<std::vector<double>()>& block) {
     std::this_thread::sleep_for(kPause);
@@ -94,6 +102,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
   for (size_t i : kept) times[i].clear();
   std::vector<std::function<void()>> turns = {[&] { turn(our_times, [&] { return ours.block(); }); }};
   for (size_t i : kept) turns.push_back([&, i] { turn(times[i], [&] { return peers[i].block(true); }); });
+  if (const auto copy = ours.copy()) turns.push_back([&, copy] { turn(copy_times, copy); });
   if (n) turns.push_back([&] { turn(times[n], [&] { return peers[first].block(true); }); });
   for (int64_t r = 0; r < (compiles ? std::min(a.rounds, kCompilations) : a.rounds); ++r) {
     for (const auto& t : turns) t();
@@ -102,6 +111,8 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
 
   const Spread spread_of_ours = spread(our_times);
   Json row = {{"family", c.family}, {"name", c.name}, {"threads", device.threads()}, {"target", a.target > 0 ? a.target : c.target}, {"median_us", spread_of_ours.median}, {"low_us", spread_of_ours.low}, {"high_us", spread_of_ours.high}, {"result", mine}, {"flops", c.flops}, {"read_bytes", ours.out_of_cache() ? c.read : 0}, {"written_bytes", ours.out_of_cache() ? c.written : 0}};
+  if (!copy_times.empty()) row["copy_us"] = median(copy_times);
+  if (error) row["f64_error"] = *error;
   row["peers"] = Json::object();
   std::optional<size_t> best;
   std::vector<Estimate> ratios(n);
@@ -133,7 +144,10 @@ void print_row(FILE* out, const Json& row) {
   if (row.contains("ratio"))
     text += fmt::format("  {:<13} {:10.1f} us  ratio {:5.2f} {}  A/A {:.2f} {}", row["peer"].get<std::string>(), row["peers"][row["peer"].get<std::string>()]["median_us"].get<double>(), row["ratio"].get<double>(), interval(row["ratio_low"], row["ratio_high"]), row["aa_ratio"].get<double>(), interval(row["aa_low"], row["aa_high"]));
   else text += "  no peer has it";
-  if (row.contains("roofline_us")) text += fmt::format("  {:.2f} x roofline", row["times_roofline"].get<double>());
+  const double us = row["median_us"], bytes = row["read_bytes"].get<double>() + row["written_bytes"].get<double>();
+  if (row.contains("copy_us")) text += fmt::format("  {:.0f} GB/s, {:.0f} % of a copy", bytes / us / 1000, 100 / row["times_roofline"].get<double>());
+  else if (row.contains("roofline_us")) text += fmt::format("  {:.2f} x roofline", row["times_roofline"].get<double>());
+  else if (row["flops"] > 0.0) text += fmt::format("  {:.0f} GFLOP/s", row["flops"].get<double>() / us / 1000);
   fmt::print(out, "{}{}\n", text, row["met"].get<bool>() ? "  met" : "");
   for (const auto& [name, p] : row["peers"].items())
     if (p.contains("failed")) fmt::print(out, "    {} failed: {}\n", name, p["failed"].get<std::string>());
@@ -174,8 +188,9 @@ Json families_of(const Json& rows) {
 }
 
 void run(const Arguments& a) {
+  const bool gpu = a.device == "cuda";
   std::vector<SuiteCase> cases;
-  for (auto family : {suite_products, suite_memory, suite_models})
+  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products} : std::vector{suite_products, suite_memory, suite_models})
     for (SuiteCase& c : family())
       if (c.name.find(a.filter) != std::string::npos) cases.push_back(std::move(c));
   if (cases.empty()) throw Error(Code::unknown_case, fmt::format("no case of the suite has \"{}\" in its name", a.filter)).with_help("without a word behind it all are run; their names are printed");
@@ -185,23 +200,24 @@ void run(const Arguments& a) {
   for (int threads : a.threads) {
     ::setenv("QUERN_THREADS", std::to_string(threads).c_str(), 1);
     const auto device = open_device(a.device);
-    SuitePeers peers(a.peers, threads);
+    const TargetKind kind = device->target().kind;
+    SuitePeers peers(a.peers, threads, kind);
     if (!head.contains("machine")) head["machine"] = machine(*device);
     fmt::print(out, "{} threads, target {}, machine {}\n", threads, to_string(device->target()), head["machine"].dump());
     for (const auto& [name, p] : peers.found().items()) fmt::print(out, "peer {}: {}\n", name, p.contains("version") ? p["version"].get<std::string>() : "missing: " + p["missing"].get<std::string>());
-    if (!peers.any()) throw Error(Code::peer_failed, "no peer was found, so there is nothing to compare with").with_help("install one: apt-get install libopenblas0-pthread, or torch, jax or onnxruntime for the python3 in PATH; names are " + fmt::format("{}", fmt::join(SuitePeers::names(), ", ")));
+    if (!peers.any()) throw Error(Code::peer_failed, "no peer was found, so there is nothing to compare with").with_help(std::string("install one: ") + (gpu ? "torch or jax" : "apt-get install libopenblas0-pthread, or torch, jax or onnxruntime") + fmt::format(" for the python3 in PATH; names are {}", fmt::join(SuitePeers::names(kind), ", ")));
     Ceilings ceilings;
     Json rows = Json::array();
     Json table = {{"threads", threads}, {"target", to_string(device->target())}, {"peers", peers.found()}};
     const size_t place = head["tables"].size();
     for (const SuiteCase& c : cases) {
-      if (rows.empty() || rows.back()["family"] != c.family) {   // before every family: the machine may have been busy
+      if (!gpu && (rows.empty() || rows.back()["family"] != c.family)) {   // before every family: the machine may have been busy
         ceilings.raise(measure_ceilings(threads));
         fmt::print(out, "ceilings {}\n", ceilings.json().dump());
       }
       Json row;
       try {
-        row = run_case(c, *device, peers, a);
+        row = gpu ? run_case<RepeatedProgram>(c, *device, peers, a) : run_case<SuiteProgram>(c, *device, peers, a);
       } catch (const Error& e) {
         row = {{"family", c.family}, {"name", c.name}, {"threads", threads}, {"error", e.what()}, {"met", false}};
       }
@@ -230,17 +246,21 @@ void run(const Arguments& a) {
 void register_suite(CLI::App& bench) {
   auto a = std::make_shared<Arguments>();
   CLI::App* c = bench.add_subcommand("suite", "families of work beside all peers that are installed, with ceilings of the machine");
-  c->add_option("device", a->device, "cpu")->required()->check(CLI::IsMember({"cpu"}));
+  c->add_option("device", a->device, "cpu or cuda")->required()->check(CLI::IsMember({"cpu", "cuda"}));
   c->add_option("filter", a->filter, "only cases whose name contains this");
-  c->add_option("--peers", a->peers, "openblas, onednn, torch, torch-compile, jax, onnxruntime or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
-  c->add_option("--threads", a->threads, "a table for each")->delimiter(',')->check(CLI::Range(1, 256))->default_str("1,2");
+  c->add_option("--peers", a->peers, "cpu: openblas, onednn, torch, torch-compile, jax, onnxruntime; cuda: torch, torch-compile, jax; or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
+  c->add_option("--threads", a->threads, "cpu: a table for each")->delimiter(',')->check(CLI::Range(1, 256))->default_str("1,2");
   c->add_option("--rounds", a->rounds, "blocks of ours and of every peer, in turns")->capture_default_str()->check(CLI::Range(1, 10000));
-  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time does not; default: each family's own, 1 to 2")->check(CLI::Range(0.01, 100.0));
+  c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time, or 90 % of a copy's rate, does not; default: each family's own, 1 to 2")->check(CLI::Range(0.01, 100.0));
   a->json.add_to(*c);
-  c->footer("Examples:\n  quern bench suite cpu --json suite.json\n  quern bench suite cpu 'matmul 256x' --peers openblas,onednn --threads 1\n  PATH=/path/to/venv/bin:$PATH quern bench suite cpu softmax");
+  c->footer("Examples:\n  quern bench suite cpu --json suite.json\n  quern bench suite cpu 'matmul 256x' --peers openblas,onednn --threads 1\n  PATH=/path/to/venv/bin:$PATH quern bench suite cpu softmax\n  quern bench suite cuda row --peers torch,torch-compile");
   c->callback([a, &bench] {
     for (const CLI::Option* o : bench.get_options())
       if (o->count()) throw Error(Code::unknown_flag, fmt::format("{} stands before suite, which has flags of its own", o->get_name())).with_help("write it behind: quern bench suite cpu --help lists them");
+    const bool gpu = a->device == "cuda";
+    if (gpu && !a->threads.empty()) throw Error(Code::unknown_flag, "--threads is for the CPU: a GPU's table is one").with_help("leave it out");
+    if (a->threads.empty()) a->threads = gpu ? std::vector{1} : std::vector{1, 2};
+    if (a->peers.empty()) a->peers = SuitePeers::names(gpu ? TargetKind::cuda : TargetKind::cpu);
     if (a->peers == std::vector<std::string>{"none"}) a->peers.clear();
     run(*a);
   });

@@ -1,5 +1,6 @@
-// `quern bench suite cpu`: whole families of work beside every peer that is installed, measured in one run. A case is met
-// where its ratio (the best peer's time / ours) reaches a target, or where no program could be much faster on this machine.
+// `quern bench suite cpu` and `quern bench suite cuda`: whole families of work beside every peer that is installed, measured in
+// one run. A case is met where its ratio (the best peer's time / ours) reaches a target, or where no program could be much
+// faster on this machine: by the CPU's roofline, by a copy of the same bytes on a GPU.
 #pragma once
 #include "bench/child.h"
 #include "bench/ceilings.h"
@@ -11,7 +12,9 @@ namespace quern::bench {
 struct SuiteCase {
   struct Input {
     Shape shape;
-    int64_t classes = 0;             // more than 0: labels i32 below it, else f32
+    int64_t classes = 0;             // more than 0: labels i32 below it
+    DType dtype = DType::f32;        // else
+    double scale = 1, shift = 0;     // uniform in [-scale, scale), shifted
   };
   std::string family, name;          // the name begins with the family's
   std::vector<Input> inputs;         // the first inputs of the graph
@@ -22,18 +25,21 @@ struct SuiteCase {
   double flops = 0, read = 0, written = 0;   // of one run; bytes where they are the limit
   double target = 1;                 // the ratio (best peer's time / ours) that is wanted
 };
-std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();
+std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();   // of the CPU
+std::vector<SuiteCase> suite_rows(), suite_gpu_products();                 // of a GPU, for RepeatedProgram
+/// A case that is one graph of its inputs.
+SuiteCase plain_case(const std::string& family, const std::string& name, const std::vector<SuiteCase::Input>& inputs, Json peer, std::function<void(Model&, const std::vector<Tensor>&)> build);
 /// A product [m,k] by [k,n], `layout` "nn", or with "t" for an operand that lies transposed.
 SuiteCase product_case(int64_t m, int64_t n, int64_t k, const std::string& layout);
 /// What only moves memory, on arrays of `rows` by `columns`: forward and backward passes of row kernels, sums, a transpose, chains.
 std::vector<SuiteCase> memory_cases(int64_t rows, int64_t columns);
 
-/// All peers that are asked for, each limited to so many threads.
+/// All peers that are asked for, each limited to so many threads; those of a GPU are frameworks.
 class SuitePeers {
  public:
-  static const std::vector<std::string>& names();
+  static std::vector<std::string> names(TargetKind kind);
   /// Throws Error(usage) for a name that is none.
-  SuitePeers(const std::vector<std::string>& names, int threads);
+  SuitePeers(const std::vector<std::string>& names, int threads, TargetKind kind);
   ~SuitePeers();
   /// Those that know the case; `failures`: name → why it failed at it.
   std::vector<PreparedPeer> prepare(const Json& request, Json& failures);
@@ -48,7 +54,6 @@ class SuitePeers {
   Json found_ = Json::object();
 
   std::string open_library(const std::string& name, int threads);
-  std::string start_child(const std::string& name, int threads);
 };
 
 void register_suite(CLI::App& bench);

@@ -7,27 +7,23 @@
 #include "frontend/nn.h"
 
 namespace quern::bench {
-namespace {
 
-/// A case that is one graph of its inputs.
-SuiteCase plain(const std::string& family, const std::string& name, const std::vector<SuiteCase::Input>& inputs, Json peer, std::function<void(Model&, const std::vector<Tensor>&)> build) {
+SuiteCase plain_case(const std::string& family, const std::string& name, const std::vector<SuiteCase::Input>& inputs, Json peer, std::function<void(Model&, const std::vector<Tensor>&)> build) {
   SuiteCase c{family, family + " " + name, inputs, {}, std::move(peer)};
   c.build = [inputs, build = std::move(build)] {
     Model g;
     std::vector<Tensor> x;
-    for (const auto& i : inputs) x.push_back(g.input(fmt::format("x{}", x.size()), i.classes ? DType::i32 : DType::f32, i.shape));
+    for (const auto& i : inputs) x.push_back(g.input(fmt::format("x{}", x.size()), i.classes ? DType::i32 : i.dtype, i.shape));
     build(g, x);
     return TrainingStep{g.finish(), {}};
   };
   return c;
 }
 
-}  // namespace
-
 SuiteCase product_case(int64_t m, int64_t n, int64_t k, const std::string& layout) {
   const Shape a = layout[0] == 't' ? Shape{k, m} : Shape{m, k}, b = layout[1] == 't' ? Shape{n, k} : Shape{k, n};
   const std::string spec = fmt::format("{},{}->mn", layout[0] == 't' ? "km" : "mk", layout[1] == 't' ? "nk" : "kn");
-  SuiteCase c = plain("matmul", fmt::format("{}x{}x{} {}", m, n, k, layout), {{a}, {b}}, {{"op", "matmul"}, {"layout", layout}}, [spec](Model& g, const auto& x) { g.output("y", contract(spec, x[0], x[1])); });
+  SuiteCase c = plain_case("matmul", fmt::format("{}x{}x{} {}", m, n, k, layout), {{a}, {b}}, {{"op", "matmul"}, {"layout", layout}}, [spec](Model& g, const auto& x) { g.output("y", contract(spec, x[0], x[1])); });
   c.flops = 2.0 * static_cast<double>(m * n * k);
   c.read = 4.0 * static_cast<double>(m * k + k * n);
   c.written = 4.0 * static_cast<double>(m * n);
@@ -51,7 +47,7 @@ std::vector<SuiteCase> memory_cases(int64_t rows, int64_t columns) {
   const std::string size = fmt::format("{}x{}", rows, columns);
   std::vector<SuiteCase> out;
   const auto add = [&](const char* family, const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double reads, double writes, auto build) {
-    out.push_back(plain(family, name + size, inputs, {{"op", op}}, [build](Model& g, const std::vector<Tensor>& t) {
+    out.push_back(plain_case(family, name + size, inputs, {{"op", op}}, [build](Model& g, const std::vector<Tensor>& t) {
       int64_t i = 0;
       for (const Tensor& y : build(t)) g.output(fmt::format("y{}", i++), y);
     }));

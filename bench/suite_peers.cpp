@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <future>
 
 #include <fmt/format.h>
 
@@ -14,13 +15,27 @@ namespace {
 
 constexpr int kAnswerSeconds = 900;   // a peer that compiles does so before its first answer
 
-struct Framework { const char *name, *script, *variant; };
-constexpr Framework kFrameworks[] = {
-    {"torch", "bench/peers/suite_torch.py", "eager"},
-    {"torch-compile", "bench/peers/suite_torch.py", "compile"},
-    {"jax", "bench/peers/suite_jax.py", "jit"},
-    {"onnxruntime", "bench/peers/suite_onnxruntime.py", "all optimizations"},
+struct Framework {
+  const char* name;
+  TargetKind kind;
+  const char *script, *variant;
 };
+constexpr Framework kFrameworks[] = {
+    {"torch", TargetKind::cpu, "bench/peers/suite_torch.py", "eager"},
+    {"torch-compile", TargetKind::cpu, "bench/peers/suite_torch.py", "compile"},
+    {"jax", TargetKind::cpu, "bench/peers/suite_jax.py", "jit"},
+    {"onnxruntime", TargetKind::cpu, "bench/peers/suite_onnxruntime.py", "all optimizations"},
+    {"torch", TargetKind::cuda, "bench/peers/suite_cuda.py", "torch"},
+    {"torch-compile", TargetKind::cuda, "bench/peers/suite_cuda.py", "torch-compile"},
+    {"jax", TargetKind::cuda, "bench/peers/suite_cuda.py", "jax"},
+};
+
+std::pair<std::unique_ptr<Child>, std::string> start_child(const std::string& name, int threads, TargetKind kind) {
+  const Framework& f = *std::find_if(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& g) { return name == g.name && g.kind == kind; });
+  auto child = std::make_unique<Child>(f.script, kAnswerSeconds);
+  std::string version = child->ask({{"start", {{"threads", threads}, {"variant", f.variant}}}}).at("version");
+  return {std::move(child), std::move(version)};
+}
 
 template <class F>
 F symbol(void* library, const char* name) { return reinterpret_cast<F>(::dlsym(library, name)); }
@@ -33,21 +48,37 @@ void* open_first(std::initializer_list<const char*> names) {
 
 }  // namespace
 
-const std::vector<std::string>& SuitePeers::names() {
-  static const std::vector<std::string> all = {"openblas", "onednn", "torch", "torch-compile", "jax", "onnxruntime"};
+std::vector<std::string> SuitePeers::names(TargetKind kind) {
+  std::vector<std::string> all;
+  if (kind == TargetKind::cpu) all = {"openblas", "onednn"};
+  for (const Framework& f : kFrameworks)
+    if (f.kind == kind) all.emplace_back(f.name);
   return all;
 }
 
-SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads) {
+SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads, TargetKind kind) {
+  const std::vector<std::string> known = names(kind);
   for (const std::string& name : wanted)
-    if (std::find(names().begin(), names().end(), name) == names().end()) throw Error(Code::bad_value, fmt::format("--peers {}: there is no such peer", name)).with_help(suggestion(name, names(), "peers are " + fmt::format("{}", fmt::join(names(), ", ")) + ", or none"));
-  for (const std::string& name : wanted) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) throw Error(Code::bad_value, fmt::format("--peers {}: there is no such peer", name)).with_help(suggestion(name, known, "peers are " + fmt::format("{}", fmt::join(known, ", ")) + ", or none"));
+  std::vector<std::pair<std::string, std::future<std::pair<std::unique_ptr<Child>, std::string>>>> starting;   // frameworks, side by side
+  for (const std::string& name : wanted)
+    if (std::any_of(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& f) { return name == f.name; }))
+      starting.emplace_back(name, std::async(std::launch::async, start_child, name, threads, kind));
+  const auto note = [&](const std::string& name, const std::function<std::string()>& version) {
     try {
-      found_[name] = {{"version", name[0] == 'o' && name != "onnxruntime" ? open_library(name, threads) : start_child(name, threads)}};
+      found_[name] = {{"version", version()}};
     } catch (const Error& e) {
       found_[name] = {{"missing", e.what()}};
     }
-  }
+  };
+  for (const std::string& name : wanted)
+    if (name == "openblas" || name == "onednn") note(name, [&] { return open_library(name, threads); });
+  for (auto& [name, start] : starting)
+    note(name, [&] {
+      auto [child, version] = start.get();
+      children_.emplace_back(name, std::move(child));
+      return version;
+    });
 }
 
 SuitePeers::~SuitePeers() = default;
@@ -82,14 +113,6 @@ std::string SuitePeers::open_library(const std::string& name, int threads) {
   return fmt::format("{}.{}.{}", version()->major, version()->minor, version()->patch);
 }
 
-std::string SuitePeers::start_child(const std::string& name, int threads) {
-  const Framework& f = *std::find_if(std::begin(kFrameworks), std::end(kFrameworks), [&](const Framework& g) { return name == g.name; });
-  auto child = std::make_unique<Child>(f.script, kAnswerSeconds);
-  const std::string version = child->ask({{"start", {{"threads", threads}, {"variant", f.variant}}}}).at("version");
-  children_.emplace_back(name, std::move(child));
-  return version;
-}
-
 std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, Json& failures) {
   std::vector<PreparedPeer> out;
   const int64_t sets = request.at("sets");
@@ -116,7 +139,8 @@ std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, Json& failure
       if (answer.contains("unsupported")) continue;
       out.push_back({name, answer.at("check"), [&child](bool) {
                        return child.ask({{"measure", {{"milliseconds", kBlockMilliseconds}, {"runs", kBlockRuns}}}}).at("us").get<std::vector<double>>();
-                     }});
+                     },
+                     answer.value("samples", std::vector<std::vector<double>>{})});
     } catch (const Error& e) {
       failures[name] = e.what();
     }

@@ -199,11 +199,12 @@ void set_target(PassContext& context, const Target& target) {
   // A GPU's products are tiles of a whole block, read through shared memory: one stands in another's loop only in roles, which want its results in f32.
   context.nested_in_roles = target.kind == TargetKind::cuda && target.arch == "sm_90a" && context.fp == Fp::fast;
   context.nested_products = (cpu && context.fp != Fp::strict) || context.nested_in_roles;
-  if (!cpu) {   // whose plans split sums themselves
-    context.long_sum = context.large_matrix = 0;
+  if (context.long_sum == 0) context.long_sum = kLongSum;
+  if (!cpu) {
+    context.large_matrix = 0;
+    if (context.chunk_sums == 0) context.chunk_sums = kChunkSums;
     return;
   }
-  if (context.long_sum == 0) context.long_sum = kLongSum;
   if (context.large_matrix == 0) context.large_matrix = kLargeMatrix;
   const CpuArch arch = cpu_arch(target.arch);
   context.lanes = arch.lanes, context.registers = arch.registers;

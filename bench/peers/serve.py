@@ -1,7 +1,7 @@
 """The peers' side of `quern bench suite`: one JSON request a line on standard input, one JSON value a line as the answer.
 
 {"start": {"threads", "variant"}} → {"version"};  {"prepare": {"op", "inputs", "parameters", "sets", …}} → {"check": the sum
-over the outputs of mean |output|, or a loss} or {"unsupported"};  {"measure": {"milliseconds", "runs"}} → {"us": […]}.
+over the outputs of mean |output|, or a loss, on a GPU also "samples": elements of each output in f64} or {"unsupported"};  {"measure": {"milliseconds", "runs"}} → {"us": […]}.
 Whatever fails is {"error": the reason}. Needs no packages itself; common.py makes the data.
 """
 import gc
@@ -106,6 +106,8 @@ def serve(load):
                 gc.collect()
                 current = prepare(request["prepare"])
                 answer = {"check": current.check} if current else {"unsupported": True}
+                if getattr(current, "samples", None):
+                    answer["samples"] = current.samples
             else:
                 answer = {"us": current.measure(request["measure"])}
         except Exception as e:   # the reason is what the other side prints

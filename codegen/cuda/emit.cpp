@@ -16,7 +16,8 @@ using namespace tile;
 
 namespace {
 
-constexpr int64_t kExchangeBytes = 32 << 10, kScatterBytes = 64 << 10;   // of shared memory for sums over warps
+constexpr int64_t kManyDivisions = 4;   // by one number: its reciprocal pays
+constexpr int64_t kManySteps = 4;       // of a loop, whose last one is masked
 
 bool is_op(const MapTile& m, Op op, ValueId left, ValueId right) {
   if (m.expr.size() != 3 || m.expr[2].kind != ScalarNode::Kind::op || m.expr[2].op != op) return false;
@@ -68,7 +69,11 @@ std::string Emitter::run(const std::string& name) {
   QN_CHECK(k_.phases.size() == 1, "a CUDA kernel has one phase");
   std::string params;
   for (size_t b = 0; b < k_.buffers.size(); ++b) {
-    QN_CHECK(k_.buffers[b].kind != BufferKind::scratch, "a CUDA kernel has no scratch");
+    if (k_.buffers[b].kind == BufferKind::scratch) {
+      line(fmt::format("{0}* const p{1} = ({0}*)(shared + {2});", memory_type(k_.buffers[b].dtype), b, scratch_bytes_));
+      scratch_bytes_ += round_up(count(k_.buffers[b].shape) * size_of(k_.buffers[b].dtype), 16);
+      continue;
+    }
     // Inputs and outputs may share memory (states in place): no __restrict__.
     params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
   }
@@ -79,7 +84,9 @@ std::string Emitter::run(const std::string& name) {
   if (roles) return run_roles(name, params);
   std::string rest = "blockIdx.x";
   const std::vector<AxisId>& grid = k_.phases[0].grid;
-  for (size_t d = grid.size(); d-- > 0;) {
+  size_t left = grid.size();
+  if (k_.phases[0].mirrored) rest = mirrored(grid[left - 2], grid[left - 1]), left -= 2;
+  for (size_t d = left; d-- > 0;) {
     const Place& p = place(grid[d]);
     const int64_t tiles = ceil_div(p.extent, p.tile);
     line(fmt::format("const ix {} = (ix)({}) * {};", p.start, d == 0 ? rest : fmt::format("{} % {}u", rest, tiles), p.tile));
@@ -90,7 +97,7 @@ std::string Emitter::run(const std::string& name) {
   if (scattered_) sum_then_rest(*scattered_);
   else block(k_.phases[0].body);
   std::string head = fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", wide_index() ? "i64" : "int", threads_, name, params);
-  if (shared_bytes_ > 0) head += "  extern __shared__ __align__(16) u8 shared[];\n";
+  if (shared_bytes() > 0) head += "  extern __shared__ __align__(16) u8 shared[];\n";
   return head + "  const int tid = threadIdx.x;\n" + out_ + "}\n";
 }
 
@@ -206,10 +213,16 @@ void Emitter::over(const std::vector<AxisId>& axes, const Places& places, AxisId
   while (loops--) close();
 }
 
+// A vector's elements are all inside or all outside: its first one is asked, so that the compiler sees one question.
 std::string Emitter::inside(const std::vector<AxisId>& axes, const Registers& r, const Places& places) const {
   std::string out;
-  for (AxisId a : axes)
-    if (places[static_cast<size_t>(a)].masked) out += fmt::format("{}{} < {}", out.empty() ? "" : " && ", coordinate(a, r, places), places[static_cast<size_t>(a)].limit);
+  for (AxisId a : axes) {
+    const Place& p = places[static_cast<size_t>(a)];
+    if (!p.masked) continue;
+    Registers first = r;
+    if (const auto it = first.find(a); it != first.end() && p.vector > 1 && !p.symbolic && p.extent % p.vector == 0) it->second = fmt::format("(({0}) - ({0}) % {1})", it->second, p.vector);
+    out += fmt::format("{}{} < {}", out.empty() ? "" : " && ", coordinate(a, first, places), p.limit);
+  }
   return out;
 }
 
@@ -294,9 +307,15 @@ void Emitter::block(const Block& stmts) {
   for (const Stmt& s : stmts) std::visit([this](const auto& node) { statement(node); }, s.node);
 }
 
+bool Emitter::is_read(BufferId b) const {
+  const Facts facts(k_);
+  return std::any_of(facts.loads.begin(), facts.loads.end(), [&](const Load* l) { return l->buffer == b; });
+}
+
 void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
   const Buffer& b = buffer(l.buffer);
   const std::vector<AxisId>& axes = value(l.out).axes;
+  if (b.kind == BufferKind::out) line("__syncthreads();");   // another thread may have stored it
   const AxisId vector = vector_axis(l.buffer, l.index, axes, places);
   define(l.out, places, prefix);
   Registers r;
@@ -308,15 +327,16 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
       return;
     }
     const int64_t n = places[static_cast<size_t>(vector)].vector;
+    const bool halves = b.dtype == DType::bf16;   // two in a word
     open("");
-    line(fmt::format("__align__(16) {} q[{}];", memory_type(b.dtype), n));
+    line(fmt::format("__align__(16) {} q[{}];", halves ? "u32" : memory_type(b.dtype), halves ? n / 2 : n));
     if (!s.condition.empty()) line(fmt::format("qn_clear(q); if ({})", s.condition));
-    line(fmt::format("qn_read(q, p{} + ({}));", l.buffer, s.position));
+    line(fmt::format("qn_read(q, {}(p{} + ({})));", halves ? "(const u32*)" : "", l.buffer, s.position));
     line("#pragma unroll");
     open(fmt::format("for (int x = 0; x < {}; ++x)", n));
     Registers element = r;
     element[vector] = r[vector] == "0" ? "x" : r[vector] + " + x";
-    line(fmt::format("{} = {};", at(l.out, element, places), from_memory(b.dtype, "q[x]")));
+    line(fmt::format("{} = {};", at(l.out, element, places), halves ? "qn_half_bf16(q, x)" : from_memory(b.dtype, "q[x]")));
     close();
     close();
   });
@@ -332,7 +352,7 @@ void Emitter::statement(const Store& s) {
   const std::vector<AxisId> axes(used.begin(), used.end());
   const std::string writer = owner(axes);
   // A buffer may be overwritten in place: every thread with a copy must have read it.
-  if (!writer.empty() && indent_.size() == 2) line("__syncthreads();");
+  if (!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) line("__syncthreads();");
   const AxisId vector = vector_axis(s.buffer, s.index, axes, places_);
   Registers r;
   over(axes, places_, vector, r, [&] {
@@ -349,7 +369,13 @@ void Emitter::statement(const Store& s) {
     line("#pragma unroll");
     Registers element = r;
     element[vector] = r[vector] == "0" ? "x" : r[vector] + " + x";
-    line(fmt::format("for (int x = 0; x < {}; ++x) q[x] = {};", n, to_memory(b.dtype, at(s.value, element, places_))));
+    if (b.dtype == DType::bf16) {   // two at a time
+      Registers next = r;
+      next[vector] = element[vector] + " + 1";
+      line(fmt::format("for (int x = 0; x < {}; x += 2) qn_put_bf16(q + x, {}, {});", n, at(s.value, element, places_), at(s.value, next, places_)));
+    } else {
+      line(fmt::format("for (int x = 0; x < {}; ++x) q[x] = {};", n, to_memory(b.dtype, at(s.value, element, places_))));
+    }
     line(fmt::format("qn_write(p{} + ({}), q);", s.buffer, at_spot.position));
     close();
   });
@@ -360,7 +386,26 @@ void Emitter::map(const MapTile& m, const Places& places, const std::string& pre
   map_elements(m, places);
 }
 
+// Divisions of many elements by one are products with its reciprocal; where one of them may round otherwise, all are made again.
 void Emitter::map_elements(const MapTile& m, const Places& places) {
+  std::map<size_t, std::string> inverses;   // by the divisor's node
+  for (const ScalarNode& n : m.expr) {
+    if (role_ || n.kind != ScalarNode::Kind::op || n.op != Op::div || n.dtype != DType::f32 || registers(value(m.out).axes, places) < kManyDivisions) continue;
+    const ScalarNode& by = m.expr[static_cast<size_t>(n.args[1])];
+    const ValueId v = by.kind == ScalarNode::Kind::operand ? m.args[static_cast<size_t>(by.operand)] : -1;
+    if (v < 0 || registers(value(v).axes, places) > 1) continue;
+    if (inverses.empty()) line(fmt::format("bool rare{} = false;", m.out));
+    const std::string y = at(v, {}, places), inverse = fmt::format("inverse{}_{}", m.out, n.args[1]);
+    if (inverses.emplace(static_cast<size_t>(n.args[1]), inverse).second) line(fmt::format("const float {} = __frcp_rn({}); rare{} |= qn_is_rare({}, 0x1p-20f, 0x1p20f);", inverse, y, m.out, y));
+  }
+  elements(m, places, inverses);
+  if (inverses.empty()) return;
+  open(fmt::format("if (rare{})", m.out));
+  elements(m, places, {});
+  close();
+}
+
+void Emitter::elements(const MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses) {
   Registers r;
   over(value(m.out).axes, places, -1, r, [&] {
     std::vector<std::string> names;
@@ -376,10 +421,13 @@ void Emitter::map_elements(const MapTile& m, const Places& places) {
         case ScalarNode::Kind::symbol: text = fmt::format("(i64)({} * size)", n.constant.i); break;
         case ScalarNode::Kind::coord: text = fmt::format("(i64)({})", index(n.coord, r, places)); break;
         case ScalarNode::Kind::random: text = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord, r, places)); break;
-        case ScalarNode::Kind::op:
+        case ScalarNode::Kind::op: {
+          const auto by = n.op == Op::div && n.dtype == DType::f32 ? inverses.find(static_cast<size_t>(n.args[1])) : inverses.end();
           if (m.fast) text = fast(m, i, names);
+          else if (by != inverses.end()) text = fmt::format("qn_div_by({}, {}, {}, rare{})", args[0], args[1], by->second, m.out);
           if (text.empty()) text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args);
           break;
+        }
       }
       names.push_back(fmt::format("x{}", i));
       line(fmt::format("const {} x{} = {};", register_type(n.dtype), i, text));
@@ -400,88 +448,6 @@ void Emitter::reduce(const ReduceTile& reduce) {
     line(fmt::format("{} = {};", sum, apply(reduce.combine, dtype, dtype, {sum, condition.empty() ? x : fmt::format("({} ? {} : {})", condition, x, identity)})));
   });
   if (!partial_.count(reduce.out)) across(reduce.out, reduce.combine, bits(reduce.axes));
-}
-
-void Emitter::across(ValueId v, Op combine, int64_t bits, Result result) {
-  const DType dtype = value(v).dtype;
-  const int64_t n = registers(value(v).axes, places_);
-  const std::string x = name(v), type = register_type(dtype), carrier = !is_float(dtype) && size_of(dtype) < 4 ? "int" : type;
-  for (int64_t b = 1; b < 32; b *= 2) {
-    if (!(bits & b)) continue;
-    line("#pragma unroll");
-    line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {};", n, x,
-                     apply(combine, dtype, dtype, {x + "[r]", fmt::format("({})__shfl_xor_sync(~0u, ({}){}[r], {})", type, carrier, x, b)})));
-  }
-  const int64_t warps = bits >> 5;
-  if (!warps) return;
-  const int64_t low = warps & -warps, copies = warps / low + 1;
-  QN_CHECK((copies & (copies - 1)) == 0, "a sum over warps lies along neighbouring bits");
-  const int64_t each = threads_ * static_cast<int64_t>(std::max<int64_t>(4, size_of(dtype)));
-  const bool scattered = result == Result::scattered && n * each <= kScatterBytes;
-  const int64_t chunk = scattered ? n : std::clamp<int64_t>(kExchangeBytes / each, 1, n);
-  shared_bytes_ = std::max(shared_bytes_, chunk * each);
-  const auto sum = [&](const std::string& target, const std::string& reg) {
-    open("");
-    line(fmt::format("{} s = e{}[({}) * {} + (tid & ~{})];", type, v, reg, threads_, warps << 5));
-    line("#pragma unroll");
-    line(fmt::format("for (int w = 1; w < {}; ++w) s = {};", copies, apply(combine, dtype, dtype, {"s", fmt::format("e{}[({}) * {} + (tid & ~{} | w * {})]", v, reg, threads_, warps << 5, low << 5)})));
-    line(fmt::format("{} = s;", target));
-    close();
-  };
-  line(fmt::format("{0}* const e{1} = ({0}*)shared;", type, v));
-  for (int64_t from = 0; from < n; from += chunk) {
-    const int64_t here = std::min(chunk, n - from);
-    line("__syncthreads();");
-    line("#pragma unroll");
-    line(fmt::format("for (int r = 0; r < {}; ++r) e{}[r * {} + tid] = {}[r + {}];", here, v, threads_, x, from));
-    line("__syncthreads();");
-    if (scattered) break;
-    line("#pragma unroll");
-    open(fmt::format("for (int r = 0; r < {}; ++r)", here));
-    sum(fmt::format("{}[r + {}]", x, from), "r");
-    close();
-  }
-  if (!scattered) return;
-  // What this thread keeps: register r of the new places is register `old` of the former ones.
-  const Places before = places_;
-  scatter(v, warps);
-  line(fmt::format("{} s{}[{}];", type, x, registers(value(v).axes, places_)));
-  names_[v] = "s" + x;
-  Registers r;
-  over(value(v).axes, places_, -1, r, [&] {
-    Registers old;
-    for (AxisId a : value(v).axes) old[a] = places_[static_cast<size_t>(a)].registers == before[static_cast<size_t>(a)].registers ? r[a] : fmt::format("(h{} + {})", a, r[a]);
-    const std::string spelled = at(v, old, before);
-    sum(at(v, r, places_), spelled.substr(spelled.find('[') + 1, spelled.rfind(']') - spelled.find('[') - 1));
-  });
-}
-
-// Gives each of the warps (bits) that summed `v` a share of its registers: whole vectors first, then parts of them.
-void Emitter::scatter(ValueId v, int64_t warps) {
-  const int64_t low = warps & -warps;
-  int64_t copies = warps / low + 1, bit = low << 5;
-  std::map<AxisId, int64_t> parts;
-  for (const bool whole : {true, false})
-    for (AxisId a : value(v).axes) {
-      const Place& p = place(a);
-      const int64_t have = p.registers / parts.emplace(a, 1).first->second;
-      const int64_t take = std::min(copies, whole ? std::max<int64_t>(have / p.vector, 1) : have);
-      parts[a] *= take;
-      copies /= take;
-    }
-  for (const auto& [a, n] : parts) {
-    if (n == 1) continue;
-    Place& p = places_[static_cast<size_t>(a)];
-    const int64_t kept = p.registers / n;
-    line(fmt::format("const int h{} = (tid / {} % {}) * {};", a, bit, n, kept));
-    const std::string moved = local(p, fmt::format("h{}", a));
-    line(fmt::format("const int u{} = {} + {};", a, p.base.empty() ? "0" : p.base, moved));
-    p.base = fmt::format("u{}", a);
-    p.registers = kept;
-    p.vector = std::min(p.vector, kept);
-    scattered_bits_[a] = (n - 1) * bit;
-    bit *= n;
-  }
 }
 
 const Seq* Emitter::scattered_sum() const {
@@ -563,9 +529,29 @@ std::map<size_t, Op> Emitter::deferred(const Seq& q) const {
 void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>& body) {
   if (phase_) return role_loops(axes, false, body);
   for (AxisId a : axes) QN_CHECK(!k_.axes[static_cast<size_t>(a)].from && !k_.axes[static_cast<size_t>(a)].to, "bounded axes are the CPU's, and of roles");
-  for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
-  body();
-  for (size_t i = 0; i < axes.size(); ++i) close();
+  const bool repeats = std::any_of(axes.begin(), axes.end(), [&](AxisId a) { return place(a).extent > place(a).tile; });
+  repeats_ += repeats;
+  // The last tile of many is by itself: the others ask for no end.
+  Place* const only = axes.size() == 1 ? &places_[static_cast<size_t>(axes[0])] : nullptr;
+  const bool alone = only && !role_ && only->masked && !only->symbolic && only->vector > 1 && only->extent > kManySteps * only->tile && k_.axes[static_cast<size_t>(axes[0])].within < 0 &&
+                     std::none_of(k_.axes.begin(), k_.axes.end(), [&](const Axis& a) { return a.within == axes[0]; });
+  if (alone) {
+    const int64_t whole = only->extent / only->tile * only->tile;
+    only->masked = false;
+    open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", only->start, whole, only->tile));
+    body();
+    close();
+    only->masked = true;
+    open("");
+    line(fmt::format("const ix {} = {};", only->start, whole));
+    body();
+    close();
+  } else {
+    for (AxisId a : axes) open(fmt::format("for (ix {0} = 0; {0} < {1}; {0} += {2})", place(a).start, place(a).limit, place(a).tile));
+    body();
+    for (size_t i = 0; i < axes.size(); ++i) close();
+  }
+  repeats_ -= repeats;
 }
 
 void Emitter::statement(const Seq& q) {
@@ -595,6 +581,9 @@ void Emitter::statement(const Seq& q) {
 
 void Emitter::statement(const Each& e) {
   if (role_) return role_each(e);
+  const auto* l = e.body.size() == 2 ? std::get_if<Load>(&e.body[0].node) : nullptr;
+  const auto* s = l ? std::get_if<Store>(&e.body[1].node) : nullptr;
+  if (s && s->value == l->out && buffer(s->buffer).kind == BufferKind::scratch) return to_shared(e.axes, *l, *s);
   loops(e.axes, [&] { block(e.body); });
 }
 

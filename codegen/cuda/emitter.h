@@ -33,7 +33,7 @@ class Emitter {
   /// The function's text, without the prelude.
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
-  int64_t shared_bytes() const { return shared_bytes_; }
+  int64_t shared_bytes() const { return scratch_bytes_ + shared_bytes_; }
   const std::vector<TensorMap>& maps() const { return maps_; }
 
  private:
@@ -43,7 +43,9 @@ class Emitter {
   const tile::Kernel& k_;
   const int arch_;               // 75, 80, 90
   int64_t threads_ = 32;
-  int64_t shared_bytes_ = 0;     // most that any use of shared memory wants
+  int64_t scratch_bytes_ = 0;    // of the kernel's scratch, at the start of shared memory
+  int64_t shared_bytes_ = 0;     // most that any other use of it wants, behind
+  int repeats_ = 0;              // loops of several steps around the statement
   Places places_;
   std::string out_, indent_ = "  ";
   std::map<tile::ValueId, std::string> names_;
@@ -65,6 +67,7 @@ class Emitter {
   std::string coordinate(tile::AxisId a, const Registers& r, const Places& places) const;
   std::string index(const Index& e, const Registers& r, const Places& places) const;
   bool wide_index() const;
+  std::string mirrored(tile::AxisId i, tile::AxisId j);
   void axis_base(tile::AxisId a);   // declares where this thread stands in the axis's tile
   /// Unrolled loops over the registers of `axes`; the step along `stepped` is its vector.
   void over(const std::vector<tile::AxisId>& axes, const Places& places, tile::AxisId stepped, Registers& r, const std::function<void()>& body);
@@ -83,7 +86,15 @@ class Emitter {
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
   void map(const tile::MapTile& m, const Places& places, const std::string& prefix);
   void map_elements(const tile::MapTile& m, const Places& places);
-  void statement(const tile::Load& l) { load(l, places_, "v"); }
+  void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
+  bool is_read(tile::BufferId b) const;
+  tile::AxisId turned_axis(const tile::Load& l) const;   // -1: none
+  void load_turned(const tile::Load& l, tile::AxisId across);
+  void to_shared(const std::vector<tile::AxisId>& axes, const tile::Load& l, const tile::Store& s);
+  void statement(const tile::Load& l) {
+    if (const tile::AxisId across = turned_axis(l); across >= 0) load_turned(l, across);
+    else load(l, places_, "v");
+  }
   void statement(const tile::MapTile& m) {
     if (!role_ || !fragment_map(m)) map(m, places_, "v");
   }

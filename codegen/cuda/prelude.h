@@ -7,12 +7,15 @@ namespace quern::cuda {
 inline constexpr const char* kPrelude = R"CUDA(
 typedef long long i64; typedef unsigned int u32; typedef unsigned char u8; typedef unsigned short u16; typedef unsigned long long u64; typedef short i16; typedef signed char i8;
 __device__ inline float qn_from_bf16(u16 b) { return __uint_as_float((u32)b << 16); }
+__device__ inline float qn_half_bf16(const u32* q, int x) { return __uint_as_float(x & 1 ? q[x / 2] & 0xffff0000u : q[x / 2] << 16); }
+__device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
 #if __CUDA_ARCH__ >= 800
-__device__ inline float qn_round_bf16(float x) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, 0f00000000;" : "=r"(r) : "f"(x)); return x != x ? x : __uint_as_float(r); }
+__device__ inline float qn_round_bf16(float x) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, 0f00000000;" : "=r"(r) : "f"(x)); return __uint_as_float(r); }
+__device__ inline void qn_put_bf16(u16* q, float low, float high) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); *(u32*)q = r; }
 #else
+__device__ inline void qn_put_bf16(u16* q, float low, float high) { q[0] = qn_to_bf16(low), q[1] = qn_to_bf16(high); }
 __device__ inline float qn_round_bf16(float x) { if (x != x) return x; u32 b = __float_as_uint(x); b += 0x7fff + ((b >> 16) & 1); return __uint_as_float(b & 0xffff0000u); }
 #endif
-__device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
 __device__ inline float qn_from_f16(u16 h) { float f; asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h)); return f; }
 __device__ inline u16 qn_to_f16(float x) { u16 h; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h) : "f"(x)); return h; }
 __device__ inline float qn_round_f16(float x) { return qn_from_f16(qn_to_f16(x)); }
@@ -60,6 +63,14 @@ __device__ inline u64 qn_div(u64 a, u64 b) { return b ? a / b : 0; }
 __device__ inline u64 qn_mod(u64 a, u64 b) { return b ? a % b : 0; }
 __device__ inline float qn_div(float a, float b) { return a / b; }
 __device__ inline double qn_div(double a, double b) { return a / b; }
+// Of many x by one y with the reciprocal r: corrected twice by what it leaves (Markstein, 1990), which is correctly rounded where
+// nothing under- or overflows on the way; `rare` says where it may.
+__device__ inline bool qn_is_rare(float x, float low, float high) { return !(fabsf(x) >= low && fabsf(x) <= high); }
+__device__ inline float qn_div_by(float x, float y, float r, bool& rare) {
+  rare |= qn_is_rare(x, 0x1p-100f, 0x1p100f);
+  float a = x * r, b = __fmaf_rn(__fmaf_rn(-y, a, x), r, a);
+  return __fmaf_rn(__fmaf_rn(-y, b, x), r, b);
+}
 template <class T> __device__ inline T qn_mod(T a, T b) { return (T)qn_floor_mod(a, b); }
 template <class T> __device__ inline T qn_abs(T a) { return a < (T)0 ? qn_neg(a) : a; }
 __device__ inline float qn_abs(float a) { return fabsf(a); }
@@ -70,7 +81,7 @@ template <class T> __device__ inline T qn_min(T a, T b) { return a <= b ? a : b;
 template <class T> __device__ inline T qn_fmax(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? b : a; return a > b ? a : b; }
 template <class T> __device__ inline T qn_fmin(T a, T b) { if (a != a || b != b) return a + b; if (a == b) return signbit(a) ? a : b; return a < b ? a : b; }
 #if __CUDA_ARCH__ >= 800
-__device__ inline float qn_max(float a, float b) { float y; asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b)); return y; }
+__device__ inline float qn_max(float a, float b) { float r; asm("max.NaN.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b)); return r; }   // +0 is more than -0
 #else
 __device__ inline float qn_max(float a, float b) { return qn_fmax(a, b); }
 #endif

@@ -4,7 +4,7 @@
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= "grid" "(" axis-name,* ")" block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward"] "{" chan* role+ "}"
+//   phase    ::= "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward"] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -31,7 +31,7 @@
 // Sequence. Phases run in order, each sees all effects of those before it. Instances of a grid run in any order;
 // no two store one element. `seq` runs its blocks in order, lexicographically over its axes, with carried tiles: they
 // start as the constant, and `yield` gives their next values; its results are the last. With no blocks the results are
-// the initial constants. A seq whose body itself stores keeps every step of its carries (a running sum): its axes have a
+// the initial constants. A seq whose body itself stores what its carries have been is a running sum: its axes have a
 // tile of 1. So does one whose body stores at gathered indices: its steps add to what the steps before have left there. A seq
 // without carries only orders its steps; `each` is one whose iterations are independent. Scratch is stored to by tiles in any seq.
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing; gathered indices alike. A load sees what
@@ -41,12 +41,12 @@
 // A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, the
 // symbol, and random bits; each op rounds to its dtype as in ir/op.h.
 //
-// Planned forms. `scratch` buffers belong to one grid instance. CPU: `lanes` marks the axis whose elements lie across a
+// Planned forms. `scratch` buffers belong to one grid instance (CUDA: in shared memory). CPU: `lanes` marks the axis whose elements lie across a
 // vector's lanes; `load ahead` also asks for what the next grid instance will read there, or, of a scratch, for
 // what will be copied there next; `store stream` goes past the caches where whole lines are stored. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
 // (`threads`) and of the warp number (`warps`), the rest lies in registers: element ((w * R/V + r/V) * threads + t) * V
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
-// its axes have; along bits that none of its axes owns, threads hold equal copies. An mma with an atom takes its
+// its axes have; along bits that none of its axes owns, threads hold equal copies. Of a `mirrored` grid's last two axes (i, j) and (j, i) run side by side. An mma with an atom takes its
 // operands through shared memory; a summed axis spread over threads or warps is summed over them after its loop.
 // `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100.
 //
@@ -205,7 +205,7 @@ struct Role {
 
 struct Phase {
   std::vector<AxisId> grid;
-  Block body;
+  Block body; bool mirrored = false;   // instances (i, j) and (j, i) of the last two axes, of as many tiles each, are neighbours
   // With roles, whose bodies replace this one:
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
   bool backward = false;           // along the last axis

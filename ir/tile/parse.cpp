@@ -59,6 +59,7 @@ class Parser {
     for (bool work = false; (work = r_.accept("work")) || r_.accept("grid");) {
       Phase p;
       p.grid = axis_list("(", ")");
+      p.mirrored = !work && r_.accept("mirrored");
       if (work) roles(p);
       else p.body = block(nullptr);
       k_.phases.push_back(std::move(p));

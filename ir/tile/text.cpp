@@ -27,7 +27,7 @@ class Printer {
     }
     out += ") {\n";
     for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}{}{}{}{}\n", a.name, extent_text(a.extent, a.symbol), a.tile, a.from ? " from " + index(*a.from) : "", a.to ? " to " + index(*a.to) : "", a.within >= 0 ? " within " + axis(a.within) : "", a.lanes ? " lanes" : "", spread(a.spread));
-    for (const Phase& p : k_.phases) out += p.roles.empty() ? fmt::format("  grid ({}) {}\n", names(p.grid), block(p.body, "  ", nullptr)) : work(p);
+    for (const Phase& p : k_.phases) out += p.roles.empty() ? fmt::format("  grid ({}) {}{}\n", names(p.grid), p.mirrored ? "mirrored " : "", block(p.body, "  ", nullptr)) : work(p);
     return out + "}\n";
   }
 

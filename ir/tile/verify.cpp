@@ -10,10 +10,32 @@
 namespace quern::tile {
 namespace {
 
+// Adds what the statement makes if it, or a statement in its body, reads one of the values.
+void add_if_reads(const Stmt& s, std::set<ValueId>& values) {
+  const auto if_any = [&](std::initializer_list<ValueId> read, ValueId out) {
+    if (std::any_of(read.begin(), read.end(), [&](ValueId v) { return values.count(v) > 0; })) values.insert(out);
+  };
+  const auto box = [&](const std::vector<BoxIndex>& index, ValueId out) {
+    for (const BoxIndex& i : index) if_any({i.gather}, out);
+  };
+  std::visit(Overloaded{[&](const Load& l) { box(l.index, l.out); }, [&](const ReduceTile& r) { if_any({r.arg}, r.out); }, [&](const Mma& m) { if_any({m.acc, m.a, m.b}, m.out); },
+                        [&](const MapTile& m) {
+                          for (ValueId a : m.args) if_any({a}, m.out);
+                        },
+                        [&](const Seq& q) {
+                          for (const Stmt& inner : q.body) add_if_reads(inner, values);
+                          for (size_t i = 0; i < q.outs.size(); ++i) if_any({q.yields[i]}, q.outs[i]);
+                        },
+                        [](const auto&) {}},
+             s.node);
+}
 bool stores(const Kernel& k, const Seq& q) {   // each step of a carry, or where a gathered index says; otherwise steps are tiles like others
+  std::set<ValueId> carried;
+  for (const Carry& c : q.carries) carried.insert(c.var);
   return std::any_of(q.body.begin(), q.body.end(), [&](const Stmt& s) {
+    add_if_reads(s, carried);
     const auto* t = std::get_if<Store>(&s.node);
-    return t && ((!q.carries.empty() && k.buffers[static_cast<size_t>(t->buffer)].kind == BufferKind::out) || std::any_of(t->index.begin(), t->index.end(), [](const BoxIndex& i) { return i.gather >= 0; }));
+    return t && ((carried.count(t->value) && k.buffers[static_cast<size_t>(t->buffer)].kind == BufferKind::out) || std::any_of(t->index.begin(), t->index.end(), [](const BoxIndex& i) { return i.gather >= 0; }));
   });
 }
 // A carry that is a flag: a scan's, by which it knows the first step.
@@ -57,6 +79,11 @@ class Verifier {
       open_.clear();
       defined_.clear();
       enter(p.grid);
+      if (p.mirrored) {
+        check(p.grid.size() >= 2 && p.roles.empty(), "a mirrored grid has two axes");
+        const Axis &i = k_.axes[static_cast<size_t>(p.grid[p.grid.size() - 2])], &j = k_.axes[static_cast<size_t>(p.grid.back())];
+        check(!i.symbol && !j.symbol && ceil_div(i.extent, i.tile) == ceil_div(j.extent, j.tile), "both axes of a mirrored grid have as many tiles");
+      }
       block(p.body);
       if (!p.roles.empty()) work(p);
     }

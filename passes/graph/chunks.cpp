@@ -21,7 +21,7 @@ namespace quern {
 
 namespace {
 
-constexpr int64_t kMostChunks = 64;
+constexpr int64_t kMostChunks = 64, kMostChunksOfGpu = 256;
 
 int64_t product(std::span<const int64_t> shape) { return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>()); }
 bool in_dtype(DType dtype) { return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::i32 || dtype == DType::i64; }   // sums are made in
@@ -52,11 +52,12 @@ class Chunks {
       if (n.attrs.axes[d] != static_cast<int64_t>(d)) return false;   // the rows, all of them
     return true;
   }
-  // In how many chunks of a few rows so many are summed; 1: not at all.
-  int64_t chunks_of(int64_t rows, bool divides) const {
+  // In how many chunks of a few rows, with so many sums each, they are summed; 1: not at all. A vector's (0) has a tail.
+  int64_t chunks_of(int64_t rows, int64_t sums) const {
     const int64_t few = std::clamp<int64_t>(long_ >> 14, 2, 16), least = std::clamp<int64_t>(long_ >> 15, 2, 8);
-    for (int64_t n = std::min(kMostChunks, rows / few); n >= least; --n)
-      if (!divides || rows % n == 0) return n;
+    const int64_t most = context_.chunk_sums ? std::clamp(context_.chunk_sums / std::max<int64_t>(sums, 1), std::min(least, kMostChunksOfGpu), kMostChunksOfGpu) : kMostChunks;
+    for (int64_t n = std::min(most, rows / few); n >= least; --n)
+      if (sums == 0 || rows % n == 0) return n;
     return 1;
   }
   NodeId reduce(Op op, NodeId x, Shape axes) {
@@ -81,7 +82,7 @@ class Chunks {
       const Shape left(axes.begin(), axes.end() - 1);
       return b_.type(sums).size() >= long_ ? shorter(op, sums, left) : reduce(op, sums, left);
     }
-    const int64_t chunks = chunks_of(rows, !rest.empty()), each = rows / chunks;
+    const int64_t chunks = chunks_of(rows, rest.empty() ? 0 : product(rest)), each = rows / chunks;
     if (chunks == 1 || !context_.allow()) return reduce(op, x, axes);
     Shape parts{chunks, each};
     parts.insert(parts.end(), rest.begin(), rest.end());

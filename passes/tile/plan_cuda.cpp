@@ -1,6 +1,7 @@
 // The CUDA plan; see plan.h. sm_90a: products in roles where they can be (roles.h). Else three shapes, chosen by structure and extents alone:
 //   rows      no product: the axis that is contiguous in memory lies across neighbouring threads, `vector` elements each;
-//             a reduced axis is shared by the threads of a warp or a block, columns are summed over rows of threads
+//             a reduced axis is shared by the threads of a warp or a block, columns are summed over rows of threads. A row
+//             that several walks read lies in registers, or in shared memory (whole.h); what is read across is turned there, too
 //   direct    a product with a short side: as rows, both operands from registers, the summed axis across threads
 //   staged    all other products: block tiles in shared memory, matrix instructions where the precision has one
 #include <algorithm>
@@ -10,9 +11,11 @@
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/nested.h"
+#include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/roles.h"
 #include "passes/tile/roles_nested.h"
+#include "passes/tile/whole.h"
 
 namespace quern {
 
@@ -25,6 +28,9 @@ constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; 
 constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
 constexpr int64_t kShortSum = 8;         // of a column: one thread's, whose loads are on their way together
+constexpr int64_t kHeld = 96, kHeldOfRow = 32;   // registers of a thread for tiles of rows: of all, of each
+constexpr int64_t kRowThreads = 512, kRowBytes = 104 << 10;   // of a row in shared memory: two of them share a multiprocessor, one computes while the other loads
+constexpr int64_t kTurned = 64, kTurnedLanes = 16;   // elements of f32 along each side of a square that is turned; its lanes along rows
 
 int64_t power_up(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1)))); }
 int log2_of(int64_t n) { return std::countr_zero(static_cast<uint64_t>(n)); }
@@ -36,6 +42,28 @@ class Planner {
   Kernel run() {
     if (facts_.products.size() == 1 && staged()) return std::move(k_);
     rows();
+    return std::move(k_);
+  }
+
+  /// Are rows walked along memory?
+  bool walks_rows() {
+    const AxisId lead = lead_of(long_axes());
+    return facts_.products.empty() && lead >= 0 && !in_grid(lead);
+  }
+
+  /// Of a row in registers: as many threads as hold it, and rows side by side.
+  Kernel whole(const WholeRow& w) {
+    const int64_t extent = axis(w.along).extent, widest = vector_of(w.along), most = std::min<int64_t>(1024, power_up(ceil_div(extent, widest)));
+    const bool chunk = !in_grid(w.rows);
+    const int64_t rows = instances() * (chunk ? axis(w.rows).extent : 1), each = std::clamp(kHeld / std::max<int64_t>(w.held, 1), widest, kHeldOfRow);
+    int64_t threads = std::max(std::min<int64_t>(32, power_up(ceil_div(extent, 4 * widest))), std::min(most, power_up(ceil_div(extent, each))));
+    while (threads < most && rows * threads < kMachine) threads *= 2;
+    const auto fits = [&](int64_t vector) { return 8 * round_up(extent, threads * vector) <= 9 * extent; };   // few threads are outside
+    const int64_t vector = widest > 4 && !fits(widest) && fits(widest / 2) ? widest / 2 : widest;
+    give(w.along, threads, vector, ceil_div(extent, threads * vector));
+    if (chunk && threads < kBlock) give(w.rows, std::min(kBlock / threads, power_up(axis(w.rows).extent)), 1, 1);
+    // Blocks of few rows: none of them waits for the others, and the last ones are over at about the same time.
+    if (!chunk) spread_kept(-1, std::max<int64_t>(32, std::min(std::max(kBlock / 2, threads), threads * power_up(rows))));
     return std::move(k_);
   }
 
@@ -122,15 +150,24 @@ class Planner {
     });
   }
 
-  void rows() {
+  std::vector<AxisId> long_axes() const {
     std::vector<AxisId> all;
     for (size_t a = 0; a < k_.axes.size(); ++a)
       if (k_.axes[a].extent > 1 && !facts_.walked.count(static_cast<AxisId>(a))) all.push_back(static_cast<AxisId>(a));
-    if (all.empty()) return;
-    AxisId lead = all.back();
+    return all;
+  }
+  AxisId lead_of(const std::vector<AxisId>& all) {
+    AxisId lead = all.empty() ? -1 : all.back();
     double most = 0;
     for (AxisId a : all)
       if (const double bytes = contiguous_bytes(a); bytes >= most) most = bytes, lead = a;
+    return lead;
+  }
+
+  void rows() {
+    const std::vector<AxisId> all = long_axes();
+    const AxisId lead = lead_of(all);
+    if (lead < 0) return;
     if (in_grid(lead)) lead_kept(lead);
     else lead_inner(lead);
     // A short loop over the symbol is unrolled like any other, under masks.
@@ -148,16 +185,27 @@ class Planner {
     const int64_t others = instances() / std::max<int64_t>(1, axis(lead).extent);
     int64_t block = kBlock;
     int64_t threads = power_up(ceil_div(axis(lead).extent, vector));
-    if (sums && longest > kShortSum) {
+    if (turned(lead)) return;
+    if (facts_.products.empty() && sums && longest > kShortSum && 2 * others * ceil_div(axis(lead).extent, vector) >= kMachine) {
+      // Columns enough to keep the machine busy: each thread sums its own, several loads on their way together.
+      give(lead, std::min(threads, block), vector, 1);
+      AxisId last = -1;
+      for (AxisId a : inner)
+        if (axis(a).extent > kShortSum) last = a;
+      axis(last).tile = kShortSum;
+      block = std::max<int64_t>(32, int64_t{1} << (lane_bit_ + warp_bit_));
+    } else if (sums && longest > kShortSum) {
       // Columns: 128-byte rows of lanes, less where the machine would stay empty; the rest of the block shares the sum.
       if (vector > 4) vector = 4;
       threads = std::min(power_up(ceil_div(axis(lead).extent, vector)), std::max<int64_t>(1, 32 / vector));
       while (threads > 2 && ceil_div(axis(lead).extent, threads * vector) * others < 128) threads /= 2;
+      while (block < 1024 && 2 * ceil_div(axis(lead).extent, threads * vector) * others * block < kMachine && longest >= 8 * (block / threads)) block *= 2;
       give(lead, threads, vector, 1);
       share_inner(inner, std::min(block / threads, power_up(ceil_div(longest, 2))), 4);
     } else {
       threads = std::min(threads, block);
       while (threads > 32 && ceil_div(axis(lead).extent, threads * vector) * others < 132) threads /= 2;
+      while (threads > 32 && 8 * round_up(axis(lead).extent, threads * vector) > 9 * axis(lead).extent) threads /= 2;   // threads outside wait for the others
       give(lead, threads, vector, 1);
       block = std::max<int64_t>(32, std::min(block, threads * power_up(others)));
     }
@@ -165,13 +213,40 @@ class Planner {
     unroll_direct(lead);
   }
 
+  // What stores along `lead` and loads along another kept axis does so in squares, which are turned in shared memory.
+  bool turned(AxisId lead) {
+    if (!facts_.reductions.empty() || !facts_.products.empty() || !inner_axes().empty() || !facts_.walked.empty()) return false;
+    for (const Load* l : facts_.loads)
+      for (AxisId a : axes_of(l->out)) {
+        if (a == lead || !in_grid(a) || !has(l->out, lead) || step_of(k_, l->buffer, l->index, a) != 1) continue;
+        const int64_t vector = vector_of(lead), across = vector_of(a);
+        if (axis(lead).symbol || axis(a).symbol || vector < 4 || across < vector || axis(lead).extent < kTurned || axis(a).extent < kTurned) return false;
+        give(lead, kTurnedLanes, vector, 1);
+        const int64_t rows = (kBlock / kTurnedLanes);
+        give(a, rows, 1, axis(lead).tile / rows);
+        const std::vector<AxisId>& grid = k_.phases[0].grid;
+        const bool last = grid.size() >= 2 && std::set{grid[grid.size() - 2], grid.back()} == std::set{a, lead};
+        k_.phases[0].mirrored = last && axis(a).extent == axis(lead).extent && reads_both(l->buffer, a, lead);
+        return true;
+      }
+    return false;
+  }
+  // Is the buffer read along both axes? Then two squares are each what the other one turns.
+  bool reads_both(BufferId b, AxisId i, AxisId j) {
+    const auto along = [&](AxisId a) { return std::any_of(facts_.loads.begin(), facts_.loads.end(), [&](const Load* l) { return l->buffer == b && step_of(k_, b, l->index, a) == 1; }); };
+    return along(i) && along(j);
+  }
+
   // Rows: the threads of a warp or of a block share one row.
   void lead_inner(AxisId lead) {
     const int64_t vector = vector_of(lead), extent = axis(lead).extent, rows = instances();
-    const int64_t most = std::min<int64_t>(1024, power_up(ceil_div(extent, vector)));
+    const bool in_shared = k_.buffers.back().kind == BufferKind::scratch;
+    const int64_t most = std::min<int64_t>(in_shared ? kRowThreads : 1024, power_up(ceil_div(extent, vector)));
     int64_t threads = std::min(most, power_up(ceil_div(extent, vector * 8)));
     while (threads < most && rows * threads < kMachine) threads *= 2;
-    const int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, 4);
+    int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, 4);
+    if (in_shared)   // where loads are fast: no more steps than the row has
+      while (groups > 1 && round_up(extent, threads * vector * groups) > round_up(extent, threads * vector)) --groups;
     std::vector<AxisId> inner = {lead};
     for (AxisId a : inner_axes())
       if (a != lead) inner.push_back(a);
@@ -354,14 +429,20 @@ class Planner {
 
 }  // namespace
 
-Kernel plan_cuda(const Kernel& kernel, const std::string& arch, F32Products products, std::string* why) {
+Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products products, std::string* why) {
+  const Kernel kernel = pick(lowered);
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
   if (number == 90 && !Facts(kernel).products.empty()) {
     std::string reason;
     if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(kernel, reason)) return std::move(*roles);
     if (why) *why = reason;
   }
-  return Planner(kernel, number, products).run();
+  Planner planner(kernel, number, products);
+  if (planner.walks_rows()) {
+    if (const auto whole = whole_row(kernel)) return Planner(whole->kernel, number, products).whole(*whole);
+    if (const auto shared = number >= 80 ? row_in_shared(kernel, kRowBytes) : std::nullopt) return Planner(*shared, number, products).run();
+  }
+  return planner.run();
 }
 
 }  // namespace quern

@@ -1,10 +1,12 @@
-// Kernels that only move memory, at sizes and places where the CPU's plan takes another way: squares turned in registers and
-// their edges, outputs stored past the caches, rows that ask for the next one, divisions by one number of all lanes.
+// Kernels that only move memory, at sizes and places where a plan takes another way. CPU: squares turned in registers and their
+// edges, outputs stored past the caches, rows that ask for the next one, divisions by one number of all lanes. CUDA: squares
+// turned in shared memory, pairs of them side by side, rows in registers and in shared memory, columns of one thread each.
 #include <algorithm>
 #include <bit>
 #include <cmath>
 
 #include "frontend/nn.h"
+#include "ir/compare.h"
 #include "tests/support/device.h"
 
 namespace quern {
@@ -44,6 +46,70 @@ TEST_F(MemoryBound, ATransposeWithinAConcat) {
   int64_t wrong = 0;
   for (int64_t i = 0; i < kSide * kSide; ++i) wrong += out.data<float>()[3 + i] != want.data<float>()[i] + 1;
   EXPECT_EQ(wrong, 0);
+}
+
+// Squares that are each other's other side: even and odd numbers of them, one alone, within a batch, and not as many each way.
+TEST_F(MemoryBound, AMatrixAndItsTranspose) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const Shape& shape : std::vector<Shape>{{64, 64}, {128, 128}, {192, 192}, {320, 320}, {256, 256}, {200, 200}, {72, 72}, {3, 256, 256}, {2, 384, 384}}) {
+      const int64_t side = shape.back(), batch = count(shape) / (side * side);
+      Model m;
+      const Tensor x = m.input("x", dtype, shape);
+      m.output("y", x + transpose(x, shape.size() == 3 ? Shape{0, 2, 1} : Shape{1, 0}));
+      std::mt19937_64 bits(3);
+      const HostTensor in = test::random_tensor({dtype, shape, {}}, -1, 1, bits), y = compiled(m.finish())->run({in})[0];
+      int64_t wrong = 0;
+      for (int64_t b = 0; b < batch; ++b)
+        for (int64_t r = 0; r < side; ++r)
+          for (int64_t c = 0; c < side; ++c) {
+            const int64_t at = (b * side + r) * side + c, other = (b * side + c) * side + r;
+            wrong += y.get(at) != Scalar::of(dtype, in.at(at) + in.at(other));
+          }
+      EXPECT_EQ(wrong, 0) << side << " in " << batch << " of " << name_of(dtype);
+    }
+}
+
+TEST_F(MemoryBound, TransposesOfShortFloats) {
+  for (const Shape& shape : std::vector<Shape>{{128, 256}, {136, 264}, {200, 1000}, {64, 64}, {130, 70}, {1024, 136}}) {
+    Model m;
+    m.output("y", transpose(m.input("x", DType::bf16, shape), {1, 0}));
+    std::mt19937_64 bits(4);
+    const HostTensor x = test::random_tensor({DType::bf16, shape, {}}, -1, 1, bits), y = compiled(m.finish())->run({x})[0];
+    int64_t wrong = 0;
+    for (int64_t r = 0; r < shape[0]; ++r)
+      for (int64_t c = 0; c < shape[1]; ++c) wrong += y.get(c * shape[0] + r) != x.get(r * shape[1] + c);
+    EXPECT_EQ(wrong, 0) << shape[0] << " x " << shape[1];
+  }
+}
+
+// Rows of all lengths that a plan tells apart: of a few lanes, a warp, a block, in shared memory (its last part is short), longer.
+TEST_F(MemoryBound, RowsOfManyLengths) {
+  for (const DType dtype : {DType::f32, DType::bf16})
+    for (const int64_t columns : {10, 50, 96, 768, 1000, 2056, 5000, 12288, 25000, 25001, 40008, 52000, 60000}) {
+      constexpr int64_t kRows = 5;
+      Model m;
+      const Tensor x = m.input("x", dtype, {kRows, columns}), wide = cast(x, DType::f32);
+      m.output("y", softmax(wide));
+      m.output("normal", layer_norm(wide, m.input("scale", DType::f32, {columns}), m.input("shift", DType::f32, {columns})));
+      std::mt19937_64 bits(9);
+      const std::vector<HostTensor> in = {test::random_tensor({dtype, {kRows, columns}, {}}, -3, 3, bits), random({columns}), random({columns})};
+      const Graph graph = m.finish();
+      PassContext plain;
+      const auto want = interpret(expand(graph, plain), in), got = compiled(graph)->run(in);
+      for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 3e-5) << columns << " of " << name_of(dtype) << ", output " << o;
+    }
+}
+
+// Enough columns for a thread each, and a sum that does not fill the last step.
+TEST_F(MemoryBound, SumsOfManyColumns) {
+  Model m;
+  m.output("y", sum(m.input("x", DType::f32, {27, 300000}), {0}));
+  const HostTensor x = random({27, 300000}), y = compiled(m.finish())->run({x})[0];
+  for (int64_t c = 0; c < 300000; ++c) {
+    double want = 0;
+    for (int64_t r = 0; r < 27; ++r) want += x.data<float>()[r * 300000 + c];
+    ASSERT_NEAR(y.data<float>()[c], want, 1e-5) << c;
+  }
 }
 
 // Rows of more than 4 MiB together; the last row has none behind it.

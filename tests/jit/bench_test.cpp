@@ -74,6 +74,20 @@ TEST(Suite, NoPeerIsNoPass) {
   EXPECT_EQ(run(quern("bench --rounds 3 suite cpu")).status, 2);
 }
 
+TEST(Suite, OfAGpu) {
+  EXPECT_EQ(run(quern("bench suite cuda nonsense")).status, 2);
+  const Result r = run(quern("bench suite cuda row --threads 2"));
+  EXPECT_EQ(r.status, 2) << r.text;
+  EXPECT_NE(r.text.find("--threads is for the CPU"), std::string::npos) << r.text;
+  EXPECT_EQ(run(quern("bench suite cuda row --peers none")).status, 5);   // no GPU, or nothing to compare with
+  // PyTorch and JAX make the cases' data on the GPU; without site packages they say why they cannot.
+  for (const char* variant : {"torch", "torch-compile", "jax"}) {
+    const Result peer = run("printf '{\"start\": {\"threads\": 1, \"variant\": \"" + std::string(variant) + "\"}}\\n' | python3 -S bench/peers/suite_cuda.py");
+    EXPECT_EQ(peer.status, 0);
+    EXPECT_NE(peer.text.find("\"error\": \"ModuleNotFoundError"), std::string::npos) << peer.text;
+  }
+}
+
 TEST(Suite, RowsAndSummaries) {
   const std::string path = testing::TempDir() + "quern_suite.json";
   const Result r = run(quern("bench suite cpu 'matmul 256x256x256 n' --peers openblas,onednn --threads 1 --rounds 3 --json " + path));

@@ -1,0 +1,268 @@
+"""PyTorch and JAX on a GPU beside `quern bench suite cuda`; the protocol is that of serve.py, with "together" runs in one.
+
+Variants: torch (eager), torch-compile (max-autotune), both as CUDA graphs of many runs; jax (jit of one run on every input set).
+PyTorch makes the data, as numpy would take seconds. "samples" are elements of the outputs that PyTorch computes in f64.
+"""
+import os
+
+from serve import OPS, Prepared, op, serve
+from suite_torch import OPS as SHARED   # noqa: F401: layer_norm, softmax, sums and their derivatives, registered
+
+SAMPLES = 4096   # also in bench/repeated.cpp
+BETA1, BETA2, EPSILON, RATE, DECAY = 0.9, 0.999, 1e-8, 1e-3, 0.01
+
+
+@op
+def product(torch, request, a, b, bias=None):
+    ta, tb = (c == "T" for c in request["layout"])
+
+    def f(a, b, bias=None):
+        a, b = a.t() if ta else a, b.t() if tb else b
+        return torch.matmul(a, b) if bias is None else torch.tanh(torch.addmm(bias, a, b))
+    return f, (a, b) if bias is None else (a, b, bias)
+
+
+@op
+def cross_entropy_wide(torch, request, x, label):
+    return (lambda x, label: torch.nn.functional.cross_entropy(x if x.dtype == torch.float64 else x.float(), label)), (x, label.long())
+
+
+@op
+def bias_gelu(torch, request, x, b):
+    return (lambda x, b: torch.nn.functional.gelu(x + b)), (x, b)
+
+
+@op
+def transpose_add(torch, request, x):
+    return (lambda x: x + x.t()), (x,)
+
+
+@op
+def adamw(torch, request, p, g, step, m, v):
+    def f(p, g, step, m, v):
+        t = step + 1
+        m1, v1 = BETA1 * m + (1 - BETA1) * g, BETA2 * v + (1 - BETA2) * g * g
+        next_p = p - RATE * (m1 / (1 - BETA1**t)) / (torch.sqrt(v1 / (1 - BETA2**t)) + EPSILON) - RATE * DECAY * p
+        return m1, v1, next_p
+    return f, (p, g, step, m, v)
+
+
+JAX = {}
+
+
+def jax_op(f):
+    JAX[f.__name__] = f
+    return f
+
+
+@jax_op
+def layer_norm(jax, jnp, request, x, w, b):
+    x, w, b = (t.astype(jnp.float32) for t in (x, w, b))
+    mean = x.mean(-1, keepdims=True)
+    centred = x - mean
+    return (centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5) * w + b).astype(jnp.bfloat16)
+
+
+@jax_op
+def layer_norm_grad(jax, jnp, request, x, w, b, g):
+    return jax.vjp(lambda *t: layer_norm(jax, jnp, request, *t), x, w, b)[1](g)
+
+
+@jax_op
+def softmax(jax, jnp, request, x):
+    return jax.nn.softmax(x.astype(jnp.float32)).astype(jnp.bfloat16)
+
+
+@jax_op
+def cross_entropy_wide(jax, jnp, request, x, label):   # noqa: F811: of the other framework
+    return -jnp.take_along_axis(jax.nn.log_softmax(x.astype(jnp.float32)), label[:, None], 1).mean()
+
+
+@jax_op
+def bias_gelu(jax, jnp, request, x, b):   # noqa: F811
+    return jax.nn.gelu(x.astype(jnp.float32) + b.astype(jnp.float32), approximate=False).astype(jnp.bfloat16)
+
+
+@jax_op
+def sum0(jax, jnp, request, x):
+    return x.sum(0)
+
+
+@jax_op
+def sum1(jax, jnp, request, x):
+    return x.sum(1)
+
+
+@jax_op
+def transpose_add(jax, jnp, request, x):   # noqa: F811
+    return x + x.T
+
+
+@jax_op
+def product(jax, jnp, request, a, b, bias=None):   # noqa: F811
+    y = jnp.matmul(a.T if request["layout"][0] == "T" else a, b.T if request["layout"][1] == "T" else b)
+    return y if bias is None else jnp.tanh(y + bias)
+
+
+@jax_op
+def adamw(jax, jnp, request, p, g, step, m, v):   # noqa: F811
+    t = step + 1
+    m1, v1 = BETA1 * m + (1 - BETA1) * g, BETA2 * v + (1 - BETA2) * g * g
+    return m1, v1, p - RATE * (m1 / (1 - BETA1**t)) / (jnp.sqrt(v1 / (1 - BETA2**t)) + EPSILON) - RATE * DECAY * p
+
+
+def data_of(torch, request):
+    """One input set: the same bits as bench/data.h, made on the GPU."""
+    from common import labels, stream_of
+
+    def signed(u):
+        return u - (1 << 64) if u >= 1 << 63 else u
+
+    def uniform(stream, shape, dtype, scale, shift):
+        out = torch.empty(shape, device="cuda", dtype=dtype)
+        flat = out.view(-1)
+        for start in range(0, flat.numel(), 1 << 26):
+            n = min(1 << 26, flat.numel() - start)
+            z = torch.arange(start, start + n, device="cuda") + signed(((stream << 32) + 0x9E3779B97F4A7C15) % (1 << 64))
+            for shift_by, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+                z = (z ^ (z >> shift_by & ((1 << 64 - shift_by) - 1))) * signed(factor)
+            flat[start:start + n] = ((z >> 40 & 0xFFFFFF).float() * 2.0**-23 - 1) * scale + shift
+        return out
+    out = []
+    for position, i in enumerate(request["inputs"]):
+        stream = stream_of(0, position)
+        if i["classes"]:
+            out.append(torch.from_numpy(labels(stream, i["shape"][0], i["classes"])).cuda())
+        else:
+            dtype = torch.bfloat16 if i["dtype"] == "bf16" else torch.float32
+            out.append(uniform(stream, i["shape"], dtype, i["scale"], i["shift"]))
+    return out
+
+
+def tuple_of(y):
+    return tuple(y) if isinstance(y, (tuple, list)) else (y,)
+
+
+def sampled(torch, outputs):
+    return [y.reshape(-1)[torch.arange(min(y.numel(), SAMPLES), device="cuda") * 2654435761 % y.numel()].double().tolist() for y in outputs]
+
+
+def mean_abs(torch, outputs):
+    return sum(y.abs().mean(dtype=torch.float64 if y.numel() < 1 << 27 else torch.float32).item() for y in outputs)
+
+
+class Replayed(Prepared):
+    """`replay()` runs the case so many times."""
+
+    def __init__(self, torch, replay, times, check):
+        self.torch, self.replay, self.times, self.check = torch, replay, times, check
+
+    def measure(self, how):
+        from common import block, microseconds
+
+        def go():
+            self.replay()
+            self.torch.cuda.synchronize()
+        return block(lambda i: microseconds(go) / self.times, how["milliseconds"], how["runs"])
+
+
+def prepare_torch(torch, request, compiled):
+    inputs = data_of(torch, request)
+    f, args = OPS[request["op"]](torch, request, *inputs)
+    exact_f, exact = OPS[request["op"]](torch, request, *(t.double() if t.is_floating_point() else t for t in inputs))
+    samples = sampled(torch, tuple_of(exact_f(*exact)))
+    del exact_f, exact
+    torch.cuda.empty_cache()
+    if compiled:
+        torch._dynamo.reset()
+        f = torch.compile(f, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")   # the graph is ours
+    sets = [args] + [tuple(t.clone() for t in args) for _ in range(1, request["sets"])]
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for s in sets:
+            y = f(*s)
+        check = mean_abs(torch, tuple_of(y))
+        del y
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for r in range(request["together"]):
+            f(*sets[r % len(sets)])
+    prepared = Replayed(torch, graph.replay, request["together"], check)
+    prepared.samples, prepared.kept = samples, (graph, sets)
+    return prepared
+
+
+class FusedAdamW(Replayed):
+    """The optimizer's own fused kernel, in place; what it computes is checked by the formula."""
+
+    def __init__(self, torch, request):
+        p, g, _, m, v = data_of(torch, request)
+        checked = prepare_torch(torch, request, False)
+        p = torch.nn.Parameter(p)
+        p.grad = g
+        optimizer = torch.optim.AdamW([p], lr=RATE, betas=(BETA1, BETA2), eps=EPSILON, weight_decay=DECAY, fused=True, capturable=True)
+        optimizer.step()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(request["together"]):
+                optimizer.step()
+        super().__init__(torch, graph.replay, request["together"], checked.check)
+        self.samples, self.kept = checked.samples, (graph, optimizer, p)
+
+
+def prepare_jax(torch, jax, jnp, request):
+    f = JAX[request["op"]]
+    first = [jax.dlpack.from_dlpack(t) for t in data_of(torch, request)]
+    sets = [first] + [[x + 0 for x in first] for _ in range(1, request["sets"])]
+    run = jax.jit(lambda sets: [f(jax, jnp, request, *s) for s in sets])
+    outputs = jax.block_until_ready(run(sets))
+    check = float(sum(jnp.abs(y.astype(jnp.float32)).mean() for y in tuple_of(outputs[0])))
+    del outputs
+    rounds = max(1, request["together"] // len(sets))
+
+    class Synchronized:   # as the torch module stands in Replayed
+        class cuda:
+            @staticmethod
+            def synchronize():
+                return None
+
+    def replay():
+        for _ in range(rounds):
+            y = run(sets)
+        jax.block_until_ready(y)
+    return Replayed(Synchronized, replay, rounds * len(sets), check)
+
+
+def load(threads, variant):
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import torch
+    if not torch.cuda.is_available():
+        raise RuntimeError("this PyTorch sees no GPU")
+    torch.set_grad_enabled(False)
+    torch.set_float32_matmul_precision("highest")
+    if variant == "jax":
+        import jax
+        import jax.numpy as jnp
+        if jax.default_backend() != "gpu":
+            raise RuntimeError("this JAX sees no GPU")
+        jax.config.update("jax_default_matmul_precision", "highest")
+
+    def prepare(request):
+        torch.cuda.empty_cache()
+        name = request["op"]
+        if variant == "jax":
+            return prepare_jax(torch, jax, jnp, request) if name in JAX else None
+        if name not in OPS or variant == "torch-compile" and name == "product":   # tuning twenty products takes minutes
+            return None
+        if name == "adamw" and variant == "torch":
+            return FusedAdamW(torch, request)
+        return prepare_torch(torch, request, variant == "torch-compile")
+    how = {"torch": "eager, CUDA graphs", "torch-compile": "compiled max-autotune, CUDA graphs", "jax": "jit"}[variant]
+    return f"{'JAX ' + jax.__version__ if variant == 'jax' else 'PyTorch ' + torch.__version__}, {how}, f32 exact, bf16 as in the case's name", prepare
+
+
+if __name__ == "__main__":
+    serve(load)

@@ -1,0 +1,35 @@
+// A program many times over as one CUDA graph, so that what is timed is the GPU's work and no launch: how the suite and the
+// products time a GPU. Each run waits for the last, as they write the same outputs; their inputs lie in several places in turn.
+#pragma once
+#include "bench/suite.h"
+
+namespace quern::bench {
+
+/// The program's steps `times` times over. Copies of its inputs, for runs 1 to sets - 1, follow its own inputs.
+Program repeated(Program program, int64_t times, int64_t sets);
+/// The f32 that `value` holds as `dtype`.
+HostTensor rounded(const HostTensor& value, DType dtype);
+
+/// A case of the suite on a GPU. The same values in all sets, as only the places matter.
+class RepeatedProgram {
+ public:
+  RepeatedProgram(Device& device, const SuiteCase& c);
+  Json request(const SuiteCase& c) const;
+  bool out_of_cache() const { return true; }
+  double check();
+  /// How far the outputs are from what f64 gives at sampled places, beside what their dtype allows: more than 1 is wrong.
+  double error(const std::vector<std::vector<double>>& exact);
+  std::vector<double> block() { return block_of(*executable_); }
+  /// Of a copy of as many bytes as the case reads and writes, in the same way; nothing where bytes are not the limit.
+  std::function<std::vector<double>()> copy();
+
+ private:
+  Device& device_;
+  int64_t sets_ = 1, together_ = 1;
+  size_t outputs_ = 0;
+  std::unique_ptr<Executable> executable_, copy_;
+  std::vector<HostTensor> results_;   // of the first run
+  std::vector<double> block_of(Executable& e);
+};
+
+}  // namespace quern::bench

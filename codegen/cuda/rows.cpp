@@ -1,0 +1,116 @@
+// What row kernels do in shared memory, and in which order squares of a matrix are worked on: rows that several walks read are
+// copied there, tiles that memory has across are turned there, and two squares that are each other's other side are neighbours.
+#include <fmt/format.h>
+
+#include "codegen/cuda/emitter.h"
+#include "codegen/cuda/spell.h"
+#include "passes/tile/facts.h"
+
+namespace quern::cuda {
+
+using namespace tile;
+
+// The block's place in a square of n by n tiles: pairs (i, j) and (j, i), those of rows that have n - 1 pairs together, then the
+// diagonal. Row r above the diagonal has n - 1 - r tiles; of an even n, row n - r has the r that row r lacks of n - 1. Returns
+// what is left of the block's number.
+std::string Emitter::mirrored(AxisId i, AxisId j) {
+  const int64_t n = ceil_div(place(i).extent, place(i).tile), width = n % 2 ? n : n - 1, last = n % 2 ? n - 2 : n - 1;
+  line(fmt::format("const u32 at_square = blockIdx.x % {0}u, pair = at_square / 2, fold = pair / {1}u, step = pair % {1}u, length = {2}u - fold;", n * n, std::max<int64_t>(width, 1), n - 1));
+  line("u32 square_row = fold, square_column = fold + 1 + step;");
+  line(fmt::format("if (step >= length) square_row = {0}u - fold, square_column = {0}u - fold + 1 + step - length;", last));
+  line(fmt::format("if (at_square >= {0}u) square_row = square_column = at_square - {0}u;", n * (n - 1)));
+  line(fmt::format("const ix {} = (ix)(at_square & 1 && at_square < {}u ? square_column : square_row) * {};", place(i).start, n * (n - 1), place(i).tile));
+  line(fmt::format("const ix {} = (ix)(at_square & 1 && at_square < {}u ? square_row : square_column) * {};", place(j).start, n * (n - 1), place(j).tile));
+  return fmt::format("(blockIdx.x / {}u)", n * n);
+}
+
+// The axis, other than the tile's vectors', along which neighbours lie in memory, where the tile is a square to be turned.
+AxisId Emitter::turned_axis(const Load& l) const {
+  AxisId across = -1, along = -1;
+  for (AxisId a : value(l.out).axes) {
+    if (step_of(k_, l.buffer, l.index, a) == 1) across = a;
+    else if (place(a).vector > 1) along = a;
+  }
+  if (across < 0 || along < 0 || place(across).vector > 1 || (bits({across, along}) | 31) != threads_ - 1 || role_) return -1;
+  const int64_t v = place(along).vector;
+  return place(across).tile % (8 * v) == 0 && place(along).tile % (4 * v) == 0 && place(across).extent % v == 0 ? across : -1;
+}
+
+// A tile that memory has across: read in vectors that lie so, and turned in shared memory, where vectors of row y have changed
+// places by y, so that neither side meets a bank twice.
+void Emitter::load_turned(const Load& l, AxisId across) {
+  const Buffer& b = buffer(l.buffer);
+  const std::vector<AxisId>& axes = value(l.out).axes;
+  const AxisId along = *std::find_if(axes.begin(), axes.end(), [&](AxisId a) { return a != across && place(a).vector > 1; });
+  const int64_t v = place(along).vector, width = place(along).tile, warps = threads_ / 32, mask = std::min<int64_t>(8, width / v) - 1;
+  const int64_t warps_across = std::min(warps, place(across).tile / (8 * v)), warps_along = std::min(warps / warps_across, width / 4);
+  Places read = places_;
+  const auto lay = [&](AxisId a, int64_t threads, int64_t vector, const std::string& base) {
+    Place& p = read[static_cast<size_t>(a)];
+    p.base = fmt::format("q{}_{}", a, l.out);
+    p.threads = threads, p.vector = vector, p.registers = p.tile / threads;
+    line(fmt::format("const int {} = {};", p.base, base));
+  };
+  lay(across, 8 * warps_across, v, fmt::format("((tid & 7) + 8 * (tid / 32 % {})) * {}", warps_across, v));
+  lay(along, 4 * warps_along, 1, fmt::format("(tid / 8 & 3) + 4 * (tid / {} % {})", 32 * warps_across, warps_along));
+  QN_CHECK(vector_axis(l.buffer, l.index, axes, read) == across, "a turned load is in vectors");
+  const auto in_tile = [](const Place& p, const std::string& reg) {
+    const std::string in = local(p, reg);
+    return in.empty() ? p.base : p.base + " + " + in;
+  };
+  const auto place_in = [&](const std::string& y, const std::string& x) { return fmt::format("({0}) * {1} + ((({2}) / {3} ^ (({0}) / {3} & {4})) * {3}) + ({2}) % {3}", y, width, x, v, mask); };
+  const std::string square = fmt::format("square{}", l.out), raw = fmt::format("raw{}", l.out);
+  line(fmt::format("{0}* const {1} = ({0}*)(shared + {2});", memory_type(b.dtype), square, scratch_bytes_));
+  shared_bytes_ = std::max(shared_bytes_, place(across).tile * width * static_cast<int64_t>(size_of(b.dtype)));
+  const int64_t columns = read[static_cast<size_t>(along)].registers, groups = read[static_cast<size_t>(across)].registers / v;
+  line(fmt::format("__align__(16) {} {}[{}][{}];", memory_type(b.dtype), raw, columns * groups, v));
+  const auto each_vector = [&](const std::function<void(const Registers&, const std::string&)>& body) {
+    Registers r;
+    over(axes, read, across, r, [&] { body(r, fmt::format("{}[({}) * {} + ({}) / {}]", raw, r[along], groups, r[across], v)); });
+  };
+  each_vector([&](const Registers& r, const std::string& q) {
+    const Spot s = spot(l.buffer, l.index, axes, r, read);
+    if (!s.condition.empty()) line(fmt::format("qn_clear({}); if ({})", q, s.condition));
+    line(fmt::format("qn_read({}, p{} + ({}));", q, l.buffer, s.position));
+  });
+  line("__syncthreads();");
+  each_vector([&](const Registers& r, const std::string& q) {
+    line("#pragma unroll");
+    line(fmt::format("for (int x = 0; x < {}; ++x) {}[{}] = {}[x];", v, square, place_in("(" + in_tile(read[static_cast<size_t>(across)], r.at(across)) + " + x)", in_tile(read[static_cast<size_t>(along)], r.at(along))), q));
+  });
+  line("__syncthreads();");
+  define(l.out, places_);
+  Registers r;
+  over(axes, places_, along, r, [&] {
+    open("");
+    line(fmt::format("__align__(16) {} q[{}];", memory_type(b.dtype), v));
+    line(fmt::format("qn_read(q, {} + ({}));", square, place_in(in_tile(place(across), r.at(across)), in_tile(place(along), r.at(along)))));
+    line("#pragma unroll");
+    Registers element = r;
+    element[along] = r[along] == "0" ? "x" : r[along] + " + x";
+    line(fmt::format("for (int x = 0; x < {}; ++x) {} = {};", v, at(l.out, element, places_), from_memory(b.dtype, "q[x]")));
+    close();
+  });
+}
+
+// Memory → shared memory, without registers where vectors allow it; then all threads may read it.
+void Emitter::to_shared(const std::vector<AxisId>& axes, const Load& l, const Store& s) {
+  const AxisId vector = vector_axis(l.buffer, l.index, value(l.out).axes, places_);
+  const int64_t n = vector < 0 ? 1 : place(vector).vector, bytes = n * size_of(buffer(l.buffer).dtype);
+  const bool asynchronous = vector >= 0 && vector_axis(s.buffer, s.index, value(l.out).axes, places_) == vector && bytes >= 4 && bytes <= 16;
+  loops(axes, [&] {
+    if (!asynchronous) {
+      statement(l);
+      return statement(s);
+    }
+    Registers r;
+    over(value(l.out).axes, places_, vector, r, [&] {
+      const Spot from = spot(l.buffer, l.index, value(l.out).axes, r, places_), to = spot(s.buffer, s.index, value(l.out).axes, r, places_);
+      line(fmt::format("{}qn_async<{}>(p{} + ({}), p{}, {}, true);", from.condition.empty() ? "" : fmt::format("if ({}) ", from.condition), n, s.buffer, to.position, l.buffer, from.position));
+    });
+  });
+  if (asynchronous) line("qn_commit(); qn_wait<0>();");
+  line("__syncthreads();");
+}
+
+}  // namespace quern::cuda
