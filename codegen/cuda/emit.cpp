@@ -585,7 +585,7 @@ void Emitter::statement(const Seq& q) {
 }
 
 void Emitter::statement(const Each& e) {
-  if (role_) return role_each(e);
+  if (role_) return role_each(e.axes, e.body);
   loops(e.axes, [&] { block(e.body); });
 }
 

@@ -139,16 +139,20 @@ class Emitter {
   std::string run_roles(const std::string& name, const std::string& params);
   void role(const tile::Role& r, int64_t first, int64_t groups);
   void role_seq(const tile::Seq& q);
-  void role_each(const tile::Each& e);
+  void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& unless = "");
+  std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
   void issue(const tile::Mma& m);
   std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, bool a_k, bool b_k);
   std::string settle_helper(int64_t sums);
   Part part(const tile::Value& v) const;
   int64_t slot_bytes(const tile::Channel& c) const;
+  int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
   tile::AxisId kept_axis(tile::AxisId a, tile::AxisId b) const;
-  void slice_of_sum(const tile::Slice& s);
+  struct PartOfSum { tile::AxisId row, column; std::string first; int64_t registers; };   // the first of the sum's registers, and how many
+  PartOfSum part_of_sum(tile::ValueId out, tile::ValueId sum) const;
+  void copy_part(tile::ValueId out, const PartOfSum& p, const std::string& from);
   void in_role(const tile::Fetch& f);
   void in_role(const tile::Get& g);
   void in_role(const tile::Release& r);
@@ -159,6 +163,9 @@ class Emitter {
   void in_role(const tile::Slice& s);
   void in_role(const tile::Past& p);
   void in_role(const tile::Turn& t);
+  void in_role(const tile::Share& s);
+  void in_role(const tile::Deal& d);
+  void in_role(const tile::Total& t);
 };
 
 }  // namespace quern::cuda

@@ -123,7 +123,7 @@ class Printer {
     return fmt::format("{}", fmt::join(out, ", "));
   }
   std::string work(const Phase& p) {
-    std::string out = fmt::format("  work ({}) in groups of {} {{\n", names(p.grid), p.group);
+    std::string out = fmt::format("  work ({}) in groups of {}{} {{\n", names(p.grid), p.group, p.shared >= 0 ? " shared along " + axis(p.shared) : "");
     channels_ = &p.channels;
     for (const Channel& c : p.channels) {
       std::vector<std::string> parts;
@@ -158,7 +158,10 @@ class Printer {
                    [&](const Await& a) { return fmt::format("await {}", a.left); },
                    [&](const Slice& c) { return define(c.out) + fmt::format("slice %{}", number(c.arg)); },
                    [&](const Past& p) { return fmt::format("past ({}) {}", axis(p.axis), block(p.body, indent, nullptr)); },
-                   [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); }},
+                   [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); },
+                   [&](const Share& h) { return fmt::format("share %{}", number(h.value)); },
+                   [&](const Deal& d) { return fmt::format("deal ({}) {}", names(d.axes), block(d.body, indent, nullptr)); },
+                   [&](const Total& t) { return define(t.out) + fmt::format("total %{}", number(t.arg)); }},
         s.node);
   }
   std::string stmt(const Stmt& s, const std::string& indent) const {

@@ -255,6 +255,10 @@ class Verifier {
       for (const Value& v : c.parts)
         for (AxisId a : v.axes) check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
     }
+    if (p.shared >= 0) {
+      check(k_.sharers(p) >= 2 && k_.sharers(p) <= 8 && !k_.axes.at(static_cast<size_t>(p.shared)).symbol, "2 to 8 blocks share an instance");
+      enter({p.shared});
+    }
     int64_t groups = 0, asked = 0;
     for (const Role& r : p.roles) {
       check(r.count >= 1 && r.count <= 8 && (r.along < 0 || !r.turns), "a role has instances, which split an axis or take turns");
@@ -329,6 +333,18 @@ class Verifier {
     nested({}, [&] { block(p.body); });
   }
   void in_role(const Turn&) const { check(role_->turns, "turns are taken where a role has them"); }
+  void in_role(const Share& s) const {
+    use(s.value);
+    check(phase_->shared >= 0, "a share is shown where blocks share an instance");
+  }
+  void in_role(const Deal& d) {
+    check(phase_->shared >= 0 && !role_->turns, "steps are dealt where blocks share an instance, each of them all of it");
+    nested(d.axes, [&] { block(d.body); });
+  }
+  void in_role(const Total& t) {
+    check(phase_->shared >= 0, "a total is one of shares");
+    in_role(Slice{t.out, t.arg});
+  }
   void statement(const InRole& s) {
     check(phase_ != nullptr, "channels belong to roles");
     std::visit([this](const auto& node) { in_role(node); }, s.node);

@@ -66,7 +66,8 @@ class Roles : public test::OnDevice {
       ASSERT_EQ(report.planned.size(), 1u);
       const tile::Phase& phase = report.planned[0].phases[0];
       ASSERT_FALSE(phase.roles.empty()) << report.plan_reasons[0];
-      atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : " together"));
+      atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : phase.shared >= 0 ? " of blocks that share"
+                                                                                                                  : " together"));
     }
     const std::vector<double> a = inputs[0].to_doubles(), bb = inputs[1].to_doubles();
     const double ulp = p.dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
@@ -143,6 +144,24 @@ TEST_F(Roles, RowsOfASymbol) {   // one program for every batch; what is behind 
     PassContext plain;
     EXPECT_LE(compare(run->run(inputs).at(0), interpret(expand(sized, plain), inputs).at(0)).error, 1e-2) << n;
   }
+}
+
+TEST_F(Roles, SharedSums) {   // few tiles and long sums: blocks of a cluster add up what each has summed
+  check({136, 200, 1032, false, true});
+  check({72, 80, 4104, true, false, DType::f16, 1});
+  check({128, 256, 784, true, true, DType::bf16, 2});
+  check({64, 64, 2048, false, false, DType::bf16, 1, 2});
+  Model m;
+  m.output("wide", cast(contract("mk,nk->mn", m.input("x", DType::bf16, {200, 2056}), m.input("w", DType::bf16, {136, 2056})), DType::f32) * 2);
+  check(m.finish(), "f32");
+  if (device->target().arch == "sm_90a") { EXPECT_TRUE(atoms.count("1 of blocks that share") && atoms.size() == 1); }
+}
+
+TEST_F(Roles, FewRows) {   // fewer than a product has
+  for (bool tb : {false, true})
+    for (int64_t rows : {8, 9, 31}) check({rows, 136, 776, false, tb, DType::bf16, 1});
+  check({16, 72, 24, true, true});
+  check({32, 4096, 200, false, true, DType::f16});
 }
 
 TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two together, two in turns
