@@ -22,6 +22,7 @@ constexpr int64_t kBlock = 256;          // threads, where nothing else decides
 constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; a constant, so that plans do not vary
 constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
+constexpr int64_t kAhead = 16;           // loads of a thread down a column, of a matrix that is read once
 constexpr int64_t kShortSum = 8;         // of a column: one thread's, whose loads are on their way together
 
 int64_t power_up(int64_t n) { return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1)))); }
@@ -152,7 +153,8 @@ class Planner {
       threads = std::min(power_up(ceil_div(axis(lead).extent, vector)), std::max<int64_t>(1, 32 / vector));
       while (threads > 2 && ceil_div(axis(lead).extent, threads * vector) * others < 128) threads /= 2;
       give(lead, threads, vector, 1);
-      share_inner(inner, std::min(block / threads, power_up(ceil_div(longest, 2))), 4);
+      const int64_t sharing = std::min(block / threads, power_up(ceil_div(longest, 2))), loads = ceil_div(longest, sharing);
+      share_inner(inner, sharing, is_vector_product() ? ceil_div(loads, ceil_div(loads, kAhead)) : 4);
     } else {
       threads = std::min(threads, block);
       while (threads > 32 && ceil_div(axis(lead).extent, threads * vector) * others < 132) threads /= 2;
@@ -163,13 +165,22 @@ class Planner {
     unroll_direct(lead);
   }
 
+  // One row times a matrix: nothing is used twice, so only loads that are on their way together hide memory's latency.
+  bool is_vector_product() {
+    if (facts_.products.size() != 1) return false;
+    const Mma& m = *facts_.products[0];
+    const auto summed = [&](ValueId v) { return std::all_of(axes_of(v).begin(), axes_of(v).end(), [&](AxisId a) { return std::count(m.axes.begin(), m.axes.end(), a) > 0; }); };
+    return summed(m.a) != summed(m.b);
+  }
   // Rows: the threads of a warp or of a block share one row.
   void lead_inner(AxisId lead) {
     const int64_t vector = vector_of(lead), extent = axis(lead).extent, rows = instances();
     const int64_t most = std::min<int64_t>(1024, power_up(ceil_div(extent, vector)));
     int64_t threads = std::min(most, power_up(ceil_div(extent, vector * 8)));
-    while (threads < most && rows * threads < kMachine) threads *= 2;
-    const int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, 4);
+    const bool once = is_vector_product();
+    if (once) threads = std::min(most, std::max<int64_t>(threads, 32));
+    while (!once && threads < most && rows * threads < kMachine) threads *= 2;
+    const int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, once ? 8 : 4);
     std::vector<AxisId> inner = {lead};
     for (AxisId a : inner_axes())
       if (a != lead) inner.push_back(a);
