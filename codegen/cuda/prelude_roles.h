@@ -42,15 +42,15 @@ __device__ __forceinline__ void qn_turn(int self) { if (self == 0) asm volatile(
 __device__ __forceinline__ void qn_pass(int to) { if (to == 0) asm volatile("bar.arrive 5, 256;" ::: "memory"); else asm volatile("bar.arrive 6, 256;" ::: "memory"); }
 // Clusters: each block shows SUMS registers of THREADS threads, in groups of four; then all may read them, till all have. A sum goes
 // through the blocks in their order.
-__device__ __forceinline__ void qn_read() { __syncwarp(); asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void qn_all_read() { __syncwarp(); asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+__device__ __forceinline__ void qn_seen() { __syncwarp(); asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void qn_all_seen() { __syncwarp(); asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 template <int SUMS, int THREADS> __device__ __forceinline__ void qn_show(u32 to, const float* v, int thread) {
   asm volatile("bar.sync 7, %0;" :: "n"(THREADS) : "memory");   // no product reads the ring any more
 #pragma unroll
   for (int q = 0; q < SUMS; q += 4)
     asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" :: "r"(to + (q * THREADS + thread * 4) * 4), "f"(v[q]), "f"(v[q + 1]), "f"(v[q + 2]), "f"(v[q + 3]) : "memory");
-  qn_read();
-  qn_all_read();
+  qn_seen();
+  qn_all_seen();
 }
 template <int BLOCKS, int N, int THREADS> __device__ __forceinline__ void qn_total(float* sum, u32 from) {
   float x[BLOCKS][N];

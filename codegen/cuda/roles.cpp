@@ -210,7 +210,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
-  if (has<Deal>(r)) line("qn_all_read();");   // before it the others may read what this block shows
+  if (has<Deal>(r)) line("qn_all_seen();");   // before it the others may read what this block shows
   if (one_thread) close();
   role_ = nullptr;
 }
@@ -383,7 +383,7 @@ void Emitter::in_role(const Deal& d) {
   std::string step = "self";
   for (AxisId a : d.axes) step = fmt::format("({}) * {} + n{}", step, place(k_.axes[static_cast<size_t>(a)].within).tile / place(a).tile, a);
   role_each(d.axes, d.body, fmt::format("({}) % {} != share", step, k_.sharers(*phase_)));
-  line("qn_read();");
+  line("qn_seen();");
 }
 void Emitter::in_role(const Total& t) {
   PartOfSum p = part_of_sum(t.out, t.arg);
