@@ -580,7 +580,7 @@ void Emitter::statement(const Seq& q) {
 }
 
 void Emitter::statement(const Each& e) {
-  if (role_) return role_each(e);
+  if (role_) return role_each(e.axes, e.body);
   const auto* l = e.body.size() == 2 ? std::get_if<Load>(&e.body[0].node) : nullptr;
   const auto* s = l ? std::get_if<Store>(&e.body[1].node) : nullptr;
   if (s && s->value == l->out && buffer(s->buffer).kind == BufferKind::scratch) return to_shared(e.axes, *l, *s);

@@ -162,7 +162,8 @@ class Emitter {
   std::string run_roles(const std::string& name, const std::string& params);
   void role(const tile::Role& r, int64_t first, int64_t groups);
   void role_seq(const tile::Seq& q);
-  void role_each(const tile::Each& e);
+  void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& unless = "");
+  std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
   void issue(const tile::Mma& m);
   struct Walk {
     bool registers, along;
@@ -173,9 +174,12 @@ class Emitter {
   std::string settle_helper(int64_t sums, int64_t left);
   Part part(const tile::Value& v) const;
   int64_t slot_bytes(const tile::Channel& c) const;
+  int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
-  void slice_of_sum(const tile::Slice& s);
+  struct PartOfSum { tile::AxisId row, column; std::string first; int64_t registers; };   // the first of the sum's registers, and how many
+  PartOfSum part_of_sum(tile::ValueId out, tile::ValueId sum) const;
+  void copy_part(tile::ValueId out, const PartOfSum& p, const std::string& from);
   void in_role(const tile::Fetch& f);
   void in_role(const tile::Get& g);
   void in_role(const tile::Release& r);
@@ -186,6 +190,9 @@ class Emitter {
   void in_role(const tile::Slice& s);
   void in_role(const tile::Past& p);
   void in_role(const tile::Turn& t);
+  void in_role(const tile::Share& s);
+  void in_role(const tile::Deal& d);
+  void in_role(const tile::Total& t);
   void role_loops(const std::vector<tile::AxisId>& axes, bool first_apart, const std::function<void()>& body);
   std::string bound(const Index& e, bool last) const;
 

@@ -46,6 +46,33 @@ __device__ __forceinline__ void qn_together(int self) {
 }
 __device__ __forceinline__ void qn_turn(int self) { if (self == 0) asm volatile("bar.sync 5, 256;" ::: "memory"); else asm volatile("bar.sync 6, 256;" ::: "memory"); }
 __device__ __forceinline__ void qn_pass(int to) { if (to == 0) asm volatile("bar.arrive 5, 256;" ::: "memory"); else asm volatile("bar.arrive 6, 256;" ::: "memory"); }
+// Clusters: each block shows SUMS registers of THREADS threads, in groups of four; then all may read them, till all have. A sum goes
+// through the blocks in their order.
+__device__ __forceinline__ void qn_seen() { __syncwarp(); asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void qn_all_seen() { __syncwarp(); asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+template <int SUMS, int THREADS> __device__ __forceinline__ void qn_show(u32 to, const float* v, int thread) {
+  asm volatile("bar.sync 7, %0;" :: "n"(THREADS) : "memory");   // no product reads the ring any more
+#pragma unroll
+  for (int q = 0; q < SUMS; q += 4)
+    asm volatile("st.shared.v4.f32 [%0], {%1,%2,%3,%4};" :: "r"(to + (q * THREADS + thread * 4) * 4), "f"(v[q]), "f"(v[q + 1]), "f"(v[q + 2]), "f"(v[q + 3]) : "memory");
+  qn_seen();
+  qn_all_seen();
+}
+template <int BLOCKS, int N, int THREADS> __device__ __forceinline__ void qn_total(float* sum, u32 from) {
+  float x[BLOCKS][N];
+#pragma unroll
+  for (int b = 0; b < BLOCKS; ++b)
+#pragma unroll
+    for (int q = 0; q < N; q += 4)
+      asm volatile("{.reg .u32 a; mapa.shared::cluster.u32 a, %4, %5; ld.shared::cluster.v4.f32 {%0,%1,%2,%3}, [a];}"
+                   : "=f"(x[b][q]), "=f"(x[b][q + 1]), "=f"(x[b][q + 2]), "=f"(x[b][q + 3]) : "r"(from + q * THREADS * 4), "r"(b) : "memory");
+#pragma unroll
+  for (int q = 0; q < N; ++q) {
+    sum[q] = x[0][q];
+#pragma unroll
+    for (int b = 1; b < BLOCKS; ++b) sum[q] += x[b][q];
+  }
+}
 // 64 rows as products leave them → swizzled rows of shared memory. Register h * COLUMNS / 4 + r: row 8 h + lane / 4 of the warp's 16, column
 // r / 2 * 8 + lane % 4 * 2 + r % 2.
 template <int ROW> __device__ __forceinline__ u32 qn_swizzled(u32 at) { return at ^ ((at >> 7 & (ROW / 16 - 1)) << 4); }

@@ -27,7 +27,7 @@ void each_statement(const Block& block, const std::function<void(const Stmt&, co
     if (const auto* q = std::get_if<Seq>(&s.node)) inner(q->axes, q->body);
     if (const auto* e = std::get_if<Each>(&s.node)) inner(e->axes, e->body);
     if (const auto* r = std::get_if<InRole>(&s.node))
-      if (const auto* p = std::get_if<Past>(&r->node)) inner({}, p->body), inner({}, p->otherwise);
+      for (const Block* body : blocks_of(*r)) inner({}, *body);
   }
 }
 template <class T>
@@ -62,6 +62,12 @@ int64_t Emitter::slot_bytes(const Channel& c) const {
   return n;
 }
 
+// Rows of a part that a copy moves: no more than the buffer has, in whole groups of a swizzle; of a summed axis all, those past it are zeros.
+int64_t Emitter::box_rows(BufferId b, const std::vector<BoxIndex>& box, const Part& p) const {
+  for (size_t d = 0; d < box.size() && std::count(phase_->grid.begin(), phase_->grid.end(), p.outer); ++d)
+    if (box[d].index.uses(p.outer)) return std::min(p.rows, round_up(buffer(b).shape[d], 8));
+  return p.rows;
+}
 // The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long.
 std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, const Part& p) {
   const Buffer& buffer = this->buffer(b);
@@ -75,7 +81,7 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
     m.extents[d] = buffer.shape[d];
     m.strides[d] = strides[d] * p.size;
-    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : box[d].index.uses(p.outer) ? p.rows
+    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : box[d].index.uses(p.outer) ? box_rows(b, box, p)
                                                                                               : 1;
   }
   size_t n = std::find(maps_.begin(), maps_.end(), m) - maps_.begin();
@@ -135,7 +141,8 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   for (size_t m = 0; m < maps_.size(); ++m) maps += fmt::format("    qn_prefetch(&m{});\n", m);
   out_.insert(prefetch, maps);
   std::string head = helpers_;
-  head += fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}, 1) {}({}", wide_index() ? "i64" : "int", threads_, name, params);
+  const int64_t sharers = k_.sharers(p);
+  head += fmt::format("typedef {} ix;\nextern \"C\" __global__ void {}__launch_bounds__({}, 1) {}({}", wide_index() ? "i64" : "int", sharers > 1 ? fmt::format("__cluster_dims__({}, 1, 1) ", sharers) : "", threads_, name, params);
   for (size_t m = 0; m < maps_.size(); ++m) head += fmt::format(", const __grid_constant__ TensorMap m{}", m);
   return head + ") {\n  extern __shared__ __align__(1024) u8 shared[];\n" + out_ + "}\n";
 }
@@ -166,7 +173,13 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   std::string items;
   for (AxisId a : p.grid) items += (items.empty() ? "" : " * ") + tiles(a);
   line(fmt::format("const int rows = {}, columns = {}, items = {};", tiles(row), tiles(column), items));
-  open("for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn)");
+  if (p.shared >= 0) {   // a cluster of blocks for each instance
+    open("");
+    line(fmt::format("const int item = blockIdx.x / {0}, share = blockIdx.x % {0};", k_.sharers(p)));
+    line(fmt::format("const ix {} = share * {};", place(p.shared).start, place(p.shared).tile));
+  } else {
+    open("for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn)");
+  }
   if (r.turns) {
     open(fmt::format("if (turn % {} != self)", r.count));
     each_statement(r.body, [&](const Stmt& s, const std::vector<AxisId>& around) {
@@ -199,6 +212,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
+  if (has<Deal>(r)) line("qn_all_seen();");   // before it the others may read what this block shows
   if (one_thread) close();
   role_ = nullptr;
 }
@@ -206,7 +220,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
 // Loops in roles: sums of products, and what is made of them, stay in the arrays that they are carried in; an each over parts of a tile is unrolled.
 void Emitter::role_seq(const Seq& q) {
   std::string first;
-  for (AxisId a : q.axes) first += fmt::format("{}{} > 0", first.empty() ? "" : " || ", place(a).start);
+  for (AxisId a : q.axes) first += fmt::format("{}{} > {}", first.empty() ? "" : " || ", place(a).start, begin_of(a));
   const auto adds_directly = [&](ValueId v) {
     return std::any_of(q.body.begin(), q.body.end(), [&](const Stmt& s) { const auto* m = std::get_if<Mma>(&s.node); return m && m->acc == v; });
   };
@@ -265,9 +279,9 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
   for (AxisId a : axes) {
     const Axis& axis = k_.axes[static_cast<size_t>(a)];
     const Place& p = place(a);
-    const std::string end = fmt::format("end{}", a);
-    line(fmt::format("const ix {} = {};", end, axis.to ? fmt::format("min((ix)({}), (ix)({}))", p.limit, bound(*axis.to, true)) : p.limit));
-    const std::string begin = axis.from ? fmt::format("max((ix)({}), (ix)0) / {} * {}", bound(*axis.from, false), p.tile, p.tile) : "0";
+    const std::string end = fmt::format("end{}", a), limit = axis.within < 0 ? p.limit : fmt::format("min({} + {}, (ix)({}))", begin_of(a), place(axis.within).tile, p.limit);
+    line(fmt::format("const ix {} = {};", end, axis.to ? fmt::format("min((ix)({}), (ix)({}))", limit, bound(*axis.to, true)) : limit));
+    const std::string begin = axis.from ? fmt::format("max((ix)({}), (ix)0) / {} * {}", bound(*axis.from, false), p.tile, p.tile) : begin_of(a);
     if (!first_apart) {
       open(fmt::format("for (ix {0} = {1}; {0} < {2}; {0} += {3})", p.start, begin, end, p.tile));
       continue;
@@ -287,18 +301,24 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
   step_ = before;
 }
 
-void Emitter::role_each(const Each& e) {
-  for (AxisId a : e.axes) {
+std::string Emitter::begin_of(AxisId a) const {
+  const AxisId around = k_.axes[static_cast<size_t>(a)].within;
+  return around < 0 ? "0" : place(around).start;
+}
+
+void Emitter::role_each(const std::vector<AxisId>& axes, const Block& body, const std::string& unless) {
+  for (AxisId a : axes) {
     const Place& p = place(a);
     const AxisId around = k_.axes[static_cast<size_t>(a)].within;
     QN_CHECK(around >= 0 && place(around).tile % p.tile == 0, "an each of a role walks parts of a tile");
-    line("#pragma unroll");
+    line(unless.empty() ? "#pragma unroll" : "#pragma unroll 1");
     open(fmt::format("for (int n{0} = 0; n{0} < {1}; ++n{0})", a, place(around).tile / p.tile));
     line(fmt::format("const ix {} = {} + n{} * {};", p.start, place(around).start, a, p.tile));
     if (p.masked) line(fmt::format("if ({} >= {}) continue;", p.start, p.limit));
   }
-  block(e.body);
-  for (size_t i = 0; i < e.axes.size(); ++i) close();
+  if (!unless.empty()) line(fmt::format("if ({}) continue;", unless));
+  block(body);
+  for (size_t i = 0; i < axes.size(); ++i) close();
 }
 
 // How a product's operand is walked along the sum: an instruction takes 32 bytes of rows along it, or 16 rows across.
@@ -400,7 +420,7 @@ void Emitter::in_role(const Fetch& f) {
   line(fmt::format("const u32 full = ring + {} + 8 * slot{};", r.barriers, f.channel));
   line(fmt::format("qn_wait_for(full + {}, phase{});", 8 * r.depth, f.channel));
   int64_t bytes = 0, at = r.at;
-  for (const Value& v : c.parts) bytes += part(v).bytes();
+  for (size_t n = 0; n < f.loads.size(); ++n) bytes += box_rows(f.loads[n].buffer, f.loads[n].index, part(c.parts[n])) * part(c.parts[n]).row_bytes * part(c.parts[n]).columns;
   line(fmt::format("qn_expect(full, {});", bytes));
   for (size_t n = 0; n < f.loads.size(); ++n) {
     const Part p = part(c.parts[n]);
@@ -430,7 +450,7 @@ void Emitter::in_role(const Get& g) {
 }
 void Emitter::in_role(const Slice& s) {
   const auto shared = tiles_.find(s.arg);
-  if (shared == tiles_.end()) return slice_of_sum(s);
+  if (shared == tiles_.end()) return copy_part(s.out, part_of_sum(s.out, s.arg), name(s.arg));
   SharedTile t = shared->second;
   for (AxisId b : value(s.out).axes) {
     if (b == t.part.inner || b == t.part.outer) continue;
@@ -443,20 +463,44 @@ void Emitter::in_role(const Slice& s) {
   tiles_[s.out] = t;
 }
 // Registers of a part of a sum: element (row, column) of a tile of 64 rows lies in register column / 8 * 4 + row / 8 % 2 * 2 + column % 2.
-void Emitter::slice_of_sum(const Slice& s) {
-  AxisId row = -1, column = -1;
-  for (AxisId a : value(s.out).axes) (k_.axes[static_cast<size_t>(a)].spread.warps > 1 ? row : column) = a;
-  QN_CHECK(row >= 0 && column >= 0 && place(row).tile == 64, "parts of 64 rows");
-  define(s.out, places_);
-  const std::vector<AxisId>& whole = value(s.arg).axes;
-  const bool all_rows = std::count(whole.begin(), whole.end(), row) > 0;
-  const int64_t width = place(k_.axes[static_cast<size_t>(column)].within).tile;
+Emitter::PartOfSum Emitter::part_of_sum(ValueId out, ValueId sum) const {
+  PartOfSum p{-1, -1, "", 0};
+  for (AxisId a : value(out).axes) (k_.axes[static_cast<size_t>(a)].spread.warps > 1 ? p.row : p.column) = a;
+  QN_CHECK(p.row >= 0 && p.column >= 0 && place(p.row).tile == 64 && value(sum).axes.size() == 2, "parts of 64 rows");
+  p.registers = place(p.column).tile / 2;
+  p.first = fmt::format("n{} * {} + n{} * {}", p.row, place(k_.axes[static_cast<size_t>(p.column)].within).tile / 2, p.column, p.registers);
+  return p;
+}
+void Emitter::copy_part(ValueId out, const PartOfSum& p, const std::string& from) {
+  define(out, places_);
   line("#pragma unroll");
   open("for (int h = 0; h < 2; ++h)");
   line("#pragma unroll");
-  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[{}(n{} * {} + r / 2) * 4 + h * 2 + r % 2];", place(column).registers, at(s.out, {{row, "h"}, {column, "r"}}, places_), name(s.arg), all_rows ? "" : fmt::format("n{} * {} + ", row, width / 2), column,
-                   place(column).tile / 8));
+  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[{} + r / 2 * 4 + h * 2 + r % 2];", place(p.column).registers, at(out, {{p.row, "h"}, {p.column, "r"}}, places_), from, p.first));
   close();
+}
+
+// Each block leaves its sums where the first ring was, in groups of four registers of all threads, and adds up of all blocks
+// the parts that it is dealt.
+void Emitter::in_role(const Share& s) {
+  const Value& v = value(s.value);
+  const int64_t sums = place(v.axes.at(0)).tile * place(v.axes.at(1)).tile / 128, threads = 128 * role_->count;
+  QN_CHECK(sums_.size() == 1 && v.dtype == DType::f32 && rings_.at(0).at == 0 && sums * threads * 4 <= rings_[0].bytes * rings_[0].depth, "one sum is shared, which the first ring has room for");
+  line(fmt::format("qn_show<{}, {}>(ring, {}, self * 128 + tid);", sums, threads, name(s.value)));
+}
+void Emitter::in_role(const Deal& d) {
+  std::string step = "self";
+  for (AxisId a : d.axes) step = fmt::format("({}) * {} + n{}", step, place(k_.axes[static_cast<size_t>(a)].within).tile / place(a).tile, a);
+  role_each(d.axes, d.body, fmt::format("({}) % {} != share", step, k_.sharers(*phase_)));
+  line("qn_seen();");
+}
+void Emitter::in_role(const Total& t) {
+  PartOfSum p = part_of_sum(t.out, t.arg);
+  const int64_t threads = 128 * role_->count;
+  line(fmt::format("float s{}[{}];", t.out, p.registers));
+  line(fmt::format("qn_total<{}, {}, {}>(s{}, ring + ({}) * {} + (self * 128 + tid) * 16);", k_.sharers(*phase_), p.registers, threads, t.out, p.first, 4 * threads));
+  p.first = "0";
+  copy_part(t.out, p, fmt::format("s{}", t.out));
 }
 
 void Emitter::in_role(const Release& r) {
@@ -519,7 +563,7 @@ void Emitter::in_role(const Past& p) {
   if (step_ == Step::later) return part(p.body, p.yields);
   if (step_ == Step::first) return part(p.otherwise, p.others);
   QN_CHECK(p.outs.empty() && p.otherwise.empty(), "a loop whose first step differs spells it apart");
-  open(fmt::format("if ({} > 0)", place(p.axis).start));
+  open(fmt::format("if ({} > {})", place(p.axis).start, begin_of(p.axis)));
   block(p.body);
   close();
 }

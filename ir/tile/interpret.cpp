@@ -23,7 +23,7 @@ Kernel at_size(Kernel k, int64_t n) {
       if (auto* seq = std::get_if<Seq>(&s.node)) visit(seq->body);
       if (auto* each = std::get_if<Each>(&s.node)) visit(each->body);
       if (auto* in_role = std::get_if<InRole>(&s.node))
-        if (auto* past = std::get_if<Past>(&in_role->node)) visit(past->body), visit(past->otherwise);
+        for (Block* inner : blocks_of(*in_role)) visit(*inner);
       if (auto* map = std::get_if<MapTile>(&s.node))
         for (ScalarNode& node : map->expr)
           if (node.kind == ScalarNode::Kind::symbol) {

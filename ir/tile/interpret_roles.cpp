@@ -44,7 +44,7 @@ class RoleInterpreter : public Interpreter {
   };
   struct Instance {
     const Role* role;
-    int64_t index;
+    int64_t index, block;                              // of those that share an instance of the work
     std::string name;
     std::vector<Step> steps;
     size_t next = 0;
@@ -61,6 +61,8 @@ class RoleInterpreter : public Interpreter {
   };
   std::vector<std::unique_ptr<Instance>> instances_;
   std::deque<Ring> rings_;
+  std::vector<std::pair<ChannelId, Ring*>> fetched_;   // of all blocks
+  std::map<std::tuple<const Role*, int64_t, int64_t, ValueId>, std::map<int64_t, Tile>> shares_;   // of an instance of a role, for one of the work; by block
   std::map<const Role*, std::map<ChannelId, int64_t>> turn_got_;
   std::map<const Role*, int64_t> turn_;                // the item whose instance may take it
   Instance* me_ = nullptr;
@@ -75,8 +77,7 @@ class RoleInterpreter : public Interpreter {
       if (const auto* q = std::get_if<Seq>(&s.node)) return has(q->body, test);
       if (const auto* e = std::get_if<Each>(&s.node)) return has(e->body, test);
       const auto* r = std::get_if<InRole>(&s.node);
-      const auto* past = r ? std::get_if<Past>(&r->node) : nullptr;
-      return r && (test(*r) || (past && (has(past->body, test) || has(past->otherwise, test))));
+      return r && (test(*r) || std::ranges::any_of(blocks_of(*r), [&](const Block* inner) { return has(*inner, test); }));
     });
   }
 
@@ -97,6 +98,16 @@ class RoleInterpreter : public Interpreter {
         const Past& past = std::get<Past>(r->node);
         trace(i, is_past(past) ? past.body : past.otherwise);
         if (!past.outs.empty()) add(i, Step::Kind::run, &s);
+      } else if (r && std::holds_alternative<Deal>(r->node)) {
+        const Deal& deal = std::get<Deal>(r->node);
+        loop(deal.axes, 0, [&] {
+          int64_t step = i.index;
+          for (AxisId x : deal.axes) {
+            const Axis& axis = k_.axes[static_cast<size_t>(x)];
+            step = step * (k_.axes[static_cast<size_t>(axis.within)].tile / axis.tile) + (start_[static_cast<size_t>(x)] - start_[static_cast<size_t>(axis.within)]) / axis.tile;
+          }
+          if (step % k_.sharers(*phase_) == i.block) trace(i, deal.body);
+        });
       } else {
         add(i, Step::Kind::run, &s);
       }
@@ -139,35 +150,9 @@ class RoleInterpreter : public Interpreter {
     rings_.clear();
     turn_got_.clear();
     turn_.clear();
-    std::vector<Ring*> shared;
-    for (size_t c = 0; c < p.channels.size(); ++c) {
-      rings_.push_back(ring(p.channels[c], 0));
-      for (const Role& role : p.roles)
-        if (has(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns ? 1 : role.count;
-      shared.push_back(&rings_.back());
-    }
-    for (const Role& role : p.roles)
-      for (int64_t n = 0; n < role.count; ++n) {
-        auto i = std::make_unique<Instance>();
-        i->role = &role, i->index = n, i->name = role.count > 1 ? fmt::format("{} {}", role.name, n) : role.name;
-        i->tiles.resize(k_.values.size());
-        for (size_t c = 0; c < p.channels.size(); ++c) {
-          Ring* mine = shared[c];
-          if (has(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
-          i->rings.push_back(mine);
-        }
-        items(p, [&] {
-          if (role.turns && instance_ % role.count != n) return;
-          if (role.along >= 0) {
-            const size_t a = static_cast<size_t>(role.along), around = static_cast<size_t>(k_.axes[a].within);
-            start_[a] = start_[around] + n * k_.axes[a].tile;
-            extent_[a] = std::clamp<int64_t>(start_[around] + extent_[around] - start_[a], 0, k_.axes[a].tile);
-          }
-          add(*i, Step::Kind::item, nullptr);
-          trace(*i, role.body);
-        });
-        instances_.push_back(std::move(i));
-      }
+    fetched_.clear();
+    shares_.clear();
+    for (int64_t b = 0; b < k_.sharers(p); ++b) block_of_roles(p, b);
     for (bool all_done = false; !all_done;) {
       all_done = true;
       bool moved = false;
@@ -182,6 +167,45 @@ class RoleInterpreter : public Interpreter {
       fail("deadlock: " + who);
     }
     finish();
+  }
+  // The rings and the instances of one block.
+  void block_of_roles(const Phase& p, int64_t b) {
+    std::vector<Ring*> shared;
+    for (size_t c = 0; c < p.channels.size(); ++c) {
+      rings_.push_back(ring(p.channels[c], 0));
+      for (const Role& role : p.roles)
+        if (has(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns ? 1 : role.count;
+      shared.push_back(&rings_.back());
+      fetched_.emplace_back(static_cast<ChannelId>(c), &rings_.back());
+    }
+    for (const Role& role : p.roles)
+      for (int64_t n = 0; n < role.count; ++n) {
+        auto i = std::make_unique<Instance>();
+        i->role = &role, i->index = n, i->block = b, i->name = role.count > 1 ? fmt::format("{} {}", role.name, n) : role.name;
+        if (p.shared >= 0) i->name += fmt::format(" of block {}", b);
+        i->tiles.resize(k_.values.size());
+        for (size_t c = 0; c < p.channels.size(); ++c) {
+          Ring* mine = shared[c];
+          if (has(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
+          i->rings.push_back(mine);
+        }
+        items(p, [&] {
+          if (role.turns && instance_ % role.count != n) return;
+          if (p.shared >= 0) {
+            const size_t a = static_cast<size_t>(p.shared);
+            start_[a] = b * k_.axes[a].tile;
+            extent_[a] = std::min(k_.axes[a].tile, k_.axes[a].extent - start_[a]);
+          }
+          if (role.along >= 0) {
+            const size_t a = static_cast<size_t>(role.along), around = static_cast<size_t>(k_.axes[a].within);
+            start_[a] = start_[around] + n * k_.axes[a].tile;
+            extent_[a] = std::clamp<int64_t>(start_[around] + extent_[around] - start_[a], 0, k_.axes[a].tile);
+          }
+          add(*i, Step::Kind::item, nullptr);
+          trace(*i, role.body);
+        });
+        instances_.push_back(std::move(i));
+      }
   }
   static Ring ring(const Channel& c, int64_t readers) {
     Ring r{&c, 0, readers, {}};
@@ -202,10 +226,9 @@ class RoleInterpreter : public Interpreter {
           land(s);
         }
     }
-    for (size_t c = 0; c < phase_->channels.size(); ++c)
-      if (const Ring& r = rings_[c]; r.filled)
-        for (const auto& s : r.slots)
-          if (s.serial >= 0 && s.released != r.readers) fail(fmt::format("{} is filled and not read by all", named(static_cast<ChannelId>(c), s.serial)));
+    for (const auto& [c, r] : fetched_)
+      for (const auto& s : r->slots)
+        if (r->filled && s.serial >= 0 && s.released != r->readers) fail(fmt::format("{} is filled and not read by all", named(c, s.serial)));
   }
 
   // --- steps ---
@@ -225,7 +248,7 @@ class RoleInterpreter : public Interpreter {
   }
   bool step(Instance& i) {
     const Step& s = i.steps[i.next];
-    instance_ = s.item;
+    instance_ = s.item * k_.sharers(*phase_) + i.block;   // no two blocks store one element either
     return as(i, s.starts, s.extents, [&] {
       switch (s.kind) {
         case Step::Kind::item: i.item = s.item; return true;
@@ -411,6 +434,32 @@ class RoleInterpreter : public Interpreter {
     return true;
   }
   bool in_role(const Past& p) { return renamed(is_past(p) ? p.yields : p.others, p.outs); }   // its blocks are in the trace
+  bool in_role(const Deal&) { QN_CHECK(false, "loops are in the trace"); }
+  std::map<int64_t, Tile>& shares_of(ValueId v) { return shares_[{me_->role, me_->index, me_->item, v}]; }
+  // A share may lie where the rings do: they are empty by then.
+  bool in_role(const Share& s) {
+    use(s.value);
+    for (const auto& [c, serials] : me_->held)
+      if (!serials.empty()) fail(fmt::format("{} shows its share while it holds {}", me_->name, named(c, *serials.begin())));
+    shares_of(s.value)[me_->block] = tiles_[static_cast<size_t>(s.value)];
+    return true;
+  }
+  bool in_role(const Total& t) {
+    const std::map<int64_t, Tile>& shares = shares_of(t.arg);
+    const int64_t all = k_.sharers(*phase_);
+    if (!shares.count(me_->block)) fail(me_->name + " wants a total before it has shown its share");
+    if (static_cast<int64_t>(shares.size()) < all) return wait("the shares of other blocks");
+    const DType dtype = k_.values[static_cast<size_t>(t.out)].dtype;
+    Tile sum;
+    for (const auto& [b, share] : shares) {
+      tiles_[static_cast<size_t>(t.arg)] = share;
+      in_role(Slice{t.out, t.arg});
+      Tile& part = tiles_[static_cast<size_t>(t.out)];
+      for (size_t n = 0; b > 0 && n < part.data.size(); ++n) part.data[n] = apply_scalar(Op::add, dtype, std::array{sum.data[n], part.data[n]});
+      sum = part;
+    }
+    return true;
+  }
   bool in_role(const Turn& t) {
     if (!t.taken) {
       if (!me_->has_turn) fail(me_->name + " passes a turn that it does not have");

@@ -4,7 +4,7 @@
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward"] "{" chan* role+ "}"
+//   phase    ::= "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward"] ["shared" "along" axis-name] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -13,6 +13,7 @@
 //              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
 //   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
 //              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name ")" block ["else" block] | "turn" | "pass"
+//              | "share" %v | "deal" "(" axis-name,* ")" block | %v = "total" %v
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
 // Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
@@ -63,6 +64,9 @@
 // `slice`: the part of a tile where axes within its own stand. `past (a)`: in all steps of the loop over a but the first, in which
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
 // The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums.
+// `work … shared along a`: so many blocks as the axis a has tiles do each instance together; the r-th stands in the r-th tile of a, so that its loops over
+// axes within a sum that share. `share %v` shows the others its tile; `deal` is an `each` whose steps, counted over all instances of the role,
+// are dealt to the blocks in turn; there `total %v` is the sum of all their %v, in the order of the shares, where axes within its own stand.
 #pragma once
 #include <optional>
 #include <string>
@@ -179,9 +183,23 @@ struct Past {
   std::vector<ValueId> yields = {}, others = {}, outs = {};
 };
 struct Turn { bool taken; };                              // or passed on
+struct Share { ValueId value; };
+struct Deal { std::vector<AxisId> axes; Block body; };
+struct Total { ValueId out, arg; };
 struct InRole {
-  std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn> node;
+  std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn, Share, Deal, Total> node;
 };
+
+/// The blocks that stand in a statement of a role.
+inline std::vector<Block*> blocks_of(InRole& s) {
+  if (auto* p = std::get_if<Past>(&s.node)) return {&p->body, &p->otherwise};
+  if (auto* d = std::get_if<Deal>(&s.node)) return {&d->body};
+  return {};
+}
+inline std::vector<const Block*> blocks_of(const InRole& s) {
+  const std::vector<Block*> blocks = blocks_of(const_cast<InRole&>(s));
+  return {blocks.begin(), blocks.end()};
+}
 
 struct Stmt {
   std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store, InRole> node;
@@ -209,6 +227,7 @@ struct Phase {
   // With roles, whose bodies replace this one:
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
   bool backward = false;           // along the last axis
+  AxisId shared = -1;              // >= 0: the axis whose tiles the blocks of an instance take
   std::vector<Channel> channels;
   std::vector<Role> roles;
 };
@@ -222,6 +241,7 @@ struct Kernel {
   std::vector<SourceLoc> sources;  // every user line whose op is computed here
 
   int64_t params() const;          // how many buffers are not scratch
+  int64_t sharers(const Phase& phase) const { return phase.shared < 0 ? 1 : ceil_div(axes[static_cast<size_t>(phase.shared)].extent, axes[static_cast<size_t>(phase.shared)].tile); }   // blocks of an instance
   Index coordinate(AxisId axis) const { return Index::axis(axis, axes[axis].extent); }
 };
 

@@ -83,6 +83,10 @@ class Parser {
     for (const char* word : {"in", "groups", "of"}) r_.expect(word);
     p.group = r_.integer();
     p.backward = r_.accept("backward");
+    if (r_.accept("shared")) {
+      r_.expect("along");
+      p.shared = axis();
+    }
     r_.expect("{");
     channels_.clear();
     while (r_.accept("chan")) {
@@ -178,6 +182,12 @@ class Parser {
     if (r_.accept("await")) return Stmt{InRole{Await{r_.integer()}}};
     if (r_.accept("turn")) return Stmt{InRole{Turn{true}}};
     if (r_.accept("pass")) return Stmt{InRole{Turn{false}}};
+    if (r_.accept("share")) return Stmt{InRole{Share{reference()}}};
+    if (r_.accept("deal")) {
+      Deal deal{axis_list("(", ")"), {}};
+      deal.body = block(nullptr);
+      return Stmt{InRole{std::move(deal)}};
+    }
     return std::nullopt;
   }
 
@@ -491,10 +501,11 @@ class Parser {
       t.out = out();
       return {std::move(t)};
     }
-    if (phase_ && r_.accept("slice")) {
-      const ValueId arg = reference();
-      return {InRole{Slice{out(), arg}}};
-    }
+    for (const bool total : {false, true})
+      if (phase_ && r_.accept(total ? "total" : "slice")) {
+        const ValueId arg = reference();
+        return total ? Stmt{InRole{Total{out(), arg}}} : Stmt{InRole{Slice{out(), arg}}};
+      }
     Mma m;
     m.issued = phase_ && r_.accept("issue");
     r_.expect("mma");

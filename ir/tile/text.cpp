@@ -128,7 +128,7 @@ class Printer {
     return fmt::format("{}", fmt::join(out, ", "));
   }
   std::string work(const Phase& p) {
-    std::string out = fmt::format("  work ({}) in groups of {}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : "");
+    std::string out = fmt::format("  work ({}) in groups of {}{}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : "", p.shared >= 0 ? " shared along " + axis(p.shared) : "");
     channels_ = &p.channels;
     for (const Channel& c : p.channels) {
       std::vector<std::string> parts;
@@ -166,7 +166,10 @@ class Printer {
                      head += fmt::format("past ({}) {}", axis(p.axis), part(p.body, p.yields));
                      return p.otherwise.empty() && p.outs.empty() ? head : head + " else " + part(p.otherwise, p.others);
                    },
-                   [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); }},
+                   [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); },
+                   [&](const Share& h) { return fmt::format("share %{}", number(h.value)); },
+                   [&](const Deal& d) { return fmt::format("deal ({}) {}", names(d.axes), block(d.body, indent, nullptr)); },
+                   [&](const Total& t) { return define(t.out) + fmt::format("total %{}", number(t.arg)); }},
         s.node);
   }
   std::string stmt(const Stmt& s, const std::string& indent) const {

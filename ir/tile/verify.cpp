@@ -130,7 +130,7 @@ class Verifier {
       if (const auto* g = std::get_if<Get>(&r->node)) out.insert(g->outs.begin(), g->outs.end());
       if (const auto* f = std::get_if<Fetch>(&r->node))
         for (const Load& l : f->loads) out.insert(l.out);
-      if (const auto* p = std::get_if<Past>(&r->node)) in_slots(p->body, out), in_slots(p->otherwise, out);
+      for (const Block* inner : blocks_of(*r)) in_slots(*inner, out);
     }
   }
   // No two axes of a tile lie along the same bits of the thread number.
@@ -300,6 +300,10 @@ class Verifier {
       for (const Value& v : c.parts)
         for (AxisId a : v.axes) check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
     }
+    if (p.shared >= 0) {
+      check(k_.sharers(p) >= 2 && k_.sharers(p) <= 8 && !k_.axes.at(static_cast<size_t>(p.shared)).symbol, "2 to 8 blocks share an instance");
+      enter({p.shared});
+    }
     int64_t groups = 0, asked = 0;
     for (const Role& r : p.roles) {
       check(r.count >= 1 && r.count <= 8 && (r.along < 0 || !r.turns), "a role has instances, which split an axis or take turns");
@@ -383,6 +387,18 @@ class Verifier {
     for (ValueId v : p.outs) define(v);
   }
   void in_role(const Turn&) const { check(role_->turns, "turns are taken where a role has them"); }
+  void in_role(const Share& s) const {
+    use(s.value);
+    check(phase_->shared >= 0, "a share is shown where blocks share an instance");
+  }
+  void in_role(const Deal& d) {
+    check(phase_->shared >= 0 && !role_->turns, "steps are dealt where blocks share an instance, each of them all of it");
+    nested(d.axes, [&] { block(d.body); });
+  }
+  void in_role(const Total& t) {
+    check(phase_->shared >= 0, "a total is one of shares");
+    in_role(Slice{t.out, t.arg});
+  }
   void statement(const InRole& s) {
     check(phase_ != nullptr, "channels belong to roles");
     std::visit([this](const auto& node) { in_role(node); }, s.node);

@@ -27,6 +27,7 @@ constexpr int64_t kBlock = 256;          // threads, where nothing else decides
 constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; a constant, so that plans do not vary
 constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
+constexpr int64_t kAhead = 16;           // loads of a thread down a column, of a matrix that is read once
 constexpr int64_t kShortSum = 8;         // of a column: one thread's, whose loads are on their way together
 constexpr int64_t kHeld = 96, kHeldOfRow = 32;   // registers of a thread for tiles of rows: of all, of each
 constexpr int64_t kRowThreads = 512, kRowBytes = 104 << 10;   // of a row in shared memory: two of them share a multiprocessor, one computes while the other loads
@@ -201,7 +202,8 @@ class Planner {
       while (threads > 2 && ceil_div(axis(lead).extent, threads * vector) * others < 128) threads /= 2;
       while (block < 1024 && 2 * ceil_div(axis(lead).extent, threads * vector) * others * block < kMachine && longest >= 8 * (block / threads)) block *= 2;
       give(lead, threads, vector, 1);
-      share_inner(inner, std::min(block / threads, power_up(ceil_div(longest, 2))), 4);
+      const int64_t sharing = std::min(block / threads, power_up(ceil_div(longest, 2))), loads = ceil_div(longest, sharing);
+      share_inner(inner, sharing, is_vector_product() ? ceil_div(loads, ceil_div(loads, kAhead)) : 4);
     } else {
       threads = std::min(threads, block);
       while (threads > 32 && ceil_div(axis(lead).extent, threads * vector) * others < 132) threads /= 2;
@@ -237,14 +239,23 @@ class Planner {
     return along(i) && along(j);
   }
 
+  // One row times a matrix: nothing is used twice, so only loads that are on their way together hide memory's latency.
+  bool is_vector_product() {
+    if (facts_.products.size() != 1) return false;
+    const Mma& m = *facts_.products[0];
+    const auto summed = [&](ValueId v) { return std::all_of(axes_of(v).begin(), axes_of(v).end(), [&](AxisId a) { return std::count(m.axes.begin(), m.axes.end(), a) > 0; }); };
+    return summed(m.a) != summed(m.b);
+  }
   // Rows: the threads of a warp or of a block share one row.
   void lead_inner(AxisId lead) {
     const int64_t vector = vector_of(lead), extent = axis(lead).extent, rows = instances();
     const bool in_shared = k_.buffers.back().kind == BufferKind::scratch;
     const int64_t most = std::min<int64_t>(in_shared ? kRowThreads : 1024, power_up(ceil_div(extent, vector)));
     int64_t threads = std::min(most, power_up(ceil_div(extent, vector * 8)));
-    while (threads < most && rows * threads < kMachine) threads *= 2;
-    int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, 4);
+    const bool once = is_vector_product();
+    if (once) threads = std::min(most, std::max<int64_t>(threads, 32));
+    while (!once && threads < most && rows * threads < kMachine) threads *= 2;
+    int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, once ? 8 : 4);
     if (in_shared)   // where loads are fast: no more steps than the row has
       while (groups > 1 && round_up(extent, threads * vector * groups) > round_up(extent, threads * vector)) --groups;
     std::vector<AxisId> inner = {lead};

@@ -17,14 +17,20 @@ namespace {
 
 constexpr int64_t kDepth = 64;            // summed elements of a slot: rows of 128 bytes
 constexpr int64_t kShared = 227 << 10;    // bytes of shared memory that a block may have
-constexpr int64_t kMachine = 132;         // multiprocessors; a constant, so that plans do not vary
+constexpr int64_t kMostShares = 8;
+constexpr int64_t kClusters[] = {0, 132, 64, 36, 24, 14, 14, 14, 14};   // groups of 1 to 8 blocks that a machine of 132 was seen to hold at once; constants, so that plans do not vary
 constexpr int64_t kGroup = 8;             // tiles of rows that neighbours walk
+constexpr int64_t kFewRows = 3;           // products of fewer rows are read by threads
+constexpr int64_t kCache = 20 << 20;      // bytes of operands that stay near the multiprocessors
+constexpr int64_t kMany = 1 << 20;        // elements of the other operand from which rows fewer than a tile has pay
+constexpr int64_t kDealt = 32;            // columns of what a block adds up at a time
 
 /// A way to take the tiles.
 struct Tiling {
   int64_t instances, blocks, columns;   // of the role that multiplies; 64 rows each, times blocks
   bool turns;
   int64_t sends;                        // slots of the ring of outputs
+  int64_t shares = 1;                   // blocks, of a tile: each sums over a part
   int64_t rows() const { return 64 * blocks * (turns ? 1 : instances); }
   int64_t sums() const { return blocks * columns / 2; }   // registers
 };
@@ -38,6 +44,7 @@ constexpr Tiling kTilings[] = {
     {2, 1, 256, false, 2},
     {2, 2, 128, false, 2},
     {2, 1, 192, false, 2},
+    {3, 1, 192, false, 2},
     {2, 1, 128, false, 2},
     {2, 1, 64, false, 2},
 };
@@ -67,7 +74,7 @@ class RolePlanner {
   const Mma* product_ = nullptr;
   const Load *a_ = nullptr, *b_ = nullptr;   // of the rows, of the columns
   std::vector<const Store*> stores_;
-  AxisId row_ = -1, column_ = -1, depth_ = -1, part_rows_ = -1, part_columns_ = -1;
+  AxisId row_ = -1, column_ = -1, depth_ = -1, part_rows_ = -1, part_columns_ = -1, share_ = -1;
   Tiling tiling_{};
   int64_t ops_ = 0;                          // of what follows the product, per element
   int64_t widest_ = 2;                       // bytes of an output's element
@@ -119,7 +126,8 @@ class RolePlanner {
     want(has(b_->out, column_) && !has(a_->out, column_), "outputs run along an axis that both operands have, or none");
     for (AxisId a : axes_of(product_->out))
       if (has(a_->out, a) && !has(b_->out, a) && (row_ < 0 || extent(a) > extent(row_))) row_ = a;
-    want(row_ >= 0 && extent(row_) >= 64 && extent(column_) >= 64 && extent(depth_) >= 16, "it is smaller than one tile");
+    want(row_ >= 0 && extent(column_) >= 64 && extent(depth_) >= 16, "it is smaller than one tile");
+    want(extent(row_) >= 64 || (extent(row_) >= kFewRows && extent(column_) * extent(depth_) >= kMany), "it is smaller than one tile");
     for (AxisId a : {column_, depth_}) want(before_.axes[static_cast<size_t>(a)].symbol == 0, "its columns or what it sums are as many as the run says");
     for (const Store* s : stores_) want(has(s->value, row_) && has(s->value, column_), "an output lacks an axis of the product");
   }
@@ -146,9 +154,14 @@ class RolePlanner {
     want(found == 2, fmt::format("%{} has not two dims of the product", buffer.name));
   }
 
+  // What each of so many shares sums, in whole steps.
+  int64_t share_of(int64_t shares) const { return round_up(ceil_div(extent(depth_), shares), kDepth); }
   int64_t slot_bytes(const Tiling& s) const { return (s.rows() + s.columns) * kDepth * 2; }
+  int64_t part_columns(const Tiling& s) const { return s.shares > 1 ? kDealt : 128 / widest_; }
   int64_t ring_bytes(const Tiling& s) const {   // of outputs, all instances
-    return s.instances * s.sends * 64 * 128 * static_cast<int64_t>(output_types().size());
+    int64_t bytes = 0;
+    for (DType d : output_types()) bytes += s.instances * s.sends * 64 * part_columns(s) * size_of(d);
+    return bytes;
   }
   std::vector<DType> output_types() const {
     std::vector<DType> out;
@@ -158,27 +171,51 @@ class RolePlanner {
   }
   int64_t stages(const Tiling& s) const { return std::min<int64_t>(8, (kShared - 1024 - ring_bytes(s)) / slot_bytes(s)); }
 
-  // Nanoseconds, fitted to measurements of one chip: products of one step (tensor units, reads of shared memory, loads), what follows a tile, waves.
+  // Nanoseconds, fitted to measurements of one chip: products of one step (tensor units, reads of shared memory, rows that are loaded),
+  // what follows a tile, what blocks tell each other, waves; at least what memory takes.
   double cost(const Tiling& s) const {
-    const double bm = static_cast<double>(s.rows()), bn = static_cast<double>(s.columns);
-    const double units = std::max(bm * bn / 32 / 0.98, bm + bn * bm / 64) / 1.45, loads = (bm + bn) * 128 / 90;
-    const double step = std::max({units, loads, s.instances == 1 ? 100.0 : 0.0});
-    const double after = bm * bn / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1);
+    const double bm = static_cast<double>(s.rows()), bn = static_cast<double>(s.columns), tile = bm * bn;
+    const bool shared = s.shares > 1;
     int64_t others = 1;
     for (AxisId a : before_.phases[0].grid)
       if (a != row_ && a != column_) others *= extent(a);
-    const int64_t tiles = others * ceil_div(extent(row_), s.rows()) * ceil_div(extent(column_), s.columns), steps = ceil_div(extent(depth_), kDepth);
-    const double waves = static_cast<double>(ceil_div(tiles, kMachine)), mainloop = static_cast<double>(steps) * step;
-    return s.turns ? 1800 + waves * mainloop + after : 1800 + waves * (mainloop + after);
+    const int64_t tiles = others * ceil_div(extent(row_), s.rows()) * ceil_div(extent(column_), s.columns);
+    const int64_t at_once = kClusters[s.shares];
+    const double waves = static_cast<double>(ceil_div(tiles, at_once)), blocks = static_cast<double>(std::min(tiles, at_once) * s.shares);
+    const double units = std::max(tile / 32 / 0.98, bm + bn * bm / 64) / 1.45 * (s.instances == 1 ? 0.95 : s.turns ? 1 : 1.05);
+    // Rows of 128 bytes that a block loads, and all blocks together: those that meet two lines; of operands larger than a cache; of other parts of the sum.
+    const double rows = std::min(bm, static_cast<double>(extent(row_)));
+    const double loads = rows * (is_aligned(*a_) ? 0.9 : 1.5) + bn * (is_aligned(*b_) ? 0.9 : 1.5);
+    const double crossing = blocks * ((is_aligned(*a_) ? 0 : rows) + (is_aligned(*b_) ? 0 : bn)) / 40;
+    const double all = blocks * (rows + bn) / (shared ? 48 : 93) * (shared || operand_bytes() > kCache ? 1 : 0);
+    const double step = std::max({units, loads, crossing, all, s.instances == 1 ? 112.0 : 0.0});
+    const double mainloop = static_cast<double>(ceil_div(shared ? share_of(s.shares) : extent(depth_), kDepth)) * step;
+    const double after = tile / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1) / static_cast<double>(s.shares);
+    const double exchange = shared ? 1000 + 150 * static_cast<double>(s.shares) + tile * 4 * static_cast<double>(s.shares - 1) / static_cast<double>(s.shares) / 24 : 0;
+    const double time = s.turns ? waves * mainloop + (waves > 1 ? 1 : 2) * after : waves * (mainloop + exchange + after);
+    return std::max(1800 + time, 2000 + static_cast<double>(operand_bytes()) / 2700);
+  }
+  int64_t operand_bytes() const {
+    int64_t bytes = 0;
+    for (const Load* l : {a_, b_}) bytes += count(before_.buffers[static_cast<size_t>(l->buffer)].shape) * 2;
+    return bytes;
+  }
+  // Does a row of a slot lie in one line of 128 bytes?
+  bool is_aligned(const Load& l) const {
+    const Shape strides = before_.buffers[static_cast<size_t>(l.buffer)].strides();
+    return strides[strides.size() - 2] * 2 % 128 == 0;
+  }
+  bool is_possible(const Tiling& s) const {
+    if (stages(s) < 3 || (s.instances > 2 && s.shares == 1)) return false;   // of three each has registers for its sums, and few for what follows
+    if (s.shares > 1) return !s.turns && ceil_div(extent(depth_), share_of(s.shares)) == s.shares && s.rows() * s.columns * 4 <= stages(s) * slot_bytes(s);
+    return s.sums() <= 128 || (ops_ == 0 && stores_.size() == 1);   // beside more sums there is no room for what is computed from them
   }
   Tiling choose() const {
-    const Tiling* best = nullptr;
-    for (const Tiling& s : kTilings) {
-      const bool heavy = ops_ > 0 || stores_.size() > 1;   // then 192 sums and what is computed from them have no room
-      if (stages(s) < 3 || (heavy && s.sums() > 128)) continue;
-      if (!best || cost(s) < cost(*best)) best = &s;
-    }
-    want(best != nullptr, "no tile fits shared memory");
+    std::optional<Tiling> best;
+    for (Tiling s : kTilings)
+      for (s.shares = 1; s.shares <= kMostShares; ++s.shares)
+        if (is_possible(s) && (!best || cost(s) < cost(*best))) best = s;
+    want(best.has_value(), "no tile fits shared memory");
     return *best;
   }
 
@@ -221,7 +258,12 @@ class RolePlanner {
     const bool shared = s.instances > 1 && !s.turns;
     const AxisId rows = shared ? axis(row_, 64 * s.blocks) : row_;
     part_rows_ = axis(rows, 64);
-    part_columns_ = axis(column_, 128 / widest_);
+    part_columns_ = axis(column_, part_columns(s));
+    if (s.shares > 1) {
+      share_ = axis(depth_, share_of(s.shares));
+      k_.axes[static_cast<size_t>(share_)].within = -1;
+      k_.axes[static_cast<size_t>(depth_)].within = share_;
+    }
     const Atom atom = *find_atom(fmt::format("m64n{}k16", s.columns), product_->precision);
     k_.axes[static_cast<size_t>(part_rows_)].spread = rows_of(atom, 1, 0);
     k_.axes[static_cast<size_t>(part_columns_)].spread = columns_of(atom, 1, 0);
@@ -231,6 +273,7 @@ class RolePlanner {
       if (a != row_ && a != column_) p.grid.push_back(a);
     p.grid.insert(p.grid.end(), {row_, column_});
     p.group = kGroup;
+    p.shared = share_;
     p.channels.push_back({"c0", {part_of(a_->buffer, a_->index, row_, depth_), part_of(b_->buffer, b_->index, column_, depth_)}, stages(s)});
     for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, {part_rows_, part_columns_}}}, s.sends});
 
@@ -240,7 +283,7 @@ class RolePlanner {
     load.body.push_back({Seq{{depth_}, {}, {in_role(std::move(fetch))}, {}, {}}});
     if (s.turns) math.turns = true;
     else if (shared) math.along = rows;
-    if (s.instances > 1) load.registers = 40, math.registers = 232;
+    if (s.instances > 1) load.registers = 40, math.registers = s.instances == 2 ? 232 : 152;
     multiply(math, rows, s);
     p.roles.push_back(std::move(load));
     p.roles.push_back(std::move(math));
@@ -268,14 +311,20 @@ class RolePlanner {
     if (s.turns) math.body.push_back(in_role(Turn{false}));
     math.body.push_back(in_role(Await{0}));
     math.body.push_back(in_role(Release{0, 0}));
-    math.body.push_back({Each{{part_rows_, part_columns_}, after(total)}});
+    if (s.shares == 1) {
+      math.body.push_back({Each{{part_rows_, part_columns_}, after(total)}});
+    } else {
+      math.body.push_back(in_role(Share{total}));
+      math.body.push_back(in_role(Deal{{part_rows_, part_columns_}, after(total)}));
+    }
   }
 
   // Loads, maps and stores around the product, for one part.
   Block after(ValueId total) {
     Block out;
     const ValueId part = value(DType::f32, {part_rows_, part_columns_});
-    out.push_back(in_role(Slice{part, total}));
+    if (share_ >= 0 && !planted(Fault::share_left_out)) out.push_back(in_role(Total{part, total}));
+    else out.push_back(in_role(Slice{part, total}));
     std::map<ValueId, ValueId> names = {{loop_->outs[0], part}};
     const auto renamed = [&](ValueId v) {
       std::vector<AxisId> axes;

@@ -1,13 +1,15 @@
 // roles (sm_90a): a product of 16-bit floats whose operands and outputs the copy engine can reach → the planned form with roles
 // and channels (ir/tile/kernel.h). One role fetches tiles of both operands into a ring; the others multiply with wgmma, either sharing
 // a tile of the output or in turns, so that one multiplies while the other computes what follows the product; that goes
-// out in parts of 64 rows through a ring of its own. Which tiles, how many instances and stages: the least cost by a model of
-// the time, a function of extents and bytes.
+// out in parts of 64 rows through a ring of its own. Where tiles are few and the sum is long, several blocks share a tile: each sums a
+// part, shows its sums to the others, and adds up and finishes what it is dealt of the tile. Which tiles, how many instances, stages and
+// shares: the least cost by a model of the time, a function of extents and bytes.
 //   before: grid (i0, i1) { %0 = seq (i2) carry (%1 = 0) { %2 = load %p0[i0, i2]  %3 = load %p1[i2, i1]  yield mma[bf16] i2 (%1, %2, %3) }  store %p2[i0, i1] = map(…) (%0) }
 //   after:  work (i0, i1) in groups of 8 { chan %c0 (bf16[i0, i2], bf16[i2, i1]) x 4  chan %c1 (bf16[i4, i5]) x 2
 //             role load regs 40 { seq (i2) { fetch %c0 (%p0[i0, i2], %p1[i2, i1]) } }
 //             role math x 2 along i3 regs 232 { %0 = seq (i2) … { %2, %3 = get %c0  … issue mma …  await 1  past (i2) { release %c0@s-1 } … }
 //               await 0  release %c0@s  each (i4, i5) { %6 = slice %0  %7 = map(…) (%6)  put %c1 (%7)  fence  send %c1 to (%p2[i4, i5]) } } }
+//   shared: axis i2<… by 64 within i6  work (i0, i1) in groups of 8 shared along i6 { … share %0  deal (i4, i5) { %6 = total %0 … } }
 #pragma once
 #include <optional>
 #include <string>

@@ -241,7 +241,7 @@ TEST(CudaCompile, RolesWithoutSpills) {
   }
   Collection all;
   std::set<std::string> tilings;
-  for (const Shape& s : {Shape{512, 512, 512}, {1024, 1024, 1024}, {2048, 2048, 2048}, {4096, 4096, 4096}, {16384, 768, 768}, {16384, 2304, 768}, {768, 768, 16384}, {3072, 768, 16384}, {1000, 1032, 776}, {512, 1024, 64}, {8192, 192, 512}})
+  for (const Shape& s : {Shape{512, 512, 512}, {1024, 1024, 1024}, {2048, 2048, 2048}, {4096, 4096, 4096}, {16384, 768, 768}, {16384, 2304, 768}, {768, 768, 16384}, {3072, 768, 16384}, {1000, 1032, 776}, {512, 1024, 64}, {8192, 192, 512}, {64, 768, 3072}, {16, 3072, 768}, {192, 192, 8192}})
     for (const std::string spec : {"mk,kn->mn", "mk,nk->mn", "km,kn->mn", "km,nk->mn"})
       for (int after : {0, 1, 2, 3}) {
         if (after && spec != "mk,kn->mn" && spec != "km,nk->mn") continue;
@@ -249,7 +249,8 @@ TEST(CudaCompile, RolesWithoutSpills) {
         const Graph g = product_in_roles(dtype, s[0], s[1], s[2], spec, after);
         const tile::Kernel k = plan_cuda(test::kernels_of(g).at(0), "sm_90a");
         ASSERT_FALSE(k.phases[0].roles.empty()) << spec;
-        tilings.insert(k.phases[0].roles[1].body.empty() ? "" : fmt::format("{}x{} of {}{}", k.axes[0].tile, k.axes[1].tile, k.phases[0].roles[1].count, k.phases[0].roles[1].turns ? " in turns" : ""));
+        tilings.insert(k.phases[0].roles[1].body.empty() ? "" : fmt::format("{}x{} of {}{}", k.axes[0].tile, k.axes[1].tile, k.phases[0].roles[1].count, k.phases[0].roles[1].turns ? " in turns" : k.phases[0].shared >= 0 ? fmt::format(", shared by {}", k.sharers(k.phases[0]))
+                                                                                                                                                                                                                            : ""));
         all.add(fmt::format("product {} {}x{}x{} {} {}", name_of(dtype), s[0], s[1], s[2], spec, after), g, {"sm_90a"});
       }
   for (const std::string& t : tilings) std::printf("%s\n", t.c_str());

@@ -66,7 +66,8 @@ class Roles : public test::OnDevice {
       ASSERT_EQ(report.planned.size(), 1u);
       const tile::Phase& phase = report.planned[0].phases[0];
       ASSERT_FALSE(phase.roles.empty()) << report.plan_reasons[0];
-      atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : " together"));
+      atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : phase.shared >= 0 ? " of blocks that share"
+                                                                                                                  : " together"));
     }
     const std::vector<double> a = inputs[0].to_doubles(), bb = inputs[1].to_doubles();
     const double ulp = p.dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
@@ -143,6 +144,23 @@ TEST_F(Roles, RowsOfASymbol) {   // one program for every batch; what is behind 
     PassContext plain;
     EXPECT_LE(compare(run->run(inputs).at(0), interpret(expand(sized, plain), inputs).at(0)).error, 1e-2) << n;
   }
+}
+
+TEST_F(Roles, SharedSums) {   // few tiles and long sums: blocks of a cluster add up what each has summed
+  check({136, 200, 4104, false, true});
+  check({72, 80, 4104, true, false, DType::f16, 1});
+  check({128, 256, 4112, true, true, DType::bf16, 2});
+  check({64, 64, 4096, false, false, DType::bf16, 1, 2});
+  Model m;
+  m.output("wide", cast(contract("mk,nk->mn", m.input("x", DType::bf16, {72, 4104}), m.input("w", DType::bf16, {80, 4104})), DType::f32) * 2);
+  check(m.finish(), "f32");
+  if (device->target().arch == "sm_90a") { EXPECT_TRUE(atoms.count("1 of blocks that share") && atoms.size() == 1); }
+}
+
+TEST_F(Roles, FewRows) {   // fewer than a tile has, and a large matrix
+  for (int64_t rows : {3, 9, 31}) check({rows, 1032, 1032, false, rows == 9, DType::bf16, 1});
+  check({8, 4104, 264, true, true});
+  check({32, 4096, 264, false, true, DType::f16, 2});
 }
 
 TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two together, two in turns

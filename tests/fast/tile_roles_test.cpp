@@ -136,6 +136,26 @@ TEST(TileRoles, InstancesInTurns) {
   for (int depth : {2, 3, 5}) expect_equal(run(replaced(kTurns, "x 3\n", "x " + std::to_string(depth) + "\n")), want);
 }
 
+// Three blocks share each tile: 8, 8 and 5 elements of the sum.
+const std::string kShared = [] {
+  std::string text = replaced(kCooperative, "axis i2<21 by 8\n", "axis i2<21 by 4 within i6\n");
+  text = replaced(text, "  work (i0, i1) in groups of 2 {", "  axis i6<21 by 8\n  work (i0, i1) in groups of 2 shared along i6 {");
+  text = replaced(text, "      each (i4, i5) {", "      share %0\n      deal (i4, i5) {");
+  return replaced(text, "= slice %0\n", "= total %0\n");
+}();
+
+TEST(TileRoles, BlocksThatShareATile) {
+  EXPECT_EQ(to_string(parse_kernel(kShared)), kShared);
+  const auto want = run(kLowered);
+  for (int depth : {2, 3}) expect_equal(run(replaced(kShared, "x 3\n", "x " + std::to_string(depth) + "\n")), want);   // sums of few terms: bf16 has no trace of their order
+  expect_error(replaced(kShared, "      share %0\n", ""), "wants a total before it has shown its share");
+  expect_error(replaced(kShared, "      release %c0@s\n      share %0\n", "      share %0\n      release %c0@s\n"), "shows its share while it holds %c0@1");
+  expect_error(replaced(replaced(kShared, "      await 0\n      release %c0@s\n", ""), "      deal", "      await 0\n      release %c0@s\n      deal"), "uses the result of a product before its await");
+  expect_error(replaced(kShared, "deal (i4, i5)", "each (i4, i5)"), "no two instances store one element");
+  expect_error(replaced(kShared, "i6<21 by 8", "i6<21 by 24"), "2 to 8 blocks");
+  expect_error(replaced(kCooperative, "= slice %0\n", "= total %0\n"), "a total is one of shares");
+}
+
 TEST(TileRoles, BreachesOfTheProtocol) {
   expect_error(replaced(kCooperative, "x 3\n", "x 1\n"), "while the ring has it");   // the product before is still read
   expect_error(replaced(kCooperative, "        past (i2) {\n          release %c0@s-1\n        }\n", ""), "deadlock: load waits for the release of %c0@0, math 0 waits for %c0@3");
@@ -212,6 +232,18 @@ TEST(TileRoles, GeneratedProducts) {
   expect_planned(product(72, 200, 136, true, false, true, "f16", "f32"));
   expect_planned(product(136, 72, 64, true, true, false, "f16", "f16"));
 }
+
+TEST(TileRoles, SharedSums) {   // few tiles and a long sum
+  for (const std::string& text : {product(64, 72, 2568, false, false, true), product(64, 64, 3080, true, false, false, "f16", "f32")}) {
+    std::string why;
+    const auto planned = plan_roles(parse_kernel(text), why);
+    ASSERT_TRUE(planned) << why;
+    EXPECT_GE(planned->phases[0].shared, 0) << to_string(*planned);
+    expect_planned(text);
+  }
+}
+
+TEST(TileRoles, FewRows) { expect_planned(product(5, 1032, 1024, false, true, true)); }   // of a large matrix
 
 TEST(TileRoles, GeneratedInTurns) {   // many tiles: the work of one instance follows the other's
   std::string why;

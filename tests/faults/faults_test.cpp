@@ -49,6 +49,7 @@ std::string sweep(const std::string& program, const std::string& filter) {
 std::string first_guess(Fault fault) {
   switch (fault) {
     case Fault::adjoint_sign: case Fault::adjoint_of_broadcast: return sweep("autodiff", "*EveryOp*");
+    case Fault::share_left_out: return sweep("roles", "*SharedSums");
     case Fault::slot_released_early: return sweep("roles", "*GeneratedProducts");
     case Fault::ties_not_shared: return sweep("autodiff", "*Ties*");
     case Fault::fanout_overwritten: return sweep("autodiff", "*UsesAddUp");
