@@ -45,7 +45,13 @@ std::vector<std::pair<std::string, HostTensor>> apply_updates(Model& model, cons
   const Tensor t = step + 1.0;
   moments.emplace_back("step", HostTensor(DType::f32, {}));
   const Tensor lr = rate(t, o);
-  const bool adam = o.algorithm == Algorithm::adam || o.algorithm == Algorithm::adamw;
+  Tensor rate_of_step, epsilon;
+  if (o.algorithm == Algorithm::adam || o.algorithm == Algorithm::adamw) {
+    // lr (m / c1) / (sqrt(v / c2) + e) with c1 and c2 taken out, the order that the paper's section 2 ends with: one division
+    // and one root for each element. beta^t = exp(t log beta)
+    const Tensor c1 = 1.0 - exp(t * std::log(o.momentum)), root = sqrt(1.0 - exp(t * std::log(o.beta2)));
+    rate_of_step = lr * root / c1, epsilon = root * o.epsilon;
+  }
   for (size_t i = 0; i < gradients.size(); ++i) {
     const Param& p = params.all()[i];
     Tensor g = gradients[i];
@@ -66,10 +72,8 @@ std::vector<std::pair<std::string, HostTensor>> apply_updates(Model& model, cons
       const Tensor m1 = m * o.momentum + g * (1 - o.momentum), v1 = v * o.beta2 + g * g * (1 - o.beta2);
       model.state(p.name + ".m", m, m1);
       model.state(p.name + ".v", v, v1);
-      // beta^t = exp(t log beta)
-      const Tensor c1 = 1.0 - exp(t * std::log(o.momentum)), c2 = 1.0 - exp(t * std::log(o.beta2));
-      next = p.tensor - lr * (m1 / c1) / (sqrt(v1 / c2) + o.epsilon);
-      if (adam && o.algorithm == Algorithm::adamw && o.weight_decay != 0) next = next - lr * o.weight_decay * p.tensor;
+      next = p.tensor - rate_of_step * m1 / (sqrt(v1) + epsilon);
+      if (o.algorithm == Algorithm::adamw && o.weight_decay != 0) next = next - lr * o.weight_decay * p.tensor;
     }
     model.state(p.name, p.tensor, next);
   }

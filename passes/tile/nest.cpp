@@ -214,6 +214,14 @@ class Nest {
     return masked && o.makers.size() == 1 && has(o.value, rows_) && !axis(rows_).symbol && step(*o.load, mma_->axes.back()) == 1 && std::all_of(axes_of(o.value).begin(), axes_of(o.value).end(), fits);
   }
 
+  // Whether so many lines, so many bytes apart, find no room in the second-level cache, a third larger than panels may take: it
+  // has one place for each multiple of the greatest power of two in their distance. From a page on the first level has next to none.
+  bool share_places(int64_t apart, int64_t lines) const {
+    constexpr int64_t kPage = 4 << 10;
+    const int64_t distance = apart & -apart;
+    return distance >= kPage || checked_mul(lines, distance) > arch_.cache / 3 * 4;
+  }
+
   // Whether copies pay, and blocks of the sum, so that what a block reads stays in the second-level cache.
   bool choose_copies() {
     const Buffer& source = k_.buffers[static_cast<size_t>(wide_->load->buffer)];
@@ -226,16 +234,21 @@ class Nest {
     const int64_t bytes = checked_mul(count(source.shape), size_of(source.dtype)), row_tiles = rows_ < 0 ? 1 : tiles(rows_), columns = tiles(lanes_);
     const bool few_readers = contiguous && plain && row_tiles < (bytes < kFarOperand ? kManyRowTiles : 2), small = as_it_lies && (bytes < kLargeOperand || columns < 2);
     pack_ = row_tiles > 1 && (in_panels_ || schedule_.choose("packed", !few_readers && !small, 0, 1));
-    // Where each step of the sum is another line of the rows' operand, that is copied too, and that wants several panels.
+    int64_t total = 1;
+    for (AxisId a : mma_->axes) total = checked_mul(total, axis(a).extent);
+    if (total == 0) return false;
+    // Where each step of the sum is another line of the rows' operand, and too many of them fall on the same places of the
+    // caches, that is copied too, and that wants several panels.
     const AxisId first = mma_->axes[0], last = mma_->axes.back();
-    pack_rows_ = pack_ && tall_ && has(tall_->value, rows_) && axes_of(tall_->value).size() == mma_->axes.size() + 1 && step(*tall_->load, rows_) == 1 && step(*tall_->load, last) > 1 && axis(last).extent >= 64 && columns > 1;
+    const auto turns = [&](const Operand& o) {
+      const int64_t apart = step(*o.load, last) * size_of(k_.buffers[static_cast<size_t>(o.load->buffer)].dtype);
+      return step(*o.load, rows_) == 1 && apart > 0 && share_places(apart, total > kWholeSum ? kSumBlock : total);
+    };
+    pack_rows_ = pack_ && tall_ && has(tall_->value, rows_) && axes_of(tall_->value).size() == mma_->axes.size() + 1 && axis(last).extent >= 64 && columns > 1 && turns(*tall_);
     turn_rows_ = pack_rows_;
     // So is what would be masked element by element.
     pack_rows_ = pack_rows_ || (pack_ && tall_ && is_masked(*tall_));
 
-    int64_t total = 1;
-    for (AxisId a : mma_->axes) total = checked_mul(total, axis(a).extent);
-    if (total == 0) return false;
     const int64_t rest = total / std::max<int64_t>(axis(first).extent, 1);
     streamed_ = !pack_ && as_it_lies && row_tiles == 1 && bytes >= kLargeOperand && rest == 1 && total >= 4 * kStreamedBlock;
     if (!pack_ && !streamed_) return false;

@@ -3,7 +3,8 @@
 //   - the operand along the lanes, where it is large, gathered or masked: panels of one tile, several side by side; one that
 //     lies in such panels already (passes/graph/panels.cpp) is read there;
 //     the tiles that read a panel of a large operand ask for the lines that are copied there next (`load ahead`);
-//   - the rows' operand where each step of the sum is another line of it: turned, for a group of row tiles;
+//   - the rows' operand where each step of the sum is another line of it and these lines do not find room in the caches, as
+//     they lie a large power of two apart: turned, for a group of row tiles;
 //   - a long sum is taken in blocks, with the sums so far in a scratch; a single row tile takes it in short blocks, so that
 //     the other operand is read along its lines.
 // New axes stand around the old ones (`within`), so that the tiles keep their names. Of two operands that both run along the

@@ -39,7 +39,8 @@ class Roll {
   const std::vector<AxisId>& axes_of(ValueId v) const { return k_.values[static_cast<size_t>(v)].axes; }
   bool has_rows(ValueId v) const { return std::count(axes_of(v).begin(), axes_of(v).end(), rows_) > 0; }
 
-  // The product, and what its registers hold: many vectors in rows.
+  // The product, and what its registers hold: many vectors in rows. But where a row ends within a vector and the next one begins
+  // there, the next one's load would wait for the store of this one: all of a tile are loaded first.
   bool find(const Block& body) {
     for (const Stmt& s : body) {
       if (const auto* m = std::get_if<Mma>(&s.node)) {
@@ -47,7 +48,8 @@ class Roll {
         for (AxisId a : axes_of(m->out))
           if (axis(a).lanes) along_ = a;
           else if (axis(a).tile > 1) rows_ = rows_ < 0 ? a : -2;
-        return rows_ >= 0 && along_ >= 0 && !axis(rows_).symbol && axis(rows_).tile * ceil_div(axis(along_).tile, lanes_) > kFewVectors;
+        if (rows_ < 0 || along_ < 0 || axis(rows_).symbol || axis(rows_).tile * ceil_div(axis(along_).tile, lanes_) <= kFewVectors) return false;
+        return axis(along_).extent > axis(along_).tile || axis(along_).extent % lanes_ == 0;
       }
       const auto* q = std::get_if<Seq>(&s.node);
       const auto* e = std::get_if<Each>(&s.node);
