@@ -93,6 +93,7 @@ std::string Emitter::run(const std::string& name) {
     if (d > 0) rest = fmt::format("({} / {}u)", rest, tiles);
   }
   for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
+  products_ = !Facts(k_).products.empty();
   scattered_ = scattered_sum();
   if (scattered_) sum_then_rest(*scattered_);
   else block(k_.phases[0].body);
@@ -390,7 +391,8 @@ void Emitter::map(const MapTile& m, const Places& places, const std::string& pre
 void Emitter::map_elements(const MapTile& m, const Places& places) {
   std::map<size_t, std::string> inverses;   // by the divisor's node
   for (const ScalarNode& n : m.expr) {
-    if (role_ || n.kind != ScalarNode::Kind::op || n.op != Op::div || n.dtype != DType::f32 || registers(value(m.out).axes, places) < kManyDivisions) continue;
+    if (role_ || products_) break;   // sums of products leave few registers
+    if (n.kind != ScalarNode::Kind::op || n.op != Op::div || n.dtype != DType::f32 || registers(value(m.out).axes, places) < kManyDivisions) continue;
     const ScalarNode& by = m.expr[static_cast<size_t>(n.args[1])];
     const ValueId v = by.kind == ScalarNode::Kind::operand ? m.args[static_cast<size_t>(by.operand)] : -1;
     if (v < 0 || registers(value(v).axes, places) > 1) continue;

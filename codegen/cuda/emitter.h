@@ -46,6 +46,7 @@ class Emitter {
   int64_t scratch_bytes_ = 0;    // of the kernel's scratch, at the start of shared memory
   int64_t shared_bytes_ = 0;     // most that any other use of it wants, behind
   int repeats_ = 0;              // loops of several steps around the statement
+  bool products_ = true;         // are there any? (With roles, as if.)
   Places places_;
   std::string out_, indent_ = "  ";
   std::map<tile::ValueId, std::string> names_;
