@@ -198,11 +198,12 @@ def adam(jax, jnp, f, decay):
         p, m, v, t = state
         loss, g = jax.value_and_grad(f)(p, *x)
         t = t + 1
-        c1, c2 = 1 - 0.9**t, 1 - 0.999**t
+        root = jnp.sqrt(1 - 0.999**t)   # corrections taken out of the elements, as ours are
+        rate, epsilon = 1e-3 * root / (1 - 0.9**t), 1e-8 * root
         tree = jax.tree_util.tree_map
         m = tree(lambda a, b: 0.9 * a + 0.1 * b, m, g)
         v = tree(lambda a, b: 0.999 * a + 0.001 * b * b, v, g)
-        p = tree(lambda w, a, b: w - 1e-3 * (a / c1 / (jnp.sqrt(b / c2) + 1e-8) + decay * w), p, m, v)
+        p = tree(lambda w, a, b: w - rate * a / (jnp.sqrt(b) + epsilon) - 1e-3 * decay * w, p, m, v)
         return (p, m, v, t), loss
     return jax.jit(step, donate_argnums=0)
 
