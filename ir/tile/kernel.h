@@ -223,7 +223,8 @@ struct Role {
 
 struct Phase {
   std::vector<AxisId> grid;
-  Block body; bool mirrored = false;   // instances (i, j) and (j, i) of the last two axes, of as many tiles each, are neighbours
+  Block body;
+  bool mirrored = false;   // instances (i, j) and (j, i) of the last two axes, of as many tiles each, are neighbours
   // With roles, whose bodies replace this one:
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
   bool backward = false;           // along the last axis
