@@ -355,11 +355,6 @@ void Emitter::statement(const Store& s) {
   });
 }
 
-void Emitter::map(const MapTile& m, const Places& places, const std::string& prefix) {
-  define(m.out, places, prefix);
-  map_elements(m, places);
-}
-
 void Emitter::map_elements(const MapTile& m, const Places& places) {
   Registers r;
   over(value(m.out).axes, places, -1, r, [&] {

@@ -81,7 +81,10 @@ class Emitter {
   // --- statements ---
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
-  void map(const tile::MapTile& m, const Places& places, const std::string& prefix);
+  void map(const tile::MapTile& m, const Places& places, const std::string& prefix) {
+    define(m.out, places, prefix);
+    map_elements(m, places);
+  }
   void map_elements(const tile::MapTile& m, const Places& places);
   void statement(const tile::Load& l) { load(l, places_, "v"); }
   void statement(const tile::MapTile& m) {

@@ -7,6 +7,8 @@
 
 namespace quern {
 
+constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;   // of a kernel
+
 /// Of each node its group, or -1: an input, a constant, or `free`, of which every group has its own copy. Of each group its
 /// members. Grouped nodes that a grouped node reads, and that read it, through free ones. All lists are sorted.
 struct Groups {

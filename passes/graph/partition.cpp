@@ -42,7 +42,6 @@ namespace {
 
 // A group's rows must keep a machine busy before wide outputs are produced row by row.
 constexpr int64_t kFewRows = 4, kWideRow = 1 << 14;
-constexpr size_t kMaxOutputs = 16, kMaxNodes = 400;
 constexpr int kMaxReads = 4;   // in one loop: a chain of maps that each read the one before at two places doubles at every step
 constexpr const char *kFused = "fused", *kShapesDiffer = "outputs differ in shape", *kOtherRows = "outputs do not share their leading dims";
 constexpr const char *kSameMemory = "the same memory", *kRecomputed = "recomputed: more than its operands and what becomes of it",
@@ -579,27 +578,6 @@ class Partitioner {
 };
 
 }  // namespace
-
-bool is_elementwise_scan(const Node& n) {
-  if (n.op != Op::scan || n.attrs.limit[0] < 1) return false;
-  if (is_symbolic(n.attrs.limit) && !n.attrs.stride.empty() && n.attrs.stride[0] < 0) return false;   // an index would hold the symbol
-  const Graph& body = *n.attrs.body;
-  const size_t varying = static_cast<size_t>(n.attrs.index[0]);
-  const Shape* shape = nullptr;
-  if (body.nodes.size() > kMaxNodes || body.outputs.size() > kMaxOutputs) return false;
-  for (size_t i = 0; i < body.nodes.size(); ++i) {
-    const Node& inner = body.nodes[i];
-    const bool spread = (inner.op == Op::broadcast || inner.op == Op::reshape || inner.op == Op::barrier) && (body.type(inner.args[0]).size() == 1 || inner.type == body.type(inner.args[0]));
-    if (!means<Map>(inner.op) && !spread && inner.op != Op::input && !(inner.op == Op::constant && inner.type.size() == 1)) return false;
-    if (inner.type.size() == 1) continue;
-    if (inner.type.size() == 0 || (shape && inner.type.shape != *shape)) return false;
-    shape = &inner.type.shape;
-  }
-  const auto whole = [&](NodeId id) { return !shape || body.type(id).shape == *shape; };   // of all elements, not one for all
-  for (size_t k = 0; k < varying; ++k)
-    if (!whole(body.inputs[k])) return false;
-  return std::all_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return whole(o.node); });
-}
 
 Partition partition_with_origins(const Graph& graph, PassContext& context) { return Partitioner(graph, context).run(); }
 
