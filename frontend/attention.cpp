@@ -22,8 +22,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   if (options.mask && options.mask.dtype() != DType::boolean) throw error_at(Code::dtype_unsupported, fmt::format("attention: the mask is {}", to_string(options.mask.type())), at, {{"q", q}, {"mask", options.mask}}).with_help("bools, true where a query sees the key; numbers to be added are the bias");
   const int64_t groups = ks[1], shared = qs[1] / groups, n = qs[2], m = ks[2];
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(qs[3], 1)));
-  Tensor scores = contract("bghqd,bgkd->bghqk", reshape(q, {qs[0], groups, shared, n, qs[3]}) * scale, k);
-  scores = reshape(scores, {qs[0], qs[1], n, m});
+  Tensor scores = shared == 1 ? contract("bhqd,bhkd->bhqk", q * scale, k) : reshape(contract("bghqd,bgkd->bghqk", reshape(q, {qs[0], groups, shared, n, qs[3]}) * scale, k), {qs[0], qs[1], n, m});
   if (options.softcap > 0) scores = tanh(scores / options.softcap) * options.softcap;
   if (options.bias) scores = scores + options.bias;
   const Tensor never = {&q.graph(), q.graph().scalar(q.dtype(), -INFINITY, source_of(at))};
@@ -35,6 +34,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   const Tensor e = exp(scores - where(is_finite(top), top, 0)), total = expand_dims(sum(e, {-1}), -1);
   Tensor weights = e / where(equal(total, 0), 1, total);
   if (options.dropout != 0) weights = dropout(weights, options.dropout, options.key, options.stream);
+  if (shared == 1) return contract("bhqk,bhkd->bhqd", weights, v);
   const Tensor y = contract("bghqk,bgkd->bghqd", reshape(weights, {qs[0], groups, shared, n, m}), v);
   return reshape(y, {qs[0], qs[1], n, vs[3]});
 }

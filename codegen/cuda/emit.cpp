@@ -382,11 +382,6 @@ void Emitter::statement(const Store& s) {
   });
 }
 
-void Emitter::map(const MapTile& m, const Places& places, const std::string& prefix) {
-  define(m.out, places, prefix);
-  map_elements(m, places);
-}
-
 // Divisions of many elements by one are products with its reciprocal; where one of them may round otherwise, all are made again.
 void Emitter::map_elements(const MapTile& m, const Places& places) {
   std::map<size_t, std::string> inverses;   // by the divisor's node

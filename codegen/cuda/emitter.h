@@ -85,7 +85,10 @@ class Emitter {
   // --- statements ---
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
-  void map(const tile::MapTile& m, const Places& places, const std::string& prefix);
+  void map(const tile::MapTile& m, const Places& places, const std::string& prefix) {
+    define(m.out, places, prefix);
+    map_elements(m, places);
+  }
   void map_elements(const tile::MapTile& m, const Places& places);
   void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
   bool is_read(tile::BufferId b) const;

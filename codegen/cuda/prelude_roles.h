@@ -39,6 +39,8 @@ __device__ __forceinline__ float qn_fast_div(float a, float b) { float y; asm("r
 // Two sums as a product's operand has them.
 __device__ __forceinline__ u32 qn_rounded_bf16(float low, float high) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
 __device__ __forceinline__ u32 qn_rounded_f16(float low, float high) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
+// What is computed of it is computed here, and not kept from before a loop.
+__device__ __forceinline__ int qn_here(int x) { asm volatile("" : "+r"(x)); return x; }
 // Barriers by number: 1 to 4 the threads of an instance among themselves, 5 and 6 turns. Numbers stay literals, or all 16 are reserved.
 __device__ __forceinline__ void qn_together(int self) {
   if (self == 0) asm volatile("bar.sync 1, 128;" ::: "memory"); else if (self == 1) asm volatile("bar.sync 2, 128;" ::: "memory");

@@ -177,6 +177,8 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
     open("");
     line(fmt::format("const int item = blockIdx.x / {0}, share = blockIdx.x % {0};", k_.sharers(p)));
     line(fmt::format("const ix {} = share * {};", place(p.shared).start, place(p.shared).tile));
+  } else if (p.backward) {   // from long instances to short ones: blocks take them there and back, so that all have as much to do
+    open("for (int item = blockIdx.x, turn = 0; item < items; item = (item / (int)gridDim.x + 2) * (int)gridDim.x - 1 - item % (int)gridDim.x, ++turn)");
   } else {
     open("for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn)");
   }
@@ -516,11 +518,12 @@ void Emitter::in_role(const Put& p) {
   line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
   line("qn_together(self);");
   int64_t at = 0;
+  const char* thread = role_->registers && role_->registers < 200 ? "qn_here(tid)" : "tid";   // registers are few: places in a slot are not kept
   for (size_t n = 0; n < p.values.size(); ++n) {
     const Part part = this->part(c.parts[n]);
     const Spread &outer = k_.axes[static_cast<size_t>(part.outer)].spread, &inner = k_.axes[static_cast<size_t>(part.inner)].spread;
     QN_CHECK(outer.warps == 4 && inner.threads == 4 && inner.vector == 2 && part.rows == 64 && part.columns == 1 && part.outer < part.inner, "a put takes 64 rows as products leave them");
-    line(fmt::format("qn_put_{}<{}>(ring{} + slot{} * {} + {}, {}, tid);", part.size == 2 ? name_of(part.value->dtype) : "32", part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n])));
+    line(fmt::format("qn_put_{}<{}>(ring{} + slot{} * {} + {}, {}, {});", part.size == 2 ? name_of(part.value->dtype) : "32", part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n]), thread));
     at += round_up(part.bytes(), 1024);
   }
 }

@@ -52,7 +52,7 @@
 // `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100.
 //
 // Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
-// the last, so that neighbours share what they read; `backward` from the last tile of the last axis on. Its roles run side by side, each its block for every instance in order,
+// the last, so that neighbours share what they read; `backward` from the last tile of the last axis on, each block there and back. Its roles run side by side, each its block for every instance in order,
 // and meet in channels alone. A channel is a ring of `depth` slots, each a tuple of tiles in shared memory (axes outermost first).
 // What is filled has a serial number, from 0 on over all instances; number s lies in slot s % depth. `fetch` fills the next
 // one from memory, asynchronously, when all readers have released number s - depth; `get` waits for the next one; `release %c@s-1` gives

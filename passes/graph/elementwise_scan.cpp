@@ -1,4 +1,4 @@
-// Which scans are one kernel: see groups.h.
+// Which scans are one kernel: those whose steps are elementwise on one shape (groups.h).
 #include <algorithm>
 
 #include "ir/op.h"

@@ -32,11 +32,14 @@ class Bounds {
   Kernel k_;
   std::map<AxisId, int> loops_;         // that walk an axis
   std::map<ValueId, Index> numbers_;    // tiles of integers that are coordinates
+  std::map<ValueId, Scalar> constants_;   // tiles that are one number
 
   Axis& axis(AxisId a) { return k_.axes[static_cast<size_t>(a)]; }
 
   void look(const Block& block) {
     for (const Stmt& s : block) {
+      if (const auto* m = std::get_if<MapTile>(&s.node))
+        if (const auto c = number(*m)) constants_.emplace(m->out, *c);
       if (const auto* m = std::get_if<MapTile>(&s.node))
         if (const auto x = in_coordinates(*m, static_cast<int>(m->expr.size()) - 1, numbers_)) numbers_.emplace(m->out, *x);
       const auto* q = std::get_if<Seq>(&s.node);
@@ -64,6 +67,11 @@ class Bounds {
     std::map<ValueId, Scalar> constants;
     std::map<ValueId, ValueId> same;   // as which carry
   };
+  // Of a map that reads nothing and compares nothing.
+  std::optional<Scalar> number(const MapTile& m) const {
+    const bool plain = m.args.empty() && std::all_of(m.expr.begin(), m.expr.end(), [](const ScalarNode& n) { return n.kind == ScalarNode::Kind::constant || (n.kind == ScalarNode::Kind::op && n.op != Op::lt && n.op != Op::le); });
+    return plain ? evaluate(m, {}, Index(0)) : std::nullopt;
+  }
   static bool is_identity(Op combine, const Scalar& x) { return x == identity_of(combine, x.dtype) || (combine == Op::add && is_zero(x)); }
   static bool is_zero(const std::optional<Scalar>& x) { return x && is_float(x->dtype) && x->f == 0; }
   static bool is_lowest(const std::optional<Scalar>& x) { return x && is_float(x->dtype) && x->f == -INFINITY; }
@@ -109,7 +117,7 @@ class Bounds {
 
   // Does the body then change no carry? The values that maps give are known, what is summed in it but zeros is not.
   bool changes_nothing(const Seq& q, const Index& positive) const {
-    Known known;
+    Known known{constants_, {}};
     for (const Carry& c : q.carries) known.same[c.var] = c.var;
     const auto zero = [&](ValueId v) {
       const auto it = known.constants.find(v);

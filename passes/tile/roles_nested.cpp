@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -21,7 +22,8 @@ using namespace tile;
 namespace {
 
 constexpr int64_t kKeys = 128;     // of a block
-constexpr int64_t kHeads = 8;      // neighbours that walk the same rows
+constexpr int64_t kMachine = 132;  // multiprocessors; a constant, so that plans do not vary
+constexpr int64_t kNear = 48 << 20;   // bytes of keys and values that stay in the cache while neighbours walk them
 
 struct Refused {
   std::string why;
@@ -337,10 +339,51 @@ class NestedRoles {
     return m;
   }
 
+  /// How many instances share a tile of rows, and how many heads' rows are walked side by side, long rows first.
+  struct Share {
+    int64_t instances, group;
+    double most;   // what the block with the most to do has, in steps of 64 rows
+  };
+  // As many heads as leave the least to the block that has the most, each taking every so-manieth instance there and back.
+  Share share(int64_t instances, int64_t keys, double step) const {
+    constexpr double kAfter = 1.5;   // steps that what follows them costs
+    const Axis &r = axis(row_), &k = axis(keys_);
+    std::vector<double> costs;       // of the tiles of rows
+    for (int64_t at = 0; at < r.extent; at += 64 * instances) {
+      const int64_t last = std::min(at + 64 * instances, r.extent) - 1, end = k.to ? k.to->evaluate([&](int a) { return a == row_ ? last : 0; }) : k.extent;
+      costs.insert(costs.begin(), static_cast<double>(ceil_div(std::clamp<int64_t>(end, 1, k.extent), keys)) + kAfter);
+    }
+    int64_t heads = 1, others = 1;
+    for (AxisId a : before_.phases[0].grid)
+      if (a != row_) others *= std::exchange(heads, axis(a).extent);
+    const int64_t bytes = (axis(depth_).extent + axis(column_).extent) * k.extent * 2;
+    const int64_t most = std::clamp<int64_t>(kNear / bytes, 1, std::min<int64_t>(heads, kMachine)), tiles = static_cast<int64_t>(costs.size());
+    Share best{instances, most, static_cast<double>(ceil_div(heads * others * tiles, kMachine)) * costs[0] * step};
+    if (heads * others * tiles > 100'000'000 / most) return best;   // so many that any share is even
+    for (int64_t g = most; g >= 1; --g) {
+      std::vector<double> sums(kMachine);
+      int64_t item = 0;
+      for (int64_t first = 0; first < heads * others; first += std::min(g, heads - first % heads))
+        for (const double cost : costs)
+          for (int64_t h = 0; h < std::min(g, heads - first % heads); ++h, ++item) sums[static_cast<size_t>(item / kMachine % 2 ? kMachine - 1 - item % kMachine : item % kMachine)] += cost * step;
+      if (const double top = *std::max_element(sums.begin(), sums.end()); top < 0.995 * best.most) best = {instances, g, top};
+    }
+    return best;
+  }
+  // Behind the loop: is a row's maximum read?
+  bool uses_most() const {
+    bool uses = std::any_of(factors_.begin(), factors_.end(), [](const auto& f) { return has_leaf(f.first, Tree::Leaf::most); });
+    for (const Stmt& s : columns_->body)
+      if (const auto* t = std::get_if<Store>(&s.node)) uses = uses || has_leaf(tree(columns_->body, t->value, nullptr), Tree::Leaf::most);
+    return uses;
+  }
   void build() {
     const DType dtype = before_.values[static_cast<size_t>(value_->out)].dtype;
     const int64_t depth = round_up(axis(depth_).extent, 64), width = round_up(axis(column_).extent, 64), longest = std::max(depth, width);
-    const int64_t instances = longest <= 64 ? 3 : 2, keys = longest <= 128 ? kKeys : 64, blocks = ceil_div(axis(keys_).extent, keys);
+    const int64_t keys = longest <= 128 ? kKeys : 64, blocks = ceil_div(axis(keys_).extent, keys);
+    Share chosen = share(2, keys, 0.8);   // three instances hide more of each other's waits, so that their steps are not half as long again
+    if (const Share three = share(3, keys, 1); longest <= 64 && three.most < chosen.most) chosen = three;
+    const int64_t instances = chosen.instances;
     const Spread across{4, 0, 1, 0, 2};
     k_.name = before_.name, k_.buffers = before_.buffers, k_.sources = before_.sources;
     Phase p;
@@ -362,7 +405,7 @@ class NestedRoles {
     p.grid = {d, c, key};
     p.grid.insert(p.grid.end(), outer.begin(), outer.end());
     p.grid.push_back(rows);
-    p.group = kHeads;
+    p.group = chosen.group;
     p.backward = true;   // a mask leaves the last rows the most
     p.channels = {{"c0", {Value{dtype, {rows, d}}}, 1}, {"c1", {Value{dtype, {key, d}}}, 2}, {"c2", {Value{dtype, {key, c}}}, 2}, {"c3", {Value{dtype, {mine, part}}}, longest <= 128 ? 2 : 1}};
     Role load{"load"}, math{"math", instances, mine};
@@ -447,7 +490,7 @@ class NestedRoles {
     TreePtr all = constant(1);
     for (const auto& [factor, divides] : factors_) all = op(divides ? Op::div : Op::mul, {all, factor});
     const ValueId shares = row(), most = row();
-    math.body.push_back({map_of(op(Op::mul, {leaf(L::most), constant(in_raw_)}), most, {{L::most, last[1]}}, mine, true)});
+    if (uses_most()) math.body.push_back({map_of(op(Op::mul, {leaf(L::most), constant(in_raw_)}), most, {{L::most, last[1]}}, mine, true)});
     math.body.push_back({map_of(all, shares, {{L::most, most}, {L::total, last[2]}}, mine, true)});
     math.body.push_back(in_role(Await{0}));
     math.body.push_back(in_role(Release{2, 0}));

@@ -7,7 +7,7 @@
 //   after:  work (…, i0) … { role load { fetch q   seq (blocks) { fetch k   fetch v } }
 //             role math x 2 along … { %o, %m, %l, %f, %p = seq (blocks) { %s = issue mma (0, q, k)   past (blocks) { … issue mma (%o * %f, %p, v)   await 1 } …
 //                                                           %p' = exp(%s * c - …)   await 0   yield … }   …   each (…) { put, send } } }
-// Blocks that a mask empties are not walked (`bounds`).
+// Blocks that a mask empties are not walked (`bounds`). All of a text after: tests/support/attention_text.h.
 #pragma once
 #include <optional>
 #include <string>

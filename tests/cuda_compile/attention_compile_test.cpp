@@ -3,28 +3,36 @@
 
 #include "codegen/image.h"
 #include "ir/tile/kernel.h"
+#include "passes/tile/plan.h"
 #include "tests/support/attention_text.h"
 
 namespace quern {
 namespace {
 
-TEST(AttentionCompile, WrittenByHand) {
+void expect_clean(const tile::Kernel& kernel) {
+  const std::string text = to_string(kernel);
+  SCOPED_TRACE(text);
+  tile::verify(kernel);
+  KernelImage image = cuda::emit(kernel, "sm_90a");
+  const std::string log = cuda::compile(image, "sm_90a");
+  EXPECT_EQ(log.find("C75"), std::string::npos) << log;
+  EXPECT_NE(log.find(" 0 bytes spill stores, 0 bytes spill loads"), std::string::npos) << log;
+  EXPECT_NE(log.find(" 0 bytes stack frame"), std::string::npos) << log;
+}
+
+TEST(AttentionCompile, WithoutSpills) {
   try {
     cuda::compiler_version();
   } catch (const Error& e) {
     GTEST_SKIP() << e.what();
   }
   for (int64_t size : {64, 128})
+    for (bool causal : {true, false}) expect_clean(tile::parse_kernel(test::AttentionText{64, 4096, size, causal, causal ? "bf16" : "f16", 0.125, size == 64 ? 3 : 2}.planned()));
+  for (int64_t size : {64, 80, 128, 256})
     for (bool causal : {true, false}) {
-      const test::AttentionText a{64, 4096, size, causal, causal ? "bf16" : "f16", 0.125, size == 64 ? 3 : 2, 128};
-      SCOPED_TRACE(a.planned());
-      const tile::Kernel kernel = tile::parse_kernel(a.planned());
-      tile::verify(kernel);
-      KernelImage image = cuda::emit(kernel, "sm_90a");
-      const std::string log = cuda::compile(image, "sm_90a");
-      EXPECT_EQ(log.find("C75"), std::string::npos) << log;
-      EXPECT_NE(log.find(" 0 bytes spill stores, 0 bytes spill loads"), std::string::npos) << log;
-      EXPECT_NE(log.find(" 0 bytes stack frame"), std::string::npos) << log;
+      const tile::Kernel planned = plan_cuda(tile::parse_kernel(test::AttentionText{64, 4000, size, causal, causal ? "bf16" : "f16"}.plain()), "sm_90a");
+      ASSERT_FALSE(planned.phases[0].roles.empty());
+      expect_clean(planned);
     }
 }
 

@@ -2,7 +2,12 @@
 // are no multiple of a block, heads in groups, with and without a mask, several instances and blocks of keys; the same bits every time.
 #include <cmath>
 
+#include "codegen/image.h"
+#include "frontend/attention.h"
+#include "frontend/nn.h"
+#include "frontend/shape.h"
 #include "ir/tile/kernel.h"
+#include "passes/tile/nested.h"
 #include "tests/support/attention_text.h"
 #include "tests/support/device.h"
 
@@ -67,6 +72,77 @@ TEST_F(AttentionRoles, ByHand) {
     check({2, 200, 80, causal, "bf16", 0.1});
     check({40, 384, 64, causal, "bf16", 0.3, 3, 64});
     check({1, 64, 128, causal, "f16", 1});
+  }
+}
+
+// The same of plain ops: what the passes make of them is one kernel with roles, where they can take it.
+struct Spelled {
+  const char* name;
+  int64_t heads, queries, keys, size;
+  Tensor (*build)(const Tensor& q, const Tensor& k, const Tensor& v);
+  bool taken = true;   // by roles
+  DType dtype = DType::bf16;
+};
+Tensor scores(const Tensor& q, const Tensor& k) { return contract("bhqd,bhkd->bhqk", q, k) * 0.3; }
+Tensor weighted(const Tensor& s, const Tensor& v) { return contract("bhqk,bhkd->bhqd", softmax(s), v); }
+Tensor position(const Tensor& s, int64_t axis) { return iota(s.graph(), DType::i32, {s.shape()[2], s.shape()[3]}, axis); }
+Tensor seen(const Tensor& condition, const Tensor& s) { return where(condition, s, full(s.graph(), s.dtype(), {}, -INFINITY)); }
+
+TEST_F(AttentionRoles, Derived) {
+  const std::vector<Spelled> all = {
+      {"no mask", 2, 256, 256, 64, [](const Tensor& q, const Tensor& k, const Tensor& v) { return weighted(scores(q, k), v); }},
+      {"no mask, f16, keys that are no multiple of a block", 3, 200, 333, 128, [](const Tensor& q, const Tensor& k, const Tensor& v) { return weighted(scores(q, k), v); }, true, DType::f16},
+      {"causal", 3, 300, 300, 64, [](const Tensor& q, const Tensor& k, const Tensor& v) {
+         const Tensor s = scores(q, k);
+         return weighted(seen(less_equal(position(s, 1), position(s, 0)), s), v);
+       }},
+      {"causal, long rows", 2, 260, 260, 256, [](const Tensor& q, const Tensor& k, const Tensor& v) {
+         const Tensor s = scores(q, k);
+         return weighted(seen(less_equal(position(s, 1), position(s, 0)), s), v);
+       }},
+      {"a window", 2, 500, 500, 80, [](const Tensor& q, const Tensor& k, const Tensor& v) {
+         const Tensor s = scores(q, k);
+         return weighted(seen(logical_and(less_equal(position(s, 1), position(s, 0)), less(position(s, 0), position(s, 1) + 100)), s), v);
+       }},
+      {"rows that see nothing", 2, 260, 260, 64, [](const Tensor& q, const Tensor& k, const Tensor& v) {
+         const Tensor row = iota(q.graph(), DType::i32, {260, 260}, 0), column = iota(q.graph(), DType::i32, {260, 260}, 1);
+         return attention(q, k, v, {.mask = reshape(less_equal(column + 70, row), {1, 1, 260, 260})});
+       }},
+      {"attention()", 4, 256, 256, 128, [](const Tensor& q, const Tensor& k, const Tensor& v) { return attention(q, k, v, {.causal = true}); }},
+      {"a soft cap", 2, 256, 256, 64, [](const Tensor& q, const Tensor& k, const Tensor& v) { return attention(q, k, v, {.causal = true, .softcap = 2}); }},
+      {"and what follows", 2, 256, 256, 64, [](const Tensor& q, const Tensor& k, const Tensor& v) { return tanh(weighted(scores(q, k), v)) * 2; }},
+      {"rows of 72", 2, 256, 256, 72, [](const Tensor& q, const Tensor& k, const Tensor& v) { return weighted(scores(q, k), v); }, false},
+  };
+  for (const Spelled& s : all) {
+    SCOPED_TRACE(s.name);
+    const auto graph = [&](DType dtype) {
+      Model m;
+      const Tensor q = m.input("q", dtype, {1, s.heads, s.queries, s.size}), k = m.input("k", dtype, {1, s.heads, s.keys, s.size}), v = m.input("v", dtype, {1, s.heads, s.keys, s.size});
+      m.output("y", s.build(q, k, v));
+      return m.finish();
+    };
+    std::mt19937_64 random(5);
+    std::vector<HostTensor> inputs, wide;
+    for (int64_t n : {s.queries, s.keys, s.keys}) {
+      inputs.push_back(test::random_tensor({s.dtype, {1, s.heads, n, s.size}, {}}, -1, 1, random));
+      wide.emplace_back(DType::f64, inputs.back().shape);
+      for (int64_t i = 0; i < wide.back().size(); ++i) wide.back().set(i, Scalar::of(DType::f64, inputs.back().at(i)));
+    }
+    CompileOptions options;
+    options.use_cache = false;
+    options.passes.relaxed = true;
+    CompileReport report;
+    const auto program = jit(*device, graph(s.dtype), options, &report);
+    const HostTensor got = program->run(inputs).at(0);
+    EXPECT_EQ(program->run(inputs).at(0), got);   // bit by bit
+    PassContext context;
+    const HostTensor want = interpret(expand(graph(DType::f64), context), wide).at(0);
+    for (int64_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got.at(i), want.at(i), s.dtype == DType::f16 ? 3e-3 : 2e-2) << i;
+    if (device->target().arch != "sm_90a") continue;
+    const bool taken = std::any_of(report.lowered.begin(), report.lowered.end(), has_nested_products) && report.planned.back().phases[0].roles.size() == 2;
+    EXPECT_EQ(taken, s.taken) << testing::PrintToString(report.notes);
+    for (size_t k = 0; k < report.planned.size(); ++k)
+      if (has_nested_products(report.lowered[k])) { EXPECT_FALSE(report.planned[k].phases[0].roles.empty()); }
   }
 }
 

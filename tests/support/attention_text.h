@@ -13,6 +13,7 @@ struct AttentionText {
   std::string dtype = "bf16";
   double scale = 0.125;
   int64_t instances = 2, keys = 128;   // of 64 rows each; of a block
+  int64_t group = 8;               // heads whose rows are walked side by side
 
   std::string buffers() const {
     const std::string type = fmt::format("{}[{},{},{}]", dtype, heads, time, size);
@@ -42,7 +43,7 @@ struct AttentionText {
     const int64_t whole = (size + 63) / 64 * 64, blocks = (time + keys - 1) / keys;
     std::string out = buffers() + fmt::format("  axis i0<{} by 1\n  axis i1<{} by {}\n  axis i2<{} by {}\n  axis i3<{} by 1{}\n", heads, time, 64 * instances, size, whole, blocks, causal ? fmt::format(" to i1//{} + 1", keys) : "");
     out += fmt::format("  axis i4<{0} by {1} threads 4@0 vector 2\n  axis i5<{2} by {2} threads 4@0 vector 2\n  axis i6<{3} by 64 within i1 threads 8@2 warps 4@0\n  axis i7<{0} by 64 within i4 threads 4@0 vector 2\n", size, whole, keys, time);
-    out += fmt::format("  work (i2, i4, i5, i0, i1) in groups of 8 backward {{\n    chan %c0 ({0}[i1, i2]) x 1\n    chan %c1 ({0}[i5, i2]) x 2\n    chan %c2 ({0}[i5, i4]) x 2\n    chan %c3 ({0}[i6, i7]) x 2\n", dtype);
+    out += fmt::format("  work (i2, i4, i5, i0, i1) in groups of {1} backward {{\n    chan %c0 ({0}[i1, i2]) x 1\n    chan %c1 ({0}[i5, i2]) x 2\n    chan %c2 ({0}[i5, i4]) x 2\n    chan %c3 ({0}[i6, i7]) x 2\n", dtype, group);
     out += fmt::format(R"(    role load regs {0} {{
       fetch %c0 (%p0[i0, i1, i2])
       seq (i3) {{
@@ -95,8 +96,9 @@ struct AttentionText {
       release %c2@s
       each (i7) {{
         %32: f32[i6, i7] = slice %30
-        %33: {0}[i6, i7] = map(cast<{0}>(mul(a0, a1))) (%32, %31)
-        put %c3 (%33)
+        %33: f32[i6, i7] = map(mul(a0, a1)) (%32, %31)
+        %34: {0}[i6, i7] = map(cast<{0}>(a0)) (%33)
+        put %c3 (%34)
         fence
         send %c3 to (%p3[i0, i6, i7])
       }}
