@@ -470,7 +470,9 @@ Emitter::PartOfSum Emitter::part_of_sum(ValueId out, ValueId sum) const {
   for (AxisId a : value(out).axes) (k_.axes[static_cast<size_t>(a)].spread.warps > 1 ? p.row : p.column) = a;
   QN_CHECK(p.row >= 0 && p.column >= 0 && place(p.row).tile == 64 && value(sum).axes.size() == 2, "parts of 64 rows");
   p.registers = place(p.column).tile / 2;
-  p.first = fmt::format("n{} * {} + n{} * {}", p.row, place(k_.axes[static_cast<size_t>(p.column)].within).tile / 2, p.column, p.registers);
+  const std::vector<AxisId>& whole = value(sum).axes;
+  const bool all_rows = std::count(whole.begin(), whole.end(), p.row) > 0;
+  p.first = fmt::format("{}n{} * {}", all_rows ? "" : fmt::format("n{} * {} + ", p.row, place(k_.axes[static_cast<size_t>(p.column)].within).tile / 8), p.column, p.registers / 4);
   return p;
 }
 void Emitter::copy_part(ValueId out, const PartOfSum& p, const std::string& from) {
@@ -478,7 +480,7 @@ void Emitter::copy_part(ValueId out, const PartOfSum& p, const std::string& from
   line("#pragma unroll");
   open("for (int h = 0; h < 2; ++h)");
   line("#pragma unroll");
-  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[{} + r / 2 * 4 + h * 2 + r % 2];", place(p.column).registers, at(out, {{p.row, "h"}, {p.column, "r"}}, places_), from, p.first));
+  line(fmt::format("for (int r = 0; r < {}; ++r) {} = {}[({} + r / 2) * 4 + h * 2 + r % 2];", place(p.column).registers, at(out, {{p.row, "h"}, {p.column, "r"}}, places_), from, p.first));
   close();
 }
 
@@ -500,7 +502,7 @@ void Emitter::in_role(const Total& t) {
   PartOfSum p = part_of_sum(t.out, t.arg);
   const int64_t threads = 128 * role_->count;
   line(fmt::format("float s{}[{}];", t.out, p.registers));
-  line(fmt::format("qn_total<{}, {}, {}>(s{}, ring + ({}) * {} + (self * 128 + tid) * 16);", k_.sharers(*phase_), p.registers, threads, t.out, p.first, 4 * threads));
+  line(fmt::format("qn_total<{}, {}, {}>(s{}, ring + ({}) * {} + (self * 128 + tid) * 16);", k_.sharers(*phase_), p.registers, threads, t.out, p.first, 16 * threads));
   p.first = "0";
   copy_part(t.out, p, fmt::format("s{}", t.out));
 }

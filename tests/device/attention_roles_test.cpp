@@ -130,7 +130,7 @@ TEST_F(AttentionRoles, Derived) {
     }
     CompileOptions options;
     options.use_cache = false;
-    options.passes.relaxed = true;
+    options.passes.fp = Fp::fast;
     CompileReport report;
     const auto program = jit(*device, graph(s.dtype), options, &report);
     const HostTensor got = program->run(inputs).at(0);

@@ -152,7 +152,7 @@ TEST(TileInterpret, ABoundedAxisWalksWholeBlocksWithinItsBounds) {
     tile = tile < 4 ? tile + 1 : tile == 4 ? 7
                                            : 64;
   });
-  for (const auto& [from, to] : {std::pair<std::string, std::string>{"to i0 + 4", "to i0*-1 + 4"}, {"to i0 + 4", "to (i0 + 4)//2"}, {"i1<11", "i1<n<=11"}}) {
+  for (const auto& [from, to] : {std::pair<std::string, std::string>{"to i0 + 4", "to i0*-1 + 4"}, {"to i0 + 4", "to (i0 + 4)%2"}, {"i1<11", "i1<n<=11"}}) {
     std::string text = kBounded;
     text.replace(text.find(from), from.size(), to);
     EXPECT_THROW(verify(parse_kernel(text)), Error) << to;
