@@ -76,7 +76,7 @@ std::string joined(const std::vector<KernelImage>& images) {
     common = std::min(common, static_cast<size_t>(end - first.begin()));
   }
   common = first.rfind("\nextern \"C\"", common) == std::string::npos ? common : std::min(common, first.find("\nextern \"C\"") + 1);
-  common = first.rfind('\n', common) + 1;
+  common = common ? first.rfind('\n', common - 1) + 1 : 0;
   std::string out = first.substr(0, common);
   for (size_t i = 0; i < images.size(); ++i) out += fmt::format("namespace unit{} {{\n{}\n}}\n", i, images[i].source.substr(common));
   return out;
