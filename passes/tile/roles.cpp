@@ -8,6 +8,7 @@
 #include "ir/support/fault.h"
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/reach.h"
 
 namespace quern {
 
@@ -132,26 +133,9 @@ class RolePlanner {
     for (const Store* s : stores_) want(has(s->value, row_) && has(s->value, column_), "an output lacks an axis of the product");
   }
 
-  // Two dims of the buffer are the axes, all of each; the last dim is one of them; what lies between two places of others is a multiple of 16 bytes.
   void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
-    const Buffer& buffer = before_.buffers[static_cast<size_t>(b)];
-    const Shape strides = buffer.strides();
-    const int64_t size = size_of(buffer.dtype);
-    want(index.size() >= 2 && index.size() <= 5, fmt::format("%{} has not 2 to 5 dims", buffer.name));
-    int found = 0;
-    for (size_t d = 0; d < index.size(); ++d) {
-      const Index& i = index[d].index;
-      want(buffer.shape[d] < int64_t{1} << 31 && strides[d] * size < int64_t{1} << 40, fmt::format("%{} is too large for one map", buffer.name));
-      want(index[d].gather < 0, fmt::format("%{} is gathered", buffer.name));
-      want(d + 1 == index.size() ? strides[d] == 1 : strides[d] * size % 16 == 0, fmt::format("rows of %{} are no multiple of 16 bytes apart", buffer.name));
-      if (!i.uses(first) && !i.uses(second)) {
-        want(d + 1 < index.size(), fmt::format("%{} does not run along an axis of the product", buffer.name));
-        continue;
-      }
-      want(i.kind() == Index::Kind::axis && extent(static_cast<AxisId>(i.value())) == buffer.shape[d], fmt::format("a dim of %{} is not one whole axis of the product", buffer.name));
-      ++found;
-    }
-    want(found == 2, fmt::format("%{} has not two dims of the product", buffer.name));
+    const std::string why = out_of_reach(before_, b, index, first, second);
+    want(why.empty(), why);
   }
 
   // What each of so many shares sums, in whole steps.

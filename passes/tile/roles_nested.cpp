@@ -14,6 +14,7 @@
 #include "passes/tile/atoms.h"
 #include "passes/tile/bounds.h"
 #include "passes/tile/facts.h"
+#include "passes/tile/reach.h"
 
 namespace quern {
 
@@ -263,22 +264,11 @@ class NestedRoles {
            shift_->args[0]->args[1]->node.constant.f == INFINITY && most(shift_->args[1]) && is_constant(shift_->args[2]) && shift_->args[2]->node.constant.f == 0;
   }
 
-  // Two dims are whole axes, the last one among them; what lies between places of others is a multiple of 16 bytes.
+  // The last dim is `second`.
   void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
-    const Buffer& buffer = before_.buffers[static_cast<size_t>(b)];
-    const Shape strides = buffer.strides();
-    const int64_t size = size_of(buffer.dtype);
-    want(index.size() >= 2 && index.size() <= 5, fmt::format("%{} has not 2 to 5 dims", buffer.name));
-    int found = 0;
-    for (size_t d = 0; d < index.size(); ++d) {
-      const Index& i = index[d].index;
-      want(index[d].gather < 0 && buffer.shape[d] < int64_t{1} << 31 && strides[d] * size < int64_t{1} << 40, fmt::format("%{} is gathered, or too large for one map", buffer.name));
-      want(d + 1 == index.size() ? strides[d] == 1 && i.kind() == Index::Kind::axis && i.value() == second : strides[d] * size % 16 == 0, fmt::format("rows of %{} are no multiple of 16 bytes apart, or do not run along its last dim", buffer.name));
-      if (!i.uses(first) && !i.uses(second)) continue;
-      want(i.kind() == Index::Kind::axis && axis(static_cast<AxisId>(i.value())).extent == buffer.shape[d], fmt::format("a dim of %{} is not one whole axis", buffer.name));
-      ++found;
-    }
-    want(found == 2, fmt::format("%{} has not two dims of the product", buffer.name));
+    const std::string why = out_of_reach(before_, b, index, first, second);
+    want(why.empty(), why);
+    want(index.back().index.kind() == Index::Kind::axis && index.back().index.value() == second, fmt::format("rows of %{} do not run along its last dim", before_.buffers[static_cast<size_t>(b)].name));
   }
   void find_places() {
     reachable(q_->buffer, q_->index, row_, depth_);

@@ -1,0 +1,32 @@
+// See reach.h.
+#include "passes/tile/reach.h"
+
+#include <fmt/format.h>
+
+namespace quern {
+
+using namespace tile;
+
+std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<BoxIndex>& index, AxisId first, AxisId second) {
+  const Buffer& buffer = kernel.buffers[static_cast<size_t>(id)];
+  const Shape strides = buffer.strides();
+  const int64_t size = size_of(buffer.dtype);
+  if (index.size() < 2 || index.size() > 5) return fmt::format("%{} has not 2 to 5 dims", buffer.name);
+  int found = 0;
+  for (size_t d = 0; d < index.size(); ++d) {
+    const Index& i = index[d].index;
+    const bool last = d + 1 == index.size();
+    if (index[d].gather >= 0) return fmt::format("%{} is gathered", buffer.name);
+    if (buffer.shape[d] >= int64_t{1} << 31 || strides[d] * size >= int64_t{1} << 40) return fmt::format("%{} is too large for one map", buffer.name);
+    if (last ? strides[d] != 1 : strides[d] * size % 16 != 0) return fmt::format("rows of %{} are no multiple of 16 bytes apart", buffer.name);
+    if (!i.uses(first) && !i.uses(second)) {
+      if (last) return fmt::format("%{} does not run along an axis of the product", buffer.name);
+      continue;
+    }
+    if (i.kind() != Index::Kind::axis || kernel.axes[static_cast<size_t>(i.value())].extent != buffer.shape[d]) return fmt::format("a dim of %{} is not one whole axis of the product", buffer.name);
+    ++found;
+  }
+  return found == 2 ? "" : fmt::format("%{} has not two dims of the product", buffer.name);
+}
+
+}  // namespace quern

@@ -1,0 +1,14 @@
+// What the copy engine of sm_90a can reach: a tile of a buffer by one tensor map.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "ir/tile/kernel.h"
+
+namespace quern {
+
+/// "" where two dims of the buffer are the axes, all of each, its last dim is one of them, and what lies between two places of
+/// others is a multiple of 16 bytes; else what stands against it.
+std::string out_of_reach(const tile::Kernel& kernel, tile::BufferId buffer, const std::vector<tile::BoxIndex>& index, tile::AxisId first, tile::AxisId second);
+
+}  // namespace quern
