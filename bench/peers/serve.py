@@ -88,7 +88,7 @@ def serve(load):
     """`load(threads, variant)` → (version, prepare); `prepare(request)` → Prepared, or None for a case that it lacks."""
     if any(os.environ.get(k) != v for k, v in MEMORY.items()):
         os.environ.update(MEMORY)
-        os.execv(sys.executable, [sys.executable, *sys.argv])
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])   # with its flags
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)   # what a framework prints is no answer
     prepare = current = None
