@@ -27,6 +27,7 @@ constexpr Framework kFrameworks[] = {
     {"onnxruntime", TargetKind::cpu, "bench/peers/suite_onnxruntime.py", "all optimizations"},
     {"torch", TargetKind::cuda, "bench/peers/suite_cuda.py", "torch"},
     {"torch-compile", TargetKind::cuda, "bench/peers/suite_cuda.py", "torch-compile"},
+    {"cublaslt", TargetKind::cuda, "bench/peers/suite_cuda.py", "cublaslt"},
     {"jax", TargetKind::cuda, "bench/peers/suite_cuda.py", "jax"},
 };
 

@@ -1,6 +1,7 @@
 """PyTorch and JAX on a GPU beside `quern bench suite cuda`; the protocol is that of serve.py, with "together" runs in one.
 
-Variants: torch (eager), torch-compile (max-autotune), both as CUDA graphs of many runs; jax (jit of one run on every input set).
+Variants: torch (eager), torch-compile (max-autotune), cublaslt (the fastest of what its heuristic proposes), all as CUDA graphs of
+many runs; jax (jit of one run on every input set).
 PyTorch makes the data, as numpy would take seconds. "samples" are elements of the outputs that PyTorch computes in f64.
 """
 import os
@@ -166,13 +167,18 @@ class Replayed(Prepared):
         return block(lambda i: microseconds(go) / self.times, how["milliseconds"], how["runs"])
 
 
+def exact_samples(torch, request, inputs):
+    f, args = OPS[request["op"]](torch, request, *(t.double() if t.is_floating_point() else t for t in inputs))
+    samples = sampled(torch, tuple_of(f(*args)))
+    del f, args
+    torch.cuda.empty_cache()
+    return samples
+
+
 def prepare_torch(torch, request, compiled):
     inputs = data_of(torch, request)
     f, args = OPS[request["op"]](torch, request, *inputs)
-    exact_f, exact = OPS[request["op"]](torch, request, *(t.double() if t.is_floating_point() else t for t in inputs))
-    samples = sampled(torch, tuple_of(exact_f(*exact)))
-    del exact_f, exact
-    torch.cuda.empty_cache()
+    samples = exact_samples(torch, request, inputs)
     if compiled:
         torch._dynamo.reset()
         f = torch.compile(f, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")   # the graph is ours
@@ -191,6 +197,42 @@ def prepare_torch(torch, request, compiled):
             f(*sets[r % len(sets)])
     prepared = Replayed(torch, graph.replay, request["together"], check)
     prepared.samples, prepared.kept = samples, (graph, sets)
+    return prepared
+
+
+def prepare_cublaslt(torch, library, request):
+    inputs = data_of(torch, request)
+    if len(inputs) != 2:   # a bias and an activation that it has not
+        return None
+    ta, tb = (c == "T" for c in request["layout"])
+    a, b = inputs
+    sets = [(a.clone(), b.clone(), torch.empty(a.shape[ta], b.shape[1 - tb], dtype=a.dtype, device="cuda")) for _ in range(request["sets"])]
+
+    def recorded(run, times):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for r in range(times):
+                run(*sets[r % len(sets)])
+        return graph
+
+    def seconds(run):
+        run(*sets[0])
+        torch.cuda.synchronize()
+        graph = recorded(run, min(10, request["together"]))
+        times = []
+        for _ in range(4):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            graph.replay()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        return min(times[1:])
+    best = min(library.product(a, b, ta, tb), key=seconds)
+    best(*sets[0])
+    graph = recorded(best, request["together"])
+    prepared = Replayed(torch, graph.replay, request["together"], mean_abs(torch, (sets[0][2],)))
+    prepared.samples, prepared.kept = exact_samples(torch, request, inputs), (graph, sets)
     return prepared
 
 
@@ -250,18 +292,25 @@ def load(threads, variant):
             raise RuntimeError("this JAX sees no GPU")
         jax.config.update("jax_default_matmul_precision", "highest")
 
+    if variant == "cublaslt":
+        from cublaslt import Library
+        library = Library(torch)
+
     def prepare(request):
         torch.cuda.empty_cache()
         name = request["op"]
         if variant == "jax":
             return prepare_jax(torch, jax, jnp, request) if name in JAX else None
+        if variant == "cublaslt":
+            return prepare_cublaslt(torch, library, request) if name == "product" else None
         if name not in OPS or variant == "torch-compile" and name == "product":   # tuning twenty products takes minutes
             return None
         if name == "adamw" and variant == "torch":
             return FusedAdamW(torch, request)
         return prepare_torch(torch, request, variant == "torch-compile")
-    how = {"torch": "eager, CUDA graphs", "torch-compile": "compiled max-autotune, CUDA graphs", "jax": "jit"}[variant]
-    return f"{'JAX ' + jax.__version__ if variant == 'jax' else 'PyTorch ' + torch.__version__}, {how}, f32 exact, bf16 as in the case's name", prepare
+    version = {"jax": lambda: "JAX " + jax.__version__, "cublaslt": lambda: f"cuBLASLt {library.lib.cublasLtGetVersion()}"}.get(variant, lambda: "PyTorch " + torch.__version__)()
+    how = {"torch": "eager, CUDA graphs", "torch-compile": "compiled max-autotune, CUDA graphs", "cublaslt": "fastest of 8 proposals, CUDA graphs", "jax": "jit"}[variant]
+    return f"{version}, {how}, f32 exact, bf16 as in the case's name", prepare
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ TEST(Suite, OfAGpu) {
   EXPECT_NE(r.text.find("--threads is for the CPU"), std::string::npos) << r.text;
   EXPECT_EQ(run(quern("bench suite cuda row --peers none")).status, 5);   // no GPU, or nothing to compare with
   // PyTorch and JAX make the cases' data on the GPU; without site packages they say why they cannot.
-  for (const char* variant : {"torch", "torch-compile", "jax"}) {
+  for (const char* variant : {"torch", "torch-compile", "cublaslt", "jax"}) {
     const Result peer = run("printf '{\"start\": {\"threads\": 1, \"variant\": \"" + std::string(variant) + "\"}}\\n' | python3 -S bench/peers/suite_cuda.py");
     EXPECT_EQ(peer.status, 0);
     EXPECT_NE(peer.text.find("\"error\": \"ModuleNotFoundError"), std::string::npos) << peer.text;
