@@ -129,7 +129,7 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
-  command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel")->check(CLI::IsMember({"strict", "default", "fast"}));
+  command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel, and a GPU weighs rows of scores with its own exponentials")->check(CLI::IsMember({"strict", "default", "fast"}));
   command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
   command.add_option("--plan", plan, "a plan file that quern tune has written for this target: schedules of kernels, which change no result");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");

@@ -181,7 +181,11 @@ class Emitter {
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
-  struct PartOfSum { tile::AxisId row, column; std::string first; int64_t registers; };   // the first four of the sum's registers, and how many registers
+  struct PartOfSum {
+    tile::AxisId row, column;
+    std::string first;   // of the sum's registers: four
+    int64_t registers;
+  };
   PartOfSum part_of_sum(tile::ValueId out, tile::ValueId sum) const;
   void copy_part(tile::ValueId out, const PartOfSum& p, const std::string& from);
   void in_role(const tile::Fetch& f);
