@@ -9,9 +9,8 @@
 //   - no path leaves the union and comes back;
 //   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile), but for
 //     sums over chunks of rows beside them (chunks.h; one instance per chunk);
-//   - walked by demand with symbolic indices, as lowering will do, a reduction or product is asked for at exactly the
-//     row axes (otherwise it would be recomputed per element), and a product's operands are views (not padded ones: their
-//     masks would be computed in every step of the sum) or casts of memory;
+//   - walked by demand with symbolic indices, as lowering will do, a reduction is asked for at exactly the row axes, a product at these in
+//     any order (otherwise it would be recomputed per element), whose operands are views (padded ones' masks would be computed in every step) or casts of memory;
 //   - no map is computed at more than four places for one element (chains of maps that each look at two places);
 //   - a running sum or a put_add is its only output (every step is stored), and nothing else in it reduces.
 // Then maps that are cheaper to compute again where they are read become free, too (duplicate.h).
@@ -188,6 +187,7 @@ class Partitioner {
     std::vector<Index> rows;
     bool chunked = false;                       // one grid instance walks a chunk of rows
     std::set<std::pair<NodeId, std::string>> seen;
+    std::map<NodeId, std::vector<Index>> products;           // where they are asked for
     std::map<std::pair<NodeId, std::set<int>>, int> reads;   // of maps, at different places of the same axes
     std::string problem;
     const std::vector<NodeId>* copies = nullptr;   // of maps that are computed again: each at one place
@@ -253,7 +253,8 @@ class Partitioner {
         [&](const Contract&) {
           if (w.chunked) w.problem = "a product tiles the rows that their sum walks";
           if (!nested_[i] && weighs(id)) return walk_weights(w, n, index);
-          if (!nested_[i] && !at_rows()) return;
+          const bool everywhere = index.size() == w.rows.size() && std::is_permutation(index.begin(), index.end(), w.rows.begin()), once = w.products.emplace(id, index).first->second == index;
+          if (!nested_[i] && (operand || !everywhere || !once) && !at_rows()) return;
           for (NodeId a : n.args) walk(w, a, fresh_index(w, a), true);
         },
         [&](const Take&) {
@@ -351,7 +352,7 @@ class Partitioner {
       if (shape != rows && count(rows) < kFewRows && widest > kWideRow) return "too few rows to keep the machine busy";
     }
     if (!chunked.sums.empty() && rows != chunked.rows) return "the sums over rows are of other rows";
-    Walk w{nodes, {}, !chunked.sums.empty(), {}, {}, {}, copies, {}};
+    Walk w{nodes, {}, !chunked.sums.empty(), {}, {}, {}, {}, copies, {}};
     for (int64_t extent : rows) w.rows.push_back(w.fresh(extent));
     for (NodeId o : outputs) {
       std::vector<Index> index = w.rows;
