@@ -24,6 +24,7 @@
 #include "ir/symbol.h"
 #include "ir/text.h"
 #include "passes/graph/chunks.h"
+#include "passes/graph/product_parts.h"
 #include "passes/graph/panels.h"
 #include "passes/plan/order.h"
 #include "passes/tile/bounds.h"
@@ -203,6 +204,7 @@ void set_target(PassContext& context, const Target& target) {
   if (!cpu) {
     context.large_matrix = 0;
     if (context.chunk_sums == 0) context.chunk_sums = kChunkSums;
+    if (target.arch == "sm_90a" && context.fp != Fp::strict) context.product_blocks = kProductBlocks;
     return;
   }
   if (context.large_matrix == 0) context.large_matrix = kLargeMatrix;

@@ -38,6 +38,7 @@ struct PassContext {
   bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
   bool nested_in_roles = false;                 // and it takes the sums of a row that its weights read with it (passes/tile/roles_nested.h)
   int64_t chunk_sums = 0;                       // elements of all sums of chunks together, as many as a GPU wants side by side; 0: at most 64 chunks
+  int64_t product_blocks = 0;                   // multiprocessors that share a long product's sum (passes/graph/product_parts.h); 0: it stays one
   int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are
   int64_t large_matrix = 0;                     // from so many bytes on, an unchanging matrix is laid out for a loop's products (passes/graph/panels.h); 0: none is
   int lanes = 0, registers = 0;                 // of the vectors that it is laid out for

@@ -5,7 +5,7 @@
 // A sum over all of a matrix is made row by row, then over the rows; a vector that no number of chunks divides has a tail:
 //   before: %1 = reduce_sum %0 {axes=[0,1]} : f32[]
 //   after:  %1 = reduce_sum %0 {axes=[1]} : f32[8192];  %2 = reduce_sum %1 {axes=[0]} : f32[]
-// Greatest and least values likewise. It changes the order of sums, and where a backend takes parts as such: PassContext.
+// Greatest and least values likewise; products of few results: product_parts.h. It changes the order of sums, and where a backend takes parts as such: PassContext.
 #include "passes/graph/chunks.h"
 
 #include <algorithm>
@@ -14,7 +14,9 @@
 
 #include "ir/op.h"
 #include "ir/symbol.h"
+#include "passes/graph/product_parts.h"
 #include "passes/graph/rebuild.h"
+#include "passes/graph/recompute.h"
 #include "passes/pass.h"
 
 namespace quern {
@@ -31,8 +33,14 @@ class Chunks {
   Chunks(const Graph& graph, PassContext& context) : g_(graph), context_(context), long_(context.long_sum) {}
 
   Graph run() {
+    std::vector<std::vector<NodeId>> users(g_.nodes.size());
+    for (size_t i = 0; i < g_.nodes.size(); ++i)
+      for (NodeId a : g_.nodes[i].args) users[static_cast<size_t>(a)].push_back(static_cast<NodeId>(i));
+    const std::vector<char> nested = context_.nested_products ? recomputed_nodes(g_) : std::vector<char>(g_.nodes.size());
     return rebuild(g_, b_, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
       where_ = where;
+      if (n.op == Op::contract && context_.product_blocks)
+        if (const ProductParts p = product_parts(g_, static_cast<NodeId>(&n - g_.nodes.data()), context_.product_blocks, users, nested); p.parts > 1 && context_.allow()) return add_in_parts(b_, n, args, p, where);
       return is_long(n) ? shorter(n.op, args[0], n.attrs.axes) : b_.add(n.op, std::move(args), n.attrs, where);
     });
   }
@@ -45,7 +53,7 @@ class Chunks {
   SourceLoc where_;
 
   bool is_long(const Node& n) const {
-    if (!means<Reduce>(n.op) || n.attrs.axes.empty()) return false;
+    if (long_ <= 0 || !means<Reduce>(n.op) || n.attrs.axes.empty()) return false;
     const Type& x = g_.type(n.args[0]);
     if (!in_dtype(x.dtype) || is_symbolic(x.shape) || x.size() < long_) return false;
     for (size_t d = 0; d < n.attrs.axes.size(); ++d)
@@ -139,6 +147,6 @@ ChunkSums chunk_sums(const Graph& graph, std::span<const NodeId> outputs, std::s
   return out;
 }
 
-Graph chunks(const Graph& graph, PassContext& context) { return context.long_sum > 0 ? Chunks(graph, context).run() : graph; }
+Graph chunks(const Graph& graph, PassContext& context) { return context.long_sum > 0 || context.product_blocks > 0 ? Chunks(graph, context).run() : graph; }
 
 }  // namespace quern

@@ -7,7 +7,7 @@ namespace quern {
 
 using namespace tile;
 
-std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<BoxIndex>& index, AxisId first, AxisId second) {
+std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<BoxIndex>& index, AxisId first, AxisId second, int64_t part) {
   const Buffer& buffer = kernel.buffers[static_cast<size_t>(id)];
   const Shape strides = buffer.strides();
   const int64_t size = size_of(buffer.dtype);
@@ -21,6 +21,11 @@ std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<Bo
     if (last ? strides[d] != 1 : strides[d] * size % 16 != 0) return fmt::format("rows of %{} are no multiple of 16 bytes apart", buffer.name);
     if (!i.uses(first) && !i.uses(second)) {
       if (last) return fmt::format("%{} does not run along an axis of the product", buffer.name);
+      continue;
+    }
+    const bool range = part > 0 && i.uses(second) && i.stride(second) == 1 && kernel.axes[static_cast<size_t>(second)].extent % part == 0 && i.low() >= 0 && i.high() < buffer.shape[d];
+    if (range) {
+      ++found;
       continue;
     }
     if (i.kind() != Index::Kind::axis || kernel.axes[static_cast<size_t>(i.value())].extent != buffer.shape[d]) return fmt::format("a dim of %{} is not one whole axis of the product", buffer.name);

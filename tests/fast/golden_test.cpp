@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "passes/graph/product_parts.h"
 #include "tests/support/golden.h"
 #include "tests/support/updating.h"
 
@@ -81,12 +82,12 @@ std::string run_steps(const test::Golden& c) {
     } else {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
-      if (name == "chunks") context.long_sum = std::stoll(argument);
+      if (name == "chunks") (argument == "products" ? context.product_blocks : context.long_sum) = argument == "products" ? kProductBlocks : std::stoll(argument);
       if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
       if (argument == "fast") context.fp = Fp::fast;   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
-      expect_same_graph(graph, after, context.fp == Fp::fast ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
+      expect_same_graph(graph, after, context.fp == Fp::fast || argument == "products" ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
                                                                                                      : 0);   // which change the order of sums
       graph = after;
     }
