@@ -3,6 +3,8 @@
 // the derivatives.
 //
 //   Tensor y = relu(conv(x, w, b, {.stride = {2}, .low = {1}}));
+// Channels last are views: transpose(conv(transpose(x, {0, 3, 1, 2}), transpose(w, {0, 3, 1, 2})), {0, 2, 3, 1}) reads x [batch, h, w, in] and
+// w [out, kh, kw, in] where they lie and stores [batch, h, w, out]. On an sm_90a GPU bf16 and f16 want to lie so, 64 pictures and more.
 //   Tensor z = max_pool(y, {2, 2});
 #pragma once
 #include "frontend/tensor.h"

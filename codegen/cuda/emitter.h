@@ -168,6 +168,7 @@ class Emitter {
   void role_seq(const tile::Seq& q);
   void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& unless = "");
   std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
+  std::string past(const std::vector<tile::AxisId>& axes) const;   // whether it has
   void issue(const tile::Mma& m);
   struct Walk {
     bool registers, along;

@@ -221,8 +221,6 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
 
 // Loops in roles: sums of products, and what is made of them, stay in the arrays that they are carried in; an each over parts of a tile is unrolled.
 void Emitter::role_seq(const Seq& q) {
-  std::string first;
-  for (AxisId a : q.axes) first += fmt::format("{}{} > {}", first.empty() ? "" : " || ", place(a).start, begin_of(a));
   const auto adds_directly = [&](ValueId v) {
     return std::any_of(q.body.begin(), q.body.end(), [&](const Stmt& s) { const auto* m = std::get_if<Mma>(&s.node); return m && m->acc == v; });
   };
@@ -239,7 +237,7 @@ void Emitter::role_seq(const Seq& q) {
     adds_[var] = adds_[out] = "1";
     if (sum && adds_directly(var)) {
       QN_CHECK(q.carries[i].init.f == 0, "roles carry sums of products");
-      adds_[var] = first;
+      adds_[var] = past(q.axes);
       continue;
     }
     QN_CHECK(!operand || q.carries[i].init.f == 0, "operands are carried from 0");
@@ -285,6 +283,7 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
     line(fmt::format("const ix {} = {};", end, axis.to ? fmt::format("min((ix)({}), (ix)({}))", limit, bound(*axis.to, true)) : limit));
     const std::string begin = axis.from ? fmt::format("max((ix)({}), (ix)0) / {} * {}", bound(*axis.from, false), p.tile, p.tile) : begin_of(a);
     if (!first_apart) {
+      if (axes.size() > 1) line("#pragma unroll 1");
       open(fmt::format("for (ix {0} = {1}; {0} < {2}; {0} += {3})", p.start, begin, end, p.tile));
       continue;
     }
@@ -303,6 +302,11 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
   step_ = before;
 }
 
+std::string Emitter::past(const std::vector<AxisId>& axes) const {
+  std::string out;
+  for (AxisId a : axes) out += fmt::format("{}{} > {}", out.empty() ? "" : " || ", place(a).start, begin_of(a));
+  return out;
+}
 std::string Emitter::begin_of(AxisId a) const {
   const AxisId around = k_.axes[static_cast<size_t>(a)].within;
   return around < 0 ? "0" : place(around).start;
@@ -568,7 +572,7 @@ void Emitter::in_role(const Past& p) {
   if (step_ == Step::later) return part(p.body, p.yields);
   if (step_ == Step::first) return part(p.otherwise, p.others);
   QN_CHECK(p.outs.empty() && p.otherwise.empty(), "a loop whose first step differs spells it apart");
-  open(fmt::format("if ({} > {})", place(p.axis).start, begin_of(p.axis)));
+  open(fmt::format("if ({})", past(p.axes)));
   block(p.body);
   close();
 }

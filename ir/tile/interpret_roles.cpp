@@ -113,12 +113,13 @@ class RoleInterpreter : public Interpreter {
       }
     }
   }
-  // Is some step of the axis's loop behind?
+  // Is some step of the axes' loop behind?
   bool is_past(const Past& past) const {
-    const size_t a = static_cast<size_t>(past.axis);
-    const Axis& axis = k_.axes[a];
-    const int64_t low = axis.from ? axis.from->evaluate([&](int x) { return start_[static_cast<size_t>(x)]; }) : 0;
-    return start_[a] > std::max(axis.within < 0 ? 0 : start_[static_cast<size_t>(axis.within)], low);
+    return std::any_of(past.axes.begin(), past.axes.end(), [&](AxisId a) {
+      const Axis& axis = k_.axes[static_cast<size_t>(a)];
+      const int64_t low = axis.from ? axis.from->evaluate([&](int x) { return start_[static_cast<size_t>(x)]; }) : 0;
+      return start_[static_cast<size_t>(a)] > std::max(axis.within < 0 ? 0 : start_[static_cast<size_t>(axis.within)], low);
+    });
   }
   // Calls f for every instance of the work in order: groups of tiles of the axis before the last, the last axis, tiles in the group.
   void items(const Phase& p, const std::function<void()>& f) {

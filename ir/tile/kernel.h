@@ -12,7 +12,7 @@
 //   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
 //   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
-//              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name ")" block ["else" block] | "turn" | "pass"
+//              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name,* ")" block ["else" block] | "turn" | "pass"
 //              | "share" %v | "deal" "(" axis-name,* ")" block | %v = "total" %v
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
@@ -61,7 +61,7 @@
 // leaves less than it and all behind it in flight (n of them); its result is defined from there on, and before to the next issue that adds to it.
 // `role x n along a`: instance g has the g-th tile of the axis, which lies within one of the work's. `in turns`: instance g
 // has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
-// `slice`: the part of a tile where axes within its own stand. `past (a)`: in all steps of the loop over a but the first, in which
+// `slice`: the part of a tile where axes within its own stand. `past (a, b)`: in all steps of the loop over a and b but the first, in which
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
 // The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums.
 // `work … shared along a`: so many blocks as the axis a has tiles do each instance together; the r-th stands in the r-th tile of a, so that its loops over
@@ -177,7 +177,7 @@ struct Await { int64_t left; };
 struct Slice { ValueId out, arg; };
 /// `outs[i]` is `yields[i]` of the body, or `others[i]` of the other block.
 struct Past {
-  AxisId axis;
+  std::vector<AxisId> axes;
   Block body;
   Block otherwise = {};
   std::vector<ValueId> yields = {}, others = {}, outs = {};

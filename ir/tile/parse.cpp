@@ -574,9 +574,7 @@ class Parser {
   }
   Stmt past(const std::vector<std::pair<int64_t, Value>>& outs) {
     Past p;
-    const std::vector<AxisId> axes = axis_list("(", ")");
-    if (axes.size() != 1) r_.fail("past takes one axis");
-    p.axis = axes[0];
+    p.axes = axis_list("(", ")");
     p.body = block(outs.empty() ? nullptr : &p.yields);
     if (r_.accept("else")) p.otherwise = block(outs.empty() ? nullptr : &p.others);
     if (p.yields.size() != outs.size() || p.others.size() != outs.size()) r_.fail("both blocks of a past yield its results");

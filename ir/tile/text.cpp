@@ -163,7 +163,7 @@ class Printer {
                    [&](const Past& p) {
                      const auto part = [&](const Block& b, const std::vector<ValueId>& yields) { return block(b, indent, p.outs.empty() ? nullptr : &yields); };
                      std::string head = defines(p.outs);
-                     head += fmt::format("past ({}) {}", axis(p.axis), part(p.body, p.yields));
+                     head += fmt::format("past ({}) {}", names(p.axes), part(p.body, p.yields));
                      return p.otherwise.empty() && p.outs.empty() ? head : head + " else " + part(p.otherwise, p.others);
                    },
                    [&](const Turn& t) { return std::string(t.taken ? "turn" : "pass"); },

@@ -374,7 +374,7 @@ class Verifier {
       check(std::count_if(out.axes.begin(), out.axes.end(), [&](AxisId b) { return lies_within(k_, b, a); }) == 1, "each axis of a slice lies within one of its tile's");
   }
   void in_role(const Past& p) {
-    check(open_.count(p.axis) > 0, "past an axis that is open");
+    check(!p.axes.empty() && std::all_of(p.axes.begin(), p.axes.end(), [&](AxisId a) { return open_.count(a) > 0; }), "past axes that are open");
     check(p.yields.size() == p.outs.size() && p.others.size() == p.outs.size(), "both blocks of a past yield its results");
     for (const bool other : {false, true})
       nested({}, [&] {

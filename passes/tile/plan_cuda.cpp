@@ -13,6 +13,7 @@
 #include "passes/tile/nested.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
+#include "passes/tile/regroup.h"
 #include "passes/tile/roles.h"
 #include "passes/tile/roles_nested.h"
 #include "passes/tile/whole.h"
@@ -445,7 +446,7 @@ Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products pro
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
   if (number == 90 && !Facts(kernel).products.empty()) {
     std::string reason;
-    if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(kernel, reason)) return std::move(*roles);
+    if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(regroup(kernel), reason)) return std::move(*roles);
     if (why) *why = reason;
   }
   Planner planner(kernel, number, products);

@@ -61,8 +61,6 @@ class RolePlanner {
   Kernel run() {
     find_product();
     find_axes();
-    for (const Load* l : {a_, b_}) reachable(l->buffer, l->index, l == a_ ? row_ : column_, depth_);
-    for (const Store* s : stores_) reachable(s->buffer, s->index, row_, column_);
     tiling_ = choose();
     build();
     return std::move(k_);
@@ -76,6 +74,7 @@ class RolePlanner {
   const Load *a_ = nullptr, *b_ = nullptr;   // of the rows, of the columns
   std::vector<const Store*> stores_;
   AxisId row_ = -1, column_ = -1, depth_ = -1, part_rows_ = -1, part_columns_ = -1, share_ = -1;
+  std::vector<AxisId> places_;               // what is summed beside the depth: of each place one step or more, as of a window
   Tiling tiling_{};
   int64_t ops_ = 0;                          // of what follows the product, per element
   int64_t widest_ = 2;                       // bytes of an output's element
@@ -112,34 +111,61 @@ class RolePlanner {
     const auto *first = std::get_if<Load>(&loop_->body[0].node), *second = std::get_if<Load>(&loop_->body[1].node);
     want(product_ && first && second && product_->out == loop_->yields[0] && product_->acc == loop_->carries[0].var && loop_->carries[0].init.f == 0, "its loop is not one product of two loads");
     want(product_->precision == Precision::bf16 || product_->precision == Precision::f16, "its operands have not 16 bits");
-    want(product_->axes.size() == 1 && loop_->axes == product_->axes, "it sums over several axes");
-    depth_ = product_->axes[0];
+    want(loop_->axes == product_->axes, "it sums over axes of several loops");
     a_ = first->out == product_->a ? first : second, b_ = first->out == product_->b ? first : second;
     want(a_ != b_ && !stores_.empty(), "its loop is not one product of two loads");
   }
 
-  // Columns are what outputs run along; rows the longest axis that only the other operand has.
+  // Columns are what outputs run along; rows an axis that only the other operand has, and depth a summed one: those of which the
+  // copy engine can fetch whole tiles, the longest first.
   void find_axes() {
     for (AxisId a : axes_of(product_->out))
       if (std::all_of(stores_.begin(), stores_.end(), [&](const Store* s) { return step_of(before_, s->buffer, s->index, a) == 1; })) column_ = a;
     want(column_ >= 0, "its outputs do not run along one axis");
     if (has(a_->out, column_)) std::swap(a_, b_);
     want(has(b_->out, column_) && !has(a_->out, column_), "outputs run along an axis that both operands have, or none");
+    std::vector<AxisId> rows, depths = product_->axes;
     for (AxisId a : axes_of(product_->out))
-      if (has(a_->out, a) && !has(b_->out, a) && (row_ < 0 || extent(a) > extent(row_))) row_ = a;
-    want(row_ >= 0 && extent(column_) >= 64 && extent(depth_) >= 16, "it is smaller than one tile");
+      if (has(a_->out, a) && !has(b_->out, a)) rows.push_back(a);
+    want(!rows.empty(), "it is smaller than one tile");
+    const auto longer = [&](AxisId a, AxisId b) { return extent(a) > extent(b); };
+    std::stable_sort(rows.begin(), rows.end(), longer);
+    std::stable_sort(depths.begin(), depths.end(), longer);
+    std::string why;   // against the longest
+    for (AxisId d : depths)
+      for (AxisId r : rows) {
+        if (row_ >= 0) continue;
+        if (const std::string x = out_of_reach(r, d); x.empty()) row_ = r, depth_ = d;
+        else if (why.empty()) why = x;
+      }
+    want(row_ >= 0, why);
+    for (AxisId a : product_->axes)
+      if (a != depth_) places_.push_back(a);
+    want(extent(column_) >= 64 && extent(depth_) >= 16, "it is smaller than one tile");
     want(extent(row_) >= 64 || (extent(row_) >= kFewRows && extent(column_) * extent(depth_) >= kMany), "it is smaller than one tile");
     for (AxisId a : {column_, depth_}) want(before_.axes[static_cast<size_t>(a)].symbol == 0, "its columns or what it sums are as many as the run says");
     for (const Store* s : stores_) want(has(s->value, row_) && has(s->value, column_), "an output lacks an axis of the product");
   }
 
-  void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
-    const std::string why = out_of_reach(before_, b, index, first, second);
-    want(why.empty(), why);
+  std::string out_of_reach(AxisId row, AxisId depth) const {
+    std::string why;
+    for (const Load* l : {a_, b_})
+      if (why.empty()) why = quern::out_of_reach(before_, l->buffer, l->index, l == a_ ? row : column_, depth, kDepth);
+    for (const Store* s : stores_)
+      if (why.empty()) why = quern::out_of_reach(before_, s->buffer, s->index, row, column_);
+    return why;
   }
 
-  // What each of so many shares sums, in whole steps.
-  int64_t share_of(int64_t shares) const { return round_up(ceil_div(extent(depth_), shares), kDepth); }
+  // Shares are parts of the axis that has most steps of the sum; what each of so many has, in whole steps.
+  int64_t step_along(AxisId a) const { return a == depth_ ? kDepth : 1; }
+  AxisId shared_axis() const {
+    const auto steps_along = [&](AxisId a) { return ceil_div(extent(a), step_along(a)); };
+    AxisId most = depth_;
+    for (AxisId a : places_)
+      if (steps_along(a) > steps_along(most)) most = a;
+    return most;
+  }
+  int64_t share_of(int64_t shares) const { return round_up(ceil_div(extent(shared_axis()), shares), step_along(shared_axis())); }
   int64_t slot_bytes(const Tiling& s) const { return (s.rows() + s.columns) * kDepth * 2; }
   int64_t part_columns(const Tiling& s) const { return s.shares > 1 ? kDealt : 128 / widest_; }
   int64_t ring_bytes(const Tiling& s) const {   // of outputs, all instances
@@ -172,8 +198,10 @@ class RolePlanner {
     const double loads = rows * (is_aligned(*a_) ? 0.9 : 1.5) + bn * (is_aligned(*b_) ? 0.9 : 1.5);
     const double crossing = blocks * ((is_aligned(*a_) ? 0 : rows) + (is_aligned(*b_) ? 0 : bn)) / 40;
     const double all = blocks * (rows + bn) / (shared ? 48 : 93) * (shared || operand_bytes() > kCache ? 1 : 0);
-    const double step = std::max({units, loads, crossing, all, s.instances == 1 ? 112.0 : 0.0});
-    const double mainloop = static_cast<double>(ceil_div(shared ? share_of(s.shares) : extent(depth_), kDepth)) * step;
+    const double windows = places_.empty() ? 0 : blocks * (rows + bn) / 80;   // what they read again comes from the cache that all share
+    const double step = std::max({units, loads, crossing, all, windows, s.instances == 1 ? 112.0 : 0.0});
+    double mainloop = step;
+    for (AxisId a : steps()) mainloop *= static_cast<double>(ceil_div(shared && a == shared_axis() ? share_of(s.shares) : extent(a), step_along(a)));
     const double after = tile / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1) / static_cast<double>(s.shares);
     const double exchange = shared ? 1000 + 150 * static_cast<double>(s.shares) + tile * 4 * static_cast<double>(s.shares - 1) / static_cast<double>(s.shares) / 24 : 0;
     const double time = s.turns ? waves * mainloop + (waves > 1 ? 1 : 2) * after : waves * (mainloop + exchange + after);
@@ -191,7 +219,7 @@ class RolePlanner {
   }
   bool is_possible(const Tiling& s) const {
     if (stages(s) < 3 || (s.instances > 2 && s.shares == 1)) return false;   // of three each has registers for its sums, and few for what follows
-    if (s.shares > 1) return !s.turns && ceil_div(extent(depth_), share_of(s.shares)) == s.shares && s.rows() * s.columns * 4 <= stages(s) * slot_bytes(s);
+    if (s.shares > 1) return !s.turns && ceil_div(extent(shared_axis()), share_of(s.shares)) == s.shares && s.rows() * s.columns * 4 <= stages(s) * slot_bytes(s);
     return s.sums() <= 128 || (ops_ == 0 && stores_.size() == 1);   // beside more sums there is no room for what is computed from them
   }
   Tiling choose() const {
@@ -244,9 +272,9 @@ class RolePlanner {
     part_rows_ = axis(rows, 64);
     part_columns_ = axis(column_, part_columns(s));
     if (s.shares > 1) {
-      share_ = axis(depth_, share_of(s.shares));
+      share_ = axis(shared_axis(), share_of(s.shares));
       k_.axes[static_cast<size_t>(share_)].within = -1;
-      k_.axes[static_cast<size_t>(depth_)].within = share_;
+      k_.axes[static_cast<size_t>(shared_axis())].within = share_;
     }
     const Atom atom = *find_atom(fmt::format("m64n{}k16", s.columns), product_->precision);
     k_.axes[static_cast<size_t>(part_rows_)].spread = rows_of(atom, 1, 0);
@@ -264,7 +292,7 @@ class RolePlanner {
     Fetch fetch{0, {}};
     for (const Load* l : {a_, b_}) fetch.loads.push_back({value(before_.buffers[static_cast<size_t>(l->buffer)].dtype, {l == a_ ? row_ : column_, depth_}), l->buffer, l->index});
     Role load{"load"}, math{"math", s.instances};
-    load.body.push_back({Seq{{depth_}, {}, {in_role(std::move(fetch))}, {}, {}}});
+    load.body.push_back({Seq{steps(), {}, {in_role(std::move(fetch))}, {}, {}}});
     if (s.turns) math.turns = true;
     else if (shared) math.along = rows;
     if (s.instances > 1) load.registers = 40, math.registers = s.instances == 2 ? 232 : 152;
@@ -274,11 +302,16 @@ class RolePlanner {
     k_.phases = {std::move(p)};
   }
 
+  std::vector<AxisId> steps() const {
+    std::vector<AxisId> axes = places_;
+    axes.push_back(depth_);
+    return axes;
+  }
   void multiply(Role& math, AxisId rows, const Tiling& s) {
     const DType dtype = before_.values[static_cast<size_t>(product_->a)].dtype;
     const ValueId carry = value(DType::f32, {rows, column_}), sum = value(DType::f32, {rows, column_}), total = value(DType::f32, {rows, column_});
     const ValueId a = value(dtype, {row_, depth_}), b = value(dtype, {column_, depth_});
-    Seq q{{depth_}, {{carry, loop_->carries[0].init}}, {}, {sum}, {total}};
+    Seq q{steps(), {{carry, loop_->carries[0].init}}, {}, {sum}, {total}};
     q.body.push_back(in_role(Get{0, {a, b}}));
     ValueId mine = a;
     if (rows != row_) {
@@ -289,7 +322,7 @@ class RolePlanner {
     m.issued = true;
     q.body.push_back({m});
     q.body.push_back(in_role(Await{1}));
-    q.body.push_back(in_role(Past{depth_, {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
+    q.body.push_back(in_role(Past{steps(), {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
     if (s.turns) math.body.push_back(in_role(Turn{true}));
     math.body.push_back({std::move(q)});
     if (s.turns) math.body.push_back(in_role(Turn{false}));

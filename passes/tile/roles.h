@@ -2,7 +2,8 @@
 // and channels (ir/tile/kernel.h). One role fetches tiles of both operands into a ring; the others multiply with wgmma, either sharing
 // a tile of the output or in turns, so that one multiplies while the other computes what follows the product; that goes
 // out in parts of 64 rows through a ring of its own. Where tiles are few and the sum is long, several blocks share a tile: each sums a
-// part, shows its sums to the others, and adds up and finishes what it is dealt of the tile. Which tiles, how many instances, stages and
+// part, shows its sums to the others, and adds up and finishes what it is dealt of the tile. A convolution with channels last is such a product,
+// too: rows are pictures, and the sum walks the places of a window or a picture beside 64 channels or pictures. Which tiles, how many instances, stages and
 // shares: the least cost by a model of the time, a function of extents and bytes.
 //   before: grid (i0, i1) { %0 = seq (i2) carry (%1 = 0) { %2 = load %p0[i0, i2]  %3 = load %p1[i2, i1]  yield mma[bf16] i2 (%1, %2, %3) }  store %p2[i0, i1] = map(…) (%0) }
 //   after:  work (i0, i1) in groups of 8 { chan %c0 (bf16[i0, i2], bf16[i2, i1]) x 4  chan %c1 (bf16[i4, i5]) x 2

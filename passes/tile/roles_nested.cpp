@@ -435,7 +435,7 @@ class NestedRoles {
       to.push_back({next});
       return next.out;
     };
-    Past past{block, {}, {in_role(Await{0})}, {}, {o}, {sums()}};
+    Past past{{block}, {}, {in_role(Await{0})}, {}, {o}, {sums()}};
     past.yields = {weigh(past.body, o, f, w)};
     past.body.push_back(in_role(Await{1}));
     const ValueId o_next = past.outs[0];
@@ -468,7 +468,7 @@ class NestedRoles {
     body.push_back({ReduceTile{part_sum, Op::add, {key}, e}});
     const ValueId l_next = make(op(Op::add, {op(Op::mul, {leaf(L::total), leaf(L::most)}), leaf(L::score)}), row(), {{L::total, l}, {L::most, f_next}, {L::score, part_sum}}, true);
     body.push_back(in_role(Await{0}));
-    body.push_back(in_role(Past{block, {in_role(Release{2, 0})}}));
+    body.push_back(in_role(Past{{block}, {in_role(Release{2, 0})}}));
     const ValueId w_next = make(op(Op::cast, {leaf(L::score)}, dtype), weights(), leaves(e), false);
     loop.yields = {o_next, m_next, l_next, f_next, w_next};
     const std::vector<ValueId> last = loop.outs;

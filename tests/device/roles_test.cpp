@@ -3,6 +3,7 @@
 #include <cmath>
 #include <set>
 
+#include "frontend/conv.h"
 #include "frontend/nn.h"
 #include "ir/compare.h"
 #include "tests/support/device.h"
@@ -16,6 +17,7 @@ struct Problem {
   DType dtype = DType::bf16;
   int after = 0;   // 1: bias, tanh and a residual; 2: the product and its tanh are both outputs
   int64_t batch = 0;
+  size_t kernels = 1;
 };
 
 class Roles : public test::OnDevice {
@@ -63,7 +65,7 @@ class Roles : public test::OnDevice {
     const std::vector<HostTensor> got = run->run(inputs), again = run->run(inputs);
     EXPECT_EQ(got, again);   // bit by bit
     if (device->target().arch == "sm_90a") {
-      ASSERT_EQ(report.planned.size(), 1u);
+      ASSERT_EQ(report.planned.size(), p.kernels);
       const tile::Phase& phase = report.planned[0].phases[0];
       ASSERT_FALSE(phase.roles.empty()) << report.plan_reasons[0];
       atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : phase.shared >= 0 ? " of blocks that share"
@@ -127,6 +129,26 @@ TEST_F(Roles, MoreAxesAndOtherOutputs) {
   }
 }
 
+// Convolutions with channels last: rows of a tile are pictures, a step of the sum is a place of the window or of the picture.
+TEST_F(Roles, Windows) {
+  struct Layer {
+    int64_t batch, side, in, out, kernel;
+    ConvOptions options;
+  };
+  for (const Layer& l : {Layer{72, 5, 64, 72, 3, {.low = {1}}}, {64, 6, 136, 64, 3, {.stride = {2}, .low = {1}}}, {136, 3, 64, 200, 1, {}}, {64, 7, 72, 64, 2, {.dilation = {2}, .low = {0}, .high = {1}}}})
+    for (const char* what : {"forward", "after", "data", "weight"}) {
+      if (what[0] == 'd' && l.options.stride == Shape{2}) continue;   // places that are not whole are masked
+      Model m;
+      const auto nchw = [](const Tensor& t) { return transpose(t, {0, 3, 1, 2}); };
+      const Tensor x = m.input("x", DType::bf16, {l.batch, l.side, l.side, l.in}), w = m.input("w", DType::bf16, {l.out, l.kernel, l.kernel, l.in});
+      Tensor y = transpose(conv(nchw(x), nchw(w), {}, l.options), {0, 2, 3, 1});
+      if (what[0] == 'a') y = tanh(y + m.input("b", DType::bf16, {l.out}));
+      if (what[0] == 'd' || what[0] == 'w') y = grad(sum(y * m.input("g", DType::bf16, y.shape())), {what[0] == 'd' ? x : w})[0];
+      m.output("y", y);
+      check(dead_code(m.finish()), std::string(what) + " of a kernel of " + std::to_string(l.kernel));
+    }
+}
+
 TEST_F(Roles, RowsOfASymbol) {   // one program for every batch; what is behind the last row stays as it was
   Model m;
   const int64_t batch = m.symbol("batch", 1, 512);
@@ -155,6 +177,11 @@ TEST_F(Roles, SharedSums) {   // few tiles and long sums: blocks of a cluster ad
   m.output("wide", cast(contract("mk,nk->mn", m.input("x", DType::bf16, {72, 4104}), m.input("w", DType::bf16, {80, 4104})), DType::f32) * 2);
   check(m.finish(), "f32");
   if (device->target().arch == "sm_90a") { EXPECT_TRUE(atoms.count("1 of blocks that share") && atoms.size() == 1); }
+}
+
+TEST_F(Roles, PartsOfSums) {   // fewer tiles than a cluster has blocks, and a very long sum: parts in memory, and their sum
+  check({64, 72, 32768, true, false, DType::bf16, 0, 0, 2});
+  check({72, 64, 32768, false, true, DType::f16, 1, 0, 2});
 }
 
 TEST_F(Roles, FewRows) {   // fewer than a tile has, and a large matrix
