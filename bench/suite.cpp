@@ -63,8 +63,9 @@ void judge(Json& row, const Ceilings& ceilings) {
   if (row.contains("error")) return;
   const bool copied = row.contains("copy_us");
   const double ours = row["median_us"], roofline = copied ? row["copy_us"].get<double>() : ceilings.microseconds(row["flops"], row["read_bytes"], row["written_bytes"]);
-  if (roofline > 0) row.update({{"roofline_us", roofline}, {"times_roofline", ours / roofline}});
-  row["met"] = !row.contains("wrong") && ((roofline > 0 && ours <= (copied ? kNearCopy : kNearRoofline) * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= row["target"].get<double>()));
+  const bool known = std::isfinite(roofline) && roofline > 0;   // of a GPU only the copy is measured
+  if (known) row.update({{"roofline_us", roofline}, {"times_roofline", ours / roofline}});
+  row["met"] = !row.contains("wrong") && ((known && ours <= (copied ? kNearCopy : kNearRoofline) * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= row["target"].get<double>()));
 }
 
 /// Times one case; what is wrong with results is in the row's "wrong".
@@ -190,7 +191,7 @@ Json families_of(const Json& rows) {
 void run(const Arguments& a) {
   const bool gpu = a.device == "cuda";
   std::vector<SuiteCase> cases;
-  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products} : std::vector{suite_products, suite_memory, suite_models})
+  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products, suite_gpu_convolutions} : std::vector{suite_products, suite_memory, suite_models})
     for (SuiteCase& c : family())
       if (c.name.find(a.filter) != std::string::npos) cases.push_back(std::move(c));
   if (cases.empty()) throw Error(Code::unknown_case, fmt::format("no case of the suite has \"{}\" in its name", a.filter)).with_help("without a word behind it all are run; their names are printed");

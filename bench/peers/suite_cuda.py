@@ -24,6 +24,23 @@ def product(torch, request, a, b, bias=None):
 
 
 @op
+def conv2d(torch, request, x, w, g=None):   # cuDNN
+    strides, padding = [request["stride"]] * 2, [request["padding"]] * 2
+
+    def nchw(t):
+        return t.permute(0, 3, 1, 2)
+
+    def f(x, w, g=None):
+        if g is None:
+            y = torch.nn.functional.conv2d(nchw(x), nchw(w), stride=strides, padding=padding)
+        else:
+            data = request["what"] == "data"
+            y = torch.ops.aten.convolution_backward(nchw(g), nchw(x), nchw(w), None, strides, padding, [1, 1], False, [0, 0], 1, [data, not data, False])[0 if data else 1]
+        return y.permute(0, 2, 3, 1)
+    return f, (x, w) if g is None else (x, w, g)
+
+
+@op
 def cross_entropy_wide(torch, request, x, label):
     return (lambda x, label: torch.nn.functional.cross_entropy(x if x.dtype == torch.float64 else x.float(), label)), (x, label.long())
 
@@ -169,7 +186,8 @@ class Replayed(Prepared):
 
 def exact_samples(torch, request, inputs):
     f, args = OPS[request["op"]](torch, request, *(t.double() if t.is_floating_point() else t for t in inputs))
-    samples = sampled(torch, tuple_of(f(*args)))
+    with torch.backends.cudnn.flags(benchmark=False):
+        samples = sampled(torch, tuple_of(f(*args)))
     del f, args
     torch.cuda.empty_cache()
     return samples
@@ -285,6 +303,7 @@ def load(threads, variant):
         raise RuntimeError("this PyTorch sees no GPU")
     torch.set_grad_enabled(False)
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.benchmark = True   # the fastest of its algorithms
     if variant == "jax":
         import jax
         import jax.numpy as jnp
@@ -303,7 +322,7 @@ def load(threads, variant):
             return prepare_jax(torch, jax, jnp, request) if name in JAX else None
         if variant == "cublaslt":
             return prepare_cublaslt(torch, library, request) if name == "product" else None
-        if name not in OPS or variant == "torch-compile" and name == "product":   # tuning twenty products takes minutes
+        if name not in OPS or variant == "torch-compile" and name in ("product", "conv2d"):   # tuning twenty products takes minutes
             return None
         if name == "adamw" and variant == "torch":
             return FusedAdamW(torch, request)

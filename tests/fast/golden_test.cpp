@@ -88,7 +88,7 @@ std::string run_steps(const test::Golden& c) {
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
       expect_same_graph(graph, after, context.fp == Fp::fast || argument == "products" ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
-                                                                                                     : 0);   // which change the order of sums
+                                                                                                                                      : 0);   // which change the order of sums
       graph = after;
     }
     for (const tile::Kernel& k : kernels) tile::verify(k);
