@@ -166,6 +166,7 @@ template <int N, class T> __device__ inline void qn_async(T* to, const T* base, 
 __device__ inline void qn_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ inline void qn_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 #endif
+__device__ inline void qn_ask(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
 // Matrix fragments: eight rows of 16 bytes per register, plain or transposed; products with sums in place.
 template <int N> __device__ inline void qn_ldmatrix(u32* d, const u16* s) {
   u32 p = (u32)__cvta_generic_to_shared(s);

@@ -44,7 +44,7 @@
 //
 // Planned forms. `scratch` buffers belong to one grid instance (CUDA: in shared memory). CPU: `lanes` marks the axis whose elements lie across a
 // vector's lanes; `load ahead` also asks for what the next grid instance will read there, or, of a scratch, for
-// what will be copied there next; `store stream` goes past the caches where whole lines are stored. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
+// what will be copied there next; `store stream` goes past the caches where whole lines are stored. CUDA: `load ahead` also asks for what the next step of the loop around will read; one block of threads per grid instance; an axis spreads its tile over bits of the lane number
 // (`threads`) and of the warp number (`warps`), the rest lies in registers: element ((w * R/V + r/V) * threads + t) * V
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
 // its axes have; along bits that none of its axes owns, threads hold equal copies. Of a `mirrored` grid's last two axes (i, j) and (j, i) run side by side. An mma with an atom takes its

@@ -63,6 +63,10 @@ class Planner {
     const int64_t vector = widest > 4 && !fits(widest) && fits(widest / 2) ? widest / 2 : widest;
     give(w.along, threads, vector, ceil_div(extent, threads * vector));
     if (chunk && threads < kBlock) give(w.rows, std::min(kBlock / threads, power_up(axis(w.rows).extent)), 1, 1);
+    // Sums beside the rows leave room for few warps: each asks for its next row while it works on this one.
+    if (chunk)
+      for (Stmt& s : std::get<Seq>(std::get<Each>(k_.phases[0].body.back().node).body[0].node).body)
+        if (auto* l = std::get_if<Load>(&s.node)) l->ahead = has(l->out, w.rows) && has(l->out, w.along) && k_.buffers[static_cast<size_t>(l->buffer)].kind == BufferKind::in;
     // Blocks of few rows: none of them waits for the others, and the last ones are over at about the same time.
     if (!chunk) spread_kept(-1, std::max<int64_t>(32, std::min(std::max(kBlock / 2, threads), threads * power_up(rows))));
     return std::move(k_);
