@@ -102,7 +102,7 @@ class Emitter {
     else load(l, places_, "v");
   }
   void statement(const tile::MapTile& m) {
-    if (!role_ || !fragment_map(m)) map(m, places_, "v");
+    if (!role_ || (!take(m) && !fragment_map(m))) map(m, places_, "v");
   }
   void statement(const tile::ReduceTile& r) {
     if (!fragment_reduce(r)) reduce(r);
@@ -157,6 +157,9 @@ class Emitter {
   std::vector<Ring> rings_;                // by channel
   std::vector<TensorMap> maps_;
   std::map<tile::ValueId, SharedTile> tiles_;
+  std::set<int> rounded_;                  // channels of operands of tf32, which the copy engine rounds
+  void find_rounded();
+  bool take(const tile::MapTile& m);
   struct Flight {
     std::string sum, operand;
     int64_t registers;
@@ -181,9 +184,13 @@ class Emitter {
   Part part(const tile::Value& v) const;
   int64_t slot_bytes(const tile::Channel& c) const;
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
-  std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
+  std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p, bool rounded);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
-  struct PartOfSum { tile::AxisId row, column; std::string first; int64_t registers; };   // the first four of the sum's registers, and how many registers
+  struct PartOfSum {
+    tile::AxisId row, column;
+    std::string first;
+    int64_t registers;
+  };   // the first four of the sum's registers, and how many registers
   PartOfSum part_of_sum(tile::ValueId out, tile::ValueId sum) const;
   void copy_part(tile::ValueId out, const PartOfSum& p, const std::string& from);
   void in_role(const tile::Fetch& f);
