@@ -60,7 +60,8 @@ std::string command_line() {
 struct Arguments {
   std::string device = "cpu", filter, peer = "openblas", plan;
   int64_t rounds = 11;
-  bool tf32 = false, time_passes = false;
+  std::string matmul = "f32";
+  bool time_passes = false;
   JsonArgument json;
 };
 
@@ -69,7 +70,7 @@ static void run(const Arguments& a) {
   Peers peers(a.peer, *device);
   Harness h{*device, peers, a.rounds, a.json.wants_stdout() ? stderr : stdout, {}};
   h.options.use_cache = false;
-  if (a.tf32) h.options.f32_products = F32Products::tf32;
+  h.options.f32_products = f32_products(a.matmul);
   h.time_passes = a.time_passes;
   if (!a.plan.empty()) h.options.plan = load_plan(a.plan);
   Json head = {{"schema", 2}, {"command", command_line()}, {"machine", machine(*device)}, {"device", device->name()}, {"target", to_string(device->target())}, {"threads", device->threads()}, {"rounds", a.rounds}, {"peers", peers.found()}};
@@ -97,7 +98,7 @@ void register_bench(CLI::App& root) {
   c->add_option("filter", a->filter, "only cases whose name contains this; compile_time…: only those that begin with it");
   c->add_option("--device", a->device, "cpu[:ARCH], cuda[:N] or null")->capture_default_str();
   c->add_option("--rounds", a->rounds, "blocks of runs, ours and the peer's in turns")->capture_default_str()->check(CLI::Range(1, 10000));
-  c->add_flag("--tf32", a->tf32, "cuda: products of f32 may round their operands to tf32");
+  add_matmul(*c, a->matmul);
   c->add_flag("--time-passes", a->time_passes, "print the time of every phase of each compilation");
   c->add_option("--plan", a->plan, "a plan file that quern tune has written for this target");
   c->add_option("--peer", a->peer, "none; openblas: for products on the CPU; torch: PyTorch for the rest, too, through python3 bench/peers/torch_ops.py")->capture_default_str();

@@ -14,6 +14,7 @@ struct Case {
   double flops = 0, bytes = 0;     // of one run, where meaningful
   Json peer;                       // the same computation as a peer is asked for it; null: no peer
   Fp fp = Fp::standard;            // fast: short floats stay in f32 between the ops of a kernel
+  F32Products matmul = F32Products::f32;   // else it is in the name
 };
 
 struct Spread {

@@ -104,7 +104,7 @@ void run(Harness& h, const Case& c) {
     if (peer) theirs = [&, synchronised] { return peer->block(synchronised); };
     if (any) theirs = [&, synchronised] { return synchronised ? fixed->one_by_one() : fixed->together(steps); };
     const Harness::Times t = h.interleave([&] { return synchronised ? ours.one_by_one() : ours.together(steps); }, theirs);
-    Json more = {{"batch", batch}, {"precision", h.options.f32_products == F32Products::tf32 ? "tf32" : "f32"}, {"synchronised", synchronised}, {"loss", loss}};
+    Json more = {{"batch", batch}, {"precision", kF32Products[static_cast<size_t>(h.options.f32_products)]}, {"synchronised", synchronised}, {"loss", loss}};
     if (!synchronised) more["steps"] = steps;
     h.add(c.name, t, any ? "compiled for this size" : peer ? peer->name : "", more, synchronised ? "" : "  enqueued");
     steps = static_cast<size_t>(std::clamp(50000 / t.ours.median, 10.0, 200.0));

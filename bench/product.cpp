@@ -1,4 +1,4 @@
-// Products of bf16 on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
+// Products of bf16, and of f32 in all the ways that --matmul names, on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
 // bias and an activation behind it. Many runs are one CUDA graph, the peer's as well, so that the time is the GPU's.
 #include <fmt/format.h>
 
@@ -9,29 +9,45 @@
 
 namespace quern::bench {
 
-static std::vector<Case> cases() {
-  struct Problem {
-    int64_t m, n, k;
-    const char* layout;   // of a (m, k) and b (k, n): T is transposed in memory
-    bool epilogue = false;
-  };
-  std::vector<Case> out;
-  for (const Problem& p : std::initializer_list<Problem>{{512, 512, 512, "NT"}, {1024, 1024, 1024, "NT"}, {2048, 2048, 2048, "NT"}, {2048, 2048, 2048, "NN"}, {4096, 4096, 4096, "NT"}, {4096, 4096, 4096, "NN"}, {4096, 4096, 4096, "TN"}, {4096, 4096, 4096, "TT"}, {8192, 8192, 8192, "NT"}, {16384, 768, 768, "NT"}, {16384, 2304, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 768, 2304, "NN"}, {16384, 3072, 768, "NN"}, {768, 768, 16384, "TN"}, {768, 2304, 16384, "TN"}, {3072, 768, 16384, "TN"}, {768, 3072, 16384, "TN"}, {1000, 1032, 776, "NT"}, {1000, 1032, 776, "TN"}, {256, 256, 256, "NT"}, {128, 256, 784, "NT"}, {4096, 512, 200, "NT"}, {16384, 3072, 768, "NN", true}, {1, 768, 768, "NT"}, {1, 3072, 768, "NT"}, {1, 768, 3072, "NT"}, {1, 4096, 4096, "NT"}, {1, 50304, 768, "NT"}, {1, 3072, 768, "NN"}, {1, 4096, 4096, "NN"}, {8, 3072, 768, "NT"}, {16, 3072, 768, "NT"}, {32, 3072, 768, "NT"}, {32, 768, 3072, "NT"}, {32, 4096, 4096, "NT"}, {32, 50304, 768, "NT"}, {32, 4096, 4096, "NN"}}) {
-    const bool ta = p.layout[0] == 'T', tb = p.layout[1] == 'T';
-    Model g;
-    const Shape a = ta ? Shape{p.k, p.m} : Shape{p.m, p.k}, b = tb ? Shape{p.n, p.k} : Shape{p.k, p.n};
-    const Tensor x = g.input("a", DType::bf16, a), w = g.input("b", DType::bf16, b);
-    Tensor y = contract(fmt::format("{},{}->mn", ta ? "km" : "mk", tb ? "nk" : "kn"), x, w);
-    Json shapes = {a, b};
-    if (p.epilogue) {
-      y = tanh(y + g.input("bias", DType::bf16, {p.n}));
-      shapes.push_back({p.n});
-    }
-    g.output("y", y);
-    out.push_back({fmt::format("product bf16 {} {}x{}x{}{}", p.layout, p.m, p.n, p.k, p.epilogue ? " bias tanh" : ""), g.finish(), 2.0 * static_cast<double>(p.m * p.n * p.k), 2.0 * static_cast<double>(p.m * p.k + p.n * p.k + p.m * p.n), {{"op", "product"}, {"layout", p.layout}, {"shapes", shapes}}});
+namespace {
+
+struct Problem {
+  int64_t m, n, k;
+  const char* layout;   // of a (m, k) and b (k, n): T is transposed in memory
+  bool epilogue = false;
+};
+Case case_of(const Problem& p, DType dtype, F32Products matmul) {
+  const bool ta = p.layout[0] == 'T', tb = p.layout[1] == 'T';
+  Model g;
+  const Shape a = ta ? Shape{p.k, p.m} : Shape{p.m, p.k}, b = tb ? Shape{p.n, p.k} : Shape{p.k, p.n};
+  const Tensor x = g.input("a", dtype, a), w = g.input("b", dtype, b);
+  Tensor y = contract(fmt::format("{},{}->mn", ta ? "km" : "mk", tb ? "nk" : "kn"), x, w);
+  Json shapes = {a, b};
+  if (p.epilogue) {
+    y = tanh(y + g.input("bias", dtype, {p.n}));
+    shapes.push_back({p.n});
   }
+  g.output("y", y);
+  const std::string how = dtype == DType::f32 ? kF32Products[static_cast<size_t>(matmul)] : std::string(name_of(dtype));
+  Case c{fmt::format("product {} {} {}x{}x{}{}", how, p.layout, p.m, p.n, p.k, p.epilogue ? " bias tanh" : ""), g.finish(), 2.0 * static_cast<double>(p.m * p.n * p.k), static_cast<double>(size_of(dtype)) * static_cast<double>(p.m * p.k + p.n * p.k + p.m * p.n), {{"op", "product"}, {"layout", p.layout}, {"shapes", shapes}, {"matmul", kF32Products[static_cast<size_t>(matmul)]}}};
+  c.matmul = matmul;
+  return c;
+}
+
+std::vector<Case> cases() {
+  std::vector<Case> out;
+  for (const Problem& p : std::initializer_list<Problem>{{512, 512, 512, "NT"}, {1024, 1024, 1024, "NT"}, {2048, 2048, 2048, "NT"}, {2048, 2048, 2048, "NN"}, {4096, 4096, 4096, "NT"}, {4096, 4096, 4096, "NN"}, {4096, 4096, 4096, "TN"}, {4096, 4096, 4096, "TT"}, {8192, 8192, 8192, "NT"}, {16384, 768, 768, "NT"}, {16384, 2304, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 768, 2304, "NN"}, {16384, 3072, 768, "NN"}, {768, 768, 16384, "TN"}, {768, 2304, 16384, "TN"}, {3072, 768, 16384, "TN"}, {768, 3072, 16384, "TN"}, {1000, 1032, 776, "NT"}, {1000, 1032, 776, "TN"}, {256, 256, 256, "NT"}, {128, 256, 784, "NT"}, {4096, 512, 200, "NT"}, {16384, 3072, 768, "NN", true}, {1, 768, 768, "NT"}, {1, 3072, 768, "NT"}, {1, 768, 3072, "NT"}, {1, 4096, 4096, "NT"}, {1, 50304, 768, "NT"}, {1, 3072, 768, "NN"}, {1, 4096, 4096, "NN"}, {8, 3072, 768, "NT"}, {16, 3072, 768, "NT"}, {32, 3072, 768, "NT"}, {32, 768, 3072, "NT"}, {32, 4096, 4096, "NT"}, {32, 50304, 768, "NT"}, {32, 4096, 4096, "NN"}})
+    out.push_back(case_of(p, DType::bf16, F32Products::f32));
+  for (const char* layout : {"NT", "NN", "TN"})
+    for (int64_t n : {1024, 2048, 4096, 8192})
+      for (const F32Products matmul : {F32Products::tf32, F32Products::tf32x3, F32Products::f32})
+        if (matmul == F32Products::tf32 || n > 1024) out.push_back(case_of({n, n, n, layout}, DType::f32, matmul));
+  for (const Problem& p : std::initializer_list<Problem>{{4096, 4096, 4096, "TT"}, {16384, 768, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 3072, 768, "NN"}, {16384, 768, 3072, "NN"}, {768, 3072, 16384, "TN"}, {3072, 768, 16384, "TN"}, {1000, 1032, 776, "NT"}, {1000, 1032, 776, "NN"}, {4096, 256, 784, "NN"}, {4096, 512, 200, "NN"}, {16384, 3072, 768, "NN", true}})
+    out.push_back(case_of(p, DType::f32, F32Products::tf32));
   return out;
 }
+
+}  // namespace
 
 void run_together(Harness& h, const Case& c) {
   if (h.device.target().kind != TargetKind::cuda) {
@@ -41,6 +57,7 @@ void run_together(Harness& h, const Case& c) {
   CompileOptions options = h.options;
   options.target = h.device.target();
   options.passes.fp = c.fp;
+  if (c.matmul != F32Products::f32) options.f32_products = c.matmul;
   CompileReport report;
   const Program program = compile(c.graph, options, &report);
   h.compiled(c.name, report);
@@ -48,7 +65,8 @@ void run_together(Harness& h, const Case& c) {
   Executable executable(h.device, repeated(program, together, sets));
   const int64_t inputs = static_cast<int64_t>(c.graph.inputs.size());
   for (int64_t i = 0; i < inputs; ++i) {
-    const HostTensor value = rounded(uniform(stream_of(0, i), c.graph.type(c.graph.inputs[static_cast<size_t>(i)]).shape), DType::bf16);   // as the peer rounds it
+    const Type& type = c.graph.type(c.graph.inputs[static_cast<size_t>(i)]);
+    const HostTensor value = rounded(uniform(stream_of(0, i), type.shape), type.dtype);   // as the peer rounds it
     for (int64_t s = 0; s < sets; ++s) executable.set_input(s * inputs + i, value);
   }
   Json request = c.peer;
@@ -78,7 +96,8 @@ std::vector<SuiteCase> suite_gpu_products() {
   std::vector<SuiteCase> out;
   for (Case& c : cases()) {
     SuiteCase s{"product", c.name, {}, [graph = c.graph] { return TrainingStep{graph, {}}; }, c.peer, c.flops};
-    for (const Json& shape : c.peer["shapes"]) s.inputs.push_back({shape.get<Shape>(), 0, DType::bf16});
+    for (NodeId i : c.graph.inputs) s.inputs.push_back({c.graph.type(i).shape, 0, c.graph.type(i).dtype});
+    s.matmul = c.matmul;
     out.push_back(std::move(s));
   }
   return out;

@@ -14,7 +14,7 @@ namespace quern::bench {
 namespace {
 
 constexpr int64_t kTogether = 20, kOutOfCache = int64_t{256} << 20, kLarge = int64_t{512} << 20;
-constexpr double kShortError = 4e-3, kFloatError = 3e-5;   // of f64's norm: half a place in the last of bf16, and long sums of f32
+constexpr double kShortError = 4e-3, kTf32Error = 1e-3, kFloatError = 3e-5;   // of f64's norm: half a place in the last of bf16, operands of tf32, and long sums of f32
 
 /// Calls f(first, last) on parts of [0, n), on all threads.
 void in_parts(int64_t n, const std::function<void(int64_t, int64_t)>& f) {
@@ -94,22 +94,33 @@ HostTensor rounded(const HostTensor& value, DType dtype) {
 }
 
 RepeatedProgram::RepeatedProgram(Device& device, const SuiteCase& c) : device_(device) {
-  const Graph graph = c.build().graph;
+  TrainingStep built = c.build();
+  const Graph& graph = built.graph;
+  trains_ = !built.initial.empty();
+  states_ = std::move(built.initial);
+  for (const State& s : graph.states)
+    if (!trains_) states_.emplace_back(s.name, HostTensor(DType::f32, graph.type(s.input).shape));
+  parameters_ = fill_parameters(states_);
   CompileOptions options;
   options.use_cache = false;
   options.target = device.target();
+  options.f32_products = c.matmul;
+  float_error_ = c.matmul == F32Products::tf32 ? kTf32Error : kFloatError;
   const Program program = compile(graph, options);
   int64_t inputs = 0, moved = static_cast<int64_t>(c.read + c.written);
   for (NodeId id : graph.inputs) inputs += graph.type(id).bytes();
   outputs_ = graph.outputs.size();
-  sets_ = inputs > kLarge ? 1 : std::clamp<int64_t>(ceil_div(kOutOfCache, inputs), 2, 16);
-  together_ = c.flops > 0 ? std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100) : moved > kLarge ? kTogether / 4
-                                                                                                                 : kTogether;
+  sets_ = trains_ || inputs > kLarge ? 1 : std::clamp<int64_t>(ceil_div(kOutOfCache, inputs), 2, 16);
+  together_ = trains_          ? kTogether
+              : c.flops > 0    ? std::clamp<int64_t>(static_cast<int64_t>(1.2e12 / c.flops), 3, 100)
+              : moved > kLarge ? kTogether / 4
+                               : kTogether;
   executable_ = std::make_unique<Executable>(device, repeated(program, together_, sets_));
   for (size_t i = 0; i < c.inputs.size(); ++i) {
     const HostTensor value = random(c.inputs[i], static_cast<int64_t>(i));
     for (int64_t s = 0; s < sets_; ++s) executable_->set_input(s * static_cast<int64_t>(c.inputs.size()) + static_cast<int64_t>(i), value);
   }
+  reset();
   if (moved == 0) return;
   const int64_t copies = moved / 2 > kLarge ? 1 : std::clamp<int64_t>(ceil_div(2 * kOutOfCache, moved), 2, 16);
   copy_ = std::make_unique<Executable>(device, repeated(copy_of(device.target(), moved), together_, copies));
@@ -122,10 +133,19 @@ RepeatedProgram::RepeatedProgram(Device& device, const SuiteCase& c) : device_(d
   }
 }
 
+void RepeatedProgram::reset() {
+  for (const auto& [name, value] : states_)
+    if (trains_ || results_.empty()) executable_->set_state(name, value);
+  device_.synchronize();
+}
+
 Json RepeatedProgram::request(const SuiteCase& c) const {
   Json r = c.peer;
   r["sets"] = sets_;
   r["together"] = together_;
+  r["trains"] = trains_;
+  r["parameters"] = Json::array();
+  for (const ParameterFill& p : parameters_) r["parameters"].push_back(p.json());
   r["inputs"] = Json::array();
   for (const auto& i : c.inputs) r["inputs"].push_back({{"shape", i.shape}, {"classes", i.classes}, {"dtype", std::string(name_of(i.dtype))}, {"scale", i.scale}, {"shift", i.shift}});
   return r;
@@ -160,7 +180,7 @@ double RepeatedProgram::error(const std::vector<std::vector<double>>& exact) {
       wrong += e * e;
       all += exact[o][s] * exact[o][s];
     }
-    const double error = std::sqrt(wrong / all) / (size_of(y.dtype) < 4 ? kShortError : kFloatError);
+    const double error = std::sqrt(wrong / all) / (size_of(y.dtype) < 4 ? kShortError : float_error_);
     most = error <= most ? most : error;   // NaN is an error
   }
   return most;

@@ -1,7 +1,7 @@
 // A program many times over as one CUDA graph, so that what is timed is the GPU's work and no launch: how the suite and the
 // products time a GPU. Each run waits for the last, as they write the same outputs; their inputs lie in several places in turn.
 #pragma once
-#include "bench/suite.h"
+#include "bench/suite_program.h"
 
 namespace quern::bench {
 
@@ -10,7 +10,8 @@ Program repeated(Program program, int64_t times, int64_t sets);
 /// The f32 that `value` holds as `dtype`.
 HostTensor rounded(const HostTensor& value, DType dtype);
 
-/// A case of the suite on a GPU. The same values in all sets, as only the places matter.
+/// A case of the suite on a GPU. The same values in all sets, as only the places matter. A training step has one set, and starts from its
+/// parameters' first values in every block.
 class RepeatedProgram {
  public:
   RepeatedProgram(Device& device, const SuiteCase& c);
@@ -19,7 +20,10 @@ class RepeatedProgram {
   double check();
   /// How far the outputs are from what f64 gives at sampled places, beside what their dtype allows: more than 1 is wrong.
   double error(const std::vector<std::vector<double>>& exact);
-  std::vector<double> block() { return block_of(*executable_); }
+  std::vector<double> block() {
+    reset();
+    return block_of(*executable_);
+  }
   /// Of a copy of as many bytes as the case reads and writes, in the same way; nothing where bytes are not the limit.
   std::function<std::vector<double>()> copy();
 
@@ -27,8 +31,13 @@ class RepeatedProgram {
   Device& device_;
   int64_t sets_ = 1, together_ = 1;
   size_t outputs_ = 0;
+  double float_error_ = 0;
   std::unique_ptr<Executable> executable_, copy_;
   std::vector<HostTensor> results_;   // of the first run
+  std::vector<ParameterFill> parameters_;
+  std::vector<std::pair<std::string, HostTensor>> states_;   // how they start
+  bool trains_ = false;
+  void reset();
   std::vector<double> block_of(Executable& e);
 };
 

@@ -77,7 +77,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
   Json failures = Json::object(), wrong = Json::array();
   std::vector<PreparedPeer> peers = found.prepare(ours.request(c), failures);
   std::erase_if(peers, [&](const PreparedPeer& p) {
-    if (std::abs(mine - p.check) <= 2e-3 * std::abs(p.check)) return false;
+    if (std::abs(mine - p.check) <= (c.matmul == F32Products::tf32 ? 1e-2 : 2e-3) * std::abs(p.check)) return false;
     wrong.push_back(fmt::format("our result is {:.9g}, {} has {:.9g}", mine, p.name, p.check));
     return true;
   });
@@ -191,7 +191,7 @@ Json families_of(const Json& rows) {
 void run(const Arguments& a) {
   const bool gpu = a.device == "cuda";
   std::vector<SuiteCase> cases;
-  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products, suite_gpu_convolutions} : std::vector{suite_products, suite_memory, suite_models})
+  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products, suite_gpu_convolutions, suite_gpu_models} : std::vector{suite_products, suite_memory, suite_models})
     for (SuiteCase& c : family())
       if (c.name.find(a.filter) != std::string::npos) cases.push_back(std::move(c));
   if (cases.empty()) throw Error(Code::unknown_case, fmt::format("no case of the suite has \"{}\" in its name", a.filter)).with_help("without a word behind it all are run; their names are printed");

@@ -23,10 +23,11 @@ struct SuiteCase {
   std::function<TrainingStep()> build;
   Json peer;                         // "op" and what else the peers need to know
   double flops = 0, read = 0, written = 0;   // of one run; bytes where they are the limit
+  F32Products matmul = F32Products::f32;
   double target = 1;                 // the ratio (best peer's time / ours) that is wanted
 };
 std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();   // of the CPU
-std::vector<SuiteCase> suite_rows(), suite_gpu_products(), suite_gpu_convolutions();   // of a GPU, for RepeatedProgram
+std::vector<SuiteCase> suite_rows(), suite_gpu_products(), suite_gpu_convolutions(), suite_gpu_models();   // of a GPU, for RepeatedProgram
 /// A case that is one graph of its inputs.
 SuiteCase plain_case(const std::string& family, const std::string& name, const std::vector<SuiteCase::Input>& inputs, Json peer, std::function<void(Model&, const std::vector<Tensor>&)> build);
 /// A product [m,k] by [k,n], `layout` "nn", or with "t" for an operand that lies transposed.

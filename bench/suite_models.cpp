@@ -9,6 +9,32 @@ namespace quern::bench {
 
 using namespace zoo;
 
+namespace {
+
+const double kTrunk = 4.0 * 200 * 512 + 6.0 * (512 * 256 + 256 * 128 + 3 * 128 * 10), kForward = 2.0 * (200 * 512 + 512 * 256 + 256 * 128 + 3 * 128 * 10);   // flops of a row
+double mlp_flops(int64_t batch) { return static_cast<double>(batch) * (4.0 * 784 * 256 + 6.0 * 256 * 10); }
+std::vector<SuiteCase::Input> heads_inputs(int64_t b) { return {{{b, kInputs}}, {{b}, kHeadClasses}, {{b}, kHeadClasses}, {{b}, kHeadClasses}}; }
+
+}  // namespace
+
+// Small ones, whose steps and passes are a few kernels each; of a training step the same batch again and again.
+std::vector<SuiteCase> suite_gpu_models() {
+  std::vector<SuiteCase> out;
+  for (const F32Products matmul : {F32Products::f32, F32Products::tf32}) {
+    const std::string how = kF32Products[static_cast<size_t>(matmul)];
+    const auto add = [&](const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double flops, std::function<TrainingStep()> build) {
+      out.push_back({"model", fmt::format("model {} {}", how, name), inputs, std::move(build), {{"op", op}, {"matmul", how}}, flops});
+      out.back().matmul = matmul;
+    };
+    for (int64_t b : {1, 8, 32, 128, 512, 4096})
+      add(fmt::format("784-256-10 step, batch {}", b), "mlp_step", {{{b, 784}}, {{b}, 10}}, mlp_flops(b), [b] { return mlp_step({784, 10, {256}, 0}, b, {}, 1); });
+    add("200-512-256-128 3 heads step, batch 4096", "heads_step", heads_inputs(4096), 4096 * kTrunk, [] { return heads_step(4096); });
+    for (int64_t b : {1, 1000, 10000, 100000})
+      add(fmt::format("200-512-256-128 3 heads forward, {} rows", b), "heads", {{{b, kInputs}}}, static_cast<double>(b) * kForward, [b] { return heads_forward(b); });
+  }
+  return out;
+}
+
 std::vector<SuiteCase> suite_models() {
   std::vector<SuiteCase> out;
   const auto add = [&](const std::string& family, const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double flops, double target, std::function<TrainingStep()> build, Json more = Json::object()) {
@@ -18,10 +44,9 @@ std::vector<SuiteCase> suite_models() {
   };
   const auto mlp_target = [](int64_t batch) { return batch <= 32 ? 2.0 : 1.2; };
   for (int64_t b : {1, 8, 32, 128, 512, 4096})
-    add("mlp step", fmt::format("784-256-10 batch {}", b), "mlp_step", {{{b, 784}}, {{b}, 10}}, static_cast<double>(b) * (4.0 * 784 * 256 + 6.0 * 256 * 10), mlp_target(b), [b] { return mlp_step({784, 10, {256}, 0}, b, {}, 1); });
-  const double trunk = 4.0 * 200 * 512 + 6.0 * (512 * 256 + 256 * 128 + 3 * 128 * 10);
+    add("mlp step", fmt::format("784-256-10 batch {}", b), "mlp_step", {{{b, 784}}, {{b}, 10}}, mlp_flops(b), mlp_target(b), [b] { return mlp_step({784, 10, {256}, 0}, b, {}, 1); });
   for (int64_t b : {1, 8, 32, 128, 512, 4096})
-    add("mlp step", fmt::format("200-512-256-128 3 heads batch {}", b), "heads_step", {{{b, kInputs}}, {{b}, kHeadClasses}, {{b}, kHeadClasses}, {{b}, kHeadClasses}}, static_cast<double>(b) * trunk, mlp_target(b), [b] { return heads_step(b); });
+    add("mlp step", fmt::format("200-512-256-128 3 heads batch {}", b), "heads_step", heads_inputs(b), static_cast<double>(b) * kTrunk, mlp_target(b), [b] { return heads_step(b); });
   const double cnn = 128 * (4.0 * 28 * 28 * 32 * 9 + 6.0 * 14 * 14 * 64 * 32 * 9 + 6.0 * (3136 * 128 + 128 * 10));
   add("cnn", "28x28 batch 128 step", "cnn_step", {{{128, 1, 28, 28}}, {{128}, 10}}, cnn, 1.2, [] { return cnn_step(128); });
   for (int64_t b : {1, 8}) add("cnn", fmt::format("residual block 64x56x56 batch {} forward", b), "residual", {{{b, 64, 56, 56}}}, static_cast<double>(b) * 2 * 2.0 * 56 * 56 * 64 * 64 * 9, 1.2, [b] { return residual_forward(b); });

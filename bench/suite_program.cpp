@@ -29,6 +29,16 @@ ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t
   return f;
 }
 
+std::vector<ParameterFill> fill_parameters(std::vector<std::pair<std::string, HostTensor>>& initial) {
+  std::vector<ParameterFill> out;
+  for (auto& [name, value] : initial) {
+    if (name == "step") break;
+    out.push_back(parameter_fill(name, value.shape, out.size()));
+    value = out.back().value();
+  }
+  return out;
+}
+
 HostTensor suite_input(const SuiteCase::Input& i, int64_t set, int64_t position) { return i.classes ? labels(stream_of(set, position), i.shape[0], i.classes) : uniform(stream_of(set, position), i.shape); }
 
 SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c) : device_(device) {
@@ -55,11 +65,7 @@ SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c) : device_(device)
   out_of_cache_ = bytes * sets_ >= kOutOfCache;
   for (int64_t s = 0; s < (trains_ ? 1 : sets_); ++s) executables_.push_back(std::make_unique<Executable>(device, program));
   if (trains_) {
-    for (auto& [name, value] : built.initial) {
-      if (name == "step") break;
-      parameters_.push_back(parameter_fill(name, value.shape, parameters_.size()));
-      value = parameters_.back().value();
-    }
+    parameters_ = fill_parameters(built.initial);
     initial_ = std::move(built.initial);
     for (int64_t s = 0; s < sets_; ++s) {
       batches_.emplace_back();

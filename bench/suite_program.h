@@ -16,6 +16,8 @@ struct ParameterFill {
 };
 /// What `name` and `shape` say about the start, as the `position`-th parameter.
 ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t position);
+/// Of a training step, what its parameters start with: into `initial`, up to "step".
+std::vector<ParameterFill> fill_parameters(std::vector<std::pair<std::string, HostTensor>>& initial);
 HostTensor suite_input(const SuiteCase::Input& input, int64_t set, int64_t position);
 
 class SuiteProgram {

@@ -46,7 +46,7 @@ double milliseconds_since(Clock::time_point start) {
 
 std::string cache_key(const tile::Kernel& planned, const Target& target, bool want_source) {
   const std::string version = target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
-  return fmt::format("quern image 3 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
+  return fmt::format("quern image 4 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
 }
 
 std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, Cache& cache, CompileReport& report) {
@@ -195,11 +195,15 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
   return images;
 }
 
-void set_target(PassContext& context, const Target& target) {
+void set_target(PassContext& context, const Target& target, F32Products products) {
   const bool cpu = target.kind == TargetKind::cpu;
   // A GPU's products are tiles of a whole block, read through shared memory: one stands in another's loop only in roles, which want its results in f32.
   context.nested_in_roles = target.kind == TargetKind::cuda && target.arch == "sm_90a" && context.fp == Fp::fast;
   context.nested_products = (cpu && context.fp != Fp::strict) || context.nested_in_roles;
+  if (target.kind == TargetKind::cuda && target.arch == "sm_90a" && products != F32Products::f32) {
+    context.split_operands = products == F32Products::tf32x3;
+    context.large_product = context.split_operands ? kSplitProduct : kTurnedProduct;
+  }
   if (context.long_sum == 0) context.long_sum = kLongSum;
   if (!cpu) {
     context.large_matrix = 0;
@@ -274,7 +278,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   for (const State& s : graph.states)
     if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
-  set_target(options.passes, options.target);
+  set_target(options.passes, options.target, options.f32_products);
   std::string in_memory;
   r.kernels = to_kernels(graph, options.passes, &in_memory);
   if (!in_memory.empty()) r.notes.push_back("scores are kept in memory, no role takes " + in_memory);

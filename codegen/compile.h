@@ -12,7 +12,7 @@ namespace quern {
 
 struct CompileOptions {
   Target target;
-  F32Products f32_products = F32Products::exact;   // CUDA: whether products of f32 may round their operands to tf32
+  F32Products f32_products = F32Products::f32;   // CUDA: how products of f32 are computed
   PassContext passes;
   std::optional<PlanFile> plan;  // schedules of kernels that have an entry there; results stay the same
   bool use_cache = true;
@@ -36,7 +36,7 @@ struct CompileReport {
 std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned, const tile::Kernel& lowered, const Target& target, int64_t size);
 
 /// What the passes are told of the target.
-void set_target(PassContext& context, const Target& target);
+void set_target(PassContext& context, const Target& target, F32Products products = F32Products::f32);
 /// The pipeline for it. Where products are nested for roles and one is not what they take, once more without; `why` says which.
 Graph to_kernels(const Graph& graph, PassContext& context, std::string* why = nullptr);
 

@@ -36,6 +36,7 @@ struct Rows {
 struct TensorMap {
   static constexpr int64_t kMostDims = 5;
   int64_t operand = 0, dtype = 0, rank = 0, row_bytes = 0;
+  int64_t rounded = 0;             // f32: to tf32, on the way to shared memory
   int64_t symbol = 0, along = 0;   // symbol > 0: of dim `along` so many times the size are there, and in `extents` as many as may be
   int64_t extents[kMostDims] = {}, strides[kMostDims] = {}, box[kMostDims] = {};
   bool operator==(const TensorMap&) const = default;

@@ -69,7 +69,7 @@ struct Attrs {
   Shape dilation, base;            // window, convolve
   Shape low, high;                 // pad
   std::string spec;                // contract: "bmk,bkn->bmn"; convolve, cumulate, argsort
-  std::string name;                // input; call
+  std::string name;                // input; call; contract: "tf32"
   std::vector<DType> dtype;        // cast, iota, input: one element
   Shape index;                     // result: which; random: stream; call vjp, jvp: arguments to differentiate; scan: [carries, scanned]; while_loop: [carries]
   std::shared_ptr<const HostTensor> value;   // constant

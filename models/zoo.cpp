@@ -51,18 +51,34 @@ constexpr int64_t kTrunk[] = {512, 256, 128};
 
 }  // namespace
 
+static std::vector<Tensor> heads(Weights& w, Tensor x) {
+  for (int64_t width : kTrunk) x = relu(w.dense(x, fmt::format("hidden{}", width), width));
+  std::vector<Tensor> logits;
+  for (int64_t h = 0; h < kHeads; ++h) logits.push_back(w.dense(x, fmt::format("head{}", h), kHeadClasses));
+  return logits;
+}
+
 TrainingStep heads_step(int64_t batch) {
   Model m;
   Weights w(m);
-  Tensor x = m.input("x", DType::f32, {batch, kInputs}), loss;
+  const Tensor x = m.input("x", DType::f32, {batch, kInputs});
   std::vector<Tensor> label;
   for (int64_t h = 0; h < kHeads; ++h) label.push_back(m.input(fmt::format("label{}", h), DType::i32, {batch}));
-  for (int64_t width : kTrunk) x = relu(w.dense(x, fmt::format("hidden{}", width), width));
+  const std::vector<Tensor> logits = heads(w, x);
+  Tensor loss;
   for (size_t h = 0; h < label.size(); ++h) {
-    const Tensor l = cross_entropy(w.dense(x, fmt::format("head{}", h), kHeadClasses), label[h]);
+    const Tensor l = cross_entropy(logits[h], label[h]);
     loss = loss ? loss + l : l;
   }
   return training(m, w, loss, kAdamW);
+}
+
+TrainingStep heads_forward(int64_t batch) {
+  Model m;
+  Weights w(m);
+  const std::vector<Tensor> logits = heads(w, m.input("x", DType::f32, {batch, kInputs}));
+  for (size_t h = 0; h < logits.size(); ++h) m.output(fmt::format("head{}", h), logits[h]);
+  return forward(m, w);
 }
 
 TrainingStep cnn_step(int64_t batch) {

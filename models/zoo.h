@@ -17,8 +17,8 @@ inline constexpr int64_t kGptTokens = 256, kSteps = 32;
 TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(int64_t time = kTime), gpt_step(int64_t layers = kGptLayers);
 /// An LSTM's loss and gradients.
 TrainingStep lstm_gradients(int64_t steps = kSteps);
-/// Forward passes: two convolutions beside a shortcut; GPT-2 124M's next token.
-TrainingStep residual_forward(int64_t batch), decode();
+/// Forward passes: the three classifiers' logits; two convolutions beside a shortcut; GPT-2 124M's next token.
+TrainingStep heads_forward(int64_t batch), residual_forward(int64_t batch), decode();
 
 /// A model that the command knows by name; nothing for other names.
 const std::vector<std::string>& names();

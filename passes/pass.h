@@ -42,6 +42,8 @@ struct PassContext {
   int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are
   int64_t large_matrix = 0;                     // from so many bytes on, an unchanging matrix is laid out for a loop's products (passes/graph/panels.h); 0: none is
   int lanes = 0, registers = 0;                 // of the vectors that it is laid out for
+  int64_t large_product = 0;                    // from so many multiplications on, operands of f32 are stored for tensor cores (passes/graph/tensor_operands.cpp); 0: none are
+  bool split_operands = false;                  // in two parts of tf32
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all
@@ -72,7 +74,7 @@ Graph fold(const Graph& graph, PassContext& context);        // ops of constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
 Graph reassociate(const Graph& graph, PassContext& context); // sums over what no kernel keeps, where there are shorter ones
 Graph chunks(const Graph& graph, PassContext& context);      // long sums in parts
-Graph panels(const Graph& graph, PassContext& context);      // of a loop's products: what they read again in each step, laid out for them
+Graph panels(const Graph& graph, PassContext& context);      // what products read, laid out for them: of a loop's what each step reads again
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph setup(const Graph& graph, PassContext& context);       // what is the same in every run is stored
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only

@@ -95,7 +95,7 @@ void dump(const DumpArguments& a) {
   const Graph graph = a.model.load();
   CompileOptions options = a.passes.options({});
   options.want_source = true;
-  set_target(options.passes, parse_target(a.target));
+  set_target(options.passes, parse_target(a.target), options.f32_products);
   if (graph_itself) {
     Graph shown = graph;
     if (!a.after.empty()) {

@@ -124,13 +124,18 @@ void JsonArgument::write(const Json& value) const {
   write_text(path, value.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");   // names may be any bytes
 }
 
+void add_matmul(CLI::App& command, std::string& matmul) {
+  command.add_option("--matmul", matmul, "cuda: how products of f32 are computed: as such; tf32: operands rounded to 11 bits, on tensor cores; tf32x3: all but the last bits of both operands, on tensor cores in three products")->check(CLI::IsMember(std::vector<std::string>(std::begin(kF32Products), std::end(kF32Products))))->capture_default_str();
+}
+F32Products f32_products(const std::string& matmul) { return static_cast<F32Products>(std::find(std::begin(kF32Products), std::end(kF32Products), matmul) - std::begin(kF32Products)); }
+
 void PassArguments::add_to(CLI::App& command) {
   command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold, loops, reassociate, chunks, panels, remat, setup or precision)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
   command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel, and a GPU weighs rows of scores with its own exponentials")->check(CLI::IsMember({"strict", "default", "fast"}));
-  command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
+  add_matmul(command, matmul);
   command.add_option("--plan", plan, "a plan file that quern tune has written for this target: schedules of kernels, which change no result");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
 }
@@ -139,7 +144,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   CompileOptions o;
   o.target = target;
   o.passes.fp = fp == "strict" ? Fp::strict : fp == "fast" ? Fp::fast : Fp::standard;
-  if (tf32) o.f32_products = F32Products::tf32;
+  o.f32_products = f32_products(matmul);
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
   o.passes.memory_limit = memory_limit;

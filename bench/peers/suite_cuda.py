@@ -1,13 +1,14 @@
 """PyTorch and JAX on a GPU beside `quern bench suite cuda`; the protocol is that of serve.py, with "together" runs in one.
 
 Variants: torch (eager), torch-compile (max-autotune), cublaslt (the fastest of what its heuristic proposes), all as CUDA graphs of
-many runs; jax (jit of one run on every input set).
+many runs; jax (jit of one run on every input set). Training steps follow one another on one batch: in a CUDA graph, with JAX in a scan.
 PyTorch makes the data, as numpy would take seconds. "samples" are elements of the outputs that PyTorch computes in f64.
 """
 import os
 
-from serve import OPS, Prepared, op, serve
-from suite_torch import OPS as SHARED   # noqa: F401: layer_norm, softmax, sums and their derivatives, registered
+import serve as shared
+from serve import MODELS, OPS, Prepared, model, op, serve
+from suite_torch import OPS as SHARED   # noqa: F401: layer_norm, softmax, sums and their derivatives, models, registered
 
 SAMPLES = 4096   # also in bench/repeated.cpp
 BETA1, BETA2, EPSILON, RATE, DECAY = 0.9, 0.999, 1e-8, 1e-3, 0.01
@@ -63,6 +64,13 @@ def adamw(torch, request, p, g, step, m, v):
         next_p = p - RATE * (m1 / (1 - BETA1**t)) / (torch.sqrt(v1 / (1 - BETA2**t)) + EPSILON) - RATE * DECAY * p
         return m1, v1, next_p
     return f, (p, g, step, m, v)
+
+
+@model
+def heads(F, request, p, x):
+    for width in (512, 256, 128):
+        x = F.relu(F.linear(x, p[f"hidden{width}.weight"], p[f"hidden{width}.bias"]))
+    return tuple(F.linear(x, p[f"head{h}.weight"], p[f"head{h}.bias"]) for h in range(3))
 
 
 JAX = {}
@@ -184,8 +192,25 @@ class Replayed(Prepared):
         return block(lambda i: microseconds(go) / self.times, how["milliseconds"], how["runs"])
 
 
+def parameters_of(torch, request, transposed):
+    """By name; `transposed`: matrices as [out, in], as torch.nn has them."""
+    _, values = shared.data_of({**request, "sets": 0})
+    p = {k: torch.from_numpy(v).cuda() for k, v in values.items()}
+    return {k: v.t().contiguous() if transposed and v.dim() == 2 else v for k, v in p.items()}
+
+
+def function_of(torch, request, inputs):
+    """A function of tensors and its arguments; of a model, its parameters are arguments, too."""
+    if request["op"] in OPS:
+        return OPS[request["op"]](torch, request, *inputs)
+    p = parameters_of(torch, request, True)
+    p = {k: v.to(inputs[0].dtype) for k, v in p.items()}
+    n = len(inputs)
+    return (lambda *t: MODELS[request["op"]](torch.nn.functional, request, dict(zip(p, t[n:])), *t[:n])), (*inputs, *p.values())
+
+
 def exact_samples(torch, request, inputs):
-    f, args = OPS[request["op"]](torch, request, *(t.double() if t.is_floating_point() else t for t in inputs))
+    f, args = function_of(torch, request, [t.double() if t.is_floating_point() else t for t in inputs])
     with torch.backends.cudnn.flags(benchmark=False):
         samples = sampled(torch, tuple_of(f(*args)))
     del f, args
@@ -195,7 +220,7 @@ def exact_samples(torch, request, inputs):
 
 def prepare_torch(torch, request, compiled):
     inputs = data_of(torch, request)
-    f, args = OPS[request["op"]](torch, request, *inputs)
+    f, args = function_of(torch, request, inputs)
     samples = exact_samples(torch, request, inputs)
     if compiled:
         torch._dynamo.reset()
@@ -246,7 +271,7 @@ def prepare_cublaslt(torch, library, request):
             end.synchronize()
             times.append(start.elapsed_time(end))
         return min(times[1:])
-    best = min(library.product(a, b, ta, tb), key=seconds)
+    best = min(library.product(a, b, ta, tb, request.get("matmul") == "tf32"), key=seconds)
     best(*sets[0])
     graph = recorded(best, request["together"])
     prepared = Replayed(torch, graph.replay, request["together"], mean_abs(torch, (sets[0][2],)))
@@ -273,21 +298,135 @@ class FusedAdamW(Replayed):
         self.samples, self.kept = checked.samples, (graph, optimizer, p)
 
 
+class Steps(Replayed):
+    """A training step so many times, from its parameters' first values in every block; the check is the last loss."""
+
+    def __init__(self, torch, replay, times, reset, loss):
+        super().__init__(torch, replay, times, None)
+        self.restart = reset
+        reset()
+        replay()
+        torch.cuda.synchronize()
+        self.check = float(loss())
+
+    def measure(self, how):
+        self.restart()
+        return super().measure(how)
+
+
+def decay_of(request):
+    return DECAY if request["op"] == "heads_step" else 0.0
+
+
+def torch_steps(torch, request, compiled):
+    """torch: eager with the fused optimizer; torch-compile: forward, backward and update as one compiled function. Both as CUDA graphs."""
+    x = [t if t.is_floating_point() else t.long() for t in data_of(torch, request)]
+    values, decay = parameters_of(torch, request, True), decay_of(request)
+    names, initial = list(values), [v.clone() for v in values.values()]
+    p = list(values.values())
+    last = {}
+
+    def loss_of(p, *x):
+        return MODELS[request["op"]](torch.nn.functional, request, dict(zip(names, p)), *x)
+    if compiled:
+        m, v, t = [torch.zeros_like(w) for w in p], [torch.zeros_like(w) for w in p], torch.zeros((), device="cuda")
+
+        def update(p, m, v, t, *x):
+            g, loss = torch.func.grad_and_value(loss_of)(p, *x)
+            t1 = t + 1
+            m1 = [BETA1 * a + (1 - BETA1) * b for a, b in zip(m, g)]
+            v1 = [BETA2 * a + (1 - BETA2) * b * b for a, b in zip(v, g)]
+            c1, c2 = 1 - BETA1**t1, 1 - BETA2**t1
+            p1 = [w - RATE * (a / c1) / (torch.sqrt(b / c2) + EPSILON) - RATE * decay * w for w, a, b in zip(p, m1, v1)]
+            for old, new in zip([*p, *m, *v, t], [*p1, *m1, *v1, t1]):
+                old.copy_(new)
+            return loss
+        torch._dynamo.reset()
+        whole = torch.compile(update, fullgraph=True, dynamic=False, mode="max-autotune-no-cudagraphs")
+
+        def step():
+            last["loss"] = whole(p, m, v, t, *x)
+        moments = [*m, *v, t]
+    else:
+        for w in p:
+            w.requires_grad_()
+        optimizer = (torch.optim.AdamW(p, lr=RATE, weight_decay=decay, fused=True, capturable=True) if decay else torch.optim.Adam(p, lr=RATE, fused=True, capturable=True))
+
+        def step():
+            with torch.enable_grad():
+                optimizer.zero_grad(set_to_none=True)
+                loss = loss_of(p, *x)
+                loss.backward()
+            optimizer.step()
+            last["loss"] = loss.detach()
+        moments = None
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    if not compiled:
+        moments = [s for state in optimizer.state.values() for s in state.values()]
+        optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(request["together"]):
+            step()
+
+    def reset():
+        for a, b in zip(p, initial):
+            a.detach().copy_(b)
+        for a in moments:
+            a.zero_()
+        torch.cuda.synchronize()
+    prepared = Steps(torch, graph.replay, request["together"], reset, lambda: last["loss"].item())
+    prepared.kept = (graph, x, p, moments, last)
+    return prepared
+
+
+def jax_steps(torch, jax, jnp, request):
+    """All the steps as one scan."""
+    import suite_jax
+    x = [jnp.asarray(t.cpu().numpy()) for t in data_of(torch, request)]
+    p = {k: jnp.asarray(v.cpu().numpy()) for k, v in parameters_of(torch, request, False).items()}
+    step = suite_jax.adam(jax, jnp, lambda p, *x: MODELS[request["op"]](jnp, request, p, *x), decay_of(request))
+    many = jax.jit(lambda state, *x: jax.lax.scan(lambda s, _: step(s, *x), state, None, length=request["together"]), donate_argnums=0)
+    now = {}
+
+    def reset():
+        zeros = jax.tree_util.tree_map(jnp.zeros_like, p)
+        now["state"] = jax.block_until_ready((jax.tree_util.tree_map(jnp.copy, p), zeros, jax.tree_util.tree_map(jnp.copy, zeros), jnp.zeros(())))
+
+    def replay():
+        now["state"], now["losses"] = many(now["state"], *x)
+        jax.block_until_ready(now["losses"])
+    return Steps(Synchronized, replay, request["together"], reset, lambda: now["losses"][-1])
+
+
+class Synchronized:   # as the torch module stands in Replayed
+    class cuda:
+        @staticmethod
+        def synchronize():
+            return None
+
+
+@jax_op
+def heads(jax, jnp, request, x, *values):   # noqa: F811
+    p = dict(zip([q["name"] for q in request["parameters"]], values))
+    for width in (512, 256, 128):
+        x = jnp.maximum(x @ p[f"hidden{width}.weight"] + p[f"hidden{width}.bias"], 0)
+    return tuple(x @ p[f"head{h}.weight"] + p[f"head{h}.bias"] for h in range(3))
+
+
 def prepare_jax(torch, jax, jnp, request):
     f = JAX[request["op"]]
-    first = [jax.dlpack.from_dlpack(t) for t in data_of(torch, request)]
+    first = [jax.dlpack.from_dlpack(t) for t in [*data_of(torch, request), *parameters_of(torch, request, False).values()]]
     sets = [first] + [[x + 0 for x in first] for _ in range(1, request["sets"])]
     run = jax.jit(lambda sets: [f(jax, jnp, request, *s) for s in sets])
     outputs = jax.block_until_ready(run(sets))
     check = float(sum(jnp.abs(y.astype(jnp.float32)).mean() for y in tuple_of(outputs[0])))
     del outputs
     rounds = max(1, request["together"] // len(sets))
-
-    class Synchronized:   # as the torch module stands in Replayed
-        class cuda:
-            @staticmethod
-            def synchronize():
-                return None
 
     def replay():
         for _ in range(rounds):
@@ -302,14 +441,13 @@ def load(threads, variant):
     if not torch.cuda.is_available():
         raise RuntimeError("this PyTorch sees no GPU")
     torch.set_grad_enabled(False)
-    torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.benchmark = True   # the fastest of its algorithms
     if variant == "jax":
         import jax
         import jax.numpy as jnp
+        import suite_jax   # noqa: F401: its models are registered in place of PyTorch's
         if jax.default_backend() != "gpu":
             raise RuntimeError("this JAX sees no GPU")
-        jax.config.update("jax_default_matmul_precision", "highest")
 
     if variant == "cublaslt":
         from cublaslt import Library
@@ -317,19 +455,24 @@ def load(threads, variant):
 
     def prepare(request):
         torch.cuda.empty_cache()
-        name = request["op"]
+        name, tf32 = request["op"], request.get("matmul") == "tf32"
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        if variant == "jax":
+            jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")
+        if request.get("trains"):
+            return jax_steps(torch, jax, jnp, request) if variant == "jax" else torch_steps(torch, request, variant == "torch-compile")
         if variant == "jax":
             return prepare_jax(torch, jax, jnp, request) if name in JAX else None
         if variant == "cublaslt":
             return prepare_cublaslt(torch, library, request) if name == "product" else None
-        if name not in OPS or variant == "torch-compile" and name in ("product", "conv2d"):   # tuning twenty products takes minutes
+        if name not in OPS and name not in MODELS or variant == "torch-compile" and name in ("product", "conv2d"):   # tuning twenty products takes minutes
             return None
         if name == "adamw" and variant == "torch":
             return FusedAdamW(torch, request)
         return prepare_torch(torch, request, variant == "torch-compile")
     version = {"jax": lambda: "JAX " + jax.__version__, "cublaslt": lambda: f"cuBLASLt {library.lib.cublasLtGetVersion()}"}.get(variant, lambda: "PyTorch " + torch.__version__)()
     how = {"torch": "eager, CUDA graphs", "torch-compile": "compiled max-autotune, CUDA graphs", "cublaslt": "fastest of 8 proposals, CUDA graphs", "jax": "jit"}[variant]
-    return f"{version}, {how}, f32 exact, bf16 as in the case's name", prepare
+    return f"{version}, {how}, f32 exact but where a case says tf32, bf16 as in the case's name", prepare
 
 
 if __name__ == "__main__":

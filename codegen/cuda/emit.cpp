@@ -3,6 +3,7 @@
 // f with the tile.
 #include <numeric>
 #include <set>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -341,6 +342,7 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
     close();
     close();
   });
+  if (l.ahead && vector >= 0) ask_ahead(l, places, vector);
 }
 
 void Emitter::statement(const Store& s) {
@@ -565,6 +567,7 @@ void Emitter::statement(const Seq& q) {
     line("#pragma unroll");
     line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {};", registers(value(c.var).axes, places_), name(c.var), constant(c.init)));
   }
+  const AxisId outer = std::exchange(loop_, q.axes.size() == 1 ? q.axes[0] : -1);
   loops(q.axes, [&] {
     block(q.body);
     for (size_t i = 0; i < q.carries.size(); ++i) {
@@ -572,6 +575,7 @@ void Emitter::statement(const Seq& q) {
       line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {}[r];", registers(value(q.carries[i].var).axes, places_), name(q.carries[i].var), name(q.yields[i])));
     }
   });
+  loop_ = outer;
   for (size_t i = 0; i < q.outs.size(); ++i) names_[q.outs[i]] = name(q.carries[i].var);
   for (const auto& [i, op] : later) across(q.outs[i], op, bits(q.axes), &q == scattered_ ? Result::scattered : Result::everywhere);
 }

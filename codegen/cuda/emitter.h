@@ -85,6 +85,8 @@ class Emitter {
   // --- statements ---
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
+  void ask_ahead(const tile::Load& l, const Places& places, tile::AxisId vector);
+  tile::AxisId loop_ = -1;       // of the seq around
   void map(const tile::MapTile& m, const Places& places, const std::string& prefix) {
     define(m.out, places, prefix);
     map_elements(m, places);
@@ -100,7 +102,7 @@ class Emitter {
     else load(l, places_, "v");
   }
   void statement(const tile::MapTile& m) {
-    if (!role_ || !fragment_map(m)) map(m, places_, "v");
+    if (!role_ || (!take(m) && !fragment_map(m))) map(m, places_, "v");
   }
   void statement(const tile::ReduceTile& r) {
     if (!fragment_reduce(r)) reduce(r);
@@ -155,6 +157,9 @@ class Emitter {
   std::vector<Ring> rings_;                // by channel
   std::vector<TensorMap> maps_;
   std::map<tile::ValueId, SharedTile> tiles_;
+  std::set<int> rounded_;                  // channels of operands of tf32, which the copy engine rounds
+  void find_rounded();
+  bool take(const tile::MapTile& m);
   struct Flight {
     std::string sum, operand;
     int64_t registers;
@@ -180,7 +185,7 @@ class Emitter {
   Part part(const tile::Value& v) const;
   int64_t slot_bytes(const tile::Channel& c) const;
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
-  std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
+  std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p, bool rounded);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
   struct PartOfSum {
     tile::AxisId row, column;

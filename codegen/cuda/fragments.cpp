@@ -46,6 +46,19 @@ std::string Emitter::fragment_at(ValueId v, const Registers& r) const {
   return fmt::format("{}[({}) / 2 * 4 + ({}) * 2 + ({}) % 2]", name(v), column, row, column);
 }
 
+// Whether the map brings a product's left operand out of its slot, in which it lies across the sum, and is spelled.
+bool Emitter::take(const MapTile& m) {
+  const auto from = m.args.size() == 1 ? tiles_.find(m.args[0]) : tiles_.end();
+  if (from == tiles_.end()) return false;
+  const Part& p = from->second.part;
+  QN_CHECK(m.expr.size() == 1 && p.size == 4 && p.row_bytes == 128 && place(p.outer).threads == 4 && p.rows % 8 == 0, "a tile in a slot is taken as it is, across the sum");
+  const int64_t n = 64 * p.rows / 128;
+  line(fmt::format("u32 v{}[{}];", m.out, n));
+  line(fmt::format("qn_take_across<{}>(v{}, {}, tid);", p.rows, m.out, from->second.address));
+  names_[m.out] = fmt::format("v{}", m.out);
+  return computed_ = true;
+}
+
 // Whether the map is of such tiles, and spelled.
 bool Emitter::fragment_map(const MapTile& m) {
   computed_ = true;

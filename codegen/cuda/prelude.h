@@ -166,6 +166,7 @@ template <int N, class T> __device__ inline void qn_async(T* to, const T* base, 
 __device__ inline void qn_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> __device__ inline void qn_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
 #endif
+__device__ inline void qn_ask(const void* p) { asm volatile("prefetch.global.L2 [%0];" :: "l"(p)); }
 // Matrix fragments: eight rows of 16 bytes per register, plain or transposed; products with sums in place.
 template <int N> __device__ inline void qn_ldmatrix(u32* d, const u16* s) {
   u32 p = (u32)__cvta_generic_to_shared(s);
@@ -180,6 +181,10 @@ template <int N> __device__ inline void qn_ldmatrix_trans(u32* d, const u16* s) 
   else asm volatile("ldmatrix.sync.aligned.m8n8.x1.trans.shared.b16 {%0}, [%1];" : "=r"(d[0]) : "r"(p) : "memory");
 }
 __device__ inline float qn_to_tf32(float x) { u32 r; asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x)); return __uint_as_float(r); }
+__device__ inline void qn_split(u32& big, u32& small, float x) {
+  const float b = qn_to_tf32(x);
+  big = __float_as_uint(b), small = __float_as_uint(qn_to_tf32(x - b));
+}
 #define QN_MMA(name, op) __device__ inline void qn_mma_##name(float& c0, float& c1, float& c2, float& c3, const u32* a, const u32* b) { \
   asm volatile("mma.sync.aligned." op " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" : "+f"(c0), "+f"(c1), "+f"(c2), "+f"(c3) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])); }
 QN_MMA(m16n8k16_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32") QN_MMA(m16n8k16_f16, "m16n8k16.row.col.f32.f16.f16.f32") QN_MMA(m16n8k8_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")

@@ -39,6 +39,24 @@ __device__ __forceinline__ float qn_fast_div(float a, float b) { float y; asm("r
 // Two sums as a product's operand has them.
 __device__ __forceinline__ u32 qn_rounded_bf16(float low, float high) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
 __device__ __forceinline__ u32 qn_rounded_f16(float low, float high) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
+// 64 rows of a left operand of 32 bits, along which rows of shared memory run, 32 to a column. Register 4 s + 2 q + h: row 16 (tid / 32) + 8 h + lane / 4,
+// element 8 s + 4 q + lane % 4 of the sum. Half of the lanes take their two elements the other way round: so no two meet in a bank.
+template <int DEPTH> __device__ __forceinline__ void qn_take_across(u32* v, u32 from, int tid) {
+  const int lane = tid & 31, warp = tid >> 5, other = lane >> 4;
+  const u32 at = from + (warp >> 1) * (DEPTH * 128) + (lane & 3) * 128 + (lane >> 2 & 3) * 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const u32 chunk = (warp & 1) * 4 + h * 2 + other;
+    const u32 near = at + other * 512 + (chunk ^ (other * 4 + (lane & 3))) * 16, far = at + (other ^ 1) * 512 + (chunk ^ ((other ^ 1) * 4 + (lane & 3))) * 16;
+#pragma unroll
+    for (int s = 0; s < DEPTH / 8; ++s) {
+      u32 x, y;
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(near + s * 1024) : "memory");
+      asm volatile("ld.shared.b32 %0, [%1];" : "=r"(y) : "r"(far + s * 1024) : "memory");
+      v[4 * s + h] = other ? y : x, v[4 * s + 2 + h] = other ? x : y;
+    }
+  }
+}
 // What is computed of it is computed here, and not kept from before a loop.
 __device__ __forceinline__ int qn_here(int x) { asm volatile("" : "+r"(x)); return x; }
 // Barriers by number: 1 to 4 the threads of an instance among themselves, 5 and 6 turns. Numbers stay literals, or all 16 are reserved.
@@ -80,6 +98,7 @@ template <int BLOCKS, int N, int THREADS> __device__ __forceinline__ void qn_tot
 template <int ROW> __device__ __forceinline__ u32 qn_swizzled(u32 at) { return at ^ ((at >> 7 & (ROW / 16 - 1)) << 4); }
 __device__ __forceinline__ u32 qn_pair_bf16(float low, float high) { return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632); }
 __device__ __forceinline__ u32 qn_pair_f16(float low, float high) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
+// The turned ones: rows of shared memory run along the 64 rows.
 #define QN_PUT(type) template <int COLUMNS> __device__ __forceinline__ void qn_put_##type(u32 to, const float* v, int tid) { \
   const int lane = tid & 31; \
   _Pragma("unroll") for (int j = 0; j < COLUMNS / 16; ++j) { \
@@ -87,7 +106,24 @@ __device__ __forceinline__ u32 qn_pair_f16(float low, float high) { u32 r; asm("
     _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_pair_##type(x[0], x[1]); } \
     u32 at = qn_swizzled<COLUMNS * 2>((u32)((tid >> 5) * 16 + (lane & 15)) * (COLUMNS * 2) + (j * 2 + (lane >> 4)) * 16); \
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(to + at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"); } }
-QN_PUT(bf16) QN_PUT(f16)
+#define QN_PUT_TURNED(type) template <int COLUMNS> __device__ __forceinline__ void qn_put_turned_##type(u32 to, const float* v, int tid) { \
+  const int lane = tid & 31; \
+  _Pragma("unroll") for (int j = 0; j < COLUMNS / 16; ++j) { \
+    u32 r[4]; \
+    _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_pair_##type(x[0], x[1]); } \
+    u32 at = qn_swizzled<128>((u32)(j * 16 + (lane >> 4) * 8 + (lane & 7)) * 128 + ((tid >> 5) * 2 + (lane >> 3 & 1)) * 16); \
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(to + at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"); } }
+QN_PUT(bf16) QN_PUT(f16) QN_PUT_TURNED(bf16) QN_PUT_TURNED(f16)
+template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_turned_32(u32 to, const T* v, int tid) {   // 32 of the rows in a column of shared memory
+  const int lane = tid & 31, warp = tid >> 5;
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int r = 0; r < COLUMNS / 4; ++r) {
+      u32 at = qn_swizzled<128>((u32)(r / 2 * 8 + (lane & 3) * 2 + r % 2) * 128 + ((warp & 1) * 16 + h * 8 + (lane >> 2)) * 4);
+      asm volatile("st.shared.b32 [%0], %1;" :: "r"(to + (warp >> 1) * (COLUMNS * 128) + at), "r"(qn_bits<u32>(v[h * (COLUMNS / 4) + r])) : "memory");
+    }
+}
 template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_32(u32 to, const T* v, int tid) {
   const int lane = tid & 31;
 #pragma unroll

@@ -7,7 +7,6 @@
 #include "codegen/cuda/emitter.h"
 #include "codegen/cuda/spell.h"
 #include "ir/support/overloaded.h"
-#include "passes/tile/atoms.h"
 
 namespace quern::cuda {
 
@@ -42,12 +41,6 @@ bool has(const Role& role, int channel = -1) {
   return found;
 }
 
-std::string list(int from, int n, const char* form) {
-  std::string out;
-  for (int i = 0; i < n; ++i) out += (i ? "," : "") + fmt::format(fmt::runtime(form), from + i);
-  return out;
-}
-
 }  // namespace
 
 Emitter::Part Emitter::part(const Value& v) const {
@@ -69,13 +62,14 @@ int64_t Emitter::box_rows(BufferId b, const std::vector<BoxIndex>& box, const Pa
   return p.rows;
 }
 // The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long.
-std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, const Part& p) {
+std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, const Part& p, bool rounded) {
   const Buffer& buffer = this->buffer(b);
   TensorMap m;
   m.operand = b;
   m.dtype = static_cast<int64_t>(buffer.dtype);
   m.rank = static_cast<int64_t>(buffer.shape.size());
   m.row_bytes = p.row_bytes;
+  m.rounded = rounded;
   m.symbol = buffer.symbol, m.along = buffer.along;
   const Shape strides = buffer.strides();
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
@@ -100,12 +94,37 @@ std::string Emitter::corner(const std::vector<BoxIndex>& box, const Part& p, int
   return out;
 }
 
+// Products of tf32 take what the copy engine has rounded to it: they themselves would cut bits off.
+void Emitter::find_rounded() {
+  std::map<ValueId, int> from;
+  std::set<int> others;
+  const auto note = [&](const Mma& m) {
+    for (ValueId v : {m.a, m.b})
+      if (from.count(v)) (m.precision == Precision::tf32 ? rounded_ : others).insert(from.at(v));
+  };
+  for (const Role& r : phase_->roles)
+    each_statement(r.body, [&](const Stmt& s, const std::vector<AxisId>&) {
+      const auto same = [&](ValueId out, ValueId arg) {
+        if (from.count(arg)) from[out] = from.at(arg);
+      };
+      if (const auto* m = std::get_if<Mma>(&s.node)) note(*m);
+      if (const auto* m = std::get_if<MapTile>(&s.node); m && m->args.size() == 1) same(m->out, m->args[0]);
+      const auto* in = std::get_if<InRole>(&s.node);
+      const auto* g = in ? std::get_if<Get>(&in->node) : nullptr;
+      const auto* c = in ? std::get_if<Slice>(&in->node) : nullptr;
+      for (size_t n = 0; g && n < g->outs.size(); ++n) from[g->outs[n]] = g->channel;
+      if (c) same(c->out, c->arg);
+    });
+  for (int c : rounded_) QN_CHECK(!others.count(c), "a ring of operands of tf32 has no others");
+}
+
 std::string Emitter::run_roles(const std::string& name, const std::string& params) {
   const Phase& p = k_.phases[0];
   phase_ = &p;
   int64_t groups = 0, barriers = 0;
   for (const Role& r : p.roles) groups += r.count;
   threads_ = 128 * groups;
+  find_rounded();
   // Rings, then barriers.
   for (size_t c = 0; c < p.channels.size(); ++c) {
     const Channel& channel = p.channels[c];
@@ -327,98 +346,6 @@ void Emitter::role_each(const std::vector<AxisId>& axes, const Block& body, cons
   for (size_t i = 0; i < axes.size(); ++i) close();
 }
 
-// How a product's operand is walked along the sum: an instruction takes 32 bytes of rows along it, or 16 rows across.
-Emitter::Walk Emitter::walk(const SharedTile& t, AxisId k) const {
-  QN_CHECK(t.part.row_bytes == 128, "operands have rows of 128 bytes");
-  if (t.part.inner != k) return {false, false, 128, 1 << 20, 0};
-  const int64_t every = t.part.row_bytes / 32, column = t.part.rows * t.part.row_bytes / 16;
-  return {false, true, 2, every, column - 2 * (every - 1)};
-}
-
-// A product of wgmma: descriptors of its operands in shared memory, the k-chain of one step in one asm statement for every 64 rows.
-void Emitter::issue(const Mma& m) {
-  const SharedTile& b = tiles_.at(m.b);
-  const auto shared = tiles_.find(m.a);
-  const AxisId k = m.axes.back();
-  const auto kept = [&](const SharedTile& t) { return t.axis >= 0 ? t.axis : t.part.inner == k ? t.part.outer
-                                                                                               : t.part.inner; };
-  const AxisId columns = kept(b);
-  AxisId rows = -1;
-  for (AxisId a : value(m.out).axes)
-    if (a != columns) rows = a;
-  const auto atom = find_atom(m.atom, m.precision);
-  QN_CHECK(atom && atom->asynchronous && m.axes.size() == 1 && place(columns).tile == atom->n && place(rows).tile % atom->m == 0 && place(k).tile % atom->k == 0 && adds_.count(m.acc), "an issued product has an atom's shape, and something to add to");
-  const int64_t sums = place(rows).tile * place(columns).tile / 128;
-  if (names_.count(m.acc)) {
-    names_[m.out] = names_.at(m.acc);
-  } else {
-    line(fmt::format("float v{}[{}];", m.out, sums));
-    names_[m.out] = fmt::format("v{}", m.out);
-  }
-  if (is_fragment_type(value(m.out))) fragments_.insert(m.out);
-  adds_[m.out] = "1";
-  const auto descriptor = [&](const char* name, const SharedTile& t, bool along) {
-    const uint64_t stride = along ? 0 : static_cast<uint64_t>(t.part.rows * t.part.row_bytes) >> 4;
-    line(fmt::format("const u64 {} = {}ull | (({} & 0x3ffff) >> 4);", name, (uint64_t{1} << 62) | (uint64_t{64} << 32) | (stride << 16), t.address));
-  };
-  const Walk along_b = walk(b, k), along_a = shared == tiles_.end() ? Walk{true, true, 0, 1, 0} : walk(shared->second, k);
-  const std::string add = adds_.at(m.acc);
-  const std::string call = product_helper(*atom, m.precision, place(k).tile / atom->k, along_a, along_b, add);
-  open("");
-  descriptor("db", b, along_b.along);
-  if (!along_a.registers) descriptor("da", shared->second, along_a.along);
-  line("qn_products();");
-  if (along_a.registers) {
-    QN_CHECK(place(rows).tile == 64, "an operand in registers has 64 rows");
-    line(fmt::format("{}({}, {}, db{});", call, name(m.out), name(m.a), add == "0" || add == "1" ? "" : ", " + add));
-  } else {
-    const Part& p = shared->second.part;
-    const int64_t step = (along_a.along ? atom->m * p.row_bytes : p.rows * p.row_bytes) >> 4;
-    for (int64_t i = 0; i < place(rows).tile / atom->m; ++i) line(fmt::format("{}({} + {}, da + {}, db{});", call, name(m.out), i * atom->n / 2, i * step, add == "0" || add == "1" ? "" : ", " + add));
-  }
-  line("qn_issued();");
-  close();
-  in_flight_.push_back({name(m.out), along_a.registers ? name(m.a) : "", sums});
-  computed_ = false;
-}
-
-std::string Emitter::product_helper(const Atom& atom, Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add) {
-  const int sums = atom.n / 2, operands = a.registers ? static_cast<int>(steps) * 4 : 1;
-  const bool asked = add != "0" && add != "1";
-  const char* type = kPrecisions[static_cast<int>(precision)];
-  std::string name = fmt::format("qn_product_{}_{}_{}{}x{}{}", atom.name, type, a.registers ? 'r' : a.along ? 'k'
-                                                                                                            : 'm',
-                                 b.along ? 'k' : 'n', steps, asked ? "" : "_" + add);
-  for (const Walk* w : {&a, &b})
-    if (!w->registers && w->every < steps) name += fmt::format("_{}", w->jump);
-  if (helpers_.find(name + "(") != std::string::npos) return name;
-  helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d, {}, u64 b{}) {{\n  asm volatile(\"{{.reg .u64 a, b; ", name, a.registers ? "const u32* a" : "u64 a", asked ? ", u32 add" : "");
-  if (!a.registers) helpers_ += fmt::format("mov.u64 a, %{}; ", sums);
-  helpers_ += fmt::format("mov.u64 b, %{};", sums + operands);
-  if (asked) helpers_ += fmt::format(" .reg .pred p; setp.ne.u32 p, %{}, 0;", sums + operands + 1);
-  helpers_ += "\\n\"\n";
-  for (int64_t s = 0; s < steps; ++s) {
-    const std::string left = a.registers ? fmt::format("{{{}}}", list(sums + 4 * static_cast<int>(s), 4, "%{}")) : "a";
-    helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, {}, b, {}, 1, 1{}, {};\\n\"\n", atom.name, type, type, list(0, sums, "%{}"), left, s ? "1" : asked ? "p"
-                                                                                                                                                                                        : add,
-                            a.registers ? "" : a.along ? ", 0"
-                                                       : ", 1",
-                            b.along ? 0 : 1);
-    if (s + 1 == steps) break;
-    const auto next = [&](const Walk& w) { return (s + 1) % w.every ? w.step : w.jump; };
-    helpers_ += fmt::format("    \"{}add.u64 b, b, {};\\n\"\n", a.registers ? "" : fmt::format("add.u64 a, a, {}; ", next(a)), next(b));
-  }
-  helpers_ += fmt::format("    \"}}\" : {} : {}, \"l\"(b){});\n}}\n", list(0, sums, add == "0" ? "\"=f\"(d[{}])" : "\"+f\"(d[{}])"), a.registers ? list(0, operands, "\"r\"(a[{}])") : "\"l\"(a)", asked ? ", \"r\"(add)" : "");
-  return name;
-}
-// What waits for products, so that no use of the sums of those that are then done is moved before it.
-std::string Emitter::settle_helper(int64_t sums, int64_t left) {
-  const std::string name = fmt::format("qn_settled_{}_{}", sums, left);
-  if (helpers_.find(name + "(") == std::string::npos)
-    helpers_ += fmt::format("__device__ __forceinline__ void {}(float* d) {{ asm volatile(\"wgmma.wait_group.sync.aligned {};\" : {} :: \"memory\"); }}\n", name, left, list(0, static_cast<int>(sums), "\"+f\"(d[{}])"));
-  return name;
-}
-
 void Emitter::in_role(const Fetch& f) {
   const Channel& c = phase_->channels[static_cast<size_t>(f.channel)];
   const Ring& r = rings_[static_cast<size_t>(f.channel)];
@@ -430,7 +357,7 @@ void Emitter::in_role(const Fetch& f) {
   line(fmt::format("qn_expect(full, {});", bytes));
   for (size_t n = 0; n < f.loads.size(); ++n) {
     const Part p = part(c.parts[n]);
-    const std::string map = tensor_map(f.loads[n].buffer, f.loads[n].index, p);
+    const std::string map = tensor_map(f.loads[n].buffer, f.loads[n].index, p, rounded_.count(f.channel) > 0);
     for (int64_t x = 0; x < p.columns; ++x)
       line(fmt::format("qn_fetch(ring + slot{} * {} + {}, {}, full{});", f.channel, r.bytes, at + x * p.rows * p.row_bytes, map, corner(f.loads[n].index, p, x)));
     at += round_up(p.bytes(), 1024);
@@ -528,8 +455,11 @@ void Emitter::in_role(const Put& p) {
   for (size_t n = 0; n < p.values.size(); ++n) {
     const Part part = this->part(c.parts[n]);
     const Spread &outer = k_.axes[static_cast<size_t>(part.outer)].spread, &inner = k_.axes[static_cast<size_t>(part.inner)].spread;
-    QN_CHECK(outer.warps == 4 && inner.threads == 4 && inner.vector == 2 && part.rows == 64 && part.columns == 1 && part.outer < part.inner, "a put takes 64 rows as products leave them");
-    line(fmt::format("qn_put_{}<{}>(ring{} + slot{} * {} + {}, {}, {});", part.size == 2 ? name_of(part.value->dtype) : "32", part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n]), thread));
+    const bool turned = inner.warps == 4;
+    const AxisId rows = turned ? part.inner : part.outer;
+    const Spread& columns = turned ? outer : inner;
+    QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.row_bytes == 128 : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
+    line(fmt::format("qn_put_{}{}<{}>(ring{} + slot{} * {} + {}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : "32", turned ? part.rows : part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n]), thread));
     at += round_up(part.bytes(), 1024);
   }
 }
@@ -542,7 +472,8 @@ void Emitter::in_role(const Send& s) {
   int64_t at = 0;
   for (size_t n = 0; n < s.stores.size(); ++n) {
     const Part p = part(c.parts[n]);
-    line(fmt::format("qn_send({}, ring{} + slot{} * {} + {}{});", tensor_map(s.stores[n].buffer, s.stores[n].index, p), s.channel, s.channel, r.bytes, at, corner(s.stores[n].index, p, 0)));
+    for (int64_t x = 0; x < p.columns; ++x)
+      line(fmt::format("qn_send({}, ring{} + slot{} * {} + {}{});", tensor_map(s.stores[n].buffer, s.stores[n].index, p, false), s.channel, s.channel, r.bytes, at + x * p.rows * p.row_bytes, corner(s.stores[n].index, p, x)));
     at += round_up(p.bytes(), 1024);
   }
   line("qn_sending();");

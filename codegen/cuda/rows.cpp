@@ -93,6 +93,19 @@ void Emitter::load_turned(const Load& l, AxisId across) {
   });
 }
 
+// What the next step of the loop around will load comes to the cache of the whole machine meanwhile.
+void Emitter::ask_ahead(const Load& l, const Places& places, AxisId vector) {
+  QN_CHECK(loop_ >= 0 && vector >= 0, "vectors of a next step are asked for");
+  Places next = places;
+  Place& step = next[static_cast<size_t>(loop_)];
+  step.start = fmt::format("({} + {})", step.start, step.tile);
+  Registers r;
+  over(value(l.out).axes, next, vector, r, [&] {
+    const Spot s = spot(l.buffer, l.index, value(l.out).axes, r, next);
+    line(fmt::format("if ({}({}) < {}) qn_ask(p{} + ({}));", s.condition.empty() ? "" : s.condition + " && ", s.position, count(buffer(l.buffer).shape), l.buffer, s.position));
+  });
+}
+
 // Memory → shared memory, without registers where vectors allow it; then all threads may read it.
 void Emitter::to_shared(const std::vector<AxisId>& axes, const Load& l, const Store& s) {
   const AxisId vector = vector_axis(l.buffer, l.index, value(l.out).axes, places_);

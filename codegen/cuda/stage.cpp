@@ -113,7 +113,8 @@ Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) cons
   o.vector = vector > 1 ? along : -1;
 
   const auto atom = find_atom(m.atom, m.precision);
-  o.element = atom && m.precision != Precision::tf32 ? value(o.value).dtype : m.precision == Precision::f64 ? DType::f64 : DType::f32;
+  o.element = atom && !is_of_tf32(m.precision) ? value(o.value).dtype : m.precision == Precision::f64 ? DType::f64
+                                                                                                      : DType::f32;
   o.depth_inner = along == o.depth && (atom || place(o.outer).vector == 1);
   // Vectors that shared memory holds across its rows are taken apart.
   if (o.vector >= 0 && (o.vector == o.depth) != o.depth_inner && o.definitions.size() == 1 && size_of(o.element) >= 4) {
@@ -128,7 +129,7 @@ Emitter::Operand Emitter::operand(const Mma& m, bool columns, const Seq& q) cons
     if (vectors == o.vector && bytes >= 4 && bytes <= 16) o.plain = only;
   }
   // Rows are padded so that eight of them, or the lanes of a fragment, meet different banks; 16-byte steps stay aligned.
-  const int64_t pad = atom ? (m.precision == Precision::tf32 && o.depth_inner ? 4 : 8) : 16 / size_of(o.element);
+  const int64_t pad = atom ? (is_of_tf32(m.precision) && o.depth_inner ? 4 : 8) : 16 / size_of(o.element);
   o.pitch = (o.depth_inner ? place(o.depth).tile : place(o.outer).tile) + pad;
   o.elements = o.pitch * (o.depth_inner ? place(o.outer).tile : place(o.depth).tile);
   return o;
@@ -325,15 +326,20 @@ void Emitter::multiply_atoms(const Mma& m, const Operand& a, const Operand& b, A
     close();
   };
   const std::string row = warp(a.outer) + "y * 16", column = warp(b.outer) + "x * 8";
-  if (m.precision == Precision::tf32) {
+  const bool rests = m.precision == Precision::tf32x3;   // of operands, in ga and gb
+  if (is_of_tf32(m.precision)) {
+    if (rests) line(fmt::format("u32 ga[{}][{}], gb[{}][{}];", row_atoms, atom.a_registers, column_atoms, atom.b_registers));
+    const auto fragment = [&](char letter, const char* of, int f, const std::string& at) {
+      return rests ? fmt::format("qn_split(f{0}[{1}][{2}], g{0}[{1}][{2}], s{0}[{3}]);", letter, of, f, at) : fmt::format("f{0}[{1}][{2}] = __float_as_uint(qn_to_tf32(s{0}[{3}]));", letter, of, f, at);
+    };
     std::vector<std::string> lines;
     for (int f = 0; f < 4; ++f)
-      lines.push_back(fmt::format("fa[y][{}] = __float_as_uint(qn_to_tf32(sa[{}]));", f, a.place(fmt::format("{} + {} + lane / 4", row, f % 2 * 8), fmt::format("{} + {} + lane % 4", k, f / 2 * 4))));
+      lines.push_back(fragment('a', "y", f, a.place(fmt::format("{} + {} + lane / 4", row, f % 2 * 8), fmt::format("{} + {} + lane % 4", k, f / 2 * 4))));
     line("const int lane = tid & 31;");
     each("y", row_atoms, 1, lines);
     lines.clear();
     for (int f = 0; f < 2; ++f)
-      lines.push_back(fmt::format("fb[x][{}] = __float_as_uint(qn_to_tf32(sb[{}]));", f, b.place(fmt::format("{} + lane / 4", column), fmt::format("{} + {} + lane % 4", k, f * 4))));
+      lines.push_back(fragment('b', "x", f, b.place(fmt::format("{} + lane / 4", column), fmt::format("{} + {} + lane % 4", k, f * 4))));
     each("x", column_atoms, 1, lines);
   } else {
     line("const int lane = tid & 31;");
@@ -352,12 +358,18 @@ void Emitter::multiply_atoms(const Mma& m, const Operand& a, const Operand& b, A
   const auto element = [&](int half, int parity) {
     return at(m.out, {{a.outer, fmt::format("(y * 2 + {})", half)}, {b.outer, fmt::format("(x * 2 + {})", parity)}}, places_);
   };
-  line("#pragma unroll");
-  open(fmt::format("for (int y = 0; y < {}; ++y)", row_atoms));
-  line("#pragma unroll");
-  line(fmt::format("for (int x = 0; x < {}; ++x) qn_mma_{}_{}({}, {}, {}, {}, fa[y], fb[x]);", column_atoms, m.atom,
-                   m.precision == Precision::bf16 ? "bf16" : m.precision == Precision::f16 ? "f16" : "tf32", element(0, 0), element(0, 1), element(1, 0), element(1, 1)));
-  close();
+  const auto multiply = [&](char left, char right) {
+    line("#pragma unroll");
+    open(fmt::format("for (int y = 0; y < {}; ++y)", row_atoms));
+    line("#pragma unroll");
+    line(fmt::format("for (int x = 0; x < {}; ++x) qn_mma_{}_{}({}, {}, {}, {}, {}a[y], {}b[x]);", column_atoms, m.atom,
+                     m.precision == Precision::bf16 ? "bf16" : m.precision == Precision::f16 ? "f16"
+                                                                                             : "tf32",
+                     element(0, 0), element(0, 1), element(1, 0), element(1, 1), left, right));
+    close();
+  };
+  if (rests) multiply('g', 'f'), multiply('f', 'g');   // the small ones first
+  multiply('f', 'f');
   close();
 }
 

@@ -23,6 +23,7 @@ Type infer_contract(const InferContext& c) {
   want_same_dtype(c);
   want_arithmetic(c);
   c.want(c.args[0].dtype != DType::boolean, Code::dtype_unsupported, "is not defined for bool", "cast to i32 first");
+  c.want(c.attrs.name.empty() || (c.attrs.name == "tf32" && c.args[0].dtype == DType::f32), Code::contract_spec, fmt::format("\"{}\" is no precision of {}", c.attrs.name, name_of(c.args[0].dtype)), "f32 may be multiplied as tf32");
   const ContractSpec s = parse_contract(c.attrs.spec);
   const auto extent = [&](char letter) -> int64_t {
     for (int a = 0; a < 2; ++a) {
@@ -127,7 +128,7 @@ std::vector<Sample> contract_samples(DType d) {
 }  // namespace
 
 std::vector<OpDef> contract_ops() {
-  return {define(Op::contract, "contract", "sum of products over the letters that the output lacks", infer_contract, eval_contract, vjp_contract, Contract{}, contract_samples)};
+  return {define(Op::contract, "contract", "sum of products over the letters that the output lacks; name=\"tf32\": operands of f32 may be rounded to 11 bits of significand", infer_contract, eval_contract, vjp_contract, Contract{}, contract_samples)};
 }
 
 }  // namespace quern

@@ -41,6 +41,7 @@ class RoleInterpreter : public Interpreter {
   struct InFlight {
     int64_t number;                                    // of the issue
     std::set<std::pair<ChannelId, int64_t>> sources;   // the slots that it reads
+    std::set<ValueId> registers;                       // tiles in registers that it reads
   };
   struct Instance {
     const Role* role;
@@ -302,6 +303,8 @@ class RoleInterpreter : public Interpreter {
   void plain(const Load& l) { statement(l); }
   void plain(const MapTile& m) {
     for (ValueId v : m.args) use(v);
+    for (const InFlight& p : me_->in_flight)
+      if (p.registers.count(m.out)) fail(fmt::format("{} makes %{} anew while a product reads it", me_->name, m.out));
     statement(m);
   }
   void plain(const ReduceTile& r) {
@@ -309,10 +312,11 @@ class RoleInterpreter : public Interpreter {
     statement(r);
   }
   void plain(const Mma& m) {
-    InFlight product{me_->issued, {}};
+    InFlight product{me_->issued, {}, {}};
     for (ValueId v : {m.a, m.b}) {
       use(v);
       if (const auto it = me_->source.find(v); it != me_->source.end()) product.sources.insert(it->second);
+      else product.registers.insert(v);
     }
     if (!m.issued) use(m.acc);
     statement(m);

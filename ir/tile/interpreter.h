@@ -182,8 +182,13 @@ class Interpreter {
     const Value& out = k_.values[static_cast<size_t>(m.out)];
     fill(m.out, [&] {
       double sum = element(m.acc).f;
-      const auto operand = [&](ValueId v) { return m.precision == Precision::tf32 ? round_tf32(element(v).f) : element(v).f; };
-      elements(m.axes, 0, [&] { sum += operand(m.a) * operand(m.b); });
+      elements(m.axes, 0, [&] {
+        const double a = element(m.a).f, b = element(m.b).f;
+        if (!is_of_tf32(m.precision)) return void(sum += a * b);
+        const double big_a = round_tf32(a), big_b = round_tf32(b);
+        sum += big_a * big_b;
+        if (m.precision == Precision::tf32x3) sum += big_a * round_tf32(b - big_b) + round_tf32(a - big_a) * big_b;
+      });
       return Scalar::of(out.dtype, sum);
     });
   }

@@ -38,13 +38,14 @@
 // A load outside its buffer reads 0 of the dtype; a store outside does nothing; gathered indices alike. A load sees what
 // its instance has stored before.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
-// a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), bf16, f16 (exact products, accumulated in f32).
+// a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), tf32x3 (operands are sums of two of tf32, x = big + small; all of their
+// product but small*small), bf16, f16 (exact products, accumulated in f32).
 // A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, the
 // symbol, and random bits; each op rounds to its dtype as in ir/op.h.
 //
 // Planned forms. `scratch` buffers belong to one grid instance (CUDA: in shared memory). CPU: `lanes` marks the axis whose elements lie across a
 // vector's lanes; `load ahead` also asks for what the next grid instance will read there, or, of a scratch, for
-// what will be copied there next; `store stream` goes past the caches where whole lines are stored. CUDA: one block of threads per grid instance; an axis spreads its tile over bits of the lane number
+// what will be copied there next; `store stream` goes past the caches where whole lines are stored. CUDA: `load ahead` also asks for what the next step of the loop around will read; one block of threads per grid instance; an axis spreads its tile over bits of the lane number
 // (`threads`) and of the warp number (`warps`), the rest lies in registers: element ((w * R/V + r/V) * threads + t) * V
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
 // its axes have; along bits that none of its axes owns, threads hold equal copies. Of a `mirrored` grid's last two axes (i, j) and (j, i) run side by side. An mma with an atom takes its
@@ -63,7 +64,8 @@
 // has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
 // `slice`: the part of a tile where axes within its own stand. `past (a, b)`: in all steps of the loop over a and b but the first, in which
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
-// The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums.
+// The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums, or, of 32 bits, as a map takes it out of a slot
+// in which it lies across the sum. No other operand of 32 bits does.
 // `work … shared along a`: so many blocks as the axis a has tiles do each instance together; the r-th stands in the r-th tile of a, so that its loops over
 // axes within a sum that share. `share %v` shows the others its tile; `deal` is an `each` whose steps, counted over all instances of the role,
 // are dealt to the blocks in turn; there `total %v` is the sum of all their %v, in the order of the shares, where axes within its own stand.
@@ -149,8 +151,14 @@ struct MapTile {
   bool fast = false;
 };
 struct ReduceTile { ValueId out; Op combine; std::vector<AxisId> axes; ValueId arg; };
-enum class Precision { f64, f32, tf32, bf16, f16 };   // tf32: operands rounded to 11 bits of significand
-inline constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "bf16", "f16"};
+enum class Precision { f64,
+                       f32,
+                       tf32,
+                       tf32x3,
+                       bf16,
+                       f16 };   // tf32: operands rounded to 11 bits of significand
+inline constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "tf32x3", "bf16", "f16"};
+inline bool is_of_tf32(Precision p) { return p == Precision::tf32 || p == Precision::tf32x3; }
 struct Mma {
   ValueId out;
   Precision precision;

@@ -511,9 +511,9 @@ class Parser {
     r_.expect("mma");
     r_.expect("[");
     const std::string precision = r_.word();
-    int p = 0;
-    while (p < 5 && precision != kPrecisions[p]) ++p;
-    if (p == 5) r_.fail("an unknown precision");
+    size_t p = 0;
+    while (p < std::size(kPrecisions) && precision != kPrecisions[p]) ++p;
+    if (p == std::size(kPrecisions)) r_.fail("an unknown precision");
     m.precision = static_cast<Precision>(p);
     if (r_.accept(",")) {
       m.atom = r_.word();

@@ -5,6 +5,7 @@
 //   after:  %3 = reshape %w [256,21,48];  %4 = transpose %3 : f32[21,256,48];
 //           %5 = scan %h, %4 {h' = contract(h, reshape(transpose(panels))) "bk,kn->bn"}
 // What fills no panel is padded with zeros, which nothing reads. It changes the order of sums, as another plan does.
+// For tensor cores: tensor_operands.cpp.
 #include "passes/graph/panels.h"
 
 #include <algorithm>
@@ -28,18 +29,19 @@ constexpr int64_t kFewSteps = 4;   // that does not pay for the copy
 
 bool has(const std::string& letters, char c) { return letters.find(c) != std::string::npos; }
 
+NodeId reshaped(GraphBuilder& b, NodeId x, Shape shape) {
+  Attrs attrs;
+  attrs.shape = std::move(shape);
+  return b.type(x).shape == attrs.shape ? x : b.add(Op::reshape, {x}, std::move(attrs));
+}
+}  // namespace
+
 NodeId transposed(GraphBuilder& b, NodeId x, Shape axes) {
   if (std::is_sorted(axes.begin(), axes.end())) return x;
   Attrs attrs;
   attrs.axes = std::move(axes);
   return b.add(Op::transpose, {x}, std::move(attrs));
 }
-NodeId reshaped(GraphBuilder& b, NodeId x, Shape shape) {
-  Attrs attrs;
-  attrs.shape = std::move(shape);
-  return b.type(x).shape == attrs.shape ? x : b.add(Op::reshape, {x}, std::move(attrs));
-}
-// The dim `from` comes to stand at `to`, the others keep their order.
 Shape moved(size_t rank, size_t from, size_t to) {
   Shape axes(rank);
   std::iota(axes.begin(), axes.end(), 0);
@@ -47,8 +49,6 @@ Shape moved(size_t rank, size_t from, size_t to) {
   axes.insert(axes.begin() + static_cast<int64_t>(to), static_cast<int64_t>(from));
   return axes;
 }
-
-}  // namespace
 
 NodeId Panels::made(GraphBuilder& b, NodeId x, const std::string& letters) const {
   const size_t summed = letters.size() - 1;
@@ -200,6 +200,7 @@ class Loop {
 }  // namespace
 
 Graph panels(const Graph& graph, PassContext& context) {
+  if (context.large_product > 0) return operands_for_tensor_cores(graph, context);
   if (context.large_matrix == 0 || std::none_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& n) { return n.op == Op::scan; })) return graph;
   GraphBuilder b;
   return rebuild(graph, b, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {

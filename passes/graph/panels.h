@@ -9,8 +9,18 @@
 
 namespace quern {
 
+/// The axes in another order.
+NodeId transposed(GraphBuilder& b, NodeId x, Shape axes);
+/// Of so many axes: the one `from` comes to stand at `to`, the others keep their order.
+Shape moved(size_t rank, size_t from, size_t to);
+
+/// For tensor cores, operands of large products of f32 are stored along their sum, or in two parts of tf32 (tensor_operands.cpp).
+Graph operands_for_tensor_cores(const Graph& graph, PassContext& context);
+
 /// The usual PassContext::large_matrix: smaller ones stay in a core's cache as they are.
 inline constexpr int64_t kLargeMatrix = 64 << 10;
+/// The usual PassContext::large_product for tf32, and for two parts of it: smaller ones gain less than the other kernels cost.
+inline constexpr int64_t kTurnedProduct = int64_t{1} << 30, kSplitProduct = int64_t{1} << 33;
 
 /// Of an operand whose letters are all summed but `kept`: as wide as the sums that a product's registers hold. What fills
 /// no panel is padded with zeros, which nothing reads.

@@ -30,5 +30,7 @@ std::optional<Atom> best_atom(Precision precision, int arch);
 /// groups of warps (PTX ISA, "matrix fragments"): row = 16·warp + 8·half + lane/4, column = 8·step + 2·(lane%4) + parity.
 Spread rows_of(const Atom& atom, int64_t row_warps, int64_t warps_at);
 Spread columns_of(const Atom& atom, int64_t column_warps, int64_t warps_at);
+/// Where the summed elements of a left operand in registers lie: 2·(lane%4) + parity of 16 bits, lane%4 of 32.
+Spread depth_of(const Atom& atom);
 
 }  // namespace quern::tile

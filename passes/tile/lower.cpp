@@ -317,9 +317,10 @@ int Lowering::build_contract(const Node& n, const std::vector<Index>& index) {
   const int sum = carried(loop, kept, Scalar::of(wide, 0), [&](ValueId carry) {
     Mma mma;
     const DType dtype = widened ? narrow : n.type.dtype;
-    mma.precision = dtype == DType::f64 ? Precision::f64 : dtype == DType::f32 ? Precision::f32
-                                                       : dtype == DType::bf16  ? Precision::bf16
-                                                                               : Precision::f16;
+    mma.precision = dtype == DType::f64 ? Precision::f64 : n.attrs.name == "tf32" ? Precision::tf32
+                                                       : dtype == DType::f32      ? Precision::f32
+                                                       : dtype == DType::bf16     ? Precision::bf16
+                                                                                  : Precision::f16;
     mma.axes = loop;
     mma.acc = carry;
     mma.a = materialise(element(source(0), operand_index(spec.lhs, loop_index)), loop);

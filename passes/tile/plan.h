@@ -21,12 +21,16 @@ CpuArch cpu_arch(const std::string& arch);                // "avx512", "avx2" or
 /// Accumulators of a product of so many rows and vectors: rows and vectors that stay in registers.
 std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int registers);
 
-/// How products of f32 may be computed on matrix units.
-enum class F32Products { exact, tf32 };
+/// How products of f32 are computed: as such, or on matrix units, of operands rounded to tf32, or of all but the last bits of both,
+/// in three products. What matrix units cannot do, short sides or before sm_80, is computed as such.
+enum class F32Products { f32,
+                         tf32,
+                         tf32x3 };
+inline constexpr const char* kF32Products[] = {"f32", "tf32", "tf32x3"};   // --matmul
 
 class KernelSchedule;   // passes/tile/schedule.h: choices that change no result
 tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch, KernelSchedule* schedule = nullptr);
 /// `why`: what keeps a product from the form with roles (roles.h), or "".
-tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::exact, std::string* why = nullptr);
+tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::f32, std::string* why = nullptr);
 
 }  // namespace quern

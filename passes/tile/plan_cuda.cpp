@@ -64,6 +64,10 @@ class Planner {
     const int64_t vector = widest > 4 && !fits(widest) && fits(widest / 2) ? widest / 2 : widest;
     give(w.along, threads, vector, ceil_div(extent, threads * vector));
     if (chunk && threads < kBlock) give(w.rows, std::min(kBlock / threads, power_up(axis(w.rows).extent)), 1, 1);
+    // Sums beside the rows leave room for few warps: each asks for its next row while it works on this one.
+    if (chunk)
+      for (Stmt& s : std::get<Seq>(std::get<Each>(k_.phases[0].body.back().node).body[0].node).body)
+        if (auto* l = std::get_if<Load>(&s.node)) l->ahead = has(l->out, w.rows) && has(l->out, w.along) && k_.buffers[static_cast<size_t>(l->buffer)].kind == BufferKind::in;
     // Blocks of few rows: none of them waits for the others, and the last ones are over at about the same time.
     if (!chunk) spread_kept(-1, std::max<int64_t>(32, std::min(std::max(kBlock / 2, threads), threads * power_up(rows))));
     return std::move(k_);
@@ -340,9 +344,9 @@ class Planner {
     // Columns are what stores run along.
     if (contiguous_bytes_of_stores(i) > contiguous_bytes_of_stores(j)) std::swap(i, j);
 
-    if (m->precision == Precision::f32 && f32_ == F32Products::tf32) m->precision = Precision::tf32;
+    if (m->precision == Precision::f32 && f32_ != F32Products::f32) m->precision = f32_ == F32Products::tf32 ? Precision::tf32 : Precision::tf32x3;
     const auto atom = best_atom(m->precision, arch_);
-    if (!atom && m->precision == Precision::tf32) m->precision = Precision::f32;
+    if (!atom && is_of_tf32(m->precision)) m->precision = Precision::f32;
     m->atom = atom ? std::string(atom->name) : "simt";
     const Shape shape = choose(i, j, depth, atom, m->precision);
     const int64_t row_at = log2_of(shape.column_warps), depth_at = row_at + log2_of(shape.row_warps);
@@ -359,7 +363,8 @@ class Planner {
     for (AxisId a : {i, j})
       if (axis(a).spread.warps == 1) axis(a).spread.warps_at = 0;
     if (shape.depth_warps == 1) axis(depth).spread.warps_at = 0;
-    const int64_t stage = (shape.rows + shape.columns + 16) * (shape.depth + 4) * (atom && m->precision != Precision::tf32 ? 2 : m->precision == Precision::f64 ? 8 : 4);
+    const int64_t stage = (shape.rows + shape.columns + 16) * (shape.depth + 4) * (atom && !is_of_tf32(m->precision) ? 2 : m->precision == Precision::f64 ? 8
+                                                                                                                                                          : 4);
     m->stages = std::clamp<int64_t>((arch_ >= 80 ? kShared : kShared / 2) / stage, 2, 4);
     axis(i).tile = shape.rows;
     axis(j).tile = shape.columns;
@@ -419,7 +424,7 @@ class Planner {
     std::vector<Shape> shapes;
     if (!atom && precision == Precision::f64) shapes = {{64, 64, 16, 4, 2, 1}, {32, 32, 32, 2, 1, 4}};
     else if (!atom) shapes = {{128, 128, 16, 4, 2, 1}, {64, 64, 16, 4, 2, 1}, {32, 32, 32, 2, 1, 4}, {16, 32, 64, 1, 1, 8}};
-    else if (precision == Precision::tf32) shapes = {{128, 128, 16, 2, 4, 1}, {64, 64, 32, 4, 2, 1}, {32, 32, 64, 2, 1, 4}, {16, 32, 64, 1, 1, 8}};
+    else if (is_of_tf32(precision)) shapes = {{128, 128, 16, 2, 4, 1}, {64, 64, 32, 4, 2, 1}, {32, 32, 64, 2, 1, 4}, {16, 32, 64, 1, 1, 8}};
     else shapes = {{128, 128, 32, 2, 4, 1}, {64, 64, 32, 4, 2, 1}, {32, 32, 64, 2, 1, 4}, {16, 32, 128, 1, 1, 8}};
     const int64_t others = instances() / (axis(i).extent * axis(j).extent);
     Shape best = shapes.back();
@@ -445,8 +450,11 @@ Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products pro
   const Kernel kernel = pick(lowered);
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
   if (number == 90 && !Facts(kernel).products.empty()) {
+    Kernel rounded = kernel;
+    for (const Mma* m : Facts(rounded).products)
+      if (products == F32Products::tf32 && m->precision == Precision::f32) const_cast<Mma*>(m)->precision = Precision::tf32;
     std::string reason;
-    if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(regroup(kernel), reason)) return std::move(*roles);
+    if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(regroup(rounded), reason)) return std::move(*roles);
     if (why) *why = reason;
   }
   Planner planner(kernel, number, products);

@@ -16,7 +16,7 @@ using namespace tile;
 
 namespace {
 
-constexpr int64_t kDepth = 64;            // summed elements of a slot: rows of 128 bytes
+constexpr int64_t kRow = 128;             // bytes of a slot's rows
 constexpr int64_t kShared = 227 << 10;    // bytes of shared memory that a block may have
 constexpr int64_t kMostShares = 8;
 constexpr int64_t kClusters[] = {0, 132, 64, 36, 24, 14, 14, 14, 14};   // groups of 1 to 8 blocks that a machine of 132 was seen to hold at once; constants, so that plans do not vary
@@ -61,6 +61,7 @@ class RolePlanner {
   Kernel run() {
     find_product();
     find_axes();
+    find_operands();
     tiling_ = choose();
     build();
     return std::move(k_);
@@ -76,6 +77,9 @@ class RolePlanner {
   AxisId row_ = -1, column_ = -1, depth_ = -1, part_rows_ = -1, part_columns_ = -1, share_ = -1;
   std::vector<AxisId> places_;               // what is summed beside the depth: of each place one step or more, as of a window
   Tiling tiling_{};
+  int64_t step_ = 64;                        // elements of a slot along the sum
+  bool taken_ = false;                       // the rows' operand lies across the sum, where only registers can turn it
+  bool turned_ = false;                      // outputs run along the rows
   int64_t ops_ = 0;                          // of what follows the product, per element
   int64_t widest_ = 2;                       // bytes of an output's element
 
@@ -110,8 +114,9 @@ class RolePlanner {
     product_ = std::get_if<Mma>(&loop_->body.back().node);
     const auto *first = std::get_if<Load>(&loop_->body[0].node), *second = std::get_if<Load>(&loop_->body[1].node);
     want(product_ && first && second && product_->out == loop_->yields[0] && product_->acc == loop_->carries[0].var && loop_->carries[0].init.f == 0, "its loop is not one product of two loads");
-    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16, "its operands have not 16 bits");
+    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16 || product_->precision == Precision::tf32, "its operands have not 16 bits");
     want(loop_->axes == product_->axes, "it sums over axes of several loops");
+    step_ = kRow / operand_size();
     a_ = first->out == product_->a ? first : second, b_ = first->out == product_->b ? first : second;
     want(a_ != b_ && !stores_.empty(), "its loop is not one product of two loads");
   }
@@ -150,14 +155,25 @@ class RolePlanner {
   std::string out_of_reach(AxisId row, AxisId depth) const {
     std::string why;
     for (const Load* l : {a_, b_})
-      if (why.empty()) why = quern::out_of_reach(before_, l->buffer, l->index, l == a_ ? row : column_, depth, kDepth);
+      if (why.empty()) why = quern::out_of_reach(before_, l->buffer, l->index, l == a_ ? row : column_, depth, step_);
     for (const Store* s : stores_)
       if (why.empty()) why = quern::out_of_reach(before_, s->buffer, s->index, row, column_);
     return why;
   }
 
+  // Operands of 32 bits are multiplied where they run along the sum; one that does not is the rows', and goes through registers.
+  void find_operands() {
+    if (product_->precision != Precision::tf32) return;
+    const auto runs = [&](const Load* l) { return step_of(before_, l->buffer, l->index, depth_) == 1; };
+    want(runs(a_) || runs(b_), "both operands of 32 bits lie across the sum");
+    taken_ = !runs(a_) || !runs(b_);
+    turned_ = !runs(b_);
+    if (turned_) std::swap(a_, b_), std::swap(row_, column_);
+  }
+  int64_t operand_size() const { return size_of(before_.values[static_cast<size_t>(product_->a)].dtype); }
+
   // Shares are parts of the axis that has most steps of the sum; what each of so many has, in whole steps.
-  int64_t step_along(AxisId a) const { return a == depth_ ? kDepth : 1; }
+  int64_t step_along(AxisId a) const { return a == depth_ ? step_ : 1; }
   AxisId shared_axis() const {
     const auto steps_along = [&](AxisId a) { return ceil_div(extent(a), step_along(a)); };
     AxisId most = depth_;
@@ -166,7 +182,7 @@ class RolePlanner {
     return most;
   }
   int64_t share_of(int64_t shares) const { return round_up(ceil_div(extent(shared_axis()), shares), step_along(shared_axis())); }
-  int64_t slot_bytes(const Tiling& s) const { return (s.rows() + s.columns) * kDepth * 2; }
+  int64_t slot_bytes(const Tiling& s) const { return (s.rows() + s.columns) * kRow; }
   int64_t part_columns(const Tiling& s) const { return s.shares > 1 ? kDealt : 128 / widest_; }
   int64_t ring_bytes(const Tiling& s) const {   // of outputs, all instances
     int64_t bytes = 0;
@@ -209,16 +225,17 @@ class RolePlanner {
   }
   int64_t operand_bytes() const {
     int64_t bytes = 0;
-    for (const Load* l : {a_, b_}) bytes += count(before_.buffers[static_cast<size_t>(l->buffer)].shape) * 2;
+    for (const Load* l : {a_, b_}) bytes += count(before_.buffers[static_cast<size_t>(l->buffer)].shape) * operand_size();
     return bytes;
   }
   // Does a row of a slot lie in one line of 128 bytes?
   bool is_aligned(const Load& l) const {
     const Shape strides = before_.buffers[static_cast<size_t>(l.buffer)].strides();
-    return strides[strides.size() - 2] * 2 % 128 == 0;
+    return strides[strides.size() - 2] * operand_size() % kRow == 0;
   }
   bool is_possible(const Tiling& s) const {
     if (stages(s) < 3 || (s.instances > 2 && s.shares == 1)) return false;   // of three each has registers for its sums, and few for what follows
+    if (taken_ && s.blocks > 1) return false;                                // an operand in registers has 64 rows
     if (s.shares > 1) return !s.turns && ceil_div(extent(shared_axis()), share_of(s.shares)) == s.shares && s.rows() * s.columns * 4 <= stages(s) * slot_bytes(s);
     return s.sums() <= 128 || (ops_ == 0 && stores_.size() == 1);   // beside more sums there is no room for what is computed from them
   }
@@ -266,7 +283,7 @@ class RolePlanner {
     for (Axis& a : k_.axes) a.tile = 1;
     k_.axes[static_cast<size_t>(row_)].tile = s.rows();
     k_.axes[static_cast<size_t>(column_)].tile = s.columns;
-    k_.axes[static_cast<size_t>(depth_)].tile = kDepth;
+    k_.axes[static_cast<size_t>(depth_)].tile = step_;
     const bool shared = s.instances > 1 && !s.turns;
     const AxisId rows = shared ? axis(row_, 64 * s.blocks) : row_;
     part_rows_ = axis(rows, 64);
@@ -276,7 +293,8 @@ class RolePlanner {
       k_.axes[static_cast<size_t>(share_)].within = -1;
       k_.axes[static_cast<size_t>(shared_axis())].within = share_;
     }
-    const Atom atom = *find_atom(fmt::format("m64n{}k16", s.columns), product_->precision);
+    const Atom atom = *find_atom(atom_name(), product_->precision);
+    if (taken_) k_.axes[static_cast<size_t>(rows)].spread = rows_of(atom, 1, 0), k_.axes[static_cast<size_t>(depth_)].spread = depth_of(atom);
     k_.axes[static_cast<size_t>(part_rows_)].spread = rows_of(atom, 1, 0);
     k_.axes[static_cast<size_t>(part_columns_)].spread = columns_of(atom, 1, 0);
 
@@ -287,7 +305,7 @@ class RolePlanner {
     p.group = kGroup;
     p.shared = share_;
     p.channels.push_back({"c0", {part_of(a_->buffer, a_->index, row_, depth_), part_of(b_->buffer, b_->index, column_, depth_)}, stages(s)});
-    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, {part_rows_, part_columns_}}}, s.sends});
+    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, turned_ ? std::vector{part_columns_, part_rows_} : std::vector{part_rows_, part_columns_}}}, s.sends});
 
     Fetch fetch{0, {}};
     for (const Load* l : {a_, b_}) fetch.loads.push_back({value(before_.buffers[static_cast<size_t>(l->buffer)].dtype, {l == a_ ? row_ : column_, depth_}), l->buffer, l->index});
@@ -307,22 +325,34 @@ class RolePlanner {
     axes.push_back(depth_);
     return axes;
   }
+  std::string atom_name() const { return fmt::format("m64n{}k{}", tiling_.columns, 32 / operand_size()); }
+
   void multiply(Role& math, AxisId rows, const Tiling& s) {
     const DType dtype = before_.values[static_cast<size_t>(product_->a)].dtype;
     const ValueId carry = value(DType::f32, {rows, column_}), sum = value(DType::f32, {rows, column_}), total = value(DType::f32, {rows, column_});
     const ValueId a = value(dtype, {row_, depth_}), b = value(dtype, {column_, depth_});
     Seq q{steps(), {{carry, loop_->carries[0].init}}, {}, {sum}, {total}};
+    // Products read operands in registers to their end: those of one step are taken when that of the step before is done.
+    const Stmt done = in_role(Await{0}), release = in_role(Past{steps(), {in_role(Release{0, 0})}});
+    if (taken_) q.body = planted(Fault::slot_released_early) ? Block{release, done} : Block{done, release};
     q.body.push_back(in_role(Get{0, {a, b}}));
     ValueId mine = a;
     if (rows != row_) {
       mine = value(dtype, {rows, depth_});
       q.body.push_back(in_role(Slice{mine, a}));
     }
-    Mma m{sum, product_->precision, {depth_}, carry, mine, b, fmt::format("m64n{}k16", s.columns)};
+    if (taken_) {
+      const ValueId in_registers = value(dtype, {rows, depth_});
+      q.body.push_back({MapTile{in_registers, {{ScalarNode::Kind::operand, dtype}}, {mine}}});
+      mine = in_registers;
+    }
+    Mma m{sum, product_->precision, {depth_}, carry, mine, b, atom_name()};
     m.issued = true;
     q.body.push_back({m});
-    q.body.push_back(in_role(Await{1}));
-    q.body.push_back(in_role(Past{steps(), {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
+    if (!taken_) {
+      q.body.push_back(in_role(Await{1}));
+      q.body.push_back(in_role(Past{steps(), {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
+    }
     if (s.turns) math.body.push_back(in_role(Turn{true}));
     math.body.push_back({std::move(q)});
     if (s.turns) math.body.push_back(in_role(Turn{false}));

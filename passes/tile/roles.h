@@ -1,4 +1,4 @@
-// roles (sm_90a): a product of 16-bit floats whose operands and outputs the copy engine can reach → the planned form with roles
+// roles (sm_90a): a product of 16-bit floats or of tf32 whose operands and outputs the copy engine can reach → the planned form with roles
 // and channels (ir/tile/kernel.h). One role fetches tiles of both operands into a ring; the others multiply with wgmma, either sharing
 // a tile of the output or in turns, so that one multiplies while the other computes what follows the product; that goes
 // out in parts of 64 rows through a ring of its own. Where tiles are few and the sum is long, several blocks share a tile: each sums a
@@ -10,6 +10,8 @@
 //             role load regs 40 { seq (i2) { fetch %c0 (%p0[i0, i2], %p1[i2, i1]) } }
 //             role math x 2 along i3 regs 232 { %0 = seq (i2) … { %2, %3 = get %c0  … issue mma …  await 1  past (i2) { release %c0@s-1 } … }
 //               await 0  release %c0@s  each (i4, i5) { %6 = slice %0  %7 = map(…) (%6)  put %c1 (%7)  fence  send %c1 to (%p2[i4, i5]) } } }
+// Operands of tf32 run along the sum, but for the rows' one, which may lie across it and is then taken into registers; outputs may run along the rows:
+//   taken:  … { await 0  past (i2) { release %c0@s }  %2, %3 = get %c0  %5 = map(a0) (%2)  issue mma[tf32, …] i2 (%1, %5, %3) }
 //   shared: axis i2<… by 64 within i6  work (i0, i1) in groups of 8 shared along i6 { … share %0  deal (i4, i5) { %6 = total %0 … } }
 #pragma once
 #include <optional>

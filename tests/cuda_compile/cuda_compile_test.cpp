@@ -47,12 +47,12 @@ class Collection {
   std::map<std::string, std::vector<Unit>> units;   // by arch
   int64_t kernels = 0;
 
-  void add(const std::string& name, const Graph& graph, const std::vector<std::string>& arches) { add(name, test::kernels_of(graph), arches); }
-  void add(const std::string& name, const std::vector<tile::Kernel>& made, const std::vector<std::string>& arches) {
+  void add(const std::string& name, const Graph& graph, const std::vector<std::string>& arches, F32Products products = F32Products::f32) { add(name, test::kernels_of(graph), arches, products); }
+  void add(const std::string& name, const std::vector<tile::Kernel>& made, const std::vector<std::string>& arches, F32Products products = F32Products::f32) {
     for (const tile::Kernel& k : made)
       for (const std::string& arch : arches) {
-        if (!seen_.insert(arch + "\n" + tile::structure(k)).second) continue;
-        const tile::Kernel planned = plan_cuda(k, arch);
+        if (!seen_.insert(arch + kF32Products[static_cast<size_t>(products)] + "\n" + tile::structure(k)).second) continue;
+        const tile::Kernel planned = plan_cuda(k, arch, products);
         tile::verify(planned);
         std::vector<Unit>& mine = units[arch];
         if (mine.empty() || mine.back().images.size() == kTogether) mine.push_back({arch, {}, {}, {}});
@@ -211,6 +211,8 @@ TEST(CudaCompile, WithoutSpills) {
     for (const Shape& s : {Shape{64, 784, 256}, Shape{33, 130, 70}}) all.add(fmt::format("dense {} {}", name_of(d), s[0]), dense_gradient(d, s[0], s[1], s[2]), every);
   all.add("recurrent layer of every batch", recurrent_gradient(), every);
   for (DType d : {DType::f32, DType::bf16}) all.add(fmt::format("convolution {}", name_of(d)), convolution_gradient(d), every);
+  for (const F32Products p : {F32Products::tf32, F32Products::tf32x3})
+    for (const Shape& s : {Shape{64, 784, 256}, Shape{33, 130, 70}, Shape{1024, 768, 768}}) all.add(fmt::format("dense {} {}", kF32Products[static_cast<size_t>(p)], s[0]), dense_gradient(DType::f32, s[0], s[1], s[2]), {"sm_80", "sm_90a"}, p);
   const int64_t models = all.kernels - golden;
   size_t turn = 0;
   for (const test::Case& c : test::all_cases()) all.add(c.name, c.graph, {kArches[turn++ % 3]});
@@ -252,6 +254,13 @@ TEST(CudaCompile, RolesWithoutSpills) {
         tilings.insert(k.phases[0].roles[1].body.empty() ? "" : fmt::format("{}x{} of {}{}", k.axes[0].tile, k.axes[1].tile, k.phases[0].roles[1].count, k.phases[0].roles[1].turns ? " in turns" : k.phases[0].shared >= 0 ? fmt::format(", shared by {}", k.sharers(k.phases[0]))
                                                                                                                                                                                                                             : ""));
         all.add(fmt::format("product {} {}x{}x{} {} {}", name_of(dtype), s[0], s[1], s[2], spec, after), g, {"sm_90a"});
+      }
+  for (const Shape& s : {Shape{512, 512, 512}, {1024, 1024, 1024}, {4096, 4096, 4096}, {16384, 3072, 768}, {1000, 1032, 776}, {192, 192, 8192}})
+    for (const std::string spec : {"mk,kn->mn", "mk,nk->mn", "km,nk->mn"})
+      for (int after : {0, 1, 2}) {
+        const Graph g = product_in_roles(DType::f32, s[0], s[1], s[2], spec, after);
+        ASSERT_FALSE(plan_cuda(test::kernels_of(g).at(0), "sm_90a", F32Products::tf32).phases[0].roles.empty()) << spec;
+        all.add(fmt::format("product tf32 {}x{}x{} {} {}", s[0], s[1], s[2], spec, after), g, {"sm_90a"}, F32Products::tf32);
       }
   for (const std::string& t : tilings) std::printf("%s\n", t.c_str());
   Findings findings;

@@ -1,4 +1,4 @@
-// Products of 16-bit floats, which sm_90a computes by kernels with roles (passes/tile/roles.h): both operands in each layout, sizes that are no
+// Products of 16-bit floats and of tf32, which sm_90a computes by kernels with roles (passes/tile/roles.h): both operands in each layout, sizes that are no
 // multiple of a tile, every tiling that the planner knows, several outputs, what follows a product. Each element against a sum in f64.
 #include <cmath>
 #include <set>
@@ -17,6 +17,7 @@ struct Problem {
   DType dtype = DType::bf16;
   int after = 0;   // 1: bias, tanh and a residual; 2: the product and its tanh are both outputs
   int64_t batch = 0;
+  F32Products products = F32Products::tf32;   // of f32
   size_t kernels = 1;
 };
 
@@ -28,7 +29,8 @@ class Roles : public test::OnDevice {
     HostTensor t(dtype, shape);
     for (int64_t i = 0; i < t.size(); ++i) {
       seed = seed * 6364136223846793005u + 1442695040888963407u;
-      t.set(i, Scalar::of(dtype, static_cast<double>(static_cast<int64_t>(seed >> 40) - (1 << 23)) * 0x1p-23));
+      const int64_t odd = dtype == DType::f32;   // no ties between two of tf32
+      t.set(i, Scalar::of(dtype, static_cast<double>((static_cast<int64_t>(seed >> 40) - (1 << 23)) | odd) * 0x1p-23));
     }
     return t;
   }
@@ -44,7 +46,7 @@ class Roles : public test::OnDevice {
     if (device->target().arch == "sm_90a") { EXPECT_FALSE(report.planned.at(0).phases[0].roles.empty()) << report.plan_reasons[0]; }
   }
   void check(const Problem& p) {
-    SCOPED_TRACE(testing::Message() << p.m << "x" << p.n << "x" << p.k << (p.ta ? " T" : " N") << (p.tb ? "T " : "N ") << name_of(p.dtype) << " after " << p.after << " batch " << p.batch);
+    SCOPED_TRACE(testing::Message() << p.m << "x" << p.n << "x" << p.k << (p.ta ? " T" : " N") << (p.tb ? "T " : "N ") << name_of(p.dtype) << " after " << p.after << " batch " << p.batch << " " << kF32Products[static_cast<size_t>(p.products)]);
     const auto shape = [&](int64_t x, int64_t y) { return p.batch ? Shape{p.batch, x, y} : Shape{x, y}; };
     const Shape as = p.ta ? shape(p.k, p.m) : shape(p.m, p.k), bs = p.tb ? shape(p.n, p.k) : shape(p.k, p.n);
     Model g;
@@ -61,10 +63,11 @@ class Roles : public test::OnDevice {
     g.output("y", y);
     if (p.after == 2) g.output("z", tanh(y));
     CompileReport report;
-    const auto run = compiled(g.finish(), &report);
+    const auto run = compiled(g.finish(), &report, p.products);
     const std::vector<HostTensor> got = run->run(inputs), again = run->run(inputs);
     EXPECT_EQ(got, again);   // bit by bit
-    if (device->target().arch == "sm_90a") {
+    const bool rounds = p.dtype == DType::f32 && p.products == F32Products::tf32 && device->target().kind == TargetKind::cuda;
+    if (device->target().arch == "sm_90a" && (p.dtype != DType::f32 || (rounds && (!p.ta || p.tb)))) {
       ASSERT_EQ(report.planned.size(), p.kernels);
       const tile::Phase& phase = report.planned[0].phases[0];
       ASSERT_FALSE(phase.roles.empty()) << report.plan_reasons[0];
@@ -72,18 +75,20 @@ class Roles : public test::OnDevice {
                                                                                                                   : " together"));
     }
     const std::vector<double> a = inputs[0].to_doubles(), bb = inputs[1].to_doubles();
-    const double ulp = p.dtype == DType::bf16 ? 0x1p-8 : 0x1p-11;
+    const double ulp = p.dtype == DType::bf16 ? 0x1p-8 : p.dtype == DType::f16 ? 0x1p-11
+                                                                               : 0x1p-23;
+    const auto operand = [&](double x) { return rounds ? std::ldexp(std::nearbyint(std::ldexp(x, 10 - std::ilogb(x))), std::ilogb(x) - 10) : x; };
     const int64_t rows = p.m > 1000 ? 97 : 1;   // every so many rows of large ones
     for (int64_t q = 0; q < std::max<int64_t>(p.batch, 1); ++q)
       for (int64_t i = 0; i < p.m; i += rows)
         for (int64_t j = 0; j < p.n; ++j) {
           double sum = 0, size = 0;
           for (int64_t k = 0; k < p.k; ++k) {
-            const double t = a[static_cast<size_t>(q * p.m * p.k + (p.ta ? k * p.m + i : i * p.k + k))] * bb[static_cast<size_t>(q * p.n * p.k + (p.tb ? j * p.k + k : k * p.n + j))];
+            const double t = operand(a[static_cast<size_t>(q * p.m * p.k + (p.ta ? k * p.m + i : i * p.k + k))]) * operand(bb[static_cast<size_t>(q * p.n * p.k + (p.tb ? j * p.k + k : k * p.n + j))]);
             sum += t, size += std::abs(t);
           }
           const int64_t at = (q * p.m + i) * p.n + j;
-          const double bound = ulp * std::abs(sum) + size * 0x1p-18;
+          const double bound = ulp * std::abs(sum) + size * (p.dtype == DType::f32 && p.products == F32Products::tf32x3 ? 0x1p-20 : 0x1p-18);
           if (p.after == 1) {
             const double with = std::tanh(sum + inputs[2].at(j)) + inputs[3].at(at);
             ASSERT_NEAR(got[0].at(at), with, bound + 4 * ulp * (1 + std::abs(with))) << i << ", " << j;
@@ -108,6 +113,65 @@ TEST_F(Roles, EveryLayoutAndRemainder) {
   check({136, 200, 72, true, false, DType::bf16, 2});
   check({96, 160, 80, false, false, DType::bf16, 0, 3});
   check({96, 160, 80, true, true, DType::bf16, 2, 2});
+}
+
+// Operands of tf32 are rounded to nearest, never cut: a product with the unit matrix is its operand, rounded.
+TEST_F(Roles, OperandsAreRounded) {
+  for (const bool left : {false, true})
+    for (const char* spec : {"mk,nk->mn", "mk,kn->mn", "km,nk->mn", "km,kn->mn"}) {
+      SCOPED_TRACE(testing::Message() << spec << (left ? " left" : " right"));
+      HostTensor unit(DType::f32, {128, 128});
+      for (int64_t i = 0; i < 128; ++i) unit.set(i * 129, Scalar::of(DType::f32, 1));
+      const HostTensor x = values(DType::f32, {128, 128}, 5);
+      Model m;
+      const Tensor a = m.input("a", DType::f32, {128, 128}), b = m.input("b", DType::f32, {128, 128});
+      m.output("y", contract(spec, a, b));
+      const HostTensor y = compiled(m.finish(), nullptr, F32Products::tf32)->run(left ? std::vector{x, unit} : std::vector{unit, x}).at(0);
+      const bool turned = left ? spec[0] == 'k' : spec[3] == 'n';
+      for (int64_t i = 0; i < 128; ++i)
+        for (int64_t j = 0; j < 128; ++j) {
+          const double exact = x.at(turned ? j * 128 + i : i * 128 + j), place = std::ldexp(1.0, std::ilogb(exact) - 10), got = y.at(i * 128 + j);
+          if (device->target().kind == TargetKind::cpu) ASSERT_EQ(got, exact);
+          else ASSERT_LE(std::abs(got - exact), place / 2) << i << ", " << j << ": " << exact << " became " << got;
+        }
+    }
+}
+
+TEST_F(Roles, Tf32InEveryLayout) {
+  for (bool ta : {false, true})
+    for (bool tb : {false, true}) {
+      check({128, 128, 128, ta, tb, DType::f32});
+      check({200, 264, 136, ta, tb, DType::f32});
+      check({72, 80, 1028, ta, tb, DType::f32, 1});
+      check({136, 200, 68, ta, tb, DType::f32, 2});
+      check({96, 160, 80, ta, tb, DType::f32, 0, 3});
+      if (device->target().kind == TargetKind::cpu) continue;
+      check({1024, 1000, 520, ta, tb, DType::f32});
+      check({4096, 768, 264, ta, tb, DType::f32, 1});
+      check({64, 72, 4104, ta, tb, DType::f32});
+    }
+  check({8, 4104, 264, false, false, DType::f32, 1});   // few rows of a large matrix
+  if (device->target().kind == TargetKind::cuda) check({1024, 1032, 1028, true, false, DType::f32});   // one operand is turned in memory first
+  for (const DType out : {DType::bf16, DType::f16})     // outputs of 16 bits along the rows of the product
+    for (const char* spec : {"mk,kn->mn", "mk,nk->mn"}) {
+      Model m;
+      const Tensor x = m.input("x", DType::f32, {136, 72}), w = m.input("w", DType::f32, spec[3] == 'k' ? Shape{72, 200} : Shape{200, 72}), y = contract(spec, x, w);
+      m.output("narrow", cast(y, out));
+      const Graph g = m.finish();
+      std::vector<HostTensor> inputs = {values(DType::f32, {136, 72}, 1), values(DType::f32, g.type(g.inputs[1]).shape, 2)};
+      PassContext plain;
+      EXPECT_LE(compare(compiled(g, nullptr, F32Products::tf32)->run(inputs).at(0), interpret(expand(g, plain), inputs).at(0)).error, 1e-2);
+    }
+}
+
+// Three products of tf32 hold what f32 does: beside f64 as near as a sum of f32 is.
+TEST_F(Roles, ThreeProductsOfTf32) {
+  for (bool ta : {false, true})
+    for (bool tb : {false, true}) {
+      check({128, 128, 128, ta, tb, DType::f32, 0, 0, F32Products::tf32x3});
+      check({200, 264, 136, ta, tb, DType::f32, 0, 0, F32Products::tf32x3});
+      check({72, 80, 1028, ta, tb, DType::f32, 2, 0, F32Products::tf32x3});
+    }
 }
 
 TEST_F(Roles, MoreAxesAndOtherOutputs) {
@@ -180,8 +244,8 @@ TEST_F(Roles, SharedSums) {   // few tiles and long sums: blocks of a cluster ad
 }
 
 TEST_F(Roles, PartsOfSums) {   // fewer tiles than a cluster has blocks, and a very long sum: parts in memory, and their sum
-  check({64, 72, 32768, true, false, DType::bf16, 0, 0, 2});
-  check({72, 64, 32768, false, true, DType::f16, 1, 0, 2});
+  check({64, 72, 32768, true, false, DType::bf16, 0, 0, {}, 2});
+  check({72, 64, 32768, false, true, DType::f16, 1, 0, {}, 2});
 }
 
 TEST_F(Roles, FewRows) {   // fewer than a tile has, and a large matrix

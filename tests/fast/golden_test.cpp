@@ -83,11 +83,12 @@ std::string run_steps(const test::Golden& c) {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
       if (name == "chunks") (argument == "products" ? context.product_blocks : context.long_sum) = argument == "products" ? kProductBlocks : std::stoll(argument);
-      if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
+      if (argument.starts_with("tf32")) context.large_product = 1 << 20, context.split_operands = argument == "tf32x3";
+      else if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
       if (argument == "fast") context.fp = Fp::fast;   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
-      expect_same_graph(graph, after, context.fp == Fp::fast || argument == "products" ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
+      expect_same_graph(graph, after, context.fp == Fp::fast || argument == "products" ? 0x1p-7 : name == "loops" || name == "chunks" || context.split_operands ? 1e-6
                                                                                                                                       : 0);   // which change the order of sums
       graph = after;
     }

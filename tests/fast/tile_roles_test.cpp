@@ -187,13 +187,14 @@ TEST(TileRoles, WhatTheVerifierRefuses) {
 
 // --- the pass ---
 
-/// y = op(a b), lowered: m x n x k, each operand as it is or transposed, with a bias, an activation and a residual where `after`.
+/// y = op(a b), lowered: m x n x k, each operand as it is or transposed, with a bias, an activation and a residual where `after`; operands of
+/// f32 are rounded to tf32.
 std::string product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool after, const std::string& dtype = "bf16", const std::string& out = "bf16") {
   const std::string ms = std::to_string(m), ns = std::to_string(n), ks = std::to_string(k);
   std::string t = "kernel k(%p0: in " + dtype + "[" + (ta ? ks + "," + ms : ms + "," + ks) + "], %p1: in " + dtype + "[" + (tb ? ns + "," + ks : ks + "," + ns) + "], %p2: in " + out + "[" + ns + "], %p3: in " + out + "[" + ms + "," + ns +
                   "], %p4: out " + out + "[" + ms + "," + ns + "]) {\n  axis i0<" + ms + " by 1\n  axis i1<" + ns + " by 1\n  axis i2<" + ks + " by 1\n";
   t += "  grid (i0, i1) {\n    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {\n      %2: " + dtype + "[i0, i2] = load %p0[" + (ta ? "i2, i0" : "i0, i2") + "]\n      %3: " + dtype + "[i1, i2] = load %p1[" + (tb ? "i1, i2" : "i2, i1") +
-       "]\n      %4: f32[i0, i1] = mma[" + dtype + "] i2 (%1, %2, %3)\n      yield %4\n    }\n";
+       "]\n      %4: f32[i0, i1] = mma[" + (dtype == "f32" ? "tf32" : dtype) + "] i2 (%1, %2, %3)\n      yield %4\n    }\n";
   if (after) {
     t += "    %5: " + out + "[i1] = load %p2[i1]\n    %6: " + out + "[i0, i1] = load %p3[i0, i1]\n    %7: " + out + "[i0, i1] = map(add(mul(tanh(add(cast<" + out + ">(a0), a1)), cast<" + out + ">(coord(i1))), a2)) (%0, %5, %6)\n    store %p4[i0, i1] = %7\n";
   } else {
@@ -231,10 +232,37 @@ TEST(TileRoles, GeneratedProducts) {
   expect_planned(product(136, 72, 72, false, true, false));
   expect_planned(product(72, 200, 136, true, false, true, "f16", "f32"));
   expect_planned(product(136, 72, 64, true, true, false, "f16", "f16"));
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true})
+      if (!ta || tb) {
+        expect_planned(product(136, 72, 100, ta, tb, true, "f32", "f32"));
+        expect_planned(product(200, 264, 68, ta, tb, false, "f32", "bf16"));
+      }
+}
+
+TEST(TileRoles, OperandsInRegisters) {
+  std::string why;
+  const auto planned = plan_roles(parse_kernel(product(136, 264, 100, false, false, false, "f32", "f32")), why);
+  ASSERT_TRUE(planned) << why;
+  const std::string text = to_string(*planned), early = "        await 0\n";
+  const auto fails = [&](const std::string& broken) -> std::string {
+    std::vector<HostTensor> storage;
+    for (const Buffer& b : planned->buffers) storage.emplace_back(b.dtype, b.shape);
+    std::vector<HostTensor*> buffers;
+    for (HostTensor& t : storage) buffers.push_back(&t);
+    try {
+      interpret(parse_kernel(broken), buffers);
+    } catch (const Error& e) {
+      return e.what();
+    }
+    return "nothing";
+  };
+  EXPECT_EQ(fails(text), "nothing");
+  EXPECT_NE(fails(replaced(text, early, "        await 1\n")).find("while a product reads it"), std::string::npos) << text;
 }
 
 TEST(TileRoles, SharedSums) {   // few tiles and a long sum
-  for (const std::string& text : {product(64, 72, 2568, false, false, true), product(64, 64, 3080, true, false, false, "f16", "f32")}) {
+  for (const std::string& text : {product(64, 72, 2568, false, false, true), product(64, 64, 3080, true, false, false, "f16", "f32"), product(72, 64, 1288, false, true, true, "f32", "f32"), product(64, 72, 1284, false, false, true, "f32", "f32")}) {
     std::string why;
     const auto planned = plan_roles(parse_kernel(text), why);
     ASSERT_TRUE(planned) << why;
@@ -291,7 +319,9 @@ TEST(TileRoles, WhatThePassLeaves) {
   };
   refused(product(256, 256, 260, false, false, false), "no multiple of 16 bytes");
   refused(product(32, 256, 256, false, false, false), "smaller than one tile");
-  refused(product(256, 256, 256, false, false, false, "f32", "f32"), "not 16 bits");
+  refused(product(256, 256, 256, true, false, false, "f32", "f32"), "both operands of 32 bits lie across the sum");
+  refused(product(256, 256, 258, false, true, false, "f32", "f32"), "no multiple of 16 bytes");
+  refused(replaced(product(256, 256, 256, false, true, false, "f32", "f32"), "mma[tf32]", "mma[f32]"), "not 16 bits");
   refused(product(256, 256, 256, false, false, false, "bf16", "f64"), "an output is f64");
 }
 

@@ -28,8 +28,9 @@ class OnDevice : public testing::Test {
       GTEST_SKIP() << "device " << device_name() << ": " << e.what();
     }
   }
-  std::unique_ptr<Executable> compiled(const Graph& graph, CompileReport* report = nullptr) {
+  std::unique_ptr<Executable> compiled(const Graph& graph, CompileReport* report = nullptr, F32Products products = F32Products::f32) {
     CompileOptions options;
+    options.f32_products = products;
     options.use_cache = false;
     return jit(*device, graph, options, report);
   }

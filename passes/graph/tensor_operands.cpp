@@ -1,0 +1,106 @@
+// Operands of large products of f32 as tensor cores take them. Those of tf32 are multiplied where they run along the sum; one of both may
+// lie across it, and is turned in registers (passes/tile/roles.h). Where both do, the smaller one is stored along it first.
+//   before: %2 = contract %0, %1 {spec="km,kn->mn"}
+//   after:  %2 = transpose %0 {axes=[1,0]};  %3 = stored %2;  %4 = contract %3, %1 {spec="mk,kn->mn"}
+// In two parts of tf32, x = big + small, both operands are stored three times as long, so that their product of tf32 is big*big + big*small +
+// small*big. big is x rounded to 11 bits by Veltkamp's splitting (T. J. Dekker, Numer. Math. 18, 1971); x above 2^114 becomes NaN.
+//   before: %2 = contract %0, %1 {spec="mk,nk->mn"}
+//   after:  %2 = mul %0, 8193;  %3 = sub %2, %0;  %4 = sub %2, %3;  %5 = sub %0, %4;  %6 = concat %4, %4, %5 {axes=[1]};  %7 = stored %6;  … of %1: big, small, big
+//           %13 = contract %7, %12 {spec="mk,nk->mn", name="tf32"}
+#include <algorithm>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "ir/op.h"
+#include "ir/symbol.h"
+#include "passes/graph/panels.h"
+#include "passes/graph/rebuild.h"
+
+namespace quern {
+namespace {
+
+constexpr int64_t kSide = 64;     // a tile's shortest
+constexpr int64_t kReuse = 512;   // of each element of an operand that is stored once more: fewer do not pay
+
+// An operand as it lies in memory, looking through transposes.
+struct Operand {
+  NodeId at;
+  std::string letters;
+  int64_t kept = 0;   // the extent of its own letter
+  size_t place_of(char sum) const { return letters.find(sum); }
+  bool lies_across(char sum) const { return letters.back() != sum; }
+};
+struct Product {
+  Operand operands[2];
+  char sum = 0;
+};
+
+Operand in_memory(const Graph& g, NodeId id, std::string letters) {
+  for (; g.at(id).op == Op::transpose; id = g.at(id).args[0]) {
+    std::string before = letters;
+    for (size_t d = 0; d < letters.size(); ++d) before[static_cast<size_t>(g.at(id).attrs.axes[d])] = letters[d];
+    letters = before;
+  }
+  return {id, letters};
+}
+
+// Of a product of f32 that has tiles, one sum and enough to do; its arguments are in `g`.
+std::optional<Product> large_product(const Graph& g, const Node& n, const std::vector<NodeId>& args, int64_t least) {
+  if (!means<Contract>(n.op) || n.type.dtype != DType::f32 || is_symbolic(n.type.shape)) return std::nullopt;
+  if (g.at(args[0]).op == Op::cast && g.at(args[1]).op == Op::cast) return std::nullopt;   // of short floats, multiplied as such
+  const ContractSpec spec = parse_contract(n.attrs.spec);
+  const auto has = [](const std::string& letters, char c) { return letters.find(c) != std::string::npos; };
+  Product p{{in_memory(g, args[0], spec.lhs), in_memory(g, args[1], spec.rhs)}};
+  int64_t multiplications = n.type.size();
+  for (const size_t side : {0, 1}) {
+    Operand& o = p.operands[side];
+    const Shape& shape = g.type(o.at).shape;
+    for (size_t d = 0; d < o.letters.size(); ++d) {
+      const bool sum = !has(spec.out, o.letters[d]);
+      if (!sum && has(p.operands[1 - side].letters, o.letters[d])) continue;
+      if (shape[d] < kSide || shape[d] % 4 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
+      if (!sum) o.kept = shape[d];
+      else if (side == 0) p.sum = o.letters[d], multiplications = checked_mul(multiplications, shape[d]);
+    }
+  }
+  return p.sum && p.operands[0].kept && p.operands[1].kept && multiplications >= least ? std::optional(p) : std::nullopt;
+}
+
+NodeId stored(GraphBuilder& b, NodeId x) { return b.add(Op::stored, {x}); }
+
+void turn(GraphBuilder& b, Operand& o, char sum) {
+  const size_t from = o.place_of(sum), last = o.letters.size() - 1;
+  o.at = stored(b, transposed(b, o.at, moved(o.letters.size(), from, last)));
+  o.letters = o.letters.substr(0, from) + o.letters.substr(from + 1) + sum;
+}
+// The left one big, big, small, the right one big, small, big.
+void split(GraphBuilder& b, Operand& o, char sum, bool left) {
+  const NodeId x = o.at, scaled = b.add(Op::mul, {x, b.full(b.type(x), 8193)}), big = b.add(Op::sub, {scaled, b.add(Op::sub, {scaled, x})}), small = b.add(Op::sub, {x, big});
+  Attrs attrs;
+  attrs.axes = {static_cast<int64_t>(o.place_of(sum))};
+  o.at = stored(b, b.add(Op::concat, left ? std::vector{big, big, small} : std::vector{big, small, big}, std::move(attrs)));
+}
+
+}  // namespace
+
+Graph operands_for_tensor_cores(const Graph& graph, PassContext& context) {
+  GraphBuilder b;
+  return rebuild(graph, b, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
+    std::optional<Product> p = large_product(b.graph(), n, args, context.large_product);
+    const size_t smaller = p && p->operands[1].kept < p->operands[0].kept;
+    const bool turns = p && p->operands[0].lies_across(p->sum) && p->operands[1].lies_across(p->sum);
+    const bool pays = p && (context.split_operands ? p->operands[smaller].kept : p->operands[1 - smaller].kept) >= kReuse;
+    if (!pays || (!turns && !context.split_operands) || !context.allow()) return b.add(n.op, std::move(args), n.attrs, where);
+    Attrs attrs = n.attrs;
+    if (turns) turn(b, p->operands[smaller], p->sum);
+    if (context.split_operands) {
+      for (const size_t side : {0, 1}) split(b, p->operands[side], p->sum, side == 0);
+      attrs.name = "tf32";
+    }
+    attrs.spec = fmt::format("{},{}->{}", p->operands[0].letters, p->operands[1].letters, parse_contract(n.attrs.spec).out);
+    return b.add(n.op, {p->operands[0].at, p->operands[1].at}, std::move(attrs), where);
+  });
+}
+
+}  // namespace quern
