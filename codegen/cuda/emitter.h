@@ -153,8 +153,10 @@ class Emitter {
   const tile::Phase* phase_ = nullptr;     // with roles
   const tile::Role* role_ = nullptr;
   std::vector<Ring> rings_;                // by channel
+  std::set<tile::AxisId> summed_;          // by products
   std::vector<TensorMap> maps_;
   std::map<tile::ValueId, SharedTile> tiles_;
+  std::set<tile::ValueId> in_slots_;       // vectors, which maps read where they are
   struct Flight {
     std::string sum, operand;
     int64_t registers;
@@ -181,7 +183,11 @@ class Emitter {
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
-  struct PartOfSum { tile::AxisId row, column; std::string first; int64_t registers; };   // the first four of the sum's registers, and how many registers
+  struct PartOfSum {
+    tile::AxisId row, column;
+    std::string first;
+    int64_t registers;
+  };   // the first four of the sum's registers, and how many registers
   PartOfSum part_of_sum(tile::ValueId out, tile::ValueId sum) const;
   void copy_part(tile::ValueId out, const PartOfSum& p, const std::string& from);
   void in_role(const tile::Fetch& f);

@@ -27,6 +27,16 @@ class Clusters {
     std::iota(parent_.begin(), parent_.end(), size_t{0});
   }
 
+  std::vector<NodeId> clusters() {
+    const std::vector<char> members = run();
+    std::vector<NodeId> first(members.size(), -1), out(members.size(), -1);
+    for (size_t i = 0; i < members.size(); ++i)
+      if (members[i]) {
+        NodeId& f = first[find(i)];
+        out[i] = f < 0 ? f = static_cast<NodeId>(i) : f;
+      }
+    return out;
+  }
   std::vector<char> run() {
     grow();
     if (std::none_of(member_.begin(), member_.end(), [](char m) { return m; })) return member_;
@@ -163,5 +173,6 @@ class Clusters {
 }  // namespace
 
 std::vector<char> recomputed_nodes(const Graph& graph) { return Clusters(graph).run(); }
+std::vector<NodeId> recomputed_clusters(const Graph& graph) { return Clusters(graph).clusters(); }
 
 }  // namespace quern

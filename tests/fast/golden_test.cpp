@@ -83,6 +83,7 @@ std::string run_steps(const test::Golden& c) {
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
       if (name == "chunks") context.long_sum = std::stoll(argument);
       if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
+      if (name == "scores") context.nested_products = context.nested_in_roles = true;
       if (argument == "fast") context.fp = Fp::fast;   // the only licence to change values
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
