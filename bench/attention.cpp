@@ -24,8 +24,9 @@ static Case timed(const Shape& shape, bool causal, bool gradients) {
   for (const char* name : {"q", "k", "v", "w"})
     if (gradients || args.size() < 3) args.push_back(g.input(name, DType::bf16, shape));
   if (gradients) {
-    const Reverse r = value_and_grad([&](const std::vector<Tensor>& x) { return std::vector<Tensor>{sum(attend(x[0], x[1], x[2], causal) * x[3])}; }, args);
+    const Reverse r = value_and_grad([&](const std::vector<Tensor>& x) { const Tensor y = attend(x[0], x[1], x[2], causal); return std::vector<Tensor>{sum(y * x[3]), y}; }, args);
     for (size_t i = 0; i < 3; ++i) g.output(fmt::format("d{}", i), r.gradients[i]);
+    g.output("y", r.outputs[1]);
   } else {
     g.output("y", attend(args[0], args[1], args[2], causal));
   }

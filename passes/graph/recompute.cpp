@@ -121,9 +121,16 @@ class Clusters {
     for (size_t i = member_.size(); i-- > 0;) {
       const Node& n = g_.nodes[i];
       if (member_[i] || root_[i] || users_[i].empty() || n.type.size() < kLargeBlock || is_symbolic(n.type.shape)) continue;
-      if (!means<Map>(n.op) && !renames(n) && n.op != Op::broadcast) continue;
+      if ((!means<Map>(n.op) && !renames(n) && n.op != Op::broadcast) || ends_rows(static_cast<NodeId>(i))) continue;
       member_[i] = std::all_of(users_[i].begin(), users_[i].end(), [&](NodeId u) { return member_[at(u)] && !means<Contract>(g_.at(u).op); });
     }
+  }
+
+  // A map of sums that are in memory and have fewer elements than the product: the kernel that makes them makes it, too.
+  bool ends_rows(NodeId id) const {
+    if (member_[at(id)]) return false;
+    const Node& n = g_.at(id);
+    return means<Reduce>(n.op) || means<Contract>(n.op) || ((means<Map>(n.op) || renames(n)) && std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return ends_rows(a); }));
   }
 
   // Members that read each other are one cluster.

@@ -207,10 +207,11 @@ TEST_F(AttentionRoles, Gradients) {
         if (t.causal) s = seen(less_equal(position(s, 1), position(s, 0)), s);
         y = weighted(s, x[2]);
       }
-      return std::vector<Tensor>{sum(y * x[3])};
+      return std::vector<Tensor>{sum(y * x[3]), y};
     },
                                      args);
     for (int g = 0; g < 3; ++g) m.output(fmt::format("d{}", g), r.gradients[static_cast<size_t>(g)]);
+    m.output("y", r.outputs[1]);
     std::mt19937_64 random(7);
     std::vector<HostTensor> inputs;
     for (int i = 0; i < 4; ++i) inputs.push_back(test::random_tensor({t.dtype, shape, {}}, -2, 2, random));
@@ -230,8 +231,8 @@ TEST_F(AttentionRoles, Gradients) {
       for (size_t i = 0; i < have.size(); ++i) error += std::pow(have[i] - (*want[g])[i], 2), norm += std::pow((*want[g])[i], 2);
       EXPECT_LT(std::sqrt(error / norm), t.dtype == DType::f16 ? 2e-3 : 1e-2) << "gradient " << g;   // NaN is no less
     }
-    if (device->target().arch != "sm_90a") continue;
-    EXPECT_EQ(report.notes, std::vector<std::string>()) << testing::PrintToString(report.notes);
+    if (device->target().arch != "sm_90a" || t.time < 128) continue;   // so few scores are kept
+    EXPECT_EQ(report.notes, std::vector<std::string>());
     int nested = 0;
     for (size_t k = 0; k < report.planned.size(); ++k)
       if (has_nested_products(report.lowered[k])) {
@@ -240,7 +241,7 @@ TEST_F(AttentionRoles, Gradients) {
       }
     EXPECT_EQ(nested, 3);   // forward, the queries' gradient, the keys' and values'
     for (const tile::Kernel& k : report.lowered)
-      for (const tile::Buffer& b : k.buffers) EXPECT_LT(count(b.shape), t.heads * t.time * t.time) << to_string(k);
+      for (const tile::Buffer& b : k.buffers) EXPECT_LT(count(b.shape), t.heads * t.time * t.time) << k.name;
   }
 }
 
