@@ -1,5 +1,5 @@
-// Attention of bf16 on a GPU, forward, as plain ops (frontend): a product, a mask, softmax, a product; the flops of a mask's half are
-// counted as half. Short floats stay in f32 between ops (--fp fast), as PyTorch's kernels have them.
+// Attention of bf16 on a GPU, as plain ops (frontend): a product, a mask, softmax, a product; forward, and with its gradients. The
+// flops of a mask's half are counted as half. Short floats stay in f32 between ops (--fp fast), as PyTorch's kernels have them.
 #include <cmath>
 
 #include <fmt/format.h>
@@ -7,25 +7,41 @@
 #include "bench/harness.h"
 #include "frontend/nn.h"
 #include "frontend/shape.h"
+#include "frontend/transforms.h"
 
 namespace quern::bench {
 
+static Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, bool causal) {
+  const int64_t time = q.shape()[2];
+  Tensor s = contract("bhqd,bhkd->bhqk", q, k) * (1 / std::sqrt(static_cast<double>(q.shape()[3])));
+  if (causal) s = where(less_equal(iota(q.graph(), DType::i32, {time, time}, 1), iota(q.graph(), DType::i32, {time, time}, 0)), s, full(q.graph(), DType::bf16, {}, -INFINITY));
+  return contract("bhqk,bhkd->bhqd", softmax(s), v);
+}
+// Gradients are of a weighted sum of the result. Flops: two products forward, five backward.
+static Case timed(const Shape& shape, bool causal, bool gradients) {
+  Model g;
+  std::vector<Tensor> args;
+  for (const char* name : {"q", "k", "v", "w"})
+    if (gradients || args.size() < 3) args.push_back(g.input(name, DType::bf16, shape));
+  if (gradients) {
+    const Reverse r = value_and_grad([&](const std::vector<Tensor>& x) { const Tensor y = attend(x[0], x[1], x[2], causal); return std::vector<Tensor>{sum(y * x[3]), y}; }, args);
+    for (size_t i = 0; i < 3; ++i) g.output(fmt::format("d{}", i), r.gradients[i]);
+    g.output("y", r.outputs[1]);
+  } else {
+    g.output("y", attend(args[0], args[1], args[2], causal));
+  }
+  const double products = gradients ? 7 : 2;
+  Case c{fmt::format("attention {}bf16 {}{}x{}x{}x{}", gradients ? "and gradients " : "", causal ? "causal " : "", shape[0], shape[1], shape[2], shape[3]), g.finish(), products * 2 * static_cast<double>(count(shape) * shape[2]) / (causal ? 2 : 1), 0, {{"op", "attention"}, {"causal", causal}, {"gradients", gradients}, {"shapes", Json(std::vector<Shape>(args.size(), shape))}}};
+  c.fp = Fp::fast;
+  return c;
+}
 static std::vector<Case> cases() {
   std::vector<Case> out;
   for (int64_t size : {64, 128})
     for (bool causal : {true, false})
-      for (int64_t time : {1024, 2048, 4096, 8192, 16384}) {
-        const int64_t heads = 2048 / size, batch = std::max<int64_t>(1, 16384 / time);
-        const Shape shape = {batch, heads, time, size};
-        Model g;
-        const Tensor q = g.input("q", DType::bf16, shape), k = g.input("k", DType::bf16, shape), v = g.input("v", DType::bf16, shape);
-        Tensor s = contract("bhqd,bhkd->bhqk", q, k) * (1 / std::sqrt(static_cast<double>(size)));
-        if (causal) s = where(less_equal(iota(q.graph(), DType::i32, {time, time}, 1), iota(q.graph(), DType::i32, {time, time}, 0)), s, full(q.graph(), DType::bf16, {}, -INFINITY));
-        g.output("y", contract("bhqk,bhkd->bhqd", softmax(s), v));
-        Case c{fmt::format("attention bf16 {}{}x{}x{}x{}", causal ? "causal " : "", batch, heads, time, size), g.finish(), 4.0 * static_cast<double>(batch * heads * time * time * size) / (causal ? 2 : 1), 0, {{"op", "attention"}, {"causal", causal}, {"shapes", Json{shape, shape, shape}}}};
-        c.fp = Fp::fast;
-        out.push_back(std::move(c));
-      }
+      for (int64_t time : {1024, 2048, 4096, 8192, 16384}) out.push_back(timed({std::max<int64_t>(1, 16384 / time), 2048 / size, time, size}, causal, false));
+  for (const Shape& shape : {Shape{8, 12, 1024, 64}, Shape{4, 16, 4096, 64}, Shape{4, 16, 4096, 128}, Shape{1, 16, 16384, 128}})
+    for (bool causal : {true, false}) out.push_back(timed(shape, causal, true));
   return out;
 }
 

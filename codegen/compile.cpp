@@ -180,6 +180,15 @@ bool has_rows(const Graph& body) {
   return std::any_of(body.inputs.begin(), body.inputs.end(), rows) || std::any_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return rows(o.node); });
 }
 
+// Why roles do not take a kernel in whose loops other products are computed.
+std::string not_in_roles(const Node& call) {
+  if (std::count_if(call.attrs.body->nodes.begin(), call.attrs.body->nodes.end(), [](const Node& n) { return means<Contract>(n.op); }) < 2) return "";
+  if (std::any_of(call.attrs.body->nodes.begin(), call.attrs.body->nodes.end(), [](const Node& n) { return is_symbolic(n.type.shape); })) return call.attrs.name + ": its size is the run's";
+  const tile::Kernel lowered = lower(*call.attrs.body, call.attrs.name, 0, 0, 1, Updates::side_by_side);
+  std::string why;
+  return has_nested_products(lowered) && !plan_nested_roles(lowered, why) ? fmt::format("{}: {}", call.attrs.name, why) : "";
+}
+
 }  // namespace
 
 std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned, const tile::Kernel& lowered, const Target& target, int64_t size) {
@@ -204,6 +213,7 @@ void set_target(PassContext& context, const Target& target, F32Products products
     context.split_operands = products == F32Products::tf32x3;
     context.large_product = context.split_operands ? kSplitProduct : kTurnedProduct;
   }
+  if (context.nested_in_roles) context.refuses = not_in_roles;
   if (context.long_sum == 0) context.long_sum = kLongSum;
   if (!cpu) {
     context.large_matrix = 0;
@@ -214,33 +224,6 @@ void set_target(PassContext& context, const Target& target, F32Products products
   if (context.large_matrix == 0) context.large_matrix = kLargeMatrix;
   const CpuArch arch = cpu_arch(target.arch);
   context.lanes = arch.lanes, context.registers = arch.registers;
-}
-
-// Why roles do not take all kernels in whose loops other products are computed; empty: they do.
-static std::string not_in_roles(const Graph& kernels) {
-  for (const Node& n : kernels.nodes) {
-    if (is_control_flow(n.op))
-      for (const auto& body : {n.attrs.body, n.attrs.otherwise})
-        if (std::string why = body ? not_in_roles(*body) : ""; !why.empty()) return why;
-    if (n.op != Op::call || std::count_if(n.attrs.body->nodes.begin(), n.attrs.body->nodes.end(), [](const Node& inner) { return means<Contract>(inner.op); }) < 2) continue;
-    const tile::Kernel lowered = lower(*n.attrs.body, n.attrs.name, 0, 0, 1, Updates::side_by_side);
-    std::string why;
-    if (has_nested_products(lowered) && !plan_nested_roles(lowered, why)) return fmt::format("{}: {}", n.attrs.name, why);
-  }
-  return "";
-}
-
-Graph to_kernels(const Graph& graph, PassContext& context, std::string* why) {
-  if (graph.symbol && context.nested_in_roles) context.nested_in_roles = context.nested_products = false;
-  if (!context.nested_in_roles) return run_pipeline(graph, context);
-  const PassContext start = context;
-  const Graph kernels = run_pipeline(graph, context);
-  const std::string reason = not_in_roles(kernels);
-  if (reason.empty()) return kernels;
-  if (why) *why = reason;
-  context = start;
-  context.nested_in_roles = context.nested_products = false;
-  return run_pipeline(graph, context);
 }
 
 Program compile(const Graph& graph, CompileOptions options, CompileReport* report) {
@@ -279,9 +262,8 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
     if (is_symbolic(graph.type(s.input).shape)) throw Error(Code::symbol_place, fmt::format("state \"{}\" is {}: a state keeps its size from run to run", s.name, to_string(graph.type(s.input))), graph.where(s.input)).with_help("give the state a constant shape");
   const int64_t bound = graph.symbol ? graph.symbol->high : 0;
   set_target(options.passes, options.target, options.f32_products);
-  std::string in_memory;
-  r.kernels = to_kernels(graph, options.passes, &in_memory);
-  if (!in_memory.empty()) r.notes.push_back("scores are kept in memory, no role takes " + in_memory);
+  r.kernels = run_pipeline(graph, options.passes);
+  r.notes.insert(r.notes.end(), options.passes.in_memory.begin(), options.passes.in_memory.end());
   refuse_depth(r.kernels);
   r.verdicts = options.passes.verdicts;
   r.notes.insert(r.notes.end(), options.passes.recomputed.begin(), options.passes.recomputed.end());

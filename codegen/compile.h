@@ -37,8 +37,6 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
 
 /// What the passes are told of the target.
 void set_target(PassContext& context, const Target& target, F32Products products = F32Products::f32);
-/// The pipeline for it. Where products are nested for roles and one is not what they take, once more without; `why` says which.
-Graph to_kernels(const Graph& graph, PassContext& context, std::string* why = nullptr);
 
 /// Programs are taken from the cache and kept there as a whole unless somebody looks inside (want_source, passes.after) or
 /// the memory limit wants to be told what is recomputed.

@@ -32,7 +32,7 @@ struct Rows {
 };
 
 /// How the GPU copies boxes between an operand and shared memory: extents, strides in bytes and box by dim, outermost first;
-/// rows in shared memory have 32, 64 or 128 bytes and are swizzled so wide.
+/// rows in shared memory have 32, 64 or 128 bytes and are swizzled so wide; longer ones lie as they are.
 struct TensorMap {
   static constexpr int64_t kMostDims = 5;
   int64_t operand = 0, dtype = 0, rank = 0, row_bytes = 0;

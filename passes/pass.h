@@ -37,6 +37,8 @@ struct PassContext {
   int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
   bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
   bool nested_in_roles = false;                 // and it takes the sums of a row that its weights read with it (passes/tile/roles_nested.h)
+  std::function<std::string(const Node& call)> refuses;   // why the target takes no kernel with such products; empty: it does. None: it takes all
+  std::vector<std::string> in_memory;           // what kernels were refused with, and so is stored
   int64_t chunk_sums = 0;                       // elements of all sums of chunks together, as many as a GPU wants side by side; 0: at most 64 chunks
   int64_t product_blocks = 0;                   // multiprocessors that share a long product's sum (passes/graph/product_parts.h); 0: it stays one
   int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are
@@ -73,6 +75,7 @@ Graph simplify(const Graph& graph, PassContext& context);    // the rule table, 
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
 Graph reassociate(const Graph& graph, PassContext& context); // sums over what no kernel keeps, where there are shorter ones
+Graph scores(const Graph& graph, PassContext& context);      // weights that add up to one, as exponentials less one number a row
 Graph chunks(const Graph& graph, PassContext& context);      // long sums in parts
 Graph panels(const Graph& graph, PassContext& context);      // what products read, laid out for them: of a loop's what each step reads again
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more

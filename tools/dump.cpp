@@ -104,14 +104,14 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "chunks", "panels", "remat", "setup", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, chunks, panels, remat, partition and precision"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "scores", "chunks", "panels", "remat", "setup", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, scores, chunks, panels, remat, partition and precision"));
     }
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
   if (a.what == "fusion") {
-    std::string why, text;
-    to_kernels(graph, options.passes, &why);
-    if (!why.empty()) text = "scores are kept in memory, no role takes " + why + "\n";
+    std::string text;
+    run_pipeline(graph, options.passes);
+    for (const std::string& l : options.passes.in_memory) text += l + "\n";
     Json edges = Json::array();
     for (const Verdict& v : options.passes.verdicts) {
       text += fmt::format("{}: {}{}\n", v.edge, !v.fused ? "not fused: " + v.reason : v.reason.rfind("recomputed", 0) == 0 ? v.reason : "fused", v.fused ? "" : fmt::format(" ({} bytes of traffic)", v.bytes));

@@ -110,7 +110,7 @@ class Product:
 
 
 class Attention:
-    """Attention of bf16 by the fastest of PyTorch's kernels that take it, `together` of them in one CUDA graph, over several input sets."""
+    """Attention of bf16 by the fastest of PyTorch's kernels that take it, its gradients too where asked for, `together` in one CUDA graph, over several input sets."""
 
     def __init__(self, torch, request):
         from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -118,19 +118,26 @@ class Attention:
         self.torch, self.together = torch, request["together"]
         once = [torch.from_numpy(uniform(stream_of(0, i), shape)).cuda().to(torch.bfloat16) for i, shape in enumerate(request["shapes"])]
         sets = [once] + [[t.clone() for t in once] for _ in range(1, request["sets"])]
+        gradients = request.get("gradients", False)
+
+        def run(q, k, v, w=None):
+            if not gradients:
+                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=request["causal"])
+            leaves = [x.detach().requires_grad_() for x in (q, k, v)]
+            return torch.autograd.grad(torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=request["causal"]), leaves, w)[0]
         best = None
         for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
             try:
                 with sdpa_kernel(backend):
-                    self.check = torch.nn.functional.scaled_dot_product_attention(*once, is_causal=request["causal"]).double().abs().mean().item()
+                    self.check = run(*once).double().abs().mean().item()
                     stream = torch.cuda.Stream()
                     with torch.cuda.stream(stream):
-                        torch.nn.functional.scaled_dot_product_attention(*once, is_causal=request["causal"])
+                        run(*once)
                     torch.cuda.synchronize()
                     graph = torch.cuda.CUDAGraph()
                     with torch.cuda.graph(graph):
                         for r in range(self.together):
-                            torch.nn.functional.scaled_dot_product_attention(*sets[r % len(sets)], is_causal=request["causal"])
+                            run(*sets[r % len(sets)])
             except RuntimeError as e:
                 print(f"{backend}: {e}", file=sys.stderr)
                 continue

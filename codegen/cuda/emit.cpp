@@ -154,6 +154,10 @@ std::string Emitter::define(ValueId v, const Places& places, const std::string& 
 
 std::string Emitter::at(ValueId v, const Registers& r, const Places& places) const {
   if (fragments_.count(v)) return fragment_at(v, r);
+  if (in_slots_.count(v)) {
+    const AxisId a = value(v).axes[0];
+    return fmt::format("{}[{} + {}]", name(v), place(a).base, local(place(a), r.at(a)));
+  }
   std::string index;
   for (AxisId a : value(v).axes) {
     const int64_t n = places[static_cast<size_t>(a)].registers;

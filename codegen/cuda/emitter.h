@@ -155,11 +155,13 @@ class Emitter {
   const tile::Phase* phase_ = nullptr;     // with roles
   const tile::Role* role_ = nullptr;
   std::vector<Ring> rings_;                // by channel
+  std::set<tile::AxisId> summed_;          // by products
   std::vector<TensorMap> maps_;
   std::map<tile::ValueId, SharedTile> tiles_;
   std::set<int> rounded_;                  // channels of operands of tf32, which the copy engine rounds
   void find_rounded();
   bool take(const tile::MapTile& m);
+  std::set<tile::ValueId> in_slots_;       // vectors, which maps read where they are
   struct Flight {
     std::string sum, operand;
     int64_t registers;

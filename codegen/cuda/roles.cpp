@@ -44,7 +44,8 @@ bool has(const Role& role, int channel = -1) {
 }  // namespace
 
 Emitter::Part Emitter::part(const Value& v) const {
-  QN_CHECK(v.axes.size() == 2, "a part has two axes");
+  if (v.axes.size() == 1) return {&v, -1, v.axes[0], size_of(v.dtype), 1, place(v.axes[0]).tile * size_of(v.dtype), 1};   // as in memory
+  QN_CHECK(v.axes.size() == 2, "a part has one axis or two");
   const int64_t size = size_of(v.dtype), inner = place(v.axes[1]).tile * size, row = std::min<int64_t>(inner, 128);
   QN_CHECK(inner % row == 0 && (row == 128 || row == 64 || row == 32), "rows of 32, 64 or 128 bytes, or columns of such");
   return {&v, v.axes[0], v.axes[1], size, place(v.axes[0]).tile, row, inner / row};
@@ -57,7 +58,7 @@ int64_t Emitter::slot_bytes(const Channel& c) const {
 
 // Rows of a part that a copy moves: no more than the buffer has, in whole groups of a swizzle; of a summed axis all, those past it are zeros.
 int64_t Emitter::box_rows(BufferId b, const std::vector<BoxIndex>& box, const Part& p) const {
-  for (size_t d = 0; d < box.size() && std::count(phase_->grid.begin(), phase_->grid.end(), p.outer); ++d)
+  for (size_t d = 0; d < box.size() && p.outer >= 0 && !summed_.count(p.outer) && std::count(phase_->grid.begin(), phase_->grid.end(), p.outer); ++d)
     if (box[d].index.uses(p.outer)) return std::min(p.rows, round_up(buffer(b).shape[d], 8));
   return p.rows;
 }
@@ -75,8 +76,8 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
     m.extents[d] = buffer.shape[d];
     m.strides[d] = strides[d] * p.size;
-    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : box[d].index.uses(p.outer) ? box_rows(b, box, p)
-                                                                                              : 1;
+    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : p.outer >= 0 && box[d].index.uses(p.outer) ? box_rows(b, box, p)
+                                                                                                              : 1;
   }
   size_t n = std::find(maps_.begin(), maps_.end(), m) - maps_.begin();
   if (n == maps_.size()) maps_.push_back(m);
@@ -122,7 +123,12 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   const Phase& p = k_.phases[0];
   phase_ = &p;
   int64_t groups = 0, barriers = 0;
-  for (const Role& r : p.roles) groups += r.count;
+  for (const Role& r : p.roles) {
+    groups += r.count;
+    each_statement(r.body, [&](const Stmt& s, const std::vector<AxisId>&) {
+      if (const auto* m = std::get_if<Mma>(&s.node)) summed_.insert(m->axes.begin(), m->axes.end());
+    });
+  }
   threads_ = 128 * groups;
   find_rounded();
   // Rings, then barriers.
@@ -196,7 +202,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
     open("");
     line(fmt::format("const int item = blockIdx.x / {0}, share = blockIdx.x % {0};", k_.sharers(p)));
     line(fmt::format("const ix {} = share * {};", place(p.shared).start, place(p.shared).tile));
-  } else if (p.backward) {   // from long instances to short ones: blocks take them there and back, so that all have as much to do
+  } else if (p.backward || p.winding) {   // from long instances to short ones: blocks take them there and back, so that all have as much to do
     open("for (int item = blockIdx.x, turn = 0; item < items; item = (item / (int)gridDim.x + 2) * (int)gridDim.x - 1 - item % (int)gridDim.x, ++turn)");
   } else {
     open("for (int item = blockIdx.x, turn = 0; item < items; item += gridDim.x, ++turn)");
@@ -298,9 +304,9 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
   for (AxisId a : axes) {
     const Axis& axis = k_.axes[static_cast<size_t>(a)];
     const Place& p = place(a);
-    const std::string end = fmt::format("end{}", a), limit = axis.within < 0 ? p.limit : fmt::format("min({} + {}, (ix)({}))", begin_of(a), place(axis.within).tile, p.limit);
+    const std::string end = fmt::format("end{}", a), limit = axis.within < 0 ? p.limit : fmt::format("min({} + {}, (ix)({}))", place(axis.within).start, place(axis.within).tile, p.limit);
     line(fmt::format("const ix {} = {};", end, axis.to ? fmt::format("min((ix)({}), (ix)({}))", limit, bound(*axis.to, true)) : limit));
-    const std::string begin = axis.from ? fmt::format("max((ix)({}), (ix)0) / {} * {}", bound(*axis.from, false), p.tile, p.tile) : begin_of(a);
+    const std::string begin = begin_of(a);
     if (!first_apart) {
       if (axes.size() > 1) line("#pragma unroll 1");
       open(fmt::format("for (ix {0} = {1}; {0} < {2}; {0} += {3})", p.start, begin, end, p.tile));
@@ -327,8 +333,9 @@ std::string Emitter::past(const std::vector<AxisId>& axes) const {
   return out;
 }
 std::string Emitter::begin_of(AxisId a) const {
-  const AxisId around = k_.axes[static_cast<size_t>(a)].within;
-  return around < 0 ? "0" : place(around).start;
+  const Axis& axis = k_.axes[static_cast<size_t>(a)];
+  if (axis.from) return fmt::format("max((ix)({}), (ix)0) / {} * {}", bound(*axis.from, false), place(a).tile, place(a).tile);
+  return axis.within < 0 ? "0" : place(axis.within).start;
 }
 
 void Emitter::role_each(const std::vector<AxisId>& axes, const Block& body, const std::string& unless) {
@@ -376,8 +383,14 @@ void Emitter::in_role(const Get& g) {
   int64_t at = r.at;
   for (size_t n = 0; n < g.outs.size(); ++n) {
     const Part p = part(c.parts[n]);
-    line(fmt::format("const u32 a{} = ring + now{} * {} + {};", g.outs[n], g.channel, r.bytes, at));
-    tiles_[g.outs[n]] = {fmt::format("a{}", g.outs[n]), p, -1};
+    if (p.outer < 0) {
+      names_[g.outs[n]] = fmt::format("a{}", g.outs[n]);
+      line(fmt::format("const {0}* const a{1} = (const {0}*)(shared + now{2} * {3} + {4});", memory_type(p.value->dtype), g.outs[n], g.channel, r.bytes, at));
+      in_slots_.insert(g.outs[n]);
+    } else {
+      line(fmt::format("const u32 a{} = ring + now{} * {} + {};", g.outs[n], g.channel, r.bytes, at));
+      tiles_[g.outs[n]] = {fmt::format("a{}", g.outs[n]), p, -1};
+    }
     at += round_up(p.bytes(), 1024);
   }
 }

@@ -4,7 +4,7 @@
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward"] ["shared" "along" axis-name] "{" chan* role+ "}"
+//   phase    ::= "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["shared" "along" axis-name] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -53,7 +53,7 @@
 // `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100.
 //
 // Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
-// the last, so that neighbours share what they read; `backward` from the last tile of the last axis on, each block there and back. Its roles run side by side, each its block for every instance in order,
+// the last, so that neighbours share what they read; `winding` each block there and back, so that all have as much to do where instances grow shorter; `backward` the same from the last tile of the last axis on. Its roles run side by side, each its block for every instance in order,
 // and meet in channels alone. A channel is a ring of `depth` slots, each a tuple of tiles in shared memory (axes outermost first).
 // What is filled has a serial number, from 0 on over all instances; number s lies in slot s % depth. `fetch` fills the next
 // one from memory, asynchronously, when all readers have released number s - depth; `get` waits for the next one; `release %c@s-1` gives
@@ -66,6 +66,7 @@
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
 // The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums, or, of 32 bits, as a map takes it out of a slot
 // in which it lies across the sum. No other operand of 32 bits does.
+// A part of one axis lies in its slot as it is in memory; maps read it there. What a role loads and stores itself, it does from registers.
 // `work … shared along a`: so many blocks as the axis a has tiles do each instance together; the r-th stands in the r-th tile of a, so that its loops over
 // axes within a sum that share. `share %v` shows the others its tile; `deal` is an `each` whose steps, counted over all instances of the role,
 // are dealt to the blocks in turn; there `total %v` is the sum of all their %v, in the order of the shares, where axes within its own stand.
@@ -236,6 +237,7 @@ struct Phase {
   // With roles, whose bodies replace this one:
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
   bool backward = false;           // along the last axis
+  bool winding = false;            // or not backward, but there and back
   AxisId shared = -1;              // >= 0: the axis whose tiles the blocks of an instance take
   std::vector<Channel> channels;
   std::vector<Role> roles;

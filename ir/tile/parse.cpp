@@ -83,6 +83,7 @@ class Parser {
     for (const char* word : {"in", "groups", "of"}) r_.expect(word);
     p.group = r_.integer();
     p.backward = r_.accept("backward");
+    p.winding = !p.backward && r_.accept("winding");
     if (r_.accept("shared")) {
       r_.expect("along");
       p.shared = axis();

@@ -34,6 +34,7 @@
 #include "passes/graph/chunks.h"
 #include "passes/graph/duplicate.h"
 #include "passes/graph/recompute.h"
+#include "passes/graph/weighed.h"
 #include "passes/plan/place.h"
 
 namespace quern {
@@ -48,13 +49,16 @@ constexpr const char *kSameMemory = "the same memory", *kRecomputed = "recompute
 
 class Partitioner {
  public:
-  Partitioner(const Graph& graph, PassContext& context) : graph_(graph), context_(context), first_verdict_(context.verdicts.size()) {
+  /// `in_memory`: clusters of what could be recomputed (recompute.h) and is not.
+  Partitioner(const Graph& graph, PassContext& context, const std::set<NodeId>& in_memory) : graph_(graph), context_(context), first_verdict_(context.verdicts.size()) {
     const size_t n = graph.nodes.size();
     leaf_.resize(n);
     free_.resize(n);
     group_.assign(n, -1);
     root_.resize(n);
-    nested_ = context.nested_products ? recomputed_nodes(graph) : std::vector<char>(n);
+    cluster_ = context.nested_products ? recomputed_clusters(graph) : std::vector<NodeId>(n, -1);
+    nested_.resize(n);
+    for (size_t i = 0; i < n; ++i) nested_[i] = cluster_[i] >= 0 && !in_memory.count(cluster_[i]);
     for (NodeId r : graph.roots()) root_[static_cast<size_t>(r)] = 1;
     for (size_t i = 0; i < n; ++i) classify(static_cast<NodeId>(i));
     const auto store = [&](NodeId a) {
@@ -79,12 +83,14 @@ class Partitioner {
     tell_recomputed();
     return build_calls(groups_, places_);
   }
+  std::map<NodeId, std::string> refused(const Partition& out) const { return refused_clusters(groups_, cluster_, out, context_); }
 
  private:
   const Graph& graph_;
   PassContext& context_;
   size_t first_verdict_;
   std::vector<char> leaf_, free_, root_, nested_;
+  std::vector<NodeId> cluster_;               // of what is or could be recomputed
   // Grouped nodes that a grouped node reads, and that read it, through free ones: sorted, each once.
   std::vector<std::vector<NodeId>> producers_, consumers_;
   std::vector<int> group_;                    // of each node; -1: leaf or free
@@ -320,9 +326,10 @@ class Partitioner {
       products += means<Contract>(at(id).op);
       if (means<Reduce>(at(id).op) || means<PutAdd>(at(id).op)) reductions.push_back(&at(id));
     }
-    if (products > 1 && !(products == 2 && share_scores(nodes))) return "a kernel holds one product";
+    if (products > 1 && !(products == 2 && share_scores(groups_, nodes))) return "a kernel holds one product";
     if (products && !reductions.empty() && !(products == 1 && std::any_of(nodes.begin(), nodes.end(), [&](NodeId id) { return weighs(id); }))) return "a product tiles the axis that the reduction wants whole";
     std::vector<NodeId> outputs = stored ? *stored : outputs_of(nodes);
+    if (const std::string why = context_.nested_in_roles ? not_for_roles(groups_, nodes, outputs) : ""; !why.empty()) return why;
     for (NodeId id : nodes)
       if (means<Cumulate>(at(id).op) && (outputs != std::vector{id} || products || !reductions.empty())) return "a running sum is the result of its kernel";
       else if (means<PutAdd>(at(id).op) && outputs != std::vector{id}) return "a put_add is the result of its kernel";
@@ -427,57 +434,18 @@ class Partitioner {
                                  fmt::format("{}%{} {} -> %{} {}", context_.within, producer, name_of(at(producer).op), consumer, name_of(at(consumer).op))});
   }
 
-  // --- two products of what is recomputed ---
-  struct Summed {
-    Shape shape;               // of the recomputed operand
-    std::vector<size_t> dims;  // which of it are summed
-    std::set<NodeId> products; // what it is made of
-    bool operator==(const Summed& other) const { return shape == other.shape && dims == other.dims; }
-  };
-  void nested_products(NodeId id, std::set<NodeId>& seen, std::set<NodeId>& out) const {
-    if (!free_[static_cast<size_t>(id)] || !seen.insert(id).second) return;
-    if (means<Contract>(at(id).op)) out.insert(id);
-    for (NodeId a : at(id).args) nested_products(a, seen, out);
-  }
-  std::optional<Summed> summed_scores(NodeId id) const {
-    const Node& n = at(id);
-    if (!means<Contract>(n.op)) return std::nullopt;
-    const ContractSpec spec = parse_contract(n.attrs.spec);
-    for (size_t a = 0; a < 2; ++a) {
-      std::set<NodeId> seen;
-      Summed s{graph_.type(n.args[a]).shape, {}, {}};
-      nested_products(n.args[a], seen, s.products);
-      const std::string& letters = a ? spec.rhs : spec.lhs;
-      for (size_t d = 0; d < letters.size(); ++d)
-        if (spec.out.find(letters[d]) == std::string::npos) s.dims.push_back(d);
-      if (!s.products.empty()) return s;
-    }
-    return std::nullopt;
-  }
-  // A product that a GPU's roles make in one walk with the sums of its rows.
-  bool weighs(NodeId id) const { return context_.nested_in_roles && summed_scores(id); }
-  // Both products sum the same places of it, for results of one shape.
-  bool share_scores(const std::vector<NodeId>& nodes) const {
-    std::vector<std::pair<NodeId, Summed>> found;
-    for (NodeId id : nodes)
-      if (means<Contract>(at(id).op)) {
-        auto s = summed_scores(id);
-        if (!s) return false;
-        found.emplace_back(id, std::move(*s));
-      }
-    const auto &[x, sx] = found[0];
-    const auto &[y, sy] = found[1];
-    return graph_.type(x) == graph_.type(y) && sx == sy && std::any_of(sx.products.begin(), sx.products.end(), [&](NodeId p) { return sy.products.count(p) > 0; });
-  }
+  // --- products of what is recomputed (weighed.h) ---
+  // One that a GPU's roles make in one walk with the sums of its rows.
+  bool weighs(NodeId id) const { return context_.nested_in_roles && summed_scores(groups_, id); }
   // One kernel then computes it once for both.
   void merge_siblings() {
     std::vector<NodeId> waiting;
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const NodeId id = static_cast<NodeId>(i);
-      if (group_[i] < 0 || !summed_scores(id)) continue;
+      if (group_[i] < 0 || !summed_scores(groups_, id)) continue;
       const auto partner = std::find_if(waiting.begin(), waiting.end(), [&](NodeId other) {
         const int p = group_[static_cast<size_t>(other)], c = group_[i];
-        return share_scores({other, id}) && merge_beside(p, c);
+        return share_scores(groups_, {other, id}) && merge_beside(p, c);
       });
       if (partner != waiting.end()) waiting.erase(partner);
       else waiting.push_back(id);
@@ -582,7 +550,23 @@ class Partitioner {
 
 }  // namespace
 
-Partition partition_with_origins(const Graph& graph, PassContext& context) { return Partitioner(graph, context).run(); }
+// What a kernel is refused with is in memory: once more without it.
+Partition partition_with_origins(const Graph& graph, PassContext& context) {
+  const size_t verdicts = context.verdicts.size();
+  const int64_t rewrites = context.rewrites;
+  for (std::set<NodeId> in_memory;;) {
+    Partitioner partitioner(graph, context, in_memory);
+    Partition out = partitioner.run();
+    const auto refused = partitioner.refused(out);
+    if (refused.empty()) return out;
+    for (const auto& [cluster, why] : refused) {
+      in_memory.insert(cluster);
+      context.in_memory.push_back(fmt::format("{}%{} {} and what is made of it is kept in memory, no role takes {}", context.within, cluster, name_of(graph.at(cluster).op), why));
+    }
+    context.verdicts.resize(verdicts);
+    context.rewrites = rewrites;
+  }
+}
 
 Graph partition(const Graph& graph, PassContext& context) {
   Graph own = dead_code(graph);

@@ -27,6 +27,16 @@ class Clusters {
     std::iota(parent_.begin(), parent_.end(), size_t{0});
   }
 
+  std::vector<NodeId> clusters() {
+    const std::vector<char> members = run();
+    std::vector<NodeId> first(members.size(), -1), out(members.size(), -1);
+    for (size_t i = 0; i < members.size(); ++i)
+      if (members[i]) {
+        NodeId& f = first[find(i)];
+        out[i] = f < 0 ? f = static_cast<NodeId>(i) : f;
+      }
+    return out;
+  }
   std::vector<char> run() {
     grow();
     if (std::none_of(member_.begin(), member_.end(), [](char m) { return m; })) return member_;
@@ -111,9 +121,16 @@ class Clusters {
     for (size_t i = member_.size(); i-- > 0;) {
       const Node& n = g_.nodes[i];
       if (member_[i] || root_[i] || users_[i].empty() || n.type.size() < kLargeBlock || is_symbolic(n.type.shape)) continue;
-      if (!means<Map>(n.op) && !renames(n) && n.op != Op::broadcast) continue;
+      if ((!means<Map>(n.op) && !renames(n) && n.op != Op::broadcast) || ends_rows(static_cast<NodeId>(i))) continue;
       member_[i] = std::all_of(users_[i].begin(), users_[i].end(), [&](NodeId u) { return member_[at(u)] && !means<Contract>(g_.at(u).op); });
     }
+  }
+
+  // A map of sums that are in memory and have fewer elements than the product: the kernel that makes them makes it, too.
+  bool ends_rows(NodeId id) const {
+    if (member_[at(id)]) return false;
+    const Node& n = g_.at(id);
+    return means<Reduce>(n.op) || means<Contract>(n.op) || ((means<Map>(n.op) || renames(n)) && std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return ends_rows(a); }));
   }
 
   // Members that read each other are one cluster.
@@ -163,5 +180,6 @@ class Clusters {
 }  // namespace
 
 std::vector<char> recomputed_nodes(const Graph& graph) { return Clusters(graph).run(); }
+std::vector<NodeId> recomputed_clusters(const Graph& graph) { return Clusters(graph).clusters(); }
 
 }  // namespace quern

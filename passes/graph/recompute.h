@@ -11,5 +11,7 @@ namespace quern {
 
 /// By node: whether every kernel that wants it has its own copy. Of a graph without dead code.
 std::vector<char> recomputed_nodes(const Graph& graph);
+/// By node: the first of those that it is computed with, through others that are; -1: it is none.
+std::vector<NodeId> recomputed_clusters(const Graph& graph);
 
 }  // namespace quern

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <functional>
 #include <map>
-#include <memory>
 #include <utility>
 
 #include <fmt/format.h>
@@ -14,7 +13,8 @@
 #include "passes/tile/atoms.h"
 #include "passes/tile/bounds.h"
 #include "passes/tile/facts.h"
-#include "passes/tile/reach.h"
+#include "passes/tile/nested_walk.h"
+#include "passes/tile/roles_weighted.h"
 
 namespace quern {
 
@@ -22,54 +22,11 @@ using namespace tile;
 
 namespace {
 
-constexpr int64_t kKeys = 128;     // of a block
-constexpr int64_t kMachine = 132;  // multiprocessors; a constant, so that plans do not vary
-constexpr int64_t kNear = 48 << 20;   // bytes of keys and values that stay in the cache while neighbours walk them
+constexpr int64_t kKeys = 128;   // of a block
 
-struct Refused {
-  std::string why;
-};
-void want(bool condition, const std::string& why) {
-  if (!condition) throw Refused{why};
-}
-
-/// A scalar op on others. Leaves: constants, coordinates, and the values that loops give.
-struct Tree {
-  enum class Leaf { none,
-                    score,
-                    most,
-                    total,
-                    product } leaf = Leaf::none;
-  ScalarNode node;
-  std::vector<std::shared_ptr<const Tree>> args;
-};
-using TreePtr = std::shared_ptr<const Tree>;
-
-bool is(const TreePtr& t, Op op) { return t->leaf == Tree::Leaf::none && t->node.kind == ScalarNode::Kind::op && t->node.op == op; }
-bool is_constant(const TreePtr& t) { return t->leaf == Tree::Leaf::none && t->node.kind == ScalarNode::Kind::constant; }
-bool has(const TreePtr& t, const std::function<bool(const Tree&)>& test) {
-  return test(*t) || std::any_of(t->args.begin(), t->args.end(), [&](const TreePtr& a) { return has(a, test); });
-}
-bool has_leaf(const TreePtr& t, Tree::Leaf leaf) {
-  return has(t, [&](const Tree& x) { return x.leaf == leaf; });
-}
-bool equal(const TreePtr& a, const TreePtr& b) {
-  const ScalarNode &x = a->node, &y = b->node;
-  if (a->leaf != b->leaf || a->args.size() != b->args.size()) return false;
-  if (a->leaf == Tree::Leaf::none && (x.kind != y.kind || x.dtype != y.dtype || x.op != y.op || !(x.coord == y.coord) || (is_constant(a) && !(x.constant == y.constant)))) return false;
-  return std::equal(a->args.begin(), a->args.end(), b->args.begin(), equal);
-}
-TreePtr leaf(Tree::Leaf l) { return std::make_shared<const Tree>(Tree{l, {ScalarNode::Kind::operand, DType::f32}, {}}); }
-TreePtr constant(double x) {
-  Tree t{Tree::Leaf::none, {ScalarNode::Kind::constant, DType::f32}, {}};
-  t.node.constant = Scalar::of(DType::f32, x);
-  return std::make_shared<const Tree>(std::move(t));
-}
-TreePtr op(Op o, std::vector<TreePtr> args, DType dtype = DType::f32) { return std::make_shared<const Tree>(Tree{Tree::Leaf::none, {ScalarNode::Kind::op, dtype, o}, std::move(args)}); }
-
-class NestedRoles {
+class NestedRoles : NestedWalk {
  public:
-  explicit NestedRoles(const Kernel& kernel) : before_(kernel) {}
+  explicit NestedRoles(const Kernel& kernel) : NestedWalk(kernel) {}
 
   Kernel run() {
     find_loops();
@@ -81,28 +38,17 @@ class NestedRoles {
   }
 
  private:
-  const Kernel before_;
-  Kernel k_;
   const Seq *most_ = nullptr, *total_ = nullptr, *sum_ = nullptr;   // three loops over the keys
   const Each* columns_ = nullptr;                                   // around the last
   const Mma *inner_ = nullptr, *outer_ = nullptr;
   const Load *q_ = nullptr, *key_ = nullptr, *value_ = nullptr;
-  AxisId row_ = -1, column_ = -1, keys_ = -1, depth_ = -1;
+  AxisId column_ = -1, depth_ = -1;
+  std::vector<const Store*> rows_stored_;           // of the rows' maxima and sums
   TreePtr score_, shift_;                           // x and r of exp(x - r)
   std::vector<std::pair<TreePtr, bool>> factors_;   // of each weight, or what divides it
   TreePtr mask_;                                    // where a score is seen; none: everywhere
   TreePtr raw_;                                     // the score without its mask and scale
   double in_raw_ = 1;                               // scores are so many times that
-
-  const Axis& axis(AxisId a) const { return before_.axes[static_cast<size_t>(a)]; }
-  const std::vector<AxisId>& axes_of(ValueId v) const { return before_.values[static_cast<size_t>(v)].axes; }
-  bool has_axis(ValueId v, AxisId a) const { return std::count(axes_of(v).begin(), axes_of(v).end(), a) > 0; }
-  template <class T>
-  static const T* maker(const Block& block, ValueId v) {
-    for (const Stmt& s : block)
-      if (const T* t = std::get_if<T>(&s.node); t && t->out == v) return t;
-    return nullptr;
-  }
 
   // --- what is there ---
   static const Seq* inner_loop(const Seq& q) {
@@ -132,7 +78,9 @@ class NestedRoles {
         want(!columns_ && e->axes.size() == 1, "it has outputs of several shapes");
         columns_ = e;
       } else {
-        want(std::holds_alternative<MapTile>(s.node), "it stores or loads rows beside the sum");
+        const auto* t = std::get_if<Store>(&s.node);
+        want(t || std::holds_alternative<MapTile>(s.node), "it loads rows beside the sum");
+        if (t) rows_stored_.push_back(t);
       }
     }
     want(most_ && total_ && columns_, "it is no sum with weights that add up to one");
@@ -141,63 +89,26 @@ class NestedRoles {
       else want(sum_ && (std::holds_alternative<MapTile>(s.node) || std::holds_alternative<Store>(s.node)), "not only maps and stores follow the sum");
     }
     want(sum_ != nullptr, "it has no weighted sum");
-    column_ = columns_->axes[0], keys_ = sum_->axes[0];
+    column_ = columns_->axes[0], walk_ = sum_->axes[0];
   }
 
-  // The tree of a value of a loop, or of the rows; `keys`, `depth` are called as the last loop's.
+  // The tree of a value of a loop, or of the rows; the walk is called as the last loop's.
   TreePtr tree(const Block& block, ValueId v, const Seq* loop) const {
-    if (v == most_->outs[0]) return leaf(Tree::Leaf::most);
-    if (v == total_->outs[0]) return leaf(Tree::Leaf::total);
-    if (v == sum_->outs[0]) return leaf(Tree::Leaf::product);
-    if (loop && v == inner_loop(*loop)->outs[0]) return leaf(Tree::Leaf::score);
-    const MapTile* m = maker<MapTile>(block, v);
-    if (!m) m = maker<MapTile>(before_.phases[0].body, v);
-    want(m != nullptr, "its scores are made of more than one product");
-    std::vector<TreePtr> nodes;
-    for (const ScalarNode& n : m->expr) {
-      if (n.kind == ScalarNode::Kind::operand) {
-        nodes.push_back(tree(block, m->args[static_cast<size_t>(n.operand)], loop));
-        continue;
-      }
-      want(n.kind != ScalarNode::Kind::random && n.kind != ScalarNode::Kind::symbol, "its weights are random, or know the run's size");
-      Tree t{Tree::Leaf::none, n, {}};
-      std::vector<Scalar> numbers;
-      for (int a : n.args) {
-        t.args.push_back(nodes[static_cast<size_t>(a)]);
-        if (is_constant(t.args.back())) numbers.push_back(t.args.back()->node.constant);
-      }
-      if (loop && n.kind == ScalarNode::Kind::coord) t.node.coord = n.coord.substitute([&](int a, int64_t extent) { return Index::axis(a == loop->axes[0] ? keys_ : a, extent); });
-      if (n.kind == ScalarNode::Kind::op && !numbers.empty() && numbers.size() == t.args.size()) {
-        t.node = {ScalarNode::Kind::constant, n.dtype};
-        t.node.constant = apply_scalar(n.op, n.dtype, numbers);
-        t.args.clear();
-      }
-      t.node.args.clear();
-      nodes.push_back(std::make_shared<const Tree>(std::move(t)));
-    }
-    return nodes.back();
-  }
-
-  // A product of two loads along one axis, from 0; the one of the rows first.
-  std::pair<const Load*, const Load*> loads_of(const Seq& q, const Mma*& product) const {
-    product = nullptr;
-    std::vector<const Load*> loads;
-    for (const Stmt& s : q.body) {
-      if (const auto* m = std::get_if<Mma>(&s.node)) product = m;
-      else if (const auto* l = std::get_if<Load>(&s.node)) loads.push_back(l);
-      else want(false, "a product's operands are computed");
-    }
-    want(product && loads.size() == 2 && q.carries.size() == 1 && q.yields[0] == product->out && product->acc == q.carries[0].var && q.carries[0].init.f == 0 && product->axes.size() == 1 && product->axes == q.axes, "a product is no sum of two loads along one axis");
-    want(product->precision == Precision::bf16 || product->precision == Precision::f16, "its operands have not 16 bits");
-    if (loads[0]->out != product->a) std::swap(loads[0], loads[1]);
-    return {loads[0], loads[1]};
+    std::map<AxisId, AxisId> names;
+    if (loop) names.emplace(loop->axes[0], walk_);
+    return NestedWalk::tree(block, v, names, [&](ValueId x) {
+      return x == most_->outs[0] ? leaf(Tree::Leaf::most) : x == total_->outs[0]                  ? leaf(Tree::Leaf::total)
+                                                        : x == sum_->outs[0]                      ? leaf(Tree::Leaf::product)
+                                                        : loop && x == inner_loop(*loop)->outs[0] ? leaf(Tree::Leaf::score)
+                                                                                                  : nullptr;
+    });
   }
   void find_scores() {
     const Seq* scores = inner_loop(*sum_);
     std::tie(q_, key_) = loads_of(*scores, inner_);
     depth_ = inner_->axes[0];
-    if (has_axis(q_->out, keys_)) std::swap(q_, key_);
-    want(has_axis(key_->out, keys_) && !has_axis(q_->out, keys_), "its keys are in both operands");
+    if (has_axis(q_->out, walk_)) std::swap(q_, key_);
+    want(has_axis(key_->out, walk_) && !has_axis(q_->out, walk_), "its keys are in both operands");
     for (AxisId a : axes_of(q_->out))
       if (a != depth_ && !has_axis(key_->out, a) && (row_ < 0 || axis(a).extent > axis(row_).extent)) row_ = a;
     want(row_ >= 0, "it has no rows");
@@ -208,7 +119,7 @@ class NestedRoles {
       const auto same = [&](const Load& x, const Load& y) {
         if (x.buffer != y.buffer || x.index.size() != y.index.size()) return false;
         for (size_t d = 0; d < x.index.size(); ++d) {
-          const Index there = y.index[d].index.substitute([&](int i, int64_t extent) { return Index::axis(i == loop->axes[0] ? keys_ : i == other->axes[0] ? depth_
+          const Index there = y.index[d].index.substitute([&](int i, int64_t extent) { return Index::axis(i == loop->axes[0] ? walk_ : i == other->axes[0] ? depth_
                                                                                                                                                            : i,
                                                                                                           extent); });
           if (x.index[d].gather >= 0 || y.index[d].gather >= 0 || !(x.index[d].index == there)) return false;
@@ -240,6 +151,11 @@ class NestedRoles {
     }
     want(is(p, Op::exp) && is(p->args[0], Op::sub) && is_row(p->args[0]->args[1]), "its weights are no exponentials of scores less their maximum");
     score_ = p->args[0]->args[0], shift_ = p->args[0]->args[1];
+    if (is(shift_, Op::add) && is(shift_->args[1], Op::log)) {   // exp(x - (r + log l)) = exp(x - r) / l
+      factors_.emplace_back(shift_->args[1]->args[0], true);
+      shift_ = TreePtr(shift_->args[0]);
+      p = op(Op::exp, {op(Op::sub, {score_, shift_})});
+    }
     want(is_shift(), "its scores are not shifted by their maximum");
     want(!has_leaf(score_, Tree::Leaf::most) && !has_leaf(score_, Tree::Leaf::total), "its scores know their maximum");
     want(equal(score_, tree(most_->body, reduction(*most_)->arg, most_)) && equal(p, tree(total_->body, reduction(*total_)->arg, total_)), "its maxima and sums are of other scores");
@@ -264,16 +180,10 @@ class NestedRoles {
            shift_->args[0]->args[1]->node.constant.f == INFINITY && most(shift_->args[1]) && is_constant(shift_->args[2]) && shift_->args[2]->node.constant.f == 0;
   }
 
-  // The last dim is `second`.
-  void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
-    const std::string why = out_of_reach(before_, b, index, first, second);
-    want(why.empty(), why);
-    want(index.back().index.kind() == Index::Kind::axis && index.back().index.value() == second, fmt::format("rows of %{} do not run along its last dim", before_.buffers[static_cast<size_t>(b)].name));
-  }
   void find_places() {
     reachable(q_->buffer, q_->index, row_, depth_);
-    reachable(key_->buffer, key_->index, keys_, depth_);
-    reachable(value_->buffer, value_->index, keys_, column_);
+    reachable(key_->buffer, key_->index, walk_, depth_);
+    reachable(value_->buffer, value_->index, walk_, column_);
     int stores = 0;
     for (const Stmt& s : columns_->body)
       if (const auto* t = std::get_if<Store>(&s.node)) {
@@ -286,111 +196,34 @@ class NestedRoles {
   }
 
   // --- the new kernel ---
-  AxisId add_axis(int64_t extent, int64_t tile, AxisId within = -1, Spread spread = {}) {
-    Axis a{fmt::format("i{}", k_.axes.size()), extent, tile};
-    a.within = within, a.spread = spread;
-    k_.axes.push_back(std::move(a));
-    return static_cast<AxisId>(k_.axes.size() - 1);
-  }
-  ValueId value(DType dtype, std::vector<AxisId> axes) {
-    std::sort(axes.begin(), axes.end());
-    k_.values.push_back({dtype, std::move(axes)});
-    return static_cast<ValueId>(k_.values.size() - 1);
-  }
-  static Stmt in_role(auto node) { return {InRole{std::move(node)}}; }
-  std::map<AxisId, Index> there_;   // of the axes before
-  Index moved(const Index& i, AxisId rows) const {
-    return i.substitute([&](int a, int64_t extent) { return a == row_ ? Index::axis(rows, extent) : there_.at(a); });
-  }
-  std::vector<BoxIndex> moved(std::vector<BoxIndex> box, AxisId rows) const {
-    for (BoxIndex& b : box) b.index = moved(b.index, rows);
-    return box;
-  }
-  // A tree as a map of the tiles that its leaves are.
   MapTile map_of(const TreePtr& t, ValueId out, const std::map<Tree::Leaf, ValueId>& leaves, AxisId rows, bool fast) const {
-    MapTile m{out, {}, {}, fast};
-    std::map<const Tree*, int> done;
-    const std::function<int(const TreePtr&)> add = [&](const TreePtr& x) {
-      if (const auto it = done.find(x.get()); it != done.end()) return it->second;
-      ScalarNode n = x->node;
-      if (x->leaf != Tree::Leaf::none) {
-        const ValueId v = leaves.at(x->leaf);
-        const auto at = std::find(m.args.begin(), m.args.end(), v);
-        n = {ScalarNode::Kind::operand, k_.values[static_cast<size_t>(v)].dtype};
-        n.operand = static_cast<int>(at - m.args.begin());
-        if (at == m.args.end()) m.args.push_back(v);
-      }
-      if (n.kind == ScalarNode::Kind::coord) n.coord = moved(n.coord, rows);
-      for (const TreePtr& a : x->args) n.args.push_back(add(a));
-      m.expr.push_back(std::move(n));
-      return done[x.get()] = static_cast<int>(m.expr.size()) - 1;
-    };
-    add(t);
-    return m;
-  }
-
-  /// How many instances share a tile of rows, and how many heads' rows are walked side by side, long rows first.
-  struct Share {
-    int64_t instances, group;
-    double most;   // what the block with the most to do has, in steps of 64 rows
-  };
-  // As many heads as leave the least to the block that has the most, each taking every so-manieth instance there and back.
-  Share share(int64_t instances, int64_t keys, double step) const {
-    constexpr double kAfter = 1.5;   // steps that what follows them costs
-    const Axis &r = axis(row_), &k = axis(keys_);
-    std::vector<double> costs;       // of the tiles of rows
-    for (int64_t at = 0; at < r.extent; at += 64 * instances) {
-      const int64_t last = std::min(at + 64 * instances, r.extent) - 1, end = k.to ? k.to->evaluate([&](int a) { return a == row_ ? last : 0; }) : k.extent;
-      costs.insert(costs.begin(), static_cast<double>(ceil_div(std::clamp<int64_t>(end, 1, k.extent), keys)) + kAfter);
-    }
-    int64_t heads = 1, others = 1;
-    for (AxisId a : before_.phases[0].grid)
-      if (a != row_) others *= std::exchange(heads, axis(a).extent);
-    const int64_t bytes = (axis(depth_).extent + axis(column_).extent) * k.extent * 2;
-    const int64_t most = std::clamp<int64_t>(kNear / bytes, 1, std::min<int64_t>(heads, kMachine)), tiles = static_cast<int64_t>(costs.size());
-    Share best{instances, most, static_cast<double>(ceil_div(heads * others * tiles, kMachine)) * costs[0] * step};
-    if (heads * others * tiles > 100'000'000 / most) return best;   // so many that any share is even
-    for (int64_t g = most; g >= 1; --g) {
-      std::vector<double> sums(kMachine);
-      int64_t item = 0;
-      for (int64_t first = 0; first < heads * others; first += std::min(g, heads - first % heads))
-        for (const double cost : costs)
-          for (int64_t h = 0; h < std::min(g, heads - first % heads); ++h, ++item) sums[static_cast<size_t>(item / kMachine % 2 ? kMachine - 1 - item % kMachine : item % kMachine)] += cost * step;
-      if (const double top = *std::max_element(sums.begin(), sums.end()); top < 0.995 * best.most) best = {instances, g, top};
-    }
-    return best;
+    return quern::map_of(t, out, k_.values, [&](const Tree& x) { return leaves.at(x.leaf); }, [&](const Index& i) { return moved(i, rows); }, fast);
   }
   // Behind the loop: is a row's maximum read?
   bool uses_most() const {
     bool uses = std::any_of(factors_.begin(), factors_.end(), [](const auto& f) { return has_leaf(f.first, Tree::Leaf::most); });
     for (const Stmt& s : columns_->body)
       if (const auto* t = std::get_if<Store>(&s.node)) uses = uses || has_leaf(tree(columns_->body, t->value, nullptr), Tree::Leaf::most);
-    return uses;
+    return uses || !rows_stored_.empty();
   }
   void build() {
     const DType dtype = before_.values[static_cast<size_t>(value_->out)].dtype;
+    const int64_t head_bytes = (axis(depth_).extent + axis(column_).extent) * axis(walk_).extent * 2;
     const int64_t depth = round_up(axis(depth_).extent, 64), width = round_up(axis(column_).extent, 64), longest = std::max(depth, width);
-    const int64_t keys = longest <= 128 ? kKeys : 64, blocks = ceil_div(axis(keys_).extent, keys);
-    Share chosen = share(2, keys, 0.8);   // three instances hide more of each other's waits, so that their steps are not half as long again
-    if (const Share three = share(3, keys, 1); longest <= 64 && three.most < chosen.most) chosen = three;
+    const int64_t keys = longest <= 128 ? kKeys : 64, blocks = ceil_div(axis(walk_).extent, keys);
+    Share chosen = share(2, keys, 0.8, head_bytes, {column_});   // three instances hide more of each other's waits, so that their steps are not half as long again
+    if (const Share three = share(3, keys, 1, head_bytes, {column_}); longest <= 64 && three.most < chosen.most) chosen = three;
     const int64_t instances = chosen.instances;
-    const Spread across{4, 0, 1, 0, 2};
     k_.name = before_.name, k_.buffers = before_.buffers, k_.sources = before_.sources;
     Phase p;
-    std::vector<AxisId> outer;
-    for (AxisId a : before_.phases[0].grid)
-      if (a != row_) {
-        outer.push_back(add_axis(axis(a).extent, 1));
-        there_.emplace(a, Index::axis(outer.back(), axis(a).extent));
-      }
-    if (outer.empty()) outer.push_back(add_axis(1, 1));
+    const std::vector<AxisId> outer = add_outer_axes({column_});
     const AxisId rows = add_axis(axis(row_).extent, 64 * instances), d = add_axis(axis(depth_).extent, depth);
-    const AxisId block = add_axis(blocks, 1), c = add_axis(axis(column_).extent, width, -1, across), key = add_axis(keys, keys, -1, across);
-    const AxisId mine = add_axis(axis(row_).extent, 64, rows, {8, 2, 4, 0, 1}), part = add_axis(axis(column_).extent, 64, c, across);
+    const AxisId block = add_axis(blocks, 1), c = add_axis(axis(column_).extent, width, -1, kAcross), key = add_axis(keys, keys, -1, kAcross);
+    const AxisId mine = add_axis(axis(row_).extent, 64, rows, kDown), part = add_axis(axis(column_).extent, 64, c, kAcross);
     there_.emplace(depth_, Index::axis(d, axis(depth_).extent));
     there_.emplace(column_, Index::axis(c, axis(column_).extent));
-    there_.emplace(keys_, Index::axis(block, blocks) * keys + Index::axis(key, keys));
-    if (axis(keys_).to) k_.axes[static_cast<size_t>(block)].to = floor_div(moved(*axis(keys_).to, rows) - Index(1), keys) + Index(1);
+    there_.emplace(walk_, Index::axis(block, blocks) * keys + Index::axis(key, keys));
+    if (axis(walk_).to) k_.axes[static_cast<size_t>(block)].to = floor_div(moved(*axis(walk_).to, rows) - Index(1), keys) + Index(1);
 
     p.grid = {d, c, key};
     p.grid.insert(p.grid.end(), outer.begin(), outer.end());
@@ -409,11 +242,6 @@ class NestedRoles {
     const auto scores = [&] { return value(DType::f32, {key, mine}); };
     const auto sums = [&] { return value(DType::f32, {c, mine}); };
     const auto weights = [&] { return value(dtype, {key, mine}); };
-    const auto product = [&](ValueId acc, ValueId a, ValueId b, AxisId summed, int64_t columns) {
-      Mma m{value(DType::f32, k_.values[static_cast<size_t>(acc)].axes), inner_->precision, {summed}, acc, a, b, fmt::format("m64n{}k16", columns)};
-      m.issued = true;
-      return m;
-    };
     const auto leaves = [](ValueId v) { return std::map<Tree::Leaf, ValueId>{{Tree::Leaf::score, v}}; };
     using L = Tree::Leaf;
     const ValueId q = value(dtype, {rows, d}), q_mine = value(dtype, {d, mine});
@@ -425,13 +253,13 @@ class NestedRoles {
     const ValueId k_block = value(dtype, {key, d}), nothing = scores();
     body.push_back(in_role(Get{1, {k_block}}));
     body.push_back({map_of(constant(0), nothing, {}, mine, false)});
-    const Mma s = product(nothing, q_mine, k_block, d, keys);
+    const Mma s = issued(nothing, q_mine, k_block, inner_->precision, d, keys);
     body.push_back({s});
     const auto weigh = [&](Block& to, ValueId sum, ValueId factor, ValueId weight) {
       const ValueId v = value(dtype, {key, c}), scaled = sums();
       to.push_back(in_role(Get{2, {v}}));
       to.push_back({map_of(planted(Fault::sum_not_scaled) ? leaf(L::product) : op(Op::mul, {leaf(L::product), leaf(L::score)}), scaled, {{L::product, sum}, {L::score, factor}}, mine, false)});
-      const Mma next = product(scaled, weight, v, key, width);
+      const Mma next = issued(scaled, weight, v, inner_->precision, key, width);
       to.push_back({next});
       return next.out;
     };
@@ -448,11 +276,8 @@ class NestedRoles {
     };
     if (raw_->leaf != L::score) x = make(raw_, scores(), leaves(x), true);
     TreePtr seen = mask_;
-    if (axis(keys_).extent % keys != 0) {
-      const Index at = Index::axis(keys_, axis(keys_).extent);
-      Tree coord{L::none, {ScalarNode::Kind::coord, DType::i64}, {}}, end{L::none, {ScalarNode::Kind::constant, DType::i64}, {}};
-      coord.node.coord = at, end.node.constant = Scalar::of_int(DType::i64, axis(keys_).extent);
-      const TreePtr inside = op(Op::lt, {std::make_shared<const Tree>(coord), std::make_shared<const Tree>(end)}, DType::boolean);
+    if (axis(walk_).extent % keys != 0) {
+      const TreePtr inside = quern::inside(walk_, axis(walk_).extent);
       seen = seen ? op(Op::logical_and, {seen, inside}, DType::boolean) : inside;
     }
     if (seen) x = make(op(Op::select, {seen, leaf(L::score), constant(-INFINITY)}), scores(), leaves(x), false);
@@ -482,6 +307,11 @@ class NestedRoles {
     const ValueId shares = row(), most = row();
     if (uses_most()) math.body.push_back({map_of(op(Op::mul, {leaf(L::most), constant(in_raw_)}), most, {{L::most, last[1]}}, mine, true)});
     math.body.push_back({map_of(all, shares, {{L::most, most}, {L::total, last[2]}}, mine, true)});
+    for (const Store* t : rows_stored_) {
+      const ValueId v = value(before_.buffers[static_cast<size_t>(t->buffer)].dtype, {mine});
+      math.body.push_back({map_of(tree({}, t->value, nullptr), v, {{L::most, most}, {L::total, last[2]}}, mine, true)});
+      math.body.push_back({Store{t->buffer, moved(t->index, mine), v}});
+    }
     math.body.push_back(in_role(Await{0}));
     math.body.push_back(in_role(Release{2, 0}));
     Each out{{part}, {}};
@@ -503,11 +333,14 @@ class NestedRoles {
   }
 };
 
+bool has_reductions(const Kernel& k) { return !Facts(k).reductions.empty(); }
+
 }  // namespace
 
 std::optional<Kernel> plan_nested_roles(const Kernel& kernel, std::string& why) {
   try {
-    return NestedRoles(bounds(kernel)).run();
+    const Kernel bounded = bounds(kernel);
+    return has_reductions(bounded) ? NestedRoles(bounded).run() : plan_weighted_roles(bounded);
   } catch (const Refused& r) {
     why = r.why;
     return std::nullopt;

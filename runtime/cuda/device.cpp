@@ -293,8 +293,9 @@ class CudaDevice : public Device {
     const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16 ? kFloat16
                                                     : m.rounded             ? kTensorFloat32
                                                                             : kFloat32;
-    const int swizzle = m.row_bytes == 128 ? kSwizzle32 + 2 : m.row_bytes == 64 ? kSwizzle32 + 1
-                                                                                : kSwizzle32;
+    const int swizzle = m.row_bytes > 128 ? 0 : m.row_bytes == 128 ? kSwizzle32 + 2
+                                            : m.row_bytes == 64    ? kSwizzle32 + 1
+                                                                   : kSwizzle32;
     want(driver().encode_map(&out, type, static_cast<unsigned>(m.rank), operand, extents, strides, box, steps, 0, swizzle, kPromote256, 0), "cuTensorMapEncodeTiled");
     return out;
   }

@@ -5,6 +5,7 @@
 #include "ir/tile/kernel.h"
 #include "passes/tile/plan.h"
 #include "tests/support/attention_text.h"
+#include "tests/support/gradient_text.h"
 
 namespace quern {
 namespace {
@@ -34,6 +35,22 @@ TEST(AttentionCompile, WithoutSpills) {
       ASSERT_FALSE(planned.phases[0].roles.empty());
       expect_clean(planned);
     }
+}
+
+TEST(AttentionCompile, GradientsWithoutSpills) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  for (int64_t size : {64, 80, 128})
+    for (bool causal : {true, false})
+      for (bool keys : {true, false}) {
+        const test::GradientText text{64, 4000, size, causal, causal ? "bf16" : "f16"};
+        const tile::Kernel planned = plan_cuda(tile::parse_kernel(keys ? text.keys() : text.queries()), "sm_90a");
+        ASSERT_FALSE(planned.phases[0].roles.empty());
+        expect_clean(planned);
+      }
 }
 
 }  // namespace

@@ -1,11 +1,14 @@
 // Attention written by hand in roles (tests/support/attention_text.h), which a graphics card runs as the interpreter does: rows and keys that
-// are no multiple of a block, heads in groups, with and without a mask, several instances and blocks of keys; the same bits every time.
+// are no multiple of a block, heads in groups, with and without a mask, several instances and blocks of keys; the same bits every time. And what
+// the passes make of plain ops, gradients too.
 #include <cmath>
 
 #include "codegen/image.h"
 #include "frontend/attention.h"
 #include "frontend/nn.h"
+#include "frontend/reduce.h"
 #include "frontend/shape.h"
+#include "frontend/transforms.h"
 #include "ir/tile/kernel.h"
 #include "passes/tile/nested.h"
 #include "tests/support/attention_text.h"
@@ -143,6 +146,102 @@ TEST_F(AttentionRoles, Derived) {
     EXPECT_EQ(taken, s.taken) << testing::PrintToString(report.notes);
     for (size_t k = 0; k < report.planned.size(); ++k)
       if (has_nested_products(report.lowered[k])) { EXPECT_FALSE(report.planned[k].phases[0].roles.empty()); }
+  }
+}
+
+// dq, dk and dv of sum(w * y) in f64.
+struct Wide {
+  std::vector<double> q, k, v, w, dq, dk, dv;
+};
+void differentiate(Wide& x, int64_t heads, int64_t time, int64_t size, bool causal, double scale) {
+  for (auto* d : {&x.dq, &x.dk, &x.dv}) d->assign(x.q.size(), 0);
+  std::vector<double> p(static_cast<size_t>(time)), dp(static_cast<size_t>(time));
+  const auto dot = [&](const double* a, const double* b) {
+    double sum = 0;
+    for (int64_t d = 0; d < size; ++d) sum += a[d] * b[d];
+    return sum;
+  };
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t i = 0; i < time; ++i) {
+      const int64_t keys = causal ? i + 1 : time, row = (h * time + i) * size;
+      double most = -INFINITY, total = 0, along = 0;
+      for (int64_t j = 0; j < keys; ++j) most = std::max(most, p[static_cast<size_t>(j)] = scale * dot(&x.q[static_cast<size_t>(row)], &x.k[static_cast<size_t>((h * time + j) * size)]));
+      for (int64_t j = 0; j < keys; ++j) total += p[static_cast<size_t>(j)] = std::exp(p[static_cast<size_t>(j)] - most);
+      for (int64_t j = 0; j < keys; ++j) {
+        p[static_cast<size_t>(j)] /= total;
+        along += p[static_cast<size_t>(j)] * (dp[static_cast<size_t>(j)] = dot(&x.w[static_cast<size_t>(row)], &x.v[static_cast<size_t>((h * time + j) * size)]));
+      }
+      for (int64_t j = 0; j < keys; ++j) {
+        const double weight = p[static_cast<size_t>(j)], g = scale * weight * (dp[static_cast<size_t>(j)] - along);
+        const int64_t other = (h * time + j) * size;
+        for (int64_t d = 0; d < size; ++d) {
+          x.dq[static_cast<size_t>(row + d)] += g * x.k[static_cast<size_t>(other + d)];
+          x.dk[static_cast<size_t>(other + d)] += g * x.q[static_cast<size_t>(row + d)];
+          x.dv[static_cast<size_t>(other + d)] += weight * x.w[static_cast<size_t>(row + d)];
+        }
+      }
+    }
+}
+
+// Training: no kernel has the scores in memory, gradients are those of f64 but for roundings, and the same bits in every run.
+TEST_F(AttentionRoles, Gradients) {
+  struct Trained {
+    int64_t heads, time, size;
+    bool causal, call;   // spelled by attention(), or as plain ops
+    DType dtype = DType::bf16;
+  };
+  const std::vector<Trained> all = {{2, 64, 64, true, false}, {2, 384, 128, true, true}, {2, 1000, 64, true, true}, {2, 1000, 128, false, false}, {1, 1024, 64, false, false, DType::f16}, {1, 1024, 128, true, true}, {1, 2500, 64, true, false}, {3, 260, 80, true, false}};
+  for (const Trained& t : all) {
+    SCOPED_TRACE(testing::Message() << t.heads << "x" << t.time << "x" << t.size << (t.causal ? " causal " : " ") << name_of(t.dtype) << (t.call ? " attention()" : ""));
+    Model m;
+    const Shape shape = {1, t.heads, t.time, t.size};
+    std::vector<Tensor> args;
+    for (const char* name : {"q", "k", "v", "w"}) args.push_back(m.input(name, t.dtype, shape));
+    const double scale = 1 / std::sqrt(static_cast<double>(t.size));
+    const Reverse r = value_and_grad([&](const std::vector<Tensor>& x) {
+      Tensor y;
+      if (t.call) {
+        y = attention(x[0], x[1], x[2], {.causal = t.causal});
+      } else {
+        Tensor s = contract("bhqd,bhkd->bhqk", x[0], x[1]) * scale;
+        if (t.causal) s = seen(less_equal(position(s, 1), position(s, 0)), s);
+        y = weighted(s, x[2]);
+      }
+      return std::vector<Tensor>{sum(y * x[3]), y};
+    },
+                                     args);
+    for (int g = 0; g < 3; ++g) m.output(fmt::format("d{}", g), r.gradients[static_cast<size_t>(g)]);
+    m.output("y", r.outputs[1]);
+    std::mt19937_64 random(7);
+    std::vector<HostTensor> inputs;
+    for (int i = 0; i < 4; ++i) inputs.push_back(test::random_tensor({t.dtype, shape, {}}, -2, 2, random));
+    CompileOptions options;
+    options.use_cache = false;
+    options.passes.fp = Fp::fast;
+    CompileReport report;
+    const auto program = jit(*device, m.finish(), options, &report);
+    const std::vector<HostTensor> got = program->run(inputs);
+    EXPECT_EQ(program->run(inputs), got);   // bit by bit
+    Wide x{inputs[0].to_doubles(), inputs[1].to_doubles(), inputs[2].to_doubles(), inputs[3].to_doubles(), {}, {}, {}};
+    differentiate(x, t.heads, t.time, t.size, t.causal, scale);
+    const std::vector<double>* const want[] = {&x.dq, &x.dk, &x.dv};
+    for (size_t g = 0; g < 3; ++g) {
+      double error = 0, norm = 0;
+      const std::vector<double> have = got[g].to_doubles();
+      for (size_t i = 0; i < have.size(); ++i) error += std::pow(have[i] - (*want[g])[i], 2), norm += std::pow((*want[g])[i], 2);
+      EXPECT_LT(std::sqrt(error / norm), t.dtype == DType::f16 ? 2e-3 : 1e-2) << "gradient " << g;   // NaN is no less
+    }
+    if (device->target().arch != "sm_90a" || t.time < 128) continue;   // so few scores are kept
+    EXPECT_EQ(report.notes, std::vector<std::string>());
+    int nested = 0;
+    for (size_t k = 0; k < report.planned.size(); ++k)
+      if (has_nested_products(report.lowered[k])) {
+        ++nested;
+        EXPECT_FALSE(report.planned[k].phases[0].roles.empty());
+      }
+    EXPECT_EQ(nested, 3);   // forward, the queries' gradient, the keys' and values'
+    for (const tile::Kernel& k : report.lowered)
+      for (const tile::Buffer& b : k.buffers) EXPECT_LT(count(b.shape), t.heads * t.time * t.time) << k.name;
   }
 }
 

@@ -1,0 +1,109 @@
+// Attention's gradient as plain loops, planned in roles by the pass: the interpreter finds the same sums; what a wrong plan would make
+// is another; kernels that are no such sums are refused, with the reason.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "ir/tile/kernel.h"
+#include "passes/tile/roles_nested.h"
+#include "tests/support/gradient_text.h"
+
+namespace quern::tile {
+namespace {
+
+using test::GradientText;
+
+std::string replaced(std::string text, const std::string& from, const std::string& to) {
+  const size_t at = text.find(from);
+  EXPECT_NE(at, std::string::npos) << from << " is not in " << text;
+  if (at != std::string::npos) text.replace(at, from.size(), to);
+  return text;
+}
+std::vector<double> run(const GradientText& g, const std::string& text) {
+  const DType dtype = g.dtype == "f16" ? DType::f16 : DType::bf16;
+  const Kernel kernel = parse_kernel(text);
+  verify(kernel);
+  std::vector<HostTensor> storage;
+  for (size_t b = 0; b < kernel.buffers.size(); ++b) {
+    const bool rows = b == 4 || b == 5;
+    storage.push_back(HostTensor::full(rows ? DType::f32 : dtype, rows ? Shape{g.heads, g.time} : Shape{g.heads, g.time, g.size}, 99));
+    for (int64_t i = 0; b < 6 && i < storage.back().size(); ++i) storage.back().set(i, Scalar::of(storage.back().dtype, std::sin(static_cast<double>(i * static_cast<int64_t>(b + 2)) * 1.7) + (b == 4 ? 2 : 0)));
+  }
+  std::vector<HostTensor*> buffers;
+  for (HostTensor& t : storage) buffers.push_back(&t);
+  interpret(kernel, buffers);
+  std::vector<double> out;
+  for (size_t b = 6; b < storage.size(); ++b)
+    for (double x : storage[b].to_doubles()) out.push_back(x);
+  return out;
+}
+std::string planned(const std::string& text) {
+  std::string why;
+  const auto kernel = plan_nested_roles(parse_kernel(text), why);
+  EXPECT_TRUE(kernel) << why;
+  return kernel ? to_string(*kernel) : "";
+}
+void expect_derived(const GradientText& g) {
+  for (const std::string& text : {g.queries(), g.keys()}) {
+    SCOPED_TRACE(text);
+    const std::string roles = planned(text);
+    ASSERT_FALSE(roles.empty());
+    SCOPED_TRACE(roles);
+    EXPECT_EQ(to_string(parse_kernel(roles)), roles);
+    const std::vector<double> want = run(g, text), got = run(g, roles);
+    for (size_t i = 0; i < want.size(); ++i) ASSERT_NEAR(got[i], want[i], (g.dtype == "f16" ? 0.01 : 0.08) * std::max(1.0, std::abs(want[i]))) << i;
+  }
+}
+
+TEST(TileGradient, Derived) {
+  for (bool causal : {false, true}) {
+    expect_derived({2, 200, 16, causal, "bf16", 0.25});
+    expect_derived({1, 132, 80, causal, "f16", 0.3});
+  }
+}
+
+constexpr GradientText kSmall{1, 200, 16, true, "bf16", 0.25};
+
+// One product of each kind in a step, whatever of the loops before had its own; two sums share the walk.
+TEST(TileGradient, ProductsAreMadeOnce) {
+  const auto count = [](const std::string& text, const std::string& what) {
+    int n = 0;
+    for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+    return n;
+  };
+  EXPECT_EQ(count(planned(kSmall.queries()), "issue mma"), 3);
+  EXPECT_EQ(count(planned(kSmall.keys()), "issue mma"), 4);
+  EXPECT_EQ(count(planned(kSmall.keys()), "exp("), 1);
+  EXPECT_EQ(count(planned(kSmall.keys()), "role math"), 1);
+}
+
+TEST(TileGradient, WrongPlansComputeSomethingElse) {
+  const auto off = [](const std::string& plain, const std::string& from, const std::string& to) {
+    const std::string roles = planned(plain);
+    const std::vector<double> want = run(kSmall, plain), got = run(kSmall, replaced(roles, from, to));
+    double worst = 0;
+    for (size_t i = 0; i < want.size(); ++i) worst = std::max(worst, std::isnan(got[i]) ? 1 : std::abs(got[i] - want[i]));
+    EXPECT_GT(worst, 0.1) << from;
+  };
+  off(kSmall.queries(), "//128 + 1", "//128");                   // the last block that a mask leaves
+  off(kSmall.keys(), "select(le(", "select(lt(");                // the mask
+  off(kSmall.queries(), "mul(a0, 0.25:f32)", "mul(a0, 1:f32)");  // the exponential's factor
+  off(kSmall.keys(), "map fast(mul(add(a0, a1), a2))", "map fast(mul(a0, a2))");   // what the rows' gradients sum to
+}
+
+TEST(TileGradient, WhatThePassLeaves) {
+  const auto refused = [](const std::string& text, const std::string& reason) {
+    std::string why;
+    EXPECT_FALSE(plan_nested_roles(parse_kernel(text), why));
+    EXPECT_NE(why.find(reason), std::string::npos) << why;
+  };
+  refused(GradientText{2, 200, 24}.keys(), "no multiple of 16 long");
+  refused(GradientText{2, 200, 272}.queries(), "longer than 256");
+  refused(GradientText{2, 202, 16}.keys(), "no vector of f32 along the walk");
+  refused(GradientText{2, 200, 256}.keys(), "do not fit the registers");
+  refused(replaced(kSmall.keys(), "mul(a0, 0.25:f32)", "mul(cast<f32>(cast<bf16>(a0)), 0.25:f32)"), "round to 16 bits");
+  refused(replaced(kSmall.keys(), "select(le(coord(i1), coord(i3))", "select(lt(coord(i1), coord(i3))"), "walk differently");
+}
+
+}  // namespace
+}  // namespace quern::tile
