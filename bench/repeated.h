@@ -20,6 +20,7 @@ class RepeatedProgram {
   /// How far the outputs are from what f64 gives at sampled places, beside what their dtype allows: more than 1 is wrong.
   double error(const std::vector<std::vector<double>>& exact);
   std::vector<double> block() { return block_of(*executable_); }
+  int64_t bytes() const { return 0; }
   /// Of a copy of as many bytes as the case reads and writes, in the same way; nothing where bytes are not the limit.
   std::function<std::vector<double>()> copy();
 
@@ -31,5 +32,8 @@ class RepeatedProgram {
   std::vector<HostTensor> results_;   // of the first run
   std::vector<double> block_of(Executable& e);
 };
+
+/// Of a GPU: a product of bf16 of our own, and a copy.
+Ceilings measure_ceilings(Device& device);
 
 }  // namespace quern::bench

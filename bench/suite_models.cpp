@@ -41,4 +41,21 @@ std::vector<SuiteCase> suite_models() {
   return out;
 }
 
+std::vector<SuiteCase> suite_gpu_models() {
+  std::vector<SuiteCase> out;
+  for (int64_t batch : {16, 32}) {
+    const GptSize size{.batch = batch, .time = 1024};
+    const int64_t tokens = size.batch * size.time, parameters = size.width * (size.vocabulary + size.time + size.layers * (12 * size.width + 13) + 2);
+    const SuiteCase::Input text{{tokens}, size.vocabulary};
+    SuiteCase c{"gpt", fmt::format("gpt 124M {}x{} step bf16", size.batch, size.time), {text, text}, [size] { return gpt_step(size); }, {{"op", "gpt_step"}, {"heads", size.heads}, {"layers", size.layers}, {"time", size.time}}};
+    c.tokens = static_cast<double>(tokens);
+    c.flops = c.tokens * 6 * static_cast<double>(parameters + size.layers * size.width * size.time);   // llm.c's count
+    c.tolerance = 1e-2;
+    c.passes.compute = DType::bf16;
+    c.passes.fp = Fp::fast;
+    out.push_back(std::move(c));
+  }
+  return out;
+}
+
 }  // namespace quern::bench

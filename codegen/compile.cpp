@@ -32,6 +32,7 @@
 #include "passes/tile/nested.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/roles_nested.h"
+#include "passes/work.h"
 
 namespace quern {
 namespace {
@@ -200,8 +201,10 @@ void set_target(PassContext& context, const Target& target) {
   context.nested_in_roles = target.kind == TargetKind::cuda && target.arch == "sm_90a" && context.fp == Fp::fast;
   context.nested_products = (cpu && context.fp != Fp::strict) || context.nested_in_roles;
   if (context.long_sum == 0) context.long_sum = kLongSum;
+  if (target.kind == TargetKind::cuda && target.arch == "sm_90a") context.row_bytes = 16;
   if (!cpu) {
     context.large_matrix = 0;
+    context.op_share = kGpuOpShare;
     if (context.chunk_sums == 0) context.chunk_sums = kChunkSums;
     return;
   }

@@ -60,12 +60,12 @@ struct JsonArgument {
   void write(const Json& value) const;
 };
 
-/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --fp, --plan, --no-cache: what every compiling command takes.
+/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --tf32, --fp, --precision, --plan, --no-cache: what every compiling command takes.
 struct PassArguments {
   std::vector<std::string> disabled;
   int64_t bisect_limit = -1, memory_limit = -1;
   bool print_all = false, tf32 = false, no_cache = false;
-  std::string fp = "default", plan;
+  std::string fp = "default", precision = "f32", plan;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;
 };

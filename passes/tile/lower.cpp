@@ -15,7 +15,7 @@ Kernel Lowering::run() {
   scopes_.emplace_back();
   Phase phase;
   const Node& result = graph_.at(graph_.outputs.at(0).node);
-  const bool updated = means<PutAdd>(result.op) && updates_ == Updates::in_order;
+  const bool updated = means<PutAdd>(result.op) && (updates_ == Updates::in_order || is_large_update(result));
   if (updated || means<Cumulate>(result.op) || result.op == Op::result) {
     phase.grid = updated ? put_in_order(result) : result.op == Op::result ? walk_scan(graph_.at(result.args[0])) : store_steps(result);
     phase.body = std::move(scopes_[0].block);

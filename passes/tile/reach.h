@@ -9,6 +9,7 @@ namespace quern {
 
 /// "" where two dims of the buffer are the axes, all of each, its last dim is one of them, and what lies between two places of
 /// others is a multiple of 16 bytes; else what stands against it.
-std::string out_of_reach(const tile::Kernel& kernel, tile::BufferId buffer, const std::vector<tile::BoxIndex>& index, tile::AxisId first, tile::AxisId second);
+/// `longer`: an axis of which the buffer may have more; what is made of that is stored nowhere.
+std::string out_of_reach(const tile::Kernel& kernel, tile::BufferId buffer, const std::vector<tile::BoxIndex>& index, tile::AxisId first, tile::AxisId second, tile::AxisId longer = -1);
 
 }  // namespace quern

@@ -61,7 +61,7 @@ class RolePlanner {
   Kernel run() {
     find_product();
     find_axes();
-    for (const Load* l : {a_, b_}) reachable(l->buffer, l->index, l == a_ ? row_ : column_, depth_);
+    for (const Load* l : {a_, b_}) reachable(l->buffer, l->index, l == a_ ? row_ : column_, depth_, l == a_ ? row_ : column_);
     for (const Store* s : stores_) reachable(s->buffer, s->index, row_, column_);
     tiling_ = choose();
     build();
@@ -133,8 +133,8 @@ class RolePlanner {
     for (const Store* s : stores_) want(has(s->value, row_) && has(s->value, column_), "an output lacks an axis of the product");
   }
 
-  void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
-    const std::string why = out_of_reach(before_, b, index, first, second);
+  void reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second, AxisId longer = -1) const {
+    const std::string why = out_of_reach(before_, b, index, first, second, longer);
     want(why.empty(), why);
   }
 

@@ -50,12 +50,12 @@ void expect_same_graph(const Graph& before, const Graph& after, double bound) {
 }
 
 /// Also those of loops and branches.
-void lower_calls(const Graph& graph, std::vector<tile::Kernel>& kernels) {
+void lower_calls(const Graph& graph, std::vector<tile::Kernel>& kernels, Updates updates) {
   for (const Node& n : graph.nodes) {
-    if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+    if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name), 0, 0, 1, updates));
     else if (is_control_flow(n.op))
       for (const auto& body : {n.attrs.body, n.attrs.otherwise})
-        if (body) lower_calls(*body, kernels);
+        if (body) lower_calls(*body, kernels, updates);
   }
 }
 
@@ -70,7 +70,7 @@ std::string run_steps(const test::Golden& c) {
     const std::string name = step.substr(0, step.find(':')), argument = step.substr(std::min(step.size(), name.size() + 1));
     if (name == "lower") {
       kernels.clear();
-      lower_calls(graph, kernels);
+      lower_calls(graph, kernels, argument == "gpu" ? Updates::side_by_side : Updates::in_order);
     } else if (name == "plan_cpu" || name == "plan_cuda" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
@@ -81,13 +81,15 @@ std::string run_steps(const test::Golden& c) {
     } else {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
+      if (name == "align") context.row_bytes = std::stoll(argument);
       if (name == "chunks") context.long_sum = std::stoll(argument);
       if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
-      if (argument == "fast") context.fp = Fp::fast;   // the only licence to change values
+      if (argument == "fast") context.fp = Fp::fast;   // the only licences to change values
+      if (argument == "bf16") context.compute = DType::bf16;
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
-      expect_same_graph(graph, after, context.fp == Fp::fast ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
-                                                                                                     : 0);   // which change the order of sums
+      expect_same_graph(graph, after, context.fp == Fp::fast || argument == "bf16" ? 0x1p-7 : name == "loops" || name == "chunks" ? 1e-6
+                                                                                                                                  : 0);   // which change the order of sums
       graph = after;
     }
     for (const tile::Kernel& k : kernels) tile::verify(k);
