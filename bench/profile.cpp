@@ -81,7 +81,7 @@ void add_step(const Program& p, const CompileReport& report, const Step& step, d
 
 void profile(const Arguments& a) {
   const auto device = open_device(a.device);
-  if (device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: it runs nothing", a.device)).with_help("--device cpu, or cuda");
+  if (device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: it runs nothing that could be held against ceilings", a.device)).with_help("--device cpu, or cuda");
   const bool gpu = device->target().kind == TargetKind::cuda;
   const auto measured_ceilings = [&] { return gpu ? bench::measure_ceilings(*device) : bench::measure_ceilings(device->threads()); };
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
@@ -120,6 +120,7 @@ void profile(const Arguments& a) {
   for (int64_t r = 0; r < a.rounds; ++r) {
     reset();
     executable.run();
+    device->synchronize();   // a GPU's run returns before the end
     whole.push_back(bench::microseconds([&] {
       executable.run();
       device->synchronize();

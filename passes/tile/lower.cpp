@@ -382,7 +382,9 @@ void Lowering::store_outputs(const std::vector<Index>& rows, int depth) {
     each.body = nested(depth, [&] {
       for (size_t o : outputs) store(o, index);
     });
-    block_at(depth).push_back({std::move(each)});
+    Block& block = block_at(depth);
+    if (each.axes.empty()) block.insert(block.end(), std::make_move_iterator(each.body.begin()), std::make_move_iterator(each.body.end()));   // dims of one element behind the rows
+    else block.push_back({std::move(each)});
   }
 }
 
