@@ -27,6 +27,7 @@
 #include "passes/graph/panels.h"
 #include "passes/plan/order.h"
 #include "passes/tile/bounds.h"
+#include "passes/tile/fast.h"
 #include "passes/tile/join.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/nested.h"
@@ -343,6 +344,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         tile::verify(lowered);
         std::string why;
         tile::Kernel planned = plan(lowered, why);
+        if (options.target.kind == TargetKind::cuda && options.passes.fp == Fp::fast) planned = fast_maps(std::move(planned));
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
         images[s] = it->second;
         if (!fresh) {

@@ -144,7 +144,7 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
-  command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel")->check(CLI::IsMember({"strict", "default", "fast"}));
+  command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel, and on a GPU what reads or makes them takes the machine's exponentials, quotients and error functions")->check(CLI::IsMember({"strict", "default", "fast"}));
   command.add_option("--precision", precision, "f32, or bf16: products of f32 read bf16, sum in f32 and give bf16, maps between them are of bf16; parameters, their gradients, reductions, softmax, norms, losses and updates stay f32")->check(CLI::IsMember({"f32", "bf16"}));
   command.add_flag("--tf32", tf32, "cuda: products of f32 may round their operands to tf32 (11 bits) and use tensor cores");
   command.add_option("--plan", plan, "a plan file that quern tune has written for this target: schedules of kernels, which change no result");

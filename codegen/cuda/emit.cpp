@@ -386,7 +386,7 @@ void Emitter::statement(const Store& s) {
 void Emitter::map_elements(const MapTile& m, const Places& places) {
   std::map<size_t, std::string> inverses;   // by the divisor's node
   for (const ScalarNode& n : m.expr) {
-    if (role_ || products_) break;   // sums of products leave few registers
+    if (role_ || products_ || m.fast) break;   // sums of products leave few registers
     if (n.kind != ScalarNode::Kind::op || n.op != Op::div || n.dtype != DType::f32 || registers(value(m.out).axes, places) < kManyDivisions) continue;
     const ScalarNode& by = m.expr[static_cast<size_t>(n.args[1])];
     const ValueId v = by.kind == ScalarNode::Kind::operand ? m.args[static_cast<size_t>(by.operand)] : -1;

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include "passes/tile/fast.h"
 #include "tests/support/golden.h"
 #include "tests/support/updating.h"
 
@@ -71,6 +72,8 @@ std::string run_steps(const test::Golden& c) {
     if (name == "lower") {
       kernels.clear();
       lower_calls(graph, kernels, argument == "gpu" ? Updates::side_by_side : Updates::in_order);
+    } else if (name == "fast") {
+      for (tile::Kernel& k : kernels) k = fast_maps(std::move(k));
     } else if (name == "plan_cpu" || name == "plan_cuda" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
