@@ -65,7 +65,7 @@ std::vector<Curve> curves() {
         [](int64_t n) { return 1e-9 * 6.0 * static_cast<double>(zoo::kBlockBatch * n) * (kDense + static_cast<double>(n * zoo::kWidth)); });
   out.push_back({"compile gpt step", "layers", "layer", {}});
   for (int64_t n : {1, 2, 4, 6, 8, 12})
-    out.back().points.push_back({n, model_case("compile gpt step", {{{zoo::kGptTokens}, zoo::kVocabulary}, {{zoo::kGptTokens}, zoo::kVocabulary}}, [n] { return zoo::gpt_step(n); }, {{"compile", "cold"}}), static_cast<double>(n)});
+    out.back().points.push_back({n, model_case("compile gpt step", {{{zoo::kGptTokens}, zoo::kVocabulary}, {{zoo::kGptTokens}, zoo::kVocabulary}}, [n] { return zoo::gpt_step({.layers = n}); }, {{"compile", "cold"}}), static_cast<double>(n)});
   return out;
 }
 

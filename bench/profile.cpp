@@ -8,6 +8,7 @@
 
 #include "bench/ceilings.h"
 #include "bench/harness.h"
+#include "bench/repeated.h"
 #include "ir/support/overloaded.h"
 #include "ir/symbol.h"
 #include "tools/fuzz_graphs.h"
@@ -80,7 +81,9 @@ void add_step(const Program& p, const CompileReport& report, const Step& step, d
 
 void profile(const Arguments& a) {
   const auto device = open_device(a.device);
-  if (device->target().kind != TargetKind::cpu || device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: the ceilings are those of a CPU", a.device)).with_help("--device cpu; quern bench --device cuda times whole programs");
+  if (device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: it runs nothing that could be held against ceilings", a.device)).with_help("--device cpu, or cuda");
+  const bool gpu = device->target().kind == TargetKind::cuda;
+  const auto measured_ceilings = [&] { return gpu ? bench::measure_ceilings(*device) : bench::measure_ceilings(device->threads()); };
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   TimeBudget times;
   const Graph graph = a.model.load();
@@ -105,7 +108,7 @@ void profile(const Arguments& a) {
   };
   reset();
   executable.run();
-  bench::Ceilings ceilings = bench::measure_ceilings(device->threads());
+  bench::Ceilings ceilings = measured_ceilings();
   struct Part {   // setup, and what every run does
     const std::vector<Step>& steps;
     std::vector<std::vector<double>> measured = std::vector<std::vector<double>>(steps.size());
@@ -117,6 +120,7 @@ void profile(const Arguments& a) {
   for (int64_t r = 0; r < a.rounds; ++r) {
     reset();
     executable.run();
+    device->synchronize();   // a GPU's run returns before the end
     whole.push_back(bench::microseconds([&] {
       executable.run();
       device->synchronize();
@@ -126,7 +130,7 @@ void profile(const Arguments& a) {
       for (size_t s = 0; s < steps.size(); ++s) part->measured[s].push_back(steps[s]);
     }
   }
-  ceilings.raise(bench::measure_ceilings(device->threads()));
+  if (!gpu) ceilings.raise(measured_ceilings());   // a GPU's are not shared
 
   fmt::print(out, "{} on {}, {} thread{}, median of {} runs\n", a.model.name, to_string(device->target()), device->threads(), device->threads() == 1 ? "" : "s", a.rounds);
   fmt::print(out, "ceilings: {:.1f} GFLOP/s, read {:.1f}, write {:.1f}, copy {:.1f} GB/s; predicted: the time of all operations, or of all bytes once from and to\nmemory, whichever is more. What lies in a cache may be faster (above 100 %); a gathered operand counts whole, a function as one flop.\n", ceilings.fma, ceilings.read, ceilings.write, ceilings.copy);
@@ -158,7 +162,7 @@ void register_profile(CLI::App& root) {
   auto a = std::make_shared<Arguments>();
   CLI::App* c = root.add_subcommand("profile", "every kernel of a model with its time, beside this machine's roofline");
   a->model.add_to(*c);
-  c->add_option("--device", a->device, "cpu[:ARCH]")->capture_default_str();
+  c->add_option("--device", a->device, "cpu[:ARCH] or cuda[:N]; a GPU's ceilings are a product of bf16 and a copy, and each of its times has the host's few microseconds in it")->capture_default_str();
   c->add_option("--rounds", a->rounds, "runs that are timed")->capture_default_str()->check(CLI::Range(1, 10000));
   c->add_flag("--time-passes", a->times, "print the time of every phase up to the run");
   a->passes.add_to(*c);

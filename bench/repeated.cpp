@@ -201,4 +201,20 @@ std::vector<double> RepeatedProgram::block_of(Executable& e) {
   });
 }
 
+Ceilings measure_ceilings(Device& device) {
+  constexpr int64_t kSide = 4096, kCopied = int64_t{1} << 30;
+  const SuiteCase::Input square{{kSide, kSide}, 0, DType::bf16};
+  SuiteCase c = plain_case("ceilings", "", {square, square}, {}, [](Model& g, const std::vector<Tensor>& x) { g.output("y", contract("mk,nk->mn", x[0], x[1])); });
+  c.flops = 2.0 * kSide * kSide * kSide;
+  c.read = c.written = kCopied;
+  RepeatedProgram program(device, c);
+  const auto least = [](const std::function<std::vector<double>()>& block) {
+    block();
+    const std::vector<double> us = block();
+    return *std::min_element(us.begin(), us.end());
+  };
+  const double copied = 2.0 * kCopied / least(program.copy()) / 1000;
+  return {c.flops / least([&] { return program.block(); }) / 1000, copied, copied, copied};
+}
+
 }  // namespace quern::bench

@@ -24,6 +24,7 @@ class RepeatedProgram {
     reset();
     return block_of(*executable_);
   }
+  int64_t bytes() const { return 0; }
   /// Of a copy of as many bytes as the case reads and writes, in the same way; nothing where bytes are not the limit.
   std::function<std::vector<double>()> copy();
 
@@ -40,5 +41,8 @@ class RepeatedProgram {
   void reset();
   std::vector<double> block_of(Executable& e);
 };
+
+/// Of a GPU: a product of bf16 of our own, and a copy.
+Ceilings measure_ceilings(Device& device);
 
 }  // namespace quern::bench

@@ -77,7 +77,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
   Json failures = Json::object(), wrong = Json::array();
   std::vector<PreparedPeer> peers = found.prepare(ours.request(c), failures);
   std::erase_if(peers, [&](const PreparedPeer& p) {
-    if (std::abs(mine - p.check) <= (c.matmul == F32Products::tf32 ? 1e-2 : 2e-3) * std::abs(p.check)) return false;
+    if (std::abs(mine - p.check) <= c.tolerance * std::abs(p.check)) return false;
     wrong.push_back(fmt::format("our result is {:.9g}, {} has {:.9g}", mine, p.name, p.check));
     return true;
   });
@@ -114,6 +114,7 @@ Json run_case(const SuiteCase& c, Device& device, SuitePeers& found, const Argum
   Json row = {{"family", c.family}, {"name", c.name}, {"threads", device.threads()}, {"target", a.target > 0 ? a.target : c.target}, {"median_us", spread_of_ours.median}, {"low_us", spread_of_ours.low}, {"high_us", spread_of_ours.high}, {"result", mine}, {"flops", c.flops}, {"read_bytes", ours.out_of_cache() ? c.read : 0}, {"written_bytes", ours.out_of_cache() ? c.written : 0}};
   if (!copy_times.empty()) row["copy_us"] = median(copy_times);
   if (error) row["f64_error"] = *error;
+  if (c.tokens > 0) row.update({{"tokens_per_s", c.tokens / spread_of_ours.median * 1e6}, {"bytes", ours.bytes()}});
   row["peers"] = Json::object();
   std::optional<size_t> best;
   std::vector<Estimate> ratios(n);
@@ -148,6 +149,7 @@ void print_row(FILE* out, const Json& row) {
   const double us = row["median_us"], bytes = row["read_bytes"].get<double>() + row["written_bytes"].get<double>();
   if (row.contains("copy_us")) text += fmt::format("  {:.0f} GB/s, {:.0f} % of a copy", bytes / us / 1000, 100 / row["times_roofline"].get<double>());
   else if (row.contains("roofline_us")) text += fmt::format("  {:.2f} x roofline", row["times_roofline"].get<double>());
+  else if (row.contains("tokens_per_s")) text += fmt::format("  {:.0f} tokens/s, {:.0f} TFLOP/s, {:.1f} GB", row["tokens_per_s"].get<double>(), row["flops"].get<double>() / us / 1e6, row["bytes"].get<double>() / 1e9);
   else if (row["flops"] > 0.0) text += fmt::format("  {:.0f} GFLOP/s", row["flops"].get<double>() / us / 1000);
   fmt::print(out, "{}{}\n", text, row["met"].get<bool>() ? "  met" : "");
   for (const auto& [name, p] : row["peers"].items())
@@ -191,7 +193,7 @@ Json families_of(const Json& rows) {
 void run(const Arguments& a) {
   const bool gpu = a.device == "cuda";
   std::vector<SuiteCase> cases;
-  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products, suite_gpu_convolutions, suite_gpu_models} : std::vector{suite_products, suite_memory, suite_models})
+  for (auto family : gpu ? std::vector{suite_rows, suite_gpu_products, suite_gpu_convolutions, suite_gpu_models, suite_gpu_gpt} : std::vector{suite_products, suite_memory, suite_models})
     for (SuiteCase& c : family())
       if (c.name.find(a.filter) != std::string::npos) cases.push_back(std::move(c));
   if (cases.empty()) throw Error(Code::unknown_case, fmt::format("no case of the suite has \"{}\" in its name", a.filter)).with_help("without a word behind it all are run; their names are printed");
@@ -218,7 +220,7 @@ void run(const Arguments& a) {
       }
       Json row;
       try {
-        row = gpu ? run_case<RepeatedProgram>(c, *device, peers, a) : run_case<SuiteProgram>(c, *device, peers, a);
+        row = gpu && c.tokens == 0 ? run_case<RepeatedProgram>(c, *device, peers, a) : run_case<SuiteProgram>(c, *device, peers, a);
       } catch (const Error& e) {
         row = {{"family", c.family}, {"name", c.name}, {"threads", threads}, {"error", e.what()}, {"met", false}};
       }
@@ -249,7 +251,7 @@ void register_suite(CLI::App& bench) {
   CLI::App* c = bench.add_subcommand("suite", "families of work beside all peers that are installed, with ceilings of the machine");
   c->add_option("device", a->device, "cpu or cuda")->required()->check(CLI::IsMember({"cpu", "cuda"}));
   c->add_option("filter", a->filter, "only cases whose name contains this");
-  c->add_option("--peers", a->peers, "cpu: openblas, onednn, torch, torch-compile, jax, onnxruntime; cuda: torch, torch-compile, jax; or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
+  c->add_option("--peers", a->peers, "cpu: openblas, onednn, torch, torch-compile, jax, onnxruntime; cuda: torch, torch-compile, cublaslt, jax; or none; frameworks are those of the python3 in PATH")->delimiter(',')->default_str("all");
   c->add_option("--threads", a->threads, "cpu: a table for each")->delimiter(',')->check(CLI::Range(1, 256))->default_str("1,2");
   c->add_option("--rounds", a->rounds, "blocks of ours and of every peer, in turns")->capture_default_str()->check(CLI::Range(1, 10000));
   c->add_option("--target", a->target, "the ratio (peer's time / ours) that meets a case, where 1.25 times the roofline's time, or 90 % of a copy's rate, does not; default: each family's own, 1 to 2")->check(CLI::Range(0.01, 100.0));

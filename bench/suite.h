@@ -9,6 +9,8 @@
 
 namespace quern::bench {
 
+inline constexpr double kTf32Tolerance = 1e-2;   // of results in tf32, or in bf16, beside a peer's
+
 struct SuiteCase {
   struct Input {
     Shape shape;
@@ -25,9 +27,12 @@ struct SuiteCase {
   double flops = 0, read = 0, written = 0;   // of one run; bytes where they are the limit
   F32Products matmul = F32Products::f32;
   double target = 1;                 // the ratio (best peer's time / ours) that is wanted
+  double tokens = 0;                 // of one run, where a rate of them is told
+  double tolerance = 2e-3;           // between results of ours and of a peer
+  PassContext passes;                // of our program: its precision
 };
 std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();   // of the CPU
-std::vector<SuiteCase> suite_rows(), suite_gpu_products(), suite_gpu_convolutions(), suite_gpu_models();   // of a GPU, for RepeatedProgram
+std::vector<SuiteCase> suite_rows(), suite_gpu_products(), suite_gpu_convolutions(), suite_gpu_models(), suite_gpu_gpt();   // of a GPU, but for GPT-2's for RepeatedProgram
 /// A case that is one graph of its inputs.
 SuiteCase plain_case(const std::string& family, const std::string& name, const std::vector<SuiteCase::Input>& inputs, Json peer, std::function<void(Model&, const std::vector<Tensor>&)> build);
 /// A product [m,k] by [k,n], `layout` "nn", or with "t" for an operand that lies transposed.

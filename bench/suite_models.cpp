@@ -25,6 +25,7 @@ std::vector<SuiteCase> suite_gpu_models() {
     const auto add = [&](const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double flops, std::function<TrainingStep()> build) {
       out.push_back({"model", fmt::format("model {} {}", how, name), inputs, std::move(build), {{"op", op}, {"matmul", how}}, flops});
       out.back().matmul = matmul;
+      if (matmul == F32Products::tf32) out.back().tolerance = kTf32Tolerance;
     };
     for (int64_t b : {1, 8, 32, 128, 512, 4096})
       add(fmt::format("784-256-10 step, batch {}", b), "mlp_step", {{{b, 784}}, {{b}, 10}}, mlp_flops(b), [b] { return mlp_step({784, 10, {256}, 0}, b, {}, 1); });
@@ -62,6 +63,23 @@ std::vector<SuiteCase> suite_models() {
     add("compile", fmt::format("mlp step 784-256-10 batch 128 {}", start), "mlp_step", image, 0, 1, [] { return mlp_step({784, 10, {256}, 0}, 128, {}, 1); }, how);
     add("compile", fmt::format("cnn 28x28 batch 128 step {}", start), "cnn_step", picture, 0, 1, [] { return cnn_step(128); }, how);
     add("compile", fmt::format("gpt 124M 256 tokens step {}", start), "gpt_step", text, 0, 1, [] { return gpt_step(); }, gpt);
+  }
+  return out;
+}
+
+std::vector<SuiteCase> suite_gpu_gpt() {
+  std::vector<SuiteCase> out;
+  for (int64_t batch : {16, 32}) {
+    const GptSize size{.batch = batch, .time = 1024};
+    const int64_t tokens = size.batch * size.time, parameters = size.width * (size.vocabulary + size.time + size.layers * (12 * size.width + 13) + 2);
+    const SuiteCase::Input text{{tokens}, size.vocabulary};
+    SuiteCase c{"gpt", fmt::format("gpt 124M {}x{} step bf16", size.batch, size.time), {text, text}, [size] { return gpt_step(size); }, {{"op", "gpt_step"}, {"heads", size.heads}, {"layers", size.layers}, {"time", size.time}}};
+    c.tokens = static_cast<double>(tokens);
+    c.flops = c.tokens * 6 * static_cast<double>(parameters + size.layers * size.width * size.time);   // llm.c's count
+    c.tolerance = kTf32Tolerance;
+    c.passes.compute = DType::bf16;
+    c.passes.fp = Fp::fast;
+    out.push_back(std::move(c));
   }
   return out;
 }

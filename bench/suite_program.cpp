@@ -46,6 +46,7 @@ SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c) : device_(device)
   CompileOptions options;
   options.use_cache = false;
   options.target = device.target();
+  options.passes = c.passes;
   const Program program = compile(built.graph, options);
   if (c.peer.contains("compile")) {
     graph_ = built.graph;
@@ -60,6 +61,7 @@ SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c) : device_(device)
   for (NodeId id : built.graph.inputs) bytes += built.graph.type(id).bytes();
   for (const NamedOutput& o : built.graph.outputs) bytes += built.graph.type(o.node).bytes();
   outputs_ = built.graph.outputs.size();
+  bytes_ = bytes + program.arena_bytes + kept_bytes(program);
   trains_ = !built.initial.empty();
   sets_ = bytes >= kOutOfCache ? 1 : std::clamp<int64_t>((kOutOfCache + bytes - 1) / bytes, 2, trains_ ? 4 : 16);
   out_of_cache_ = bytes * sets_ >= kOutOfCache;

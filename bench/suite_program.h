@@ -31,6 +31,8 @@ class SuiteProgram {
   /// What a GPU's cases have: errors beside f64, and the time of a copy (repeated.h).
   double error(const std::vector<std::vector<double>>&) { return 0; }
   std::function<std::vector<double>()> copy() { return {}; }
+  /// Of states, inputs, outputs and what lies between them.
+  int64_t bytes() const { return bytes_; }
   /// Microseconds of each of several runs, or of one compilation.
   std::vector<double> block();
 
@@ -40,7 +42,7 @@ class SuiteProgram {
   std::vector<ParameterFill> parameters_;
   std::vector<std::pair<std::string, HostTensor>> initial_;
   std::vector<std::vector<HostTensor>> batches_;
-  int64_t sets_ = 1;
+  int64_t sets_ = 1, bytes_ = 0;
   size_t outputs_ = 0;
   bool trains_ = false, out_of_cache_ = false;
   std::optional<Graph> graph_;                 // where compiling is what is timed

@@ -28,11 +28,13 @@
 #include "passes/graph/product_parts.h"
 #include "passes/plan/order.h"
 #include "passes/tile/bounds.h"
+#include "passes/tile/fast.h"
 #include "passes/tile/join.h"
 #include "passes/tile/lower.h"
 #include "passes/tile/nested.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/roles_nested.h"
+#include "passes/work.h"
 
 namespace quern {
 namespace {
@@ -215,8 +217,10 @@ void set_target(PassContext& context, const Target& target, F32Products products
   }
   if (context.nested_in_roles) context.refuses = not_in_roles;
   if (context.long_sum == 0) context.long_sum = kLongSum;
+  if (target.kind == TargetKind::cuda && target.arch == "sm_90a") context.row_bytes = 16;
   if (!cpu) {
     context.large_matrix = 0;
+    context.op_share = kGpuOpShare;
     if (context.chunk_sums == 0) context.chunk_sums = kChunkSums;
     if (target.arch == "sm_90a" && context.fp != Fp::strict) context.product_blocks = kProductBlocks;
     return;
@@ -328,6 +332,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
         tile::verify(lowered);
         std::string why;
         tile::Kernel planned = plan(lowered, why);
+        if (options.target.kind == TargetKind::cuda && options.passes.fp == Fp::fast) planned = fast_maps(std::move(planned));
         const auto [it, fresh] = by_plan.emplace(planted(Fault::kernel_key) ? n.attrs.name : plan_text(planned), static_cast<int64_t>(r.lowered.size()));
         images[s] = it->second;
         if (!fresh) {

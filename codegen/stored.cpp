@@ -21,7 +21,7 @@ std::string unfit_to_store(const std::string& graph_text, const CompileOptions& 
 
 std::string program_key(const std::string& graph_text, const CompileOptions& o) {
   const std::string version = o.target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
-  return fmt::format("quern program 5 " QN_COMPILER "\n{}\n{}\n{} {} {} {} {} {} [{}]\n{}\n{}", to_string(o.target), version, static_cast<int>(o.f32_products), static_cast<int>(o.passes.fp),
+  return fmt::format("quern program 6 " QN_COMPILER "\n{}\n{}\n{} {} {} {} {} {} {} [{}]\n{}\n{}", to_string(o.target), version, static_cast<int>(o.f32_products), static_cast<int>(o.passes.fp), name_of(o.passes.compute),
                      o.passes.bisect_limit, o.passes.long_sum, o.passes.chunk_sums, o.passes.large_matrix, fmt::join(o.passes.disabled, ","), o.plan ? hash_hex(to_string(*o.plan)) : "no plan", graph_text);
 }
 

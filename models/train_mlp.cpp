@@ -28,8 +28,7 @@ class Compiled : public Stepper {
 
 class Interpreted : public Stepper {
  public:
-  explicit Interpreted(const Graph& graph) {
-    PassContext context;
+  Interpreted(const Graph& graph, PassContext context) {
     graph_ = expand(graph, context);
   }
   void set_inputs(const std::vector<HostTensor>& inputs) override { inputs_ = inputs; }
@@ -68,7 +67,7 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, const CompileOptions& options, CompileReport* report) {
   if (device) return std::make_unique<Compiled>(*device, graph, options, report);
-  return std::make_unique<Interpreted>(graph);
+  return std::make_unique<Interpreted>(graph, options.passes);
 }
 
 TrainResult train_mlp(const Dataset& data, Device* device, const TrainOptions& o, const std::function<void(int64_t, int64_t, double)>& progress) {

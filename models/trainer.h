@@ -18,7 +18,7 @@ class Stepper {
   virtual void set_state(const std::string& name, const HostTensor& value) = 0;
   virtual HostTensor state(const std::string& name) = 0;
 };
-/// `device` null: the interpreter.
+/// `device` null: the interpreter, of what `options.passes` says about precision.
 std::unique_ptr<Stepper> make_stepper(Device* device, const Graph& graph, const CompileOptions& options = {}, CompileReport* report = nullptr);
 
 struct TrainOptions {

@@ -2,6 +2,8 @@
 // the same order.
 #include "models/zoo.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "frontend/attention.h"
@@ -148,14 +150,15 @@ TrainingStep decode() {
   return forward(m, w);
 }
 
-TrainingStep gpt_step(int64_t layers) {
+TrainingStep gpt_step(const GptSize& s) {
   Model m;
   Weights w(m);
-  const Tensor token = m.input("token", DType::i32, {kGptTokens}), label = m.input("label", DType::i32, {kGptTokens});
-  const Tensor table = w("token.table", {kVocabulary, kGptWidth}), place = w("place.table", {1024, kGptWidth});
-  Tensor x = reshape(embedding(table, token) + slice(place, 0, 0, kGptTokens), {1, kGptTokens, kGptWidth});
-  for (int64_t l = 0; l < layers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), kGptHeads, 0);
-  const Tensor logits = contract("mk,nk->mn", reshape(w.norm(x, "norm"), {kGptTokens, kGptWidth}), table);
+  const int64_t tokens = s.batch * s.time;
+  const Tensor token = m.input("token", DType::i32, {tokens}), label = m.input("label", DType::i32, {tokens});
+  const Tensor table = w("token.table", {s.vocabulary, s.width}), place = w("place.table", {std::max<int64_t>(s.time, 1024), s.width});
+  Tensor x = reshape(embedding(table, token), {s.batch, s.time, s.width}) + slice(place, 0, 0, s.time);
+  for (int64_t l = 0; l < s.layers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), s.heads, 0);
+  const Tensor logits = contract("mk,nk->mn", reshape(w.norm(x, "norm"), {tokens, s.width}), table);
   return training(m, w, cross_entropy(logits, label), kAdamW);
 }
 

@@ -12,9 +12,14 @@ inline constexpr int64_t kTime = 256, kWidth = 384, kBlockHeads = 6, kBlockBatch
 inline constexpr int64_t kVocabulary = 50257, kGptWidth = 768, kGptHeads = 12, kGptLayers = 12, kPast = 255;
 inline constexpr int64_t kGptTokens = 256, kSteps = 32;
 
+/// GPT-2; what is not said is that of 124M parameters, on one text.
+struct GptSize {
+  int64_t batch = 1, time = kGptTokens, layers = kGptLayers, width = kGptWidth, heads = kGptHeads, vocabulary = kVocabulary;
+};
+
 /// Training steps with AdamW (the CNN's with Optimizer's defaults): three classifiers on one trunk; two convolutions with pooling
-/// and two dense layers on 28x28 pictures; one transformer block; GPT-2 124M on one text.
-TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(int64_t time = kTime), gpt_step(int64_t layers = kGptLayers);
+/// and two dense layers on 28x28 pictures; one transformer block; GPT-2, whose tokens and labels are [batch * time].
+TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(int64_t time = kTime), gpt_step(const GptSize& size = {});
 /// An LSTM's loss and gradients.
 TrainingStep lstm_gradients(int64_t steps = kSteps);
 /// Forward passes: the three classifiers' logits; two convolutions beside a shortcut; GPT-2 124M's next token.

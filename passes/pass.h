@@ -34,6 +34,7 @@ struct PassContext {
   int64_t bisect_limit = -1;                    // < 0: no limit
   int64_t rewrites = 0;                         // asked so far
   Fp fp = Fp::standard;
+  DType compute = DType::f32;                   // what products of f32 compute in: bf16 (passes/graph/mixed.h)
   int64_t memory_limit = -1;                    // bytes of temporaries; < 0: none
   bool nested_products = false;                 // a kernel may compute a product within another's loop (passes/graph/recompute.h)
   bool nested_in_roles = false;                 // and it takes the sums of a row that its weights read with it (passes/tile/roles_nested.h)
@@ -42,6 +43,8 @@ struct PassContext {
   int64_t chunk_sums = 0;                       // elements of all sums of chunks together, as many as a GPU wants side by side; 0: at most 64 chunks
   int64_t product_blocks = 0;                   // multiprocessors that share a long product's sum (passes/graph/product_parts.h); 0: it stays one
   int64_t long_sum = 0;                         // from so many elements on, sums are made in chunks (passes/graph/chunks.h); 0: none are
+  double op_share = 1;                          // how long an op takes beside memory's traffic, of a CPU's share (passes/work.h)
+  int64_t row_bytes = 0;                        // rows of short products start at multiples of it (passes/graph/align.cpp); 0: anywhere
   int64_t large_matrix = 0;                     // from so many bytes on, an unchanging matrix is laid out for a loop's products (passes/graph/panels.h); 0: none is
   int lanes = 0, registers = 0;                 // of the vectors that it is laid out for
   int64_t large_product = 0;                    // from so many multiplications on, operands of f32 are stored for tensor cores (passes/graph/tensor_operands.cpp); 0: none are
@@ -70,13 +73,14 @@ struct Pass {
 /// The bodies of control flow go through the pass, innermost first, then the graph.
 Graph run_pass(const Pass& pass, const Graph& graph, PassContext& context);
 
-Graph expand(const Graph& graph, PassContext& context);      // transforms and Expand ops → primitive nodes
+Graph expand(const Graph& graph, PassContext& context);      // transforms and Expand ops → primitive nodes, in the precision that is asked for
 Graph simplify(const Graph& graph, PassContext& context);    // the rule table, to a fixed point, with hash-consing
 Graph fold(const Graph& graph, PassContext& context);        // ops of constants → constants
 Graph loops(const Graph& graph, PassContext& context);       // work that need not be in a scan's body moves out of it
 Graph reassociate(const Graph& graph, PassContext& context); // sums over what no kernel keeps, where there are shorter ones
 Graph scores(const Graph& graph, PassContext& context);      // weights that add up to one, as exponentials less one number a row
 Graph chunks(const Graph& graph, PassContext& context);      // long sums in parts
+Graph align(const Graph& graph, PassContext& context);       // short products whose rows the copy engine does not reach: longer ones
 Graph panels(const Graph& graph, PassContext& context);      // what products read, laid out for them: of a loop's what each step reads again
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph setup(const Graph& graph, PassContext& context);       // what is the same in every run is stored

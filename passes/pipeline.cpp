@@ -23,6 +23,7 @@ const std::vector<Pass>& pipeline() {
       {"reassociate", reassociate},   // where products are nested: shorter sums
       {"scores", scores},        // what kernels hand on of a row's exponentials: one number
       {"chunks", chunks},        // long sums are made in parts
+      {"align", align},          // rows of short products: where the copy engine reaches
       {"panels", panels},        // matrices that loops read: laid out for their products
       {"remat", remat, Pass::Bodies::with_graph},     // where memory is limited: recomputation instead of waiting values
       {"setup", setup, Pass::Bodies::with_graph},     // what no run changes: stored, so that it is computed once
@@ -50,8 +51,8 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const std::string& name : context.disabled) {
     std::vector<std::string> names;
     for (const Pass& p : pipeline()) names.emplace_back(p.name);
-    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, reassociate, scores, chunks, panels, remat, setup and precision may be disabled"));
-    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, reassociate, scores, chunks, panels, remat, setup and precision can");
+    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup and precision may be disabled"));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup and precision can");
   }
   auto start = std::chrono::steady_clock::now();
   const auto lap = [&] {

@@ -20,6 +20,8 @@ inline Work work_of(Op op) {
 
 /// Bytes: less stays in a cache, which moves several times as many in the same time.
 inline constexpr int64_t kCached = 256 << 10;
+/// A GPU computes more for each byte that it moves.
+inline constexpr double kGpuOpShare = 0.25;
 /// Bytes of memory traffic that take as long as one element's op.
 inline double price_of(Op op) {
   constexpr double kPrices[] = {0.25, 1.5, 4, 16};

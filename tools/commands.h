@@ -64,12 +64,12 @@ struct JsonArgument {
 void add_matmul(CLI::App& command, std::string& matmul);
 F32Products f32_products(const std::string& matmul);
 
-/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --matmul, --fp, --plan, --no-cache: what every compiling command takes.
+/// --disable-pass, --opt-bisect-limit, --print-ir-after-all, --matmul, --fp, --precision, --plan, --no-cache: what every compiling command takes.
 struct PassArguments {
   std::vector<std::string> disabled;
   int64_t bisect_limit = -1, memory_limit = -1;
   bool print_all = false, no_cache = false;
-  std::string fp = "default", matmul = "f32", plan;
+  std::string fp = "default", precision = "f32", matmul = "f32", plan;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;
 };

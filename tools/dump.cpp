@@ -104,7 +104,7 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "scores", "chunks", "panels", "remat", "setup", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, scores, chunks, panels, remat, partition and precision"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "scores", "chunks", "align", "panels", "remat", "setup", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, partition and precision"));
     }
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }

@@ -27,7 +27,7 @@ namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
   command.add_option("model", name, fmt::format("a registered model (mlp, {}), a .qir or an .onnx file", fmt::join(zoo::names(), ", ")))->required();
-  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes)")->allow_extra_args(false);
+  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes); gpt: batch, time, layers, width, heads, vocabulary")->allow_extra_args(false);
   onnx.add_to(command);
 }
 
@@ -100,7 +100,22 @@ Graph ModelArgument::load(NamedTensors* weights) const {
     want_affordable(config, batch.high);
     return mlp_step(config, batch, {}, 1).graph;
   }
-  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the model mlp alone").with_help("leave it out, or name mlp");
+  if (name == "gpt") {
+    zoo::GptSize size;
+    for (const std::string& text : settings) {
+      const Setting s(text, {"batch", "time", "layers", "width", "heads", "vocabulary"});
+      (s.key == "batch" ? size.batch : s.key == "time" ? size.time
+                                   : s.key == "layers" ? size.layers
+                                   : s.key == "width"  ? size.width
+                                   : s.key == "heads"  ? size.heads
+                                                       : size.vocabulary) = s.number();
+    }
+    if (size.width % size.heads) throw Error(Code::bad_setting, fmt::format("--set heads={}: {} does not divide the width of {}", size.heads, size.heads, size.width)).with_help("--set width=768 --set heads=12");
+    const double width = static_cast<double>(size.width);   // parameters start as zeros, each with two moments
+    want_memory("a model", 12 * width * (static_cast<double>(size.vocabulary + std::max<int64_t>(size.time, 1024)) + 13 * width * static_cast<double>(size.layers)));
+    return zoo::gpt_step(size).graph;
+  }
+  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the models mlp and gpt").with_help("leave it out, or name mlp or gpt");
   if (auto step = zoo::build(name)) return std::move(step->graph);
   if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") {
     onnx::Imported imported = onnx::import_file(name, onnx.options());
@@ -130,11 +145,12 @@ void add_matmul(CLI::App& command, std::string& matmul) {
 F32Products f32_products(const std::string& matmul) { return static_cast<F32Products>(std::find(std::begin(kF32Products), std::end(kF32Products), matmul) - std::begin(kF32Products)); }
 
 void PassArguments::add_to(CLI::App& command) {
-  command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold, loops, reassociate, scores, chunks, panels, remat, setup or precision)")->allow_extra_args(false);
+  command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup or precision)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
-  command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel, and a GPU weighs rows of scores with its own exponentials")->check(CLI::IsMember({"strict", "default", "fast"}));
+  command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel, and on a GPU what reads or makes them takes the machine's exponentials, quotients and error functions")->check(CLI::IsMember({"strict", "default", "fast"}));
+  command.add_option("--precision", precision, "f32, or bf16: products of f32 read bf16, sum in f32 and give bf16, maps between them are of bf16; parameters, their gradients, reductions, softmax, norms, losses and updates stay f32")->check(CLI::IsMember({"f32", "bf16"}));
   add_matmul(command, matmul);
   command.add_option("--plan", plan, "a plan file that quern tune has written for this target: schedules of kernels, which change no result");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
@@ -144,6 +160,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   CompileOptions o;
   o.target = target;
   o.passes.fp = fp == "strict" ? Fp::strict : fp == "fast" ? Fp::fast : Fp::standard;
+  if (precision == "bf16") o.passes.compute = DType::bf16;
   o.f32_products = f32_products(matmul);
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;

@@ -62,7 +62,7 @@ void train(const Arguments& a) {
     else o.model.hidden = s.numbers();
   }
   want_affordable(o.model, o.batch);
-  if (device) o.compile = a.passes.options(device->target());
+  o.compile = a.passes.options(device ? device->target() : Target{});
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   fmt::print(out, "{}: {} training and {} test images, split seed {}; device {}\n", data.name, data.train_size(), data.test_size(), kSplitSeed, a.device);
   double accuracy = 0, seconds = 0, compile = 0, loss = 0;

@@ -298,6 +298,41 @@ class FusedAdamW(Replayed):
         self.samples, self.kept = checked.samples, (graph, optimizer, p)
 
 
+def prepare_step(torch, request, compiled):
+    """A training step: products in bf16 by autocast, masters f32, the optimizer's fused kernel."""
+    from serve import MODELS, train
+    from serve import data_of as arrays_of
+    arrays, values = arrays_of(request)
+    p = {k: torch.from_numpy(v.T.copy() if k.endswith(".weight") and v.ndim == 2 else v).cuda().requires_grad_() for k, v in values.items()}
+    sets = [[torch.from_numpy(x).cuda().long() for x in s] for s in arrays]
+    initial = {k: v.detach().clone() for k, v in p.items()}
+
+    def f(p, *x):
+        with torch.autocast("cuda", torch.bfloat16):
+            return MODELS[request["op"]](torch.nn.functional, request, p, *x)
+    if compiled:
+        torch._dynamo.reset()
+        f = torch.compile(f, fullgraph=True, dynamic=False)
+    optimizer = torch.optim.AdamW(p.values(), lr=RATE, betas=(BETA1, BETA2), eps=EPSILON, weight_decay=DECAY, fused=True)
+    now = {"x": sets[0]}
+
+    def run(i):
+        with torch.enable_grad():
+            optimizer.zero_grad(set_to_none=True)
+            loss = f(p, *now["x"])
+            loss.backward()
+            optimizer.step()
+        now["loss"] = loss.detach()
+        torch.cuda.synchronize()
+
+    def reset():
+        for k, v in p.items():
+            v.data.copy_(initial[k])
+        for state in optimizer.state.values():
+            for t in state.values():
+                t.zero_()
+        torch.cuda.synchronize()
+    return train(run, lambda i: now.update(x=sets[i % len(sets)]), reset, lambda: now["loss"].item(), request["loss_steps"])
 class Steps(Replayed):
     """A training step so many times, from its parameters' first values in every block; the check is the last loss."""
 
@@ -459,12 +494,14 @@ def load(threads, variant):
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         if variant == "jax":
             jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")
+        if variant == "cublaslt":
+            return prepare_cublaslt(torch, library, request) if name == "product" else None
+        if name == "gpt_step":
+            return prepare_step(torch, request, variant == "torch-compile") if variant != "jax" else None
         if request.get("trains"):
             return jax_steps(torch, jax, jnp, request) if variant == "jax" else torch_steps(torch, request, variant == "torch-compile")
         if variant == "jax":
             return prepare_jax(torch, jax, jnp, request) if name in JAX else None
-        if variant == "cublaslt":
-            return prepare_cublaslt(torch, library, request) if name == "product" else None
         if name not in OPS and name not in MODELS or variant == "torch-compile" and name in ("product", "conv2d"):   # tuning twenty products takes minutes
             return None
         if name == "adamw" and variant == "torch":

@@ -136,10 +136,11 @@ def block_step(F, request, p, x):
 
 @model
 def gpt_step(F, request, p, token, label):
-    x = (F.embedding(token, p["token.table"]) + p["place.table"][:token.shape[0]])[None]
+    time = request.get("time", token.shape[0])
+    x = F.embedding(token, p["token.table"]).view(-1, time, p["token.table"].shape[1]) + p["place.table"][:time]
     for i in range(request["layers"]):
         x = block(F, request, p, x, f"block{i}")
-    return F.cross_entropy(F.linear(norm(F, p, x, "norm")[0], p["token.table"]), label)
+    return F.cross_entropy(F.linear(norm(F, p, x, "norm").flatten(0, 1), p["token.table"]), label)
 
 
 @model

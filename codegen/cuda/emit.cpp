@@ -267,12 +267,12 @@ int64_t Emitter::factor(const Index& e, AxisId vector, int64_t elements) const {
   return 1;
 }
 
-// The axis whose vectors are one access each: neighbours in memory, aligned, all inside or all outside.
-AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Places& places) const {
+// The axis whose vectors are one access each: neighbours in memory, aligned, all inside or all outside, or of a load in a longer row.
+AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Places& places, const Load* load) const {
   const Shape strides = buffer(b).strides();
   for (AxisId a : axes) {
     const Place& p = places[static_cast<size_t>(a)];
-    if (p.vector == 1 || p.symbolic || p.extent % p.vector != 0) continue;
+    if (p.vector == 1 || p.symbolic || (p.extent % p.vector != 0 && !(load && has_longer_rows(k_, *load, a, p.vector)))) continue;
     int64_t step = 0, common = 0;
     bool legal = true;
     for (size_t d = 0; d < box.size() && legal; ++d) {
@@ -321,8 +321,8 @@ bool Emitter::is_read(BufferId b) const {
 void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
   const Buffer& b = buffer(l.buffer);
   const std::vector<AxisId>& axes = value(l.out).axes;
-  if (b.kind == BufferKind::out) line("__syncthreads();");   // another thread may have stored it
-  const AxisId vector = vector_axis(l.buffer, l.index, axes, places);
+  if (b.kind == BufferKind::out && !is_own(l.buffer)) line("__syncthreads();");   // another thread may have stored it
+  const AxisId vector = vector_axis(l.buffer, l.index, axes, places, &l);
   define(l.out, places, prefix);
   Registers r;
   over(axes, places, vector, r, [&] {
@@ -353,8 +353,8 @@ void Emitter::statement(const Store& s) {
   const Buffer& b = buffer(s.buffer);
   std::set<int> used;
   for (const BoxIndex& e : s.index) {
-    QN_CHECK(e.gather < 0, "a GPU's updates are lowered side by side");
-    e.index.collect_axes(used);
+    if (e.gather >= 0) used.insert(value(e.gather).axes.begin(), value(e.gather).axes.end());
+    else e.index.collect_axes(used);
   }
   const std::vector<AxisId> axes(used.begin(), used.end());
   const std::string writer = owner(axes);
@@ -392,7 +392,7 @@ void Emitter::statement(const Store& s) {
 void Emitter::map_elements(const MapTile& m, const Places& places) {
   std::map<size_t, std::string> inverses;   // by the divisor's node
   for (const ScalarNode& n : m.expr) {
-    if (role_ || products_) break;   // sums of products leave few registers
+    if (role_ || products_ || m.fast) break;   // sums of products leave few registers
     if (n.kind != ScalarNode::Kind::op || n.op != Op::div || n.dtype != DType::f32 || registers(value(m.out).axes, places) < kManyDivisions) continue;
     const ScalarNode& by = m.expr[static_cast<size_t>(n.args[1])];
     const ValueId v = by.kind == ScalarNode::Kind::operand ? m.args[static_cast<size_t>(by.operand)] : -1;

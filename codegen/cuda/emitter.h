@@ -77,7 +77,7 @@ class Emitter {
   // --- memory ---
   struct Spot { std::string position, condition; };
   Spot spot(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const std::vector<tile::AxisId>& axes, const Registers& r, const Places& places) const;
-  tile::AxisId vector_axis(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const std::vector<tile::AxisId>& axes, const Places& places) const;
+  tile::AxisId vector_axis(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const std::vector<tile::AxisId>& axes, const Places& places, const tile::Load* load = nullptr) const;
   int64_t factor(const Index& e, tile::AxisId vector, int64_t elements) const;
   std::string owner(const std::vector<tile::AxisId>& axes) const;          // true for one of the threads with equal copies
   int64_t bits(const std::vector<tile::AxisId>& axes) const;               // of the thread number
@@ -94,6 +94,7 @@ class Emitter {
   void map_elements(const tile::MapTile& m, const Places& places);
   void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
   bool is_read(tile::BufferId b) const;
+  bool is_own(tile::BufferId b) const;
   tile::AxisId turned_axis(const tile::Load& l) const;   // -1: none
   void load_turned(const tile::Load& l, tile::AxisId across);
   void to_shared(const std::vector<tile::AxisId>& axes, const tile::Load& l, const tile::Store& s);

@@ -153,6 +153,7 @@ std::string Emitter::fast(const MapTile& m, size_t i, const std::vector<std::str
         }
       return fmt::format("qn_fast_exp2(qn_fma({}, {:a}f, -({} * {:a}f)))", factor, static_cast<float>(scale), names[static_cast<size_t>(x.args[1])], static_cast<float>(kLog2e));
     }
+    case Op::erf: return fmt::format("qn_fast_erf({})", of(0));
     case Op::div: return fmt::format("qn_fast_div({}, {})", of(0), of(1));
     case Op::add:
     case Op::sub:

@@ -1,5 +1,7 @@
 // What row kernels do in shared memory, and in which order squares of a matrix are worked on: rows that several walks read are
 // copied there, tiles that memory has across are turned there, and two squares that are each other's other side are neighbours.
+#include <set>
+
 #include <fmt/format.h>
 
 #include "codegen/cuda/emitter.h"
@@ -9,6 +11,37 @@
 namespace quern::cuda {
 
 using namespace tile;
+
+// Does each thread read of the buffer only what it has stored itself? So where every thread has elements of its own, in all accesses the same;
+// along axes of the grid instances have.
+bool Emitter::is_own(BufferId b) const {
+  const Facts facts(k_);
+  std::set<std::string> places;
+  bool own = true;
+  const auto inner = [&](std::set<int> axes) {
+    for (AxisId a : k_.phases[0].grid) axes.erase(a);
+    return bits({axes.begin(), axes.end()}) != 0;
+  };
+  const auto look_at = [&](const std::vector<BoxIndex>& box) {
+    std::string place;
+    int64_t held = 0;
+    for (size_t d = 0; d < box.size(); ++d) {
+      std::set<int> used;
+      if (box[d].gather < 0) box[d].index.collect_axes(used);
+      else used.insert(value(box[d].gather).axes.begin(), value(box[d].gather).axes.end()), own = own && !inner(used);
+      const int64_t mine = bits({used.begin(), used.end()});
+      if (inner(used)) place += fmt::format("{}: {} ", d, box[d].index.text([](int a) { return std::to_string(a); }));
+      held |= mine;
+    }
+    own = own && held == threads_ - 1;
+    places.insert(place);
+  };
+  for (const Load* l : facts.loads)
+    if (l->buffer == b) look_at(l->index);
+  for (const Store* s : facts.stores)
+    if (s->buffer == b) look_at(s->index);
+  return own && places.size() == 1;
+}
 
 // The block's place in a square of n by n tiles: pairs (i, j) and (j, i), those of rows that have n - 1 pairs together, then the
 // diagonal. Row r above the diagonal has n - 1 - r tiles; of an even n, row n - r has the r that row r lacks of n - 1. Returns

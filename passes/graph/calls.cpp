@@ -116,6 +116,16 @@ class Calls {
 
 }  // namespace
 
+bool Groups::is_rounding(NodeId id) const {
+  const Node& n = graph.at(id);
+  return n.op == Op::cast && is_float(n.type.dtype) && is_float(graph.type(n.args[0]).dtype) && size_of(n.type.dtype) < size_of(graph.type(n.args[0]).dtype);
+}
+
+bool Groups::is_widening(NodeId id) const {
+  const Node& n = graph.at(id);
+  return n.op == Op::cast && is_float(n.type.dtype) && is_float(graph.type(n.args[0]).dtype) && size_of(n.type.dtype) > size_of(graph.type(n.args[0]).dtype);
+}
+
 std::set<NodeId> Groups::sources_of(const std::vector<NodeId>& nodes) const {
   std::set<NodeId> seen, out;
   std::vector<NodeId> stack;

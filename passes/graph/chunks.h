@@ -12,7 +12,7 @@ namespace quern {
 /// The usual PassContext::long_sum: below, one more kernel costs more than it gains.
 inline constexpr int64_t kLongSum = 1 << 18;
 /// PassContext::chunk_sums of a GPU: each is at least a thread's, and the second kernel that adds them has little to read.
-inline constexpr int64_t kChunkSums = 1 << 19;
+inline constexpr int64_t kChunkSums = 1 << 20;
 
 struct ChunkSums {
   Shape rows;                    // the leading dims of what is summed: all of them are

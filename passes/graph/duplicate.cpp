@@ -13,7 +13,7 @@ namespace {
 
 class Duplicates {
  public:
-  explicit Duplicates(Groups& groups) : g_(groups) {}
+  Duplicates(Groups& groups, double share) : g_(groups), share_(share) {}
 
   // What a copy of the value takes; false where something else than maps is in the way.
   bool copy(NodeId value) {
@@ -70,6 +70,7 @@ class Duplicates {
 
  private:
   Groups& g_;
+  double share_;
   NodeId value_ = -1;
   int home_ = -1;
   std::set<NodeId> seen_;
@@ -87,7 +88,7 @@ class Duplicates {
     if (grouped && !means<Map>(n.op)) return sources.insert(id), stored_for_it.push_back(id), true;
     if (grouped) copies.push_back(id);
     if (means<Contract>(n.op) || means<Reduce>(n.op)) return false;   // a free one
-    if (means<Map>(n.op)) work += price_of(n.op) * static_cast<double>(n.type.size());
+    if (means<Map>(n.op)) work += share_ * price_of(n.op) * static_cast<double>(n.type.size());
     return std::all_of(n.args.begin(), n.args.end(), [&](NodeId a) { return gather(a); });
   }
 
@@ -107,8 +108,8 @@ class Duplicates {
 
 }  // namespace
 
-void duplicate_maps(Groups& g, const std::function<bool(int group, const std::vector<NodeId>& copies, const std::vector<NodeId>& outputs)>& legal, const std::function<bool(NodeId)>& chosen) {
-  Duplicates d(g);
+void duplicate_maps(Groups& g, const std::function<bool(int group, const std::vector<NodeId>& copies, const std::vector<NodeId>& outputs)>& legal, const std::function<bool(NodeId)>& chosen, double share) {
+  Duplicates d(g, share);
   for (size_t i = 0; i < g.graph.nodes.size(); ++i) {
     const NodeId id = static_cast<NodeId>(i);
     if (g.group[i] < 0 || g.root[i] || !means<Map>(g.graph.at(id).op) || d.readers(id).empty()) continue;

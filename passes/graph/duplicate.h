@@ -10,8 +10,9 @@
 namespace quern {
 
 /// Makes free what pays. `legal(group, copies, outputs)`: may the group compute these nodes, too, and store `outputs`? (None:
-/// what it stores now.) `chosen(node)` is asked last, for each value that need no longer be stored.
+/// what it stores now.) `chosen(node)` is asked last, for each value that need no longer be stored. `share`: of a CPU's time for an op beside
+/// memory's (passes/work.h).
 void duplicate_maps(Groups& groups, const std::function<bool(int group, const std::vector<NodeId>& copies, const std::vector<NodeId>& outputs)>& legal,
-                    const std::function<bool(NodeId)>& chosen);
+                    const std::function<bool(NodeId)>& chosen, double share);
 
 }  // namespace quern

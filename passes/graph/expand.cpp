@@ -4,13 +4,14 @@
 //   after:  %1 = constant {value=1};  %2 = mul %1, %0;  %3 = add %2, %2;  output "dy" %3
 // Calls that have a derivative of their own (checkpoint, the user's) are kept until all derivatives around them are taken.
 // Establishes: no call but those of kernels, no op whose meaning is Expand, no put_add of a dtype that sums are not made in;
-// in the bodies of control flow, too.
+// in the bodies of control flow, too. Behind all derivatives products become those of a short float, where that is asked for (mixed.h).
 #include <map>
 
 #include "ir/op.h"
 #include "ir/ops/define.h"
 #include "passes/graph/autodiff.h"
 #include "passes/graph/forward.h"
+#include "passes/graph/mixed.h"
 #include "passes/graph/vmap.h"
 #include "passes/pass.h"
 
@@ -91,6 +92,9 @@ Graph expand_graph(const Graph& graph, Mode mode) {
 
 }  // namespace
 
-Graph expand(const Graph& graph, PassContext&) { return expand_graph(graph, {true, true}); }
+Graph expand(const Graph& graph, PassContext& context) {
+  Graph out = expand_graph(graph, {true, true});
+  return context.compute == DType::f32 ? out : mixed(out, context.compute);
+}
 
 }  // namespace quern

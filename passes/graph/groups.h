@@ -18,6 +18,10 @@ struct Groups {
   std::vector<int>& group;
   std::vector<std::vector<NodeId>>&members, &producers, &consumers;
 
+  /// A cast to a shorter float. A product reads less where it is written out once.
+  bool is_rounding(NodeId id) const;
+  /// A cast to a longer float: what is in memory is the shorter one.
+  bool is_widening(NodeId id) const;
   /// Those of the nodes that others read, or that are the graph's.
   std::vector<NodeId> outputs_of(const std::vector<NodeId>& nodes) const;
   /// What is in memory and they read.

@@ -2,7 +2,7 @@
 //   before: %2 = contract %0, %1;  %3 = tanh %2;  output %3
 //   after:  %2 = call {transform=kernel, body=graph (…) { contract, tanh }};  %3 = result %2 {index=[0]};  output %3
 //
-// Nodes that only move or invent values (views, coordinates, random bits, single constants, single-element
+// Nodes that only move or invent values (views, casts to wider floats, coordinates, random bits, single constants, single-element
 // arithmetic of them) are free: every kernel that wants them has its own copy; so are, where kernels may hold nested
 // products, products too large to be kept and maps of them (recompute.h). All others start as groups of one and
 // are merged along producer → consumer edges, in graph order, where the union is legal:
@@ -10,7 +10,8 @@
 //   - its outputs share their leading dims with what its reductions keep (the rows; one grid instance per row tile), but for
 //     sums over chunks of rows beside them (chunks.h; one instance per chunk);
 //   - walked by demand with symbolic indices, as lowering will do, a reduction is asked for at exactly the row axes, a product at these in
-//     any order (otherwise it would be recomputed per element), whose operands are views (padded ones' masks would be computed in every step) or casts of memory;
+//     any order (otherwise it would be recomputed per element), whose operands are views (padded ones' masks would be computed in every step) or casts of memory
+//     that do not round;
 //   - no map is computed at more than four places for one element (chains of maps that each look at two places);
 //   - a running sum or a put_add is its only output (every step is stored), and nothing else in it reduces.
 // Then maps that are cheaper to compute again where they are read become free, too (duplicate.h).
@@ -119,7 +120,7 @@ class Partitioner {
       const size_t k = static_cast<size_t>(a);
       return free_[k] || (leaf_[k] && at(a).type.size() == 1);
     });
-    free_[i] = means<Source>(n.op) || (means<View>(n.op) && n.op != Op::stored) || (means<Map>(n.op) && single && of_free);
+    free_[i] = means<Source>(n.op) || (means<View>(n.op) && n.op != Op::stored) || (means<Map>(n.op) && single && of_free) || groups_.is_widening(id);
     // Random bits want a key that is at hand wherever they are used.
     if (n.op == Op::random) free_[i] = of_free;
     if (root_[i]) free_[i] = 0;
@@ -232,7 +233,7 @@ class Partitioner {
           for (int a : axes) times *= static_cast<double>(w.extents[static_cast<size_t>(a)]);
           if (times > 2 * static_cast<double>(n.type.size())) w.problem = fmt::format("`{}` would be computed for each place of a window", name_of(n.op));
           if (!nested_[i] && ++w.reads[{id, axes}] > most) w.problem = fmt::format("`{}` would be computed more than {} times for every element", name_of(n.op), most);
-          if (operand && n.op != Op::cast && !nested_[i]) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
+          if (operand && (n.op != Op::cast || groups_.is_rounding(id)) && !nested_[i]) w.problem = fmt::format("`{}` would be recomputed for every tile of the product", name_of(n.op));
           for (NodeId a : n.args) walk(w, a, index, operand);
         },
         [&](const View& view) {
@@ -489,7 +490,7 @@ class Partitioner {
       return obstacle(all, &stored, &copies).empty();
     };
     std::set<NodeId> duplicated;
-    duplicate_maps(groups_, legal, [&](NodeId id) { return !of_control(id) && context_.allow() && duplicated.insert(id).second; });
+    duplicate_maps(groups_, legal, [&](NodeId id) { return !of_control(id) && context_.allow() && duplicated.insert(id).second; }, context_.op_share);
     for (size_t v = first_verdict_; v < context_.verdicts.size(); ++v)
       if (Verdict& verdict = context_.verdicts[v]; duplicated.count(verdict.producer) && !verdict.fused) verdict.fused = true, verdict.reason = kDuplicated, verdict.bytes = 0;
   }

@@ -49,6 +49,12 @@ class Widener {
     dropped_ += unrounded_[static_cast<size_t>(id)];
     return w;
   }
+  // Of a product: short floats are rounded as they are read, in products of f32 of them, too.
+  NodeId operand(NodeId id, bool widened) {
+    const Node& n = body_.at(id);
+    if (n.op == Op::cast && n.type.dtype == DType::f32 && is_short(body_.type(n.args[0]))) return cast(narrow(n.args[0]), DType::f32);
+    return widened ? cast(narrow(id), DType::f32) : narrow(id);
+  }
   // Does the op compute with short floats that may as well be f32?
   bool widens(const Node& n) const {
     if (n.op == Op::cast) return is_short(body_.type(n.args[0])) && n.type.dtype == DType::f32;
@@ -66,8 +72,8 @@ class Widener {
     }
     const bool widened = widens(n);
     std::vector<NodeId> args;
-    for (NodeId a : n.args) args.push_back(!widened ? narrow(a) : means<Contract>(n.op) ? cast(narrow(a), DType::f32)
-                                                                                        : wide(a));
+    for (NodeId a : n.args) args.push_back(means<Contract>(n.op) ? operand(a, widened) : widened ? wide(a)
+                                                                                                 : narrow(a));
     const NodeId out = widened && n.op == Op::cast ? args[0] : b_.add(n.op, std::move(args), n.attrs, body_.where(id));
     unrounded_[i] = widened && is_short(n.type);
     (unrounded_[i] ? wide_ : narrow_)[i] = out;

@@ -113,6 +113,13 @@ inline int64_t step_of(const Kernel& k, BufferId buffer, const std::vector<BoxIn
   return total;
 }
 
+/// Are the last vectors of rows that run along the axis in memory whole, though the axis ends in them?
+inline bool has_longer_rows(const Kernel& k, const Load& l, AxisId a, int64_t vector) {
+  const Buffer& b = k.buffers[static_cast<size_t>(l.buffer)];
+  const int64_t extent = k.axes[static_cast<size_t>(a)].extent;
+  return !b.symbol && !l.index.empty() && l.index.back().gather < 0 && l.index.back().index == Index::axis(a, extent) && round_up(extent, vector) <= b.shape.back();
+}
+
 inline bool contiguous_in_loads(const Kernel& k, const Facts& f, AxisId a) {
   return std::any_of(f.loads.begin(), f.loads.end(), [&](const Load* l) { return step_of(k, l->buffer, l->index, a) == 1; });
 }

@@ -15,7 +15,7 @@ Kernel Lowering::run() {
   scopes_.emplace_back();
   Phase phase;
   const Node& result = graph_.at(graph_.outputs.at(0).node);
-  const bool updated = means<PutAdd>(result.op) && updates_ == Updates::in_order;
+  const bool updated = means<PutAdd>(result.op) && (updates_ == Updates::in_order || is_large_update(result));
   if (updated || means<Cumulate>(result.op) || result.op == Op::result) {
     phase.grid = updated ? put_in_order(result) : result.op == Op::result ? walk_scan(graph_.at(result.args[0])) : store_steps(result);
     phase.body = std::move(scopes_[0].block);
@@ -383,7 +383,9 @@ void Lowering::store_outputs(const std::vector<Index>& rows, int depth) {
     each.body = nested(depth, [&] {
       for (size_t o : outputs) store(o, index);
     });
-    block_at(depth).push_back({std::move(each)});
+    Block& block = block_at(depth);
+    if (each.axes.empty()) block.insert(block.end(), std::make_move_iterator(each.body.begin()), std::make_move_iterator(each.body.end()));   // dims of one element behind the rows
+    else block.push_back({std::move(each)});
   }
 }
 

@@ -10,7 +10,8 @@
 namespace quern {
 
 /// How the kernel of a put_add adds: one update after the other, from x on, walking along the indices (work of the sum of
-/// both sizes), or every element by itself all that is meant for it, side by side (of their product).
+/// both sizes), or side by side: every element by itself all that is meant for it (of their product), or where that is much, ranges of rows
+/// each by itself one update after the other.
 enum class Updates { in_order, side_by_side };
 
 /// Buffers: the region's inputs, then its outputs. Tiles are 1: the planner chooses them. `bound` is the greatest value

@@ -16,6 +16,8 @@ namespace quern {
 
 using namespace tile;
 
+inline constexpr int64_t kLargeUpdate = 1 << 18;   // rows times indices of a put_add
+
 /// A node of the expression DAG under construction.
 struct Element {
   ScalarNode node;               // args are Element ids; operand is a ValueId
@@ -79,6 +81,11 @@ class Lowering {
     int depth = 0;
     for (AxisId a : axes) depth = std::max(depth, axis_depth_[static_cast<size_t>(a)]);
     return depth;
+  }
+  // Would each element of a put_add look at more indices than walking them in order takes?
+  bool is_large_update(const Node& n) const {
+    const Shape& rows = graph_.type(n.args[0]).shape;
+    return !symbolic_ && accumulator(n.type.dtype) == n.type.dtype && rows[static_cast<size_t>(n.attrs.axes[0])] * graph_.type(n.args[1]).size() >= kLargeUpdate;
   }
   ValueId new_value(DType dtype, std::vector<AxisId> axes) {
     kernel_.values.push_back({dtype, std::move(axes)});
@@ -232,7 +239,12 @@ class Lowering {
   std::vector<AxisId> store_steps(const Node& n);
 
   // grid (all but the rows) { each (rows) { store out[…] = x[…] };  seq (n) { load out[i[n], …];  add u[n, …];  store out[i[n], …] } }
+  // Side by side: grid (ranges, …), of rows, and -1 in place of n and i[n] where i[n] is not in the instance's range.
   std::vector<AxisId> put_in_order(const Node& n);
+
+  // Makes statements of the innermost block, from one on, read where the condition holds alone: elsewhere their first index along the steps is
+  // outside. They get its axes.
+  void read_where(int condition, size_t from, const std::vector<AxisId>& axes, const std::vector<AxisId>& steps);
 
   // A scan whose steps are elementwise: grid (elements) { load what is the same in all steps;  seq (step) carry (started = false,
   // c = 0 …) { c = select(started, c, init);  load x[step, …];  store stacks;  yield true, next … };  store the last carries }

@@ -120,8 +120,14 @@ class Planner {
     for (const Store* s : facts_.stores)
       if (step_of(k_, s->buffer, s->index, a) == 1) least = std::min(least, std::max<int64_t>(2, size_of(k_.buffers[static_cast<size_t>(s->buffer)].dtype)));
     int64_t v = std::min<int64_t>(most, 16 / std::max<int64_t>(least, 2));
-    while (v > 1 && axis(a).extent % v != 0) v /= 2;
+    while (v > 1 && !has_vectors(a, v)) v /= 2;
     return v;
+  }
+  // Do its vectors end with it, or is it only read, in longer rows?
+  bool has_vectors(AxisId a, int64_t v) {
+    if (axis(a).extent % v == 0) return true;
+    return std::none_of(facts_.stores.begin(), facts_.stores.end(), [&](const Store* s) { return step_of(k_, s->buffer, s->index, a) != 0; }) &&
+           std::all_of(facts_.loads.begin(), facts_.loads.end(), [&](const Load* l) { return !has(l->out, a) || step_of(k_, l->buffer, l->index, a) == 0 || has_longer_rows(k_, *l, a, v); });
   }
 
   // --- giving threads to an axis: lanes first, then warps ---
@@ -289,7 +295,7 @@ class Planner {
       if (!shared.empty() && vector > 1 && contiguous_bytes(a) == 0 && axis(a).extent != axis(inner[0]).extent) continue;
       lane_bit_ = lanes, warp_bit_ = warps;
       int64_t v = vector;
-      while (v > 1 && (axis(a).extent % v != 0 || (axis(a).symbol && !in_grid(a)))) v /= 2;
+      while (v > 1 && (!has_vectors(a, v) || (axis(a).symbol && !in_grid(a)))) v /= 2;
       give(a, threads, v, std::clamp<int64_t>(ceil_div(axis(a).extent, threads * v), 1, groups));
       shared.insert(a);
       next_lane = std::max(next_lane, lane_bit_), next_warp = std::max(next_warp, warp_bit_);
@@ -447,14 +453,15 @@ class Planner {
 }  // namespace
 
 Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products products, std::string* why) {
-  const Kernel kernel = pick(lowered);
+  const bool nested = has_nested_products(lowered);
+  const Kernel kernel = pick(nested || Facts(lowered).products.empty() ? lowered : match_dims(regroup(lowered)));   // a batch's rows are one axis of a product, heads in a width two dims
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
   if (number == 90 && !Facts(kernel).products.empty()) {
     Kernel rounded = kernel;
     for (const Mma* m : Facts(rounded).products)
       if (products == F32Products::tf32 && m->precision == Precision::f32) const_cast<Mma*>(m)->precision = Precision::tf32;
     std::string reason;
-    if (auto roles = has_nested_products(kernel) ? plan_nested_roles(kernel, reason) : plan_roles(regroup(rounded), reason)) return std::move(*roles);
+    if (auto roles = nested ? plan_nested_roles(kernel, reason) : plan_roles(rounded, reason)) return std::move(*roles);
     if (why) *why = reason;
   }
   Planner planner(kernel, number, products);

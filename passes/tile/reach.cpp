@@ -7,7 +7,7 @@ namespace quern {
 
 using namespace tile;
 
-std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<BoxIndex>& index, AxisId first, AxisId second, int64_t part) {
+std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<BoxIndex>& index, AxisId first, AxisId second, AxisId longer, int64_t part) {
   const Buffer& buffer = kernel.buffers[static_cast<size_t>(id)];
   const Shape strides = buffer.strides();
   const int64_t size = size_of(buffer.dtype);
@@ -24,11 +24,8 @@ std::string out_of_reach(const Kernel& kernel, BufferId id, const std::vector<Bo
       continue;
     }
     const bool range = part > 0 && i.uses(second) && i.stride(second) == 1 && kernel.axes[static_cast<size_t>(second)].extent % part == 0 && i.low() >= 0 && i.high() < buffer.shape[d];
-    if (range) {
-      ++found;
-      continue;
-    }
-    if (i.kind() != Index::Kind::axis || kernel.axes[static_cast<size_t>(i.value())].extent != buffer.shape[d]) return fmt::format("a dim of %{} is not one whole axis of the product", buffer.name);
+    const bool whole = i.kind() == Index::Kind::axis && (kernel.axes[static_cast<size_t>(i.value())].extent == buffer.shape[d] || (i.value() == longer && kernel.axes[static_cast<size_t>(longer)].extent < buffer.shape[d]));
+    if (!whole && !range) return fmt::format("a dim of %{} is not one whole axis of the product", buffer.name);
     ++found;
   }
   return found == 2 ? "" : fmt::format("%{} has not two dims of the product", buffer.name);

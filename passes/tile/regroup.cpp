@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 
 #include <fmt/format.h>
@@ -30,6 +31,26 @@ class Regroup {
     for (size_t a = k_.axes.size(); a-- > 0;)
       for (AxisId b = follower(static_cast<AxisId>(a)); b >= 0 && merge(static_cast<AxisId>(a), b); b = follower(static_cast<AxisId>(a))) merged = true;
     if (merged) drop_unused();
+    return std::move(k_);
+  }
+
+  Kernel run_dims() {
+    for (size_t b = 0; b < k_.buffers.size(); ++b) {
+      for (size_t d = k_.buffers[b].symbol || k_.buffers[b].shape.empty() ? 0 : k_.buffers[b].shape.size() - 1; d-- > 0;) join_dims(static_cast<BufferId>(b), d);
+      for (size_t d = k_.buffers[b].symbol ? 0 : k_.buffers[b].shape.size(); d-- > 0;) {
+        const int64_t part = part_of(static_cast<BufferId>(b), d);
+        if (!part) continue;
+        Shape& shape = k_.buffers[b].shape;
+        shape[d] /= part;
+        shape.insert(shape.begin() + static_cast<int64_t>(d) + 1, part);
+        each_access([&](BufferId buffer, std::vector<BoxIndex>& index) {
+          if (buffer != static_cast<BufferId>(b)) return;
+          const Index whole = index[d].index;
+          index[d].index = floor_div(whole, part);
+          index.insert(index.begin() + static_cast<int64_t>(d) + 1, floor_mod(whole, part));
+        });
+      }
+    }
     return std::move(k_);
   }
 
@@ -69,6 +90,45 @@ class Regroup {
         for (ScalarNode& n : m->expr)
           if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) f(n.coord);
     });
+  }
+  // The dim and the next, where they are e // n and e % n of one axis in every access.
+  void join_dims(BufferId buffer, size_t dim) {
+    Shape& shape = k_.buffers[static_cast<size_t>(buffer)].shape;
+    const int64_t inner = shape[dim + 1], extent = checked_mul(shape[dim], inner);
+    bool possible = true, accessed = false;
+    const auto axis_of = [&](const std::vector<BoxIndex>& index) {
+      std::set<int> axes;
+      if (index[dim].gather < 0 && index[dim + 1].gather < 0) index[dim].index.collect_axes(axes);
+      const Index whole = axes.size() == 1 ? Index::axis(*axes.begin(), axis(*axes.begin()).extent) : Index(0);
+      return axes.size() == 1 && axis(*axes.begin()).extent == extent && index[dim].index == floor_div(whole, inner) && index[dim + 1].index == floor_mod(whole, inner) ? *axes.begin() : -1;
+    };
+    each_access([&](BufferId b, std::vector<BoxIndex>& index) {
+      if (b == buffer) possible = possible && axis_of(index) >= 0, accessed = true;
+    });
+    if (!possible || !accessed) return;
+    each_access([&](BufferId b, std::vector<BoxIndex>& index) {
+      if (b != buffer) return;
+      index[dim].index = Index::axis(axis_of(index), extent);
+      index.erase(index.begin() + static_cast<int64_t>(dim) + 1);
+    });
+    shape[dim] = extent;
+    shape.erase(shape.begin() + static_cast<int64_t>(dim) + 1);
+  }
+  // The extent of axes that walk parts of the dim in every access; 0: none does.
+  int64_t part_of(BufferId buffer, size_t dim) {
+    const int64_t extent = k_.buffers[static_cast<size_t>(buffer)].shape[dim];
+    std::optional<std::set<int64_t>> parts;
+    each_access([&](BufferId b, std::vector<BoxIndex>& index) {
+      if (b != buffer) return;
+      const Index& e = index[dim].index;
+      std::set<int> axes;
+      std::set<int64_t> walked;
+      if (index[dim].gather < 0) e.collect_axes(axes);
+      for (int a : axes)
+        if (const int64_t part = axis(a).extent; part >= kLeastPart && part < extent && extent % part == 0 && !axis(a).symbol && (!parts || parts->count(part)) && floor_mod(e, part) == Index::axis(a, part)) walked.insert(part);
+      parts = std::move(walked);
+    });
+    return parts && !parts->empty() ? *parts->rbegin() : 0;
   }
   void each_index(const std::function<void(Index&)>& f) {
     each_access([&](BufferId, std::vector<BoxIndex>& index) {
@@ -221,6 +281,7 @@ class Regroup {
 
 }  // namespace
 
+Kernel match_dims(Kernel kernel) { return Regroup(std::move(kernel)).run_dims(); }
 Kernel regroup(Kernel kernel) { return Regroup(std::move(kernel)).run(); }
 
 }  // namespace quern

@@ -155,7 +155,7 @@ class RolePlanner {
   std::string out_of_reach(AxisId row, AxisId depth) const {
     std::string why;
     for (const Load* l : {a_, b_})
-      if (why.empty()) why = quern::out_of_reach(before_, l->buffer, l->index, l == a_ ? row : column_, depth, step_);
+      if (const AxisId own = l == a_ ? row : column_; why.empty()) why = quern::out_of_reach(before_, l->buffer, l->index, own, depth, own, step_);
     for (const Store* s : stores_)
       if (why.empty()) why = quern::out_of_reach(before_, s->buffer, s->index, row, column_);
     return why;

@@ -7,6 +7,10 @@
 
 namespace quern {
 
+namespace {
+constexpr int64_t kRanges = 256;   // of rows, side by side: enough for a large GPU; each walks all indices
+}
+
 std::vector<AxisId> Lowering::store_steps(const Node& n) {
   const Op combine = std::get<Cumulate>(def_of(n.op).meaning).combine;
   const CumulateSpec spec = *parse_cumulate(n.attrs.spec);
@@ -40,7 +44,13 @@ std::vector<AxisId> Lowering::put_in_order(const Node& n) {
   const size_t axis = static_cast<size_t>(n.attrs.axes[0]);
   Shape columns = n.type.shape;
   columns.erase(columns.begin() + static_cast<int64_t>(axis));
-  const std::vector<Index> index = open_axes(columns, 0), row = open_axes({n.type.shape[axis]}, 1), at = open_axes(graph_.type(n.args[1]).shape, 1);
+  // Side by side each instance has a range of the rows, walks all indices, and reads and adds what is meant for its rows.
+  const int64_t rows = n.type.shape[axis], each = updates_ == Updates::in_order ? rows : ceil_div(rows, kRanges);
+  const std::vector<Index> range = open_axes({each == rows ? 1 : ceil_div(rows, each)}, 0), index = open_axes(columns, 0), in_range = open_axes({each}, 1), at = open_axes(graph_.type(n.args[1]).shape, 1);
+  const Index first = range[0] * each;
+  const std::vector<Index> row = {first + in_range[0]};
+  const std::vector<AxisId> ranges = axes_of(range);
+  const auto with_ranges = [&](std::vector<AxisId> axes) { return axes.insert(axes.begin(), ranges.begin(), ranges.end()), axes; };
   const auto in_place_of_axis = [&](const std::vector<Index>& rows) {
     std::vector<Index> all = index;
     all.insert(all.begin() + static_cast<int64_t>(axis), rows.begin(), rows.end());
@@ -48,7 +58,7 @@ std::vector<AxisId> Lowering::put_in_order(const Node& n) {
   };
   const std::vector<Index> x = in_place_of_axis(row), u = in_place_of_axis(at);
   Each copy;
-  copy.axes = axes_of(row);
+  copy.axes = axes_of(in_range);
   copy.body = nested(0, [&] { scopes_.back().block.push_back({Store{out, box_of(x), materialise(element(n.args[0], x), axes_of(x))}}); });
   // One row, one index: no loop.
   const auto put = [&](auto loop) {
@@ -61,14 +71,42 @@ std::vector<AxisId> Lowering::put_in_order(const Node& n) {
   steps.axes = axes_of(at);
   steps.body = nested(0, [&] {
     std::vector<BoxIndex> place = box_of(x);
-    place[axis] = {0, materialise(row_of(n, at), steps.axes)};   // in every step, also where it is the same
-    const ValueId change = materialise(element(n.args[2], u), axes_of(u)), before = new_value(dtype, axes_of(u));
+    int to = row_of(n, at), mine = -1;
+    if (!ranges.empty()) {
+      to = convert(to, DType::i64);
+      mine = apply(Op::logical_and, DType::boolean, {apply(Op::le, DType::boolean, {coord(first), to}), apply(Op::lt, DType::boolean, {to, coord(first + Index(each))})});
+      to = apply(Op::select, DType::i64, {mine, to, constant(Scalar::of_int(DType::i64, -1))});
+    }
+    place[axis] = {0, materialise(to, steps.axes)};   // in every step, also where it is the same
+    const size_t before_change = scopes_.back().block.size();
+    const ValueId change = materialise(element(n.args[2], u), axes_of(u));
+    if (!ranges.empty()) read_where(mine, before_change, ranges, steps.axes);
+    const std::vector<AxisId> all = with_ranges(axes_of(u));
+    const ValueId before = new_value(dtype, all);
     scopes_.back().block.push_back({Load{before, out, place}});
-    const ValueId sum = map_here(Op::add, dtype, axes_of(u), {before, change});
+    const ValueId sum = map_here(Op::add, dtype, all, {before, change});
     scopes_.back().block.push_back({Store{out, std::move(place), sum}});
   });
   put(std::move(steps));
-  return axes_of(index);
+  return with_ranges(axes_of(index));
+}
+
+void Lowering::read_where(int condition, size_t from, const std::vector<AxisId>& axes, const std::vector<AxisId>& steps) {
+  Block& block = scopes_.back().block;
+  Block guarded(std::make_move_iterator(block.begin() + static_cast<int64_t>(from)), std::make_move_iterator(block.end()));
+  block.resize(from);
+  for (Stmt& s : guarded) {
+    auto* l = std::get_if<Load>(&s.node);
+    if (l)
+      for (BoxIndex& b : l->index) {
+        if (b.gather >= 0 || std::none_of(steps.begin(), steps.end(), [&](AxisId a) { return b.index.uses(a); })) continue;
+        b = {Index(0), materialise(apply(Op::select, DType::i64, {condition, coord(b.index), constant(Scalar::of_int(DType::i64, -1))}), steps)};
+        break;
+      }
+    std::vector<AxisId>& of = kernel_.values[static_cast<size_t>(l ? l->out : std::get<MapTile>(s.node).out)].axes;
+    of.insert(of.begin(), axes.begin(), axes.end());   // they come before all others
+    block.push_back(std::move(s));
+  }
 }
 
 // grid (chunk) { each (column) { store out[chunk, column] = identity }

@@ -110,5 +110,32 @@ TEST_F(Mlp, TrainsToAccuracy) {
   std::printf("mean test accuracy of 3 seeds on %s: %.2f %%\n", device->name().c_str(), 100 * sum / 3);
 }
 
+// Products of bf16, masters of f32: the same accuracy within what seeds make of it.
+TEST_F(Mlp, MixedPrecisionTrainsAsWell) {
+  const Dataset digits = load_digits();
+  double sum = 0, mixed = 0;
+  for (uint32_t seed : {1u, 2u, 3u}) {
+    TrainOptions options;
+    options.seed = seed;
+    sum += train_mlp(digits, device.get(), options, {}).test_accuracy;
+    options.compile.passes.compute = DType::bf16;
+    const TrainResult r = train_mlp(digits, device.get(), options, {});
+    for (const auto& [name, value] : r.states) EXPECT_NE(value.dtype, DType::bf16) << name;
+    mixed += r.test_accuracy;
+  }
+  EXPECT_GT(mixed / 3, sum / 3 - 0.01);
+  std::printf("mean test accuracy of 3 seeds on %s: %.2f %% in f32, %.2f %% in bf16 with f32 masters\n", device->name().c_str(), 100 * sum / 3, 100 * mixed / 3);
+}
+
+TEST_F(Mlp, FirstMixedLossesMatchInterpreter) {
+  const Dataset digits = load_digits();
+  TrainOptions options;
+  options.max_steps = 10;
+  options.compile.passes.compute = DType::bf16;
+  const std::vector<double> want = train_mlp(digits, nullptr, options, {}).losses, got = train_mlp(digits, device.get(), options, {}).losses;
+  ASSERT_EQ(got.size(), 10u);
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], 2e-3 * want[i]) << "step " << i + 1;   // a sum in another order rounds to its neighbour
+}
+
 }  // namespace
 }  // namespace quern

@@ -46,6 +46,34 @@ class Sums : public test::OnDevice {
   }
 };
 
+// What an embedding's gradient is: many rows, many updates, some of one row, some outside. One after the other in every row: the bits of the walk.
+TEST_F(Sums, OfManyUpdates) {
+  for (const auto& [rows, updates, columns] : {std::tuple<int64_t, int64_t, int64_t>{5003, 300, 24}, {513, 1024, 7}, {262144, 1, 3}}) {
+    GraphBuilder b;
+    const int64_t half = (updates + 1) / 2;
+    const NodeId x = b.input("x", {DType::f32, {rows, columns}, {}}), i = b.input("i", {DType::i32, {updates}, {}}), u = b.input("u", {DType::f32, {2, half, columns}, {}});
+    Attrs flat, first, axis;
+    flat.shape = {2 * half, columns};
+    first.start = {0, 0}, first.limit = {updates, columns}, first.stride = {1, 1};
+    axis.axes = {0};
+    const NodeId twice = b.add(Op::slice, {b.add(Op::reshape, {b.add(Op::add, {u, u})}, flat)}, first);
+    b.output("y", b.add(Op::put_add, {x, i, twice}, axis));
+    const Graph g = b.finish();
+    std::mt19937_64 bits(5);
+    std::vector<HostTensor> inputs;
+    for (NodeId n : g.inputs) inputs.push_back(test::random_tensor(g.type(n), -1, 1, bits));
+    for (int64_t n = 0; n < updates; ++n) inputs[1].data<int32_t>()[n] = static_cast<int32_t>(n % 5 == 0 ? 17 : n % 7 == 0 ? rows + n
+                                                                                                            : n % 11 == 0  ? -3
+                                                                                                                           : static_cast<int64_t>(bits() % static_cast<uint64_t>(rows)));
+    const HostTensor got = compiled(g)->run(inputs)[0];
+    HostTensor want = inputs[0];
+    for (int64_t n = 0; n < updates; ++n)
+      for (int64_t c = 0; c < columns; ++c)
+        if (const int64_t r = inputs[1].data<int32_t>()[n]; r >= 0 && r < rows) want.data<float>()[r * columns + c] += inputs[2].data<float>()[n * columns + c] * 2;
+    EXPECT_EQ(got, want) << rows;
+  }
+}
+
 TEST_F(Sums, OfLongVectors) {
   for (int64_t n : {(1 << 18) - 1, 1 << 18, (1 << 18) + 37, 1000003}) {
     Model m;

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "passes/graph/product_parts.h"
+#include "passes/tile/fast.h"
 #include "tests/support/golden.h"
 #include "tests/support/updating.h"
 
@@ -51,12 +52,12 @@ void expect_same_graph(const Graph& before, const Graph& after, double bound) {
 }
 
 /// Also those of loops and branches.
-void lower_calls(const Graph& graph, std::vector<tile::Kernel>& kernels) {
+void lower_calls(const Graph& graph, std::vector<tile::Kernel>& kernels, Updates updates) {
   for (const Node& n : graph.nodes) {
-    if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name)));
+    if (n.op == Op::call) kernels.push_back(lower(*n.attrs.body, fmt::format("k{}_{}", kernels.size(), n.attrs.name), 0, 0, 1, updates));
     else if (is_control_flow(n.op))
       for (const auto& body : {n.attrs.body, n.attrs.otherwise})
-        if (body) lower_calls(*body, kernels);
+        if (body) lower_calls(*body, kernels, updates);
   }
 }
 
@@ -71,7 +72,9 @@ std::string run_steps(const test::Golden& c) {
     const std::string name = step.substr(0, step.find(':')), argument = step.substr(std::min(step.size(), name.size() + 1));
     if (name == "lower") {
       kernels.clear();
-      lower_calls(graph, kernels);
+      lower_calls(graph, kernels, argument == "gpu" ? Updates::side_by_side : Updates::in_order);
+    } else if (name == "fast") {
+      for (tile::Kernel& k : kernels) k = fast_maps(std::move(k));
     } else if (name == "plan_cpu" || name == "plan_cuda" || name == "nest") {
       std::vector<tile::Kernel> after;
       KernelSchedule standard;
@@ -82,15 +85,17 @@ std::string run_steps(const test::Golden& c) {
     } else {
       const auto pass = std::find_if(pipeline().begin(), pipeline().end(), [&](const Pass& p) { return name == p.name; });
       if (pass == pipeline().end()) throw Error(Code::syntax, c.file + ": there is no step " + name);
+      if (name == "align") context.row_bytes = std::stoll(argument);
       if (name == "chunks") (argument == "products" ? context.product_blocks : context.long_sum) = argument == "products" ? kProductBlocks : std::stoll(argument);
       if (argument.starts_with("tf32")) context.large_product = 1 << 20, context.split_operands = argument == "tf32x3";
       else if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
       if (name == "scores") context.nested_products = context.nested_in_roles = true;
-      if (argument == "fast") context.fp = Fp::fast;   // the only licence to change values
+      if (argument == "fast") context.fp = Fp::fast;   // the only licences to change values
+      if (argument == "bf16") context.compute = DType::bf16;
       const Graph after = run_pass(*pass, graph, context);
       verify(after);
-      expect_same_graph(graph, after, context.fp == Fp::fast || argument == "products" ? 0x1p-7 : name == "loops" || name == "chunks" || context.split_operands ? 1e-6
-                                                                                                                                      : 0);   // which change the order of sums
+      expect_same_graph(graph, after, context.fp == Fp::fast || argument == "products" || argument == "bf16" ? 0x1p-7 : name == "loops" || name == "chunks" || context.split_operands ? 1e-6
+                                                                                                                                                                                    : 0);   // which change the order of sums
       graph = after;
     }
     for (const tile::Kernel& k : kernels) tile::verify(k);

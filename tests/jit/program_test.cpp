@@ -101,6 +101,7 @@ TEST_F(StoredPrograms, OptionsHaveProgramsOfTheirOwn) {
   differs([](CompileOptions& o) { o.passes.disabled = {"simplify"}; });
   differs([](CompileOptions& o) { o.passes.bisect_limit = 0; });
   differs([](CompileOptions& o) { o.passes.fp = Fp::fast; });
+  differs([](CompileOptions& o) { o.passes.compute = DType::bf16; });
   differs([](CompileOptions& o) { o.passes.memory_limit = 1 << 20; });
   differs([](CompileOptions& o) { o.passes.after = [](const std::string&, const Graph&) {}; });
   differs([](CompileOptions& o) { o.want_source = true; });

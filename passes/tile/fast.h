@@ -1,0 +1,13 @@
+// fast (CUDA, --fp fast): maps that read or make short floats need not round each op between (ir/tile/kernel.h): a product and a sum are
+// one, exponentials, quotients and error functions the machine's, with errors far below the last place of what is read or stored.
+//   before: %2: bf16[i0] = map(cast<bf16>(div(exp(cast<f32>(a0)), a1))) (%0, %1)
+//   after:  %2: bf16[i0] = map fast(cast<bf16>(div(exp(cast<f32>(a0)), a1))) (%0, %1)
+#pragma once
+#include "ir/tile/kernel.h"
+
+namespace quern {
+
+/// Of a planned kernel.
+tile::Kernel fast_maps(tile::Kernel kernel);
+
+}  // namespace quern

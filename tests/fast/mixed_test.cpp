@@ -1,0 +1,143 @@
+// Mixed precision (passes/graph/mixed.h): what is short and what stays f32, how far that moves results, and kernels of it.
+#include <cmath>
+
+#include <gtest/gtest.h>
+
+#include "ir/op.h"
+#include "ir/text.h"
+#include "models/zoo.h"
+#include "passes/graph/mixed.h"
+#include "tests/support/sweep.h"
+#include "tools/fuzz_graphs.h"
+
+namespace quern {
+namespace {
+
+Graph in_f32(const Graph& graph) {
+  PassContext context;
+  return expand(graph, context);
+}
+PassContext short_products() {
+  PassContext context;
+  context.compute = DType::bf16;
+  return context;
+}
+Graph in_bf16(const Graph& graph) {
+  PassContext context = short_products();
+  return expand(graph, context);
+}
+Graph small_gpt() { return zoo::gpt_step({.batch = 2, .time = 8, .layers = 2, .width = 16, .heads = 2, .vocabulary = 33}).graph; }
+Graph small_mlp() { return mlp_step({20, 4, {16}, 0}, 8, {}, 1).graph; }
+
+std::vector<HostTensor> values_of(const Graph& graph, std::mt19937_64& random) {
+  std::vector<HostTensor> out;
+  for (NodeId i : graph.inputs) {   // second moments (Adam's) are never negative
+    const bool counts = !is_float(graph.type(i).dtype), moment = graph.at(i).attrs.name.ends_with(".v");
+    out.push_back(test::random_tensor(graph.type(i), counts || moment ? 0 : -0.4, counts ? 4 : 0.4, random));
+  }
+  return out;
+}
+
+// Distance over length.
+double apart(const HostTensor& got, const HostTensor& want) {
+  double distance = 0, length = 0;
+  for (int64_t i = 0; i < want.size(); ++i) distance += std::pow(got.at(i) - want.at(i), 2), length += std::pow(want.at(i), 2);
+  return length > 0 ? std::sqrt(distance / length) : std::sqrt(distance);
+}
+
+TEST(Mixed, MastersAreCastOnceAndGradientsAreSums) {
+  for (const Graph& whole : {small_mlp(), small_gpt()}) {
+    const Graph g = in_bf16(whole);
+    verify(g);
+    std::vector<int> casts(g.nodes.size());
+    int64_t sums = 0, products = 0, matrices = 0;
+    for (const Node& n : g.nodes) {
+      if (n.op == Op::cast && n.type.dtype == DType::bf16) ++casts[static_cast<size_t>(n.args[0])];
+      if (means<Reduce>(n.op) || n.op == Op::log || n.op == Op::sqrt || means<PutAdd>(n.op)) {
+        EXPECT_NE(n.type.dtype, DType::bf16) << name_of(n.op);
+      }
+      if (!means<Contract>(n.op)) continue;
+      ++products;
+      for (NodeId a : n.args) EXPECT_TRUE(g.type(a).dtype == DType::bf16 || (g.at(a).op == Op::cast && g.type(g.at(a).args[0]).dtype == DType::bf16));
+      sums += n.type.dtype == DType::f32;
+    }
+    for (const State& s : g.states) {
+      const bool weight = s.name.ends_with(".weight");
+      matrices += weight;
+      EXPECT_EQ(g.type(s.input), whole.type(whole.inputs[static_cast<size_t>(std::find(g.inputs.begin(), g.inputs.end(), s.input) - g.inputs.begin())]));
+      EXPECT_EQ(g.type(s.input), g.type(s.output));
+      if (weight || s.name == "token.table") {
+        EXPECT_EQ(casts[static_cast<size_t>(s.input)], 1) << s.name;
+      } else {
+        EXPECT_LE(casts[static_cast<size_t>(s.input)], 1) << s.name;
+      }
+    }
+    EXPECT_GE(sums, matrices) << "each weight's gradient is an f32 sum";
+    EXPECT_LT(sums, products / 2 + 1) << "what is between products is short";
+  }
+}
+
+TEST(Mixed, NearF32) {
+  for (const Graph& whole : {small_mlp(), small_gpt()}) {
+    std::mt19937_64 random(3);
+    const std::vector<HostTensor> inputs = values_of(whole, random);
+    const Graph open = in_f32(whole);
+    const auto want = interpret(open, inputs), got = interpret(in_bf16(whole), inputs);
+    ASSERT_EQ(got.size(), want.size());
+    EXPECT_LE(apart(got[0], want[0]), 0x1p-8) << "the loss";
+    EXPECT_GT(apart(got[0], want[0]), 0);
+    // First moments that began as zeros are gradients.
+    std::vector<HostTensor> still = inputs;
+    for (size_t i = 0; i < still.size(); ++i)
+      if (const std::string& name = whole.at(whole.inputs[i]).attrs.name; name.ends_with(".m") || name.ends_with(".v")) still[i] = HostTensor(still[i].dtype, still[i].shape);
+    const auto exact = interpret(open, still), rounded = interpret(in_bf16(whole), still);
+    for (size_t s = 0; s < open.states.size(); ++s) {
+      if (!open.states[s].name.ends_with(".m")) continue;
+      EXPECT_LE(apart(rounded[open.outputs.size() + s], exact[open.outputs.size() + s]), 0x1p-5) << open.states[s].name;
+    }
+  }
+}
+
+// What is mixed stays as it is, and so do products that the user wrote in bf16.
+TEST(Mixed, TwiceIsOnce) {
+  for (const Graph& whole : {small_mlp(), small_gpt()}) {
+    const Graph once = in_bf16(whole);
+    EXPECT_EQ(mixed(once, DType::bf16).nodes.size(), once.nodes.size());
+  }
+}
+
+// Kernels of mixed graphs on the tile interpreter, with ragged tiles, in both ways of rounding.
+TEST(Mixed, ThroughTiles) {
+  std::mt19937_64 random(12);
+  Coverage coverage;
+  const auto check = [&](const Graph& g, Fp fp) {
+    const std::vector<HostTensor> inputs = values_of(g, random);
+    PassContext context = short_products();
+    context.fp = fp;
+    const Graph reference = expand(g, context);
+    const auto want = interpret(reference, inputs), got = test::run_tiles(g, inputs, [](tile::Kernel kernel) {
+      test::tile_by(kernel, 5);
+      return kernel; }, context);
+    const double bound = fp == Fp::fast ? 0x1p-5 : 1e-3;
+    for (size_t o = 0; o < want.size(); ++o)
+      if (is_float(want[o].dtype)) {
+        EXPECT_LE(apart(got[o], want[o]), bound) << o;
+      }
+  };
+  for (const Fp fp : {Fp::standard, Fp::fast}) check(small_mlp(), fp), check(small_gpt(), fp);
+  for (int k = 0; k < 120; ++k) {
+    const Graph g = random_graph(random, coverage);
+    const std::vector<HostTensor> inputs = random_inputs(g, random);
+    PassContext context = short_products();
+    const Graph reference = expand(g, context);
+    verify(reference);
+    const auto want = interpret(reference, inputs);
+    const auto got = test::run_tiles(g, inputs, [](tile::Kernel kernel) {
+      test::tile_by(kernel, 5);
+      return kernel; }, context);
+    for (size_t o = 0; o < want.size(); ++o) ASSERT_LE(compare(got[o], want[o]).error, tolerance_of(reference).bound()) << to_string(g);
+  }
+}
+
+}  // namespace
+}  // namespace quern
