@@ -22,7 +22,7 @@ const std::vector<Pass>& pipeline() {
       {"loops", loops},          // scans: what need not be inside comes before or behind
       {"reassociate", reassociate},   // where products are nested: shorter sums
       {"chunks", chunks},        // long sums are made in parts
-      {"panels", panels},        // matrices that loops read: laid out for their products
+      {"panels", panels},        // what products read, laid out for them: what loops read again, what tensor cores take
       {"remat", remat, Pass::Bodies::with_graph},     // where memory is limited: recomputation instead of waiting values
       {"setup", setup, Pass::Bodies::with_graph},     // what no run changes: stored, so that it is computed once
       {"partition", partition, Pass::Bodies::with_graph},  // groups of nodes → kernel calls
