@@ -24,7 +24,7 @@ const std::vector<Pass>& pipeline() {
       {"scores", scores},        // what kernels hand on of a row's exponentials: one number
       {"chunks", chunks},        // long sums are made in parts
       {"align", align},          // rows of short products: where the copy engine reaches
-      {"panels", panels},        // matrices that loops read: laid out for their products
+      {"panels", panels},        // what products read, laid out for them: what loops read again, what tensor cores take
       {"remat", remat, Pass::Bodies::with_graph},     // where memory is limited: recomputation instead of waiting values
       {"setup", setup, Pass::Bodies::with_graph},     // what no run changes: stored, so that it is computed once
       {"partition", partition, Pass::Bodies::with_graph},  // groups of nodes → kernel calls

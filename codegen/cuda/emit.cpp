@@ -337,7 +337,7 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
     open("");
     line(fmt::format("__align__(16) {} q[{}];", halves ? "u32" : memory_type(b.dtype), halves ? n / 2 : n));
     if (!s.condition.empty()) line(fmt::format("qn_clear(q); if ({})", s.condition));
-    line(fmt::format("qn_read(q, {}(p{} + ({})));", halves ? "(const u32*)" : "", l.buffer, s.position));
+    line(fmt::format("qn_read{}(q, {}(p{} + ({})));", is_again(l) ? "_again" : "", halves ? "(const u32*)" : "", l.buffer, s.position));
     line("#pragma unroll");
     open(fmt::format("for (int x = 0; x < {}; ++x)", n));
     Registers element = r;

@@ -86,6 +86,7 @@ class Emitter {
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
   void ask_ahead(const tile::Load& l, const Places& places, tile::AxisId vector);
+  bool is_again(const tile::Load& l) const;
   tile::AxisId loop_ = -1;       // of the seq around
   void map(const tile::MapTile& m, const Places& places, const std::string& prefix) {
     define(m.out, places, prefix);

@@ -153,6 +153,20 @@ template <int N, class T> __device__ inline void qn_read(T* to, const T* from) {
   for (int i = 0; i < (int)(N * sizeof(T)) / bytes; ++i) ((C*)to)[i] = ((const C*)from)[i];
 }
 template <int N, class T> __device__ inline void qn_read(T (&to)[N], const T* from) { qn_read<N>(&to[0], from); }
+// As memory has it now, whatever was read before.
+template <int N, class T> __device__ inline void qn_read_again(T (&to)[N], const T* from) {
+  u32 q[N * sizeof(T) / 4 ? N * sizeof(T) / 4 : 1];
+  if (N * sizeof(T) % 4 != 0) return qn_read(to, from);
+  if (N * sizeof(T) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < (int)(N * sizeof(T) / 16); ++i) asm volatile("ld.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(q[4 * i]), "=r"(q[4 * i + 1]), "=r"(q[4 * i + 2]), "=r"(q[4 * i + 3]) : "l"((const u32*)from + 4 * i) : "memory");
+  } else {
+#pragma unroll
+    for (int i = 0; i < (int)(N * sizeof(T) / 4); ++i) asm volatile("ld.global.u32 %0, [%1];" : "=r"(q[i]) : "l"((const u32*)from + i) : "memory");
+  }
+#pragma unroll
+  for (int i = 0; i < (int)(N * sizeof(T) / 4); ++i) ((u32*)to)[i] = q[i];
+}
 template <int N, class T> __device__ inline void qn_write(T* to, const T (&from)[N]) {
   const int bytes = N * sizeof(T) < 16 ? N * sizeof(T) : 16; typedef typename Chunk<bytes>::type C;
 #pragma unroll

@@ -139,6 +139,16 @@ void Emitter::ask_ahead(const Load& l, const Places& places, AxisId vector) {
   });
 }
 
+// A load that a step of the loop around has several times, of what is the same in all steps, is not to be kept in registers.
+bool Emitter::is_again(const Load& l) const {
+  const auto uses_loop = [&](const BoxIndex& b) { return b.gather >= 0 || b.index.uses(loop_); };
+  if (loop_ < 0 || role_ || std::any_of(l.index.begin(), l.index.end(), uses_loop)) return false;
+  const Facts facts(k_);
+  return std::count_if(facts.loads.begin(), facts.loads.end(), [&](const Load* o) {
+           return o->buffer == l.buffer && std::equal(o->index.begin(), o->index.end(), l.index.begin(), l.index.end(), [](const BoxIndex& a, const BoxIndex& b) { return a.gather < 0 && b.gather < 0 && a.index == b.index; });
+         }) > 1;
+}
+
 // Memory → shared memory, without registers where vectors allow it; then all threads may read it.
 void Emitter::to_shared(const std::vector<AxisId>& axes, const Load& l, const Store& s) {
   const AxisId vector = vector_axis(l.buffer, l.index, value(l.out).axes, places_);

@@ -34,6 +34,7 @@ class Whole {
       Seq walk = std::get<Seq>(top.back().node);
       Block stores;
       if (!carry_sums(row, walk, stores)) return std::nullopt;
+      row = apart(row, walk);
       for (Stmt& s : top)
         if (made_by(s) >= 0) body.push_back(std::move(s));
       walk.body = std::move(row);
@@ -139,6 +140,39 @@ class Whole {
       stores.push_back({std::move(to)});
     }
     return true;
+  }
+
+  // What is the same for all rows is loaded for each statement that reads it: held over the walk it would take registers that the sums want.
+  Block apart(const Block& row, const Seq& walk) {
+    std::map<ValueId, Block> same;   // how it is made
+    Block out;
+    for (const Stmt& s : row) {
+      const ValueId v = made_by(s);
+      const bool load = std::holds_alternative<Load>(s.node), map = std::holds_alternative<MapTile>(s.node);
+      std::set<ValueId> read;
+      add_read_by(s, read);
+      const bool of_same = std::all_of(read.begin(), read.end(), [&](ValueId r) { return same.count(r) > 0; });
+      if ((load || (map && !read.empty())) && of_same && k_.values[static_cast<size_t>(v)].axes == std::vector{along_} && !std::count(walk.yields.begin(), walk.yields.end(), v)) {
+        Block how;
+        for (ValueId r : read) how.insert(how.end(), same.at(r).begin(), same.at(r).end());
+        how.push_back(s);
+        same[v] = std::move(how);
+        continue;
+      }
+      Names names;
+      for (ValueId r : read)
+        for (Stmt made : same.count(r) ? same.at(r) : Block()) {
+          rename_reads(made, names);
+          const ValueId old = made_by(made), fresh = static_cast<ValueId>(k_.values.size());
+          k_.values.push_back(Value(k_.values[static_cast<size_t>(old)]));
+          (std::holds_alternative<Load>(made.node) ? std::get<Load>(made.node).out : std::get<MapTile>(made.node).out) = fresh;
+          names[old] = fresh;
+          out.push_back(std::move(made));
+        }
+      out.push_back(s);
+      rename_reads(out.back(), names);
+    }
+    return out;
   }
 
   // Loaded tiles of rows; the others are as long, but the same for all rows and seldom held.

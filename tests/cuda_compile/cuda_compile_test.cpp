@@ -51,8 +51,8 @@ class Collection {
   void add(const std::string& name, const std::vector<tile::Kernel>& made, const std::vector<std::string>& arches, F32Products products = F32Products::f32) {
     for (const tile::Kernel& k : made)
       for (const std::string& arch : arches) {
-        if (!seen_.insert(arch + kF32Products[static_cast<size_t>(products)] + "\n" + tile::structure(k)).second) continue;
         const tile::Kernel planned = plan_cuda(k, arch, products);
+        if (!seen_.insert(arch + "\n" + tile::structure(planned)).second) continue;
         tile::verify(planned);
         std::vector<Unit>& mine = units[arch];
         if (mine.empty() || mine.back().images.size() == kTogether) mine.push_back({arch, {}, {}, {}});
