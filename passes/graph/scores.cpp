@@ -32,6 +32,10 @@ class Scores {
     for (size_t i = 0; i < g_.nodes.size(); ++i)
       if (nested_[i] && g_.nodes[i].op == Op::exp) find(static_cast<NodeId>(i));
     if (shifts_.empty()) return g_;
+    std::vector<char> of_scores(nested_);
+    for (size_t i = 0; i < g_.nodes.size(); ++i)
+      for (NodeId a : g_.nodes[i].args) of_scores[i] = of_scores[i] || of_scores[static_cast<size_t>(a)];
+    for (const auto& [e, s] : shifts_) follow(at(s.spread).args[0], of_scores);
     b_.symbol(g_.symbol);
     narrow_.assign(g_.nodes.size(), -1);
     wide_.assign(g_.nodes.size(), -1);
@@ -53,6 +57,7 @@ class Scores {
   std::vector<char> nested_;
   std::map<NodeId, Shift> shifts_;        // by exponential
   std::set<NodeId> one_;                  // what becomes 1
+  std::set<NodeId> of_shift_;             // what r is made of
   std::map<NodeId, NodeId> kept_;         // selects that are their last argument wherever it matters
   int64_t rows_ = 0;                      // most elements of a sum
   GraphBuilder b_;
@@ -179,6 +184,12 @@ class Scores {
     return summed == 1;
   }
 
+  // What r is made of on the way from the scores.
+  void follow(NodeId id, const std::vector<char>& of_scores) {
+    if (nested_[static_cast<size_t>(id)] || !of_scores[static_cast<size_t>(id)] || !of_shift_.insert(id).second) return;
+    for (NodeId a : at(id).args) follow(a, of_scores);
+  }
+
   // --- the new graph ---
   NodeId cast(NodeId x, DType dtype) {
     Attrs attrs;
@@ -203,7 +214,7 @@ class Scores {
   NodeId narrow(NodeId id) {
     NodeId& out = narrow_[static_cast<size_t>(id)];
     if (out >= 0) return out;
-    const bool made_wide = is_short(g_.type(id)) && (nested_[static_cast<size_t>(id)] || shifts_.count(id)) && widens(id);
+    const bool made_wide = is_short(g_.type(id)) && (nested_[static_cast<size_t>(id)] || shifts_.count(id) || of_shift_.count(id)) && widens(id);
     return out = made_wide ? cast(wide(id), g_.type(id).dtype) : made(id, false);
   }
   NodeId wide(NodeId id) {
@@ -215,7 +226,7 @@ class Scores {
   NodeId made(NodeId id, bool in_f32) {
     const Node& n = at(id);
     const SourceLoc where = g_.where(id);
-    const auto arg = [&](NodeId a) { return in_f32 ? wide(a) : narrow(a); };
+    const auto arg = [&](NodeId a) { return in_f32 || of_shift_.count(id) ? wide(a) : narrow(a); };
     if (n.op == Op::input) return b_.input(n.attrs.name, n.type, where);
     if (one_.count(id)) return spread(1, in_f32 ? DType::f32 : n.type.dtype, n.type.shape);
     if (const auto it = kept_.find(id); it != kept_.end()) return arg(it->second);

@@ -266,6 +266,7 @@ class Planner {
     const bool once = is_vector_product();
     if (once) threads = std::min(most, std::max<int64_t>(threads, 32));
     while (!once && threads < most && rows * threads < kMachine) threads *= 2;
+    if (threads == 1 && vector > 1 && extent >= 4 * vector) threads = 2;   // one alone would read a row element by element
     int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, once ? 8 : 4);
     if (in_shared)   // where loads are fast: no more steps than the row has
       while (groups > 1 && round_up(extent, threads * vector * groups) > round_up(extent, threads * vector)) --groups;

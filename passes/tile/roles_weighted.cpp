@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "passes/tile/nested_walk.h"
 
 namespace quern {
@@ -517,7 +518,7 @@ class WeightedRoles : NestedWalk {
     std::vector<char> held(walked.size(), 1);
     const auto release = [&] {
       for (size_t w = 0; w < walked.size(); ++w) {
-        bool waits = !held[w] || last_reader[w] >= done;
+        bool waits = !held[w] || last_reader[w] >= done + planted(Fault::slot_released_early);
         for (size_t i = 0; i < sums_.size(); ++i) {
           const bool vectors = std::any_of(vectors_.begin(), vectors_.end(), [&](const Vector& v) { return v.walked && comes_with[static_cast<size_t>(&v - vectors_.data())] == w; });
           waits = waits || (loop.yields[i] < 0 && (vectors || sums_[i].value == walked[w]));
