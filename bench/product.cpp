@@ -1,5 +1,7 @@
 // Products of bf16, and of f32 in all the ways that --matmul names, on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
 // bias and an activation behind it. Many runs are one CUDA graph, the peer's as well, so that the time is the GPU's.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "bench/data.h"
@@ -86,7 +88,7 @@ void run_together(Harness& h, const Case& c) {
   std::function<std::vector<double>()> theirs;
   if (peer) theirs = [&] { return peer->block(true); };
   const Harness::Times times = h.interleave(ours, theirs);
-  const std::string plan = report.planned[0].phases[0].roles.empty() ? "" : "roles";
+  const std::string plan = std::any_of(report.planned.begin(), report.planned.end(), [](const tile::Kernel& k) { return !k.phases[0].roles.empty(); }) ? "roles" : "";
   h.add(c.name, times, peer ? peer->name : "", {{"together", together}, {"plan", plan}, {"tflop_per_s", c.flops / times.ours.median / 1e6}, {"gb_per_s", c.bytes / times.ours.median / 1e3}}, fmt::format("  {:.0f} TFLOP/s, {:.0f} GB/s{}", c.flops / times.ours.median / 1e6, c.bytes / times.ours.median / 1e3, plan.empty() ? " (no roles)" : ""));
 }
 
