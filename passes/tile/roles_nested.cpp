@@ -15,6 +15,7 @@
 #include "passes/tile/facts.h"
 #include "passes/tile/nested_walk.h"
 #include "passes/tile/roles_weighted.h"
+#include "passes/tile/split.h"
 
 namespace quern {
 
@@ -339,7 +340,7 @@ bool has_reductions(const Kernel& k) { return !Facts(k).reductions.empty(); }
 
 std::optional<Kernel> plan_nested_roles(const Kernel& kernel, std::string& why) {
   try {
-    const Kernel bounded = bounds(kernel);
+    const Kernel bounded = bounds(split_dims(kernel));
     return has_reductions(bounded) ? NestedRoles(bounded).run() : plan_weighted_roles(bounded);
   } catch (const Refused& r) {
     why = r.why;

@@ -77,6 +77,27 @@ TEST(TileGradient, ProductsAreMadeOnce) {
   EXPECT_EQ(count(planned(kSmall.keys()), "role math"), 1);
 }
 
+// Heads side by side, queries, keys and values of each in one matrix: the same plan, of four dims.
+TEST(TileGradient, HeadsSideBySide) {
+  const auto side_by_side = [](std::string text) {
+    for (int p = 0; p < 3; ++p)
+      for (size_t at = text.find(fmt::format("load %p{}[i0, ", p)); at != std::string::npos; at = text.find(fmt::format("load %p{}[i0, ", p), at + 1)) {
+        const size_t row = at + 13, comma = text.find(',', row), end = text.find(']', comma);
+        text.replace(row, end - row, fmt::format("{}, i0*16 + {} + {}", text.substr(row, comma - row), text.substr(comma + 2, end - comma - 2), 32 * p));
+        text.erase(at + 9, 4);
+      }
+    for (int p = 0; p < 3; ++p) text = replaced(text, fmt::format("%p{}: in bf16[2,200,16]", p), fmt::format("%p{}: in bf16[200,96]", p));
+    return text;
+  };
+  const GradientText two{2, 200, 16, true, "bf16", 0.25};
+  for (const std::string& text : {two.queries(), two.keys()}) {
+    const std::string roles = planned(side_by_side(text));
+    EXPECT_NE(roles.find("%p0: in bf16[200,6,16]"), std::string::npos) << roles;
+    EXPECT_NE(roles.find("i0 + 4, "), std::string::npos) << roles;
+    EXPECT_NE(roles.find("role math"), std::string::npos);
+  }
+}
+
 TEST(TileGradient, WrongPlansComputeSomethingElse) {
   const auto off = [](const std::string& plain, const std::string& from, const std::string& to) {
     const std::string roles = planned(plain);
