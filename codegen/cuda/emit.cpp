@@ -267,31 +267,6 @@ int64_t Emitter::factor(const Index& e, AxisId vector, int64_t elements) const {
   return 1;
 }
 
-// The axis whose vectors are one access each: neighbours in memory, aligned, all inside or all outside, or of a load in a longer row.
-AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Places& places, const Load* load) const {
-  const Shape strides = buffer(b).strides();
-  for (AxisId a : axes) {
-    const Place& p = places[static_cast<size_t>(a)];
-    if (p.vector == 1 || p.symbolic || (p.extent % p.vector != 0 && !(load && has_longer_rows(k_, *load, a, p.vector)))) continue;
-    int64_t step = 0, common = 0;
-    bool legal = true;
-    for (size_t d = 0; d < box.size() && legal; ++d) {
-      if (box[d].gather >= 0) {
-        legal = !std::count(value(box[d].gather).axes.begin(), value(box[d].gather).axes.end(), a);
-        common = std::gcd(common, strides[d]);
-        continue;
-      }
-      const Index& e = box[d].index;
-      const auto s = e.stride(a);
-      legal = s.has_value() && !(*s != 0 && (e.low() < 0 || e.high() >= buffer(b).shape[d]));
-      if (s) step += *s * strides[d];
-      common = std::gcd(common, factor(e, a, p.vector) * strides[d]);
-    }
-    if (legal && step == 1 && common % p.vector == 0) return a;
-  }
-  return -1;
-}
-
 int64_t Emitter::bits(const std::vector<AxisId>& axes) const {
   int64_t out = 0;
   for (AxisId a : axes) {
@@ -560,6 +535,7 @@ void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>
 void Emitter::statement(const Seq& q) {
   if (role_) return role_seq(q);
   if (is_staged(q)) return staged(q);
+  if (walk_ahead(q)) return;
   const std::map<size_t, Op> later = deferred(q);
   for (const auto& [i, op] : later)
     for (const Stmt& s : q.body) {

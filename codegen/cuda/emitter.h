@@ -4,6 +4,7 @@
 #pragma once
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 
 #include <fmt/format.h>
@@ -96,6 +97,8 @@ class Emitter {
   void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
   bool is_read(tile::BufferId b) const;
   bool is_own(tile::BufferId b) const;
+  std::optional<int64_t> stride_in_vector(const Index& e, tile::AxisId a, int64_t vector) const;
+  bool walk_ahead(const tile::Seq& q);
   tile::AxisId turned_axis(const tile::Load& l) const;   // -1: none
   void load_turned(const tile::Load& l, tile::AxisId across);
   void to_shared(const std::vector<tile::AxisId>& axes, const tile::Load& l, const tile::Store& s);

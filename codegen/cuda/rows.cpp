@@ -1,5 +1,6 @@
-// What row kernels do in shared memory, and in which order squares of a matrix are worked on: rows that several walks read are
+// Which accesses are vectors, what row kernels do in shared memory, and in which order squares of a matrix are worked on: rows that several walks read are
 // copied there, tiles that memory has across are turned there, and two squares that are each other's other side are neighbours.
+#include <numeric>
 #include <set>
 
 #include <fmt/format.h>
@@ -41,6 +42,84 @@ bool Emitter::is_own(BufferId b) const {
   for (const Store* s : facts.stores)
     if (s->buffer == b) look_at(s->index);
   return own && places.size() == 1;
+}
+
+// What one step within a vector of so many, which start at multiples of that, adds to the index: also where a quotient is the same in all of a vector.
+std::optional<int64_t> Emitter::stride_in_vector(const Index& e, AxisId a, int64_t vector) const {
+  if (e.kind() == Index::Kind::add) {
+    const auto x = stride_in_vector(e.left(), a, vector), y = stride_in_vector(e.right(), a, vector);
+    return x && y ? std::optional(*x + *y) : std::nullopt;
+  }
+  if (e.kind() != Index::Kind::div && e.kind() != Index::Kind::mod) return e.stride(a);
+  const auto inner = stride_in_vector(e.left(), a, vector);
+  if (!inner || *inner == 0) return inner;
+  if (*inner != 1 || e.value() % vector != 0 || factor(e.left(), a, vector) % vector != 0) return std::nullopt;
+  return e.kind() == Index::Kind::div ? 0 : 1;
+}
+
+// The axis whose vectors are one access each: neighbours in memory, aligned, all inside or all outside, or of a load in a longer row.
+AxisId Emitter::vector_axis(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Places& places, const Load* load) const {
+  const Shape strides = buffer(b).strides();
+  for (AxisId a : axes) {
+    const Place& p = places[static_cast<size_t>(a)];
+    if (p.vector == 1 || p.symbolic || (p.extent % p.vector != 0 && !(load && has_longer_rows(k_, *load, a, p.vector)))) continue;
+    int64_t step = 0, common = 0;
+    bool legal = true;
+    for (size_t d = 0; d < box.size() && legal; ++d) {
+      if (box[d].gather >= 0) {
+        legal = !std::count(value(box[d].gather).axes.begin(), value(box[d].gather).axes.end(), a);
+        common = std::gcd(common, strides[d]);
+        continue;
+      }
+      const Index& e = box[d].index;
+      const auto s = stride_in_vector(e, a, p.vector);
+      legal = s.has_value() && !(*s != 0 && (e.low() < 0 || e.high() >= buffer(b).shape[d]));
+      if (s) step += *s * strides[d];
+      common = std::gcd(common, factor(e, a, p.vector) * strides[d]);
+    }
+    if (legal && step == 1 && common % p.vector == 0) return a;
+  }
+  return -1;
+}
+
+// Steps that add at gathered indices do not wait for each of them: some are loaded together. No output lies where they do, as each instance
+// reads them all.
+bool Emitter::walk_ahead(const Seq& q) {
+  constexpr int64_t kAhead = 16;
+  const auto* l = q.body.empty() ? nullptr : std::get_if<Load>(&q.body[0].node);
+  if (role_ || !l || !q.carries.empty() || q.axes.size() != 1 || !is_walked(k_, q.axes[0]) || buffer(l->buffer).kind != BufferKind::in || value(l->out).axes != q.axes) return false;
+  const Place& p = place(q.axes[0]);
+  if (p.symbolic || p.extent < 2 * kAhead) return false;
+  const std::string ahead = fmt::format("ahead{}", l->out), inside = p.extent % kAhead ? fmt::format("{} < {}", p.start, p.limit) : "";
+  const auto steps = [&](const std::function<void()>& body) {
+    line("#pragma unroll");
+    open(fmt::format("for (int step = 0; step < {}; ++step)", kAhead));
+    line(fmt::format("const ix {} = {}_first + step;", p.start, p.start));
+    body();
+    close();
+  };
+  open(fmt::format("for (ix {0}_first = 0; {0}_first < {1}; {0}_first += {2})", p.start, p.limit, kAhead));
+  line(fmt::format("{} {}[{}];", register_type(value(l->out).dtype), ahead, kAhead));
+  steps([&] {
+    Registers r;
+    over(value(l->out).axes, places_, -1, r, [&] {
+      const Spot s = spot(l->buffer, l->index, value(l->out).axes, r, places_);
+      const std::string x = from_memory(buffer(l->buffer).dtype, fmt::format("p{}[{}]", l->buffer, s.position));
+      line(fmt::format("{}[step] = {};", ahead, inside.empty() ? x : fmt::format("{} ? {} : 0", inside, x)));
+    });
+  });
+  ++repeats_;
+  steps([&] {
+    if (!inside.empty()) open(fmt::format("if ({})", inside));
+    define(l->out, places_);
+    Registers r;
+    over(value(l->out).axes, places_, -1, r, [&] { line(fmt::format("{} = {}[step];", at(l->out, r, places_), ahead)); });
+    for (size_t s = 1; s < q.body.size(); ++s) std::visit([this](const auto& node) { statement(node); }, q.body[s].node);
+    if (!inside.empty()) close();
+  });
+  --repeats_;
+  close();
+  return true;
 }
 
 // The block's place in a square of n by n tiles: pairs (i, j) and (j, i), those of rows that have n - 1 pairs together, then the
