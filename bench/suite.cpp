@@ -62,7 +62,8 @@ std::string interval(const Json& low, const Json& high) { return fmt::format("[{
 void judge(Json& row, const Ceilings& ceilings) {
   if (row.contains("error")) return;
   const bool copied = row.contains("copy_us");
-  const double ours = row["median_us"], roofline = copied ? row["copy_us"].get<double>() : ceilings.fma == 0 ? 0 : ceilings.microseconds(row["flops"], row["read_bytes"], row["written_bytes"]);
+  const double ours = row["median_us"], roofline = copied ? row["copy_us"].get<double>() : ceilings.fma == 0 ? 0
+                                                                                                             : ceilings.microseconds(row["flops"], row["read_bytes"], row["written_bytes"]);
   if (roofline > 0) row.update({{"roofline_us", roofline}, {"times_roofline", ours / roofline}});
   row["met"] = !row.contains("wrong") && ((roofline > 0 && ours <= (copied ? kNearCopy : kNearRoofline) * roofline) || (row.contains("ratio") && row["ratio"].get<double>() >= row["target"].get<double>()));
 }
