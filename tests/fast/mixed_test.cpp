@@ -7,6 +7,8 @@
 #include "ir/text.h"
 #include "models/zoo.h"
 #include "passes/graph/mixed.h"
+#include "passes/tile/fast.h"
+#include "passes/tile/plan.h"
 #include "tests/support/sweep.h"
 #include "tools/fuzz_graphs.h"
 
@@ -136,6 +138,28 @@ TEST(Mixed, ThroughTiles) {
       test::tile_by(kernel, 5);
       return kernel; }, context);
     for (size_t o = 0; o < want.size(); ++o) ASSERT_LE(compare(got[o], want[o]).error, tolerance_of(reference).bound()) << to_string(g);
+  }
+}
+
+// As a GPU plans them: axes and dims of products regrouped, rows in longer ones, maps that need not round.
+TEST(Mixed, ThroughGpuPlans) {
+  std::mt19937_64 random(13);
+  Coverage coverage;
+  const auto check = [&](const Graph& g, const std::vector<HostTensor>& inputs, DType compute) {
+    PassContext context;
+    context.compute = compute;
+    const Graph reference = expand(g, context);
+    context.row_bytes = 16;
+    context.op_share = 0.25;
+    const auto want = interpret(reference, inputs), got = test::run_tiles(g, inputs, [](const tile::Kernel& kernel) { return fast_maps(plan_cuda(kernel, "sm_90a")); }, context);
+    for (size_t o = 0; o < want.size(); ++o) ASSERT_LE(compare(got[o], want[o]).error, tolerance_of(reference).bound()) << to_string(g);
+  };
+  for (const DType compute : {DType::f32, DType::bf16}) {
+    for (const Graph& g : {small_mlp(), small_gpt()}) check(g, values_of(g, random), compute);
+    for (int k = 0; k < 80; ++k) {
+      const Graph g = random_graph(random, coverage);
+      check(g, random_inputs(g, random), compute);
+    }
   }
 }
 
