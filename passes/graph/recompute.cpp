@@ -27,9 +27,17 @@ class Clusters {
     std::iota(parent_.begin(), parent_.end(), size_t{0});
   }
 
+  // By what is made of products: a mask that several read joins nothing.
   std::vector<NodeId> clusters() {
     const std::vector<char> members = run();
     std::vector<NodeId> first(members.size(), -1), out(members.size(), -1);
+    std::vector<char> made(members.size());
+    std::iota(parent_.begin(), parent_.end(), size_t{0});
+    for (size_t i = 0; i < members.size(); ++i) {
+      made[i] = members[i] && means<Contract>(g_.nodes[i].op);
+      for (NodeId a : g_.nodes[i].args)
+        if (const size_t from = at(viewed(a)); members[i] && made[from]) made[i] = 1, parent_[find(i)] = find(from);
+    }
     for (size_t i = 0; i < members.size(); ++i)
       if (members[i]) {
         NodeId& f = first[find(i)];

@@ -80,7 +80,7 @@ std::map<NodeId, std::string> refused_clusters(const Groups& g, const std::vecto
     std::set<NodeId> seen;
     for (NodeId a : g.graph.nodes[i].args)
       each_free(g, a, seen, [&](NodeId x) {
-        if (cluster[static_cast<size_t>(x)] >= 0) why.emplace(cluster[static_cast<size_t>(x)], it->second);
+        if (cluster[static_cast<size_t>(x)] >= 0 && means<Contract>(g.graph.at(x).op)) why.emplace(cluster[static_cast<size_t>(x)], it->second);
       });
   }
   return why;

@@ -7,6 +7,7 @@
 //   after:  work (…, i0) … { role load { fetch q   seq (blocks) { fetch k   fetch v } }
 //             role math x 2 along … { %o, %m, %l, %f, %p = seq (blocks) { %s = issue mma (0, q, k)   past (blocks) { … issue mma (%o * %f, %p, v)   await 1 } …
 //                                                           %p' = exp(%s * c - …)   await 0   yield … }   …   each (…) { put, send } } }
+// What a kernel stores of a row's maximum and sum is stored behind the loop. Kernels without such are roles_weighted.h's.
 // Blocks that a mask empties are not walked (`bounds`). All of a text after: tests/support/attention_text.h.
 #pragma once
 #include <optional>

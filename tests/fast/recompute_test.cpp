@@ -2,13 +2,16 @@
 // mean as lowered and as planned for each CPU, and the sums that take a shorter way (passes/graph/reassociate.cpp).
 #include <gtest/gtest.h>
 
+#include "codegen/compile.h"
 #include "frontend/attention.h"
 #include "frontend/nn.h"
 #include "frontend/shape.h"
 #include "ir/interpret.h"
 #include "ir/text.h"
+#include "passes/tile/lower.h"
 #include "passes/tile/nested.h"
 #include "passes/tile/plan.h"
+#include "passes/tile/roles_nested.h"
 #include "tests/support/sweep.h"
 
 namespace quern {
@@ -189,6 +192,42 @@ TEST(Reassociate, TheRowSumOfScoresIsOneOfResults) {
     for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << o;
     EXPECT_EQ(to_string(reassociate(before, plain)), to_string(before));
   }
+}
+
+// On sm_90a: of two attentions in one program, forward and backward, roles take the one and not the other, whose rows are no
+// multiple of 16 long. Its scores are in memory, and nobody else's.
+TEST(Recompute, WhatRolesRefuseIsInMemory) {
+  const int64_t time = 132;
+  Model m;
+  std::vector<Tensor> losses, args;
+  for (int64_t size : {64, 72}) {
+    std::vector<Tensor> own;
+    for (const char* name : {"q", "k", "v", "w"}) own.push_back(m.input(fmt::format("{}{}", name, size), DType::bf16, {1, 2, time, size}));
+    losses.push_back(sum(attention(own[0], own[1], own[2], {.causal = true}) * own[3]));
+    args.insert(args.end(), own.begin(), own.begin() + 3);
+  }
+  const Tensor loss = losses[0] + losses[1];
+  const std::vector<Tensor> d = grad(loss, args);
+  m.output("loss", loss);
+  for (size_t i = 0; i < d.size(); ++i) m.output(fmt::format("d{}", i), d[i]);
+  PassContext context;
+  context.fp = Fp::fast;
+  set_target(context, parse_target("cuda:sm_90a"));
+  const Graph kernels = run_pipeline(m.finish(), context);
+  ASSERT_EQ(context.in_memory.size(), 1u);
+  EXPECT_NE(context.in_memory[0].find("no multiple of 16"), std::string::npos) << context.in_memory[0];
+  int in_roles = 0, large = 0;
+  for (const Node& n : kernels.nodes) {
+    if (n.op != Op::call) continue;
+    const tile::Kernel k = lower(*n.attrs.body, n.attrs.name, 0, 0, 1, Updates::side_by_side);
+    for (const tile::Buffer& b : k.buffers) large += b.kind == tile::BufferKind::out && count(b.shape) >= 2 * time * time;
+    if (!has_nested_products(k)) continue;
+    std::string why;
+    EXPECT_TRUE(plan_nested_roles(k, why)) << why;
+    ++in_roles;
+  }
+  EXPECT_EQ(in_roles, 3);
+  EXPECT_GT(large, 0);
 }
 
 }  // namespace
