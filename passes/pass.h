@@ -20,7 +20,7 @@ struct Verdict {             // of one edge producer → consumer of the partiti
 /// What compilation may change of a result. `strict`: no sum of products is made another way than the graph says, no step of a
 /// sum is left out. `standard`: kernels may compute a product within another's loop (attention's scores), so sums over the
 /// scores are made in another order and what a mask hides is not read (passes/tile/bounds.h). `fast`: besides, bf16 and f16 stay in f32 between the
-/// ops of a kernel, and a GPU weighs rows with its own exponentials (passes/tile/roles_nested.h). Else every map rounds as its op says: no contraction of a * b + c.
+/// ops of a kernel, and on a GPU what reads or makes them does with the machine's functions (passes/tile/fast.h). Else every map rounds as its op says: no contraction of a * b + c.
 enum class Fp { strict, standard, fast };
 
 struct KeptWide {            // the ledger of Fp::fast

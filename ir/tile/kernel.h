@@ -50,7 +50,7 @@
 // + r%V is register r of thread t of warp w, V = `vector`, R = tile / (threads * warps). Every tile has the layout that
 // its axes have; along bits that none of its axes owns, threads hold equal copies. Of a `mirrored` grid's last two axes (i, j) and (j, i) run side by side. An mma with an atom takes its
 // operands through shared memory; a summed axis spread over threads or warps is summed over them after its loop.
-// `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100.
+// `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100; error functions within 2^-20.
 //
 // Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
 // the last, so that neighbours share what they read; `winding` each block there and back, so that all have as much to do where instances grow shorter; `backward` the same from the last tile of the last axis on. Its roles run side by side, each its block for every instance in order,
