@@ -508,7 +508,7 @@ def load(threads, variant):
             return FusedAdamW(torch, request)
         return prepare_torch(torch, request, variant == "torch-compile")
     version = {"jax": lambda: "JAX " + jax.__version__, "cublaslt": lambda: f"cuBLASLt {library.lib.cublasLtGetVersion()}"}.get(variant, lambda: "PyTorch " + torch.__version__)()
-    how = {"torch": "eager, CUDA graphs", "torch-compile": "compiled max-autotune, CUDA graphs", "cublaslt": "fastest of 8 proposals, CUDA graphs", "jax": "jit"}[variant]
+    how = {"torch": "eager, CUDA graphs", "torch-compile": "compiled max-autotune, CUDA graphs (GPT-2's step: default mode, no graph)", "cublaslt": "fastest of 8 proposals, CUDA graphs", "jax": "jit"}[variant]
     return f"{version}, {how}, f32 exact but where a case says tf32, bf16 as in the case's name", prepare
 
 

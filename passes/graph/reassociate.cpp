@@ -4,7 +4,7 @@
 //   after:  %4 = contract %w, %b {"ij,jd->id"};  %5 = contract %a, %4 {"id,id->i"}
 // In attention's backward pass this is the row sum that softmax wants: of results instead of scores. Factors that are
 // the same along the sum move out of it. It changes the order of sums, so it is done where it saves one over elements
-// that no kernel keeps (recompute.h), and nowhere else.
+// that no kernel keeps (recompute.h), and nowhere else. Under Fp::fast roundings between these do not count.
 #include <algorithm>
 #include <map>
 #include <optional>
@@ -56,7 +56,12 @@ class Reassociate {
 
   NodeId mapped(NodeId id) const { return map_[static_cast<size_t>(id)]; }
   const Shape& shape(NodeId id) const { return g_.type(id).shape; }
-  NodeId unshaped(NodeId id) const { return g_.at(id).op == Op::reshape ? unshaped(g_.at(id).args[0]) : id; }
+  // What it is another shape of, or, where roundings may fall away, another float.
+  NodeId unshaped(NodeId id) const {
+    const Node& n = g_.at(id);
+    const bool rounded = n.op == Op::cast && context_.fp == Fp::fast && is_float(n.type.dtype) && is_float(g_.type(n.args[0]).dtype);
+    return n.op == Op::reshape || rounded ? unshaped(n.args[0]) : id;
+  }
 
   // What is multiplied and divided by, and how often the sign turns.
   struct Factors {
@@ -127,6 +132,11 @@ class Reassociate {
     for (NodeId r : f.below) out = b_.add(Op::div, {out, add_row(r, axis, kept)}, {}, where);
     return reshaped(f.negative ? b_.add(Op::neg, {out}, {}, where) : out, n.type.shape, where);
   }
+  NodeId as(NodeId id, DType dtype) {
+    Attrs attrs;
+    attrs.dtype = {dtype};
+    return b_.type(id).dtype == dtype ? id : b_.add(Op::cast, {id}, attrs);
+  }
   NodeId reshaped(NodeId id, const Shape& shape, const SourceLoc& where) {
     Attrs attrs;
     attrs.shape = shape;
@@ -138,7 +148,7 @@ class Reassociate {
     const NodeId p = unshaped(product), w = unshaped(weights);
     const Node& inner = g_.at(p);
     if (!means<Contract>(inner.op) || !nested_[static_cast<size_t>(p)] || shape(product) != shape(weights)) return std::nullopt;
-    const bool other_shape = p != product;
+    const bool other_shape = shape(p) != shape(product);
     // Through a reshape the axis is the same one where it is the last of both.
     if (other_shape && (axis + 1 != static_cast<int64_t>(shape(product).size()) || shape(p).back() != shape(product).back())) return std::nullopt;
     const size_t place = other_shape ? shape(p).size() - 1 : static_cast<size_t>(axis);
@@ -162,7 +172,8 @@ class Reassociate {
           attrs.spec = a_letters + "," + *letters + "->" + rows;
           const SourceLoc where = g_.where(sum);
           const NodeId result = b_.add(outer.op, {mapped(outer.args[0]), mapped(outer.args[1])}, outer.attrs, g_.where(o));
-          return reshaped(b_.add(Op::contract, {mapped(a), result}, attrs, where), kept, where);
+          const DType dtype = g_.type(sum).dtype;
+          return reshaped(b_.add(Op::contract, {as(mapped(a), dtype), as(result, dtype)}, attrs, where), kept, where);
         }
       }
     }

@@ -233,6 +233,7 @@ class Scores {
     if (const auto it = shifts_.find(id); it != shifts_.end()) return cast(b_.add(Op::exp, {b_.add(Op::sub, {wide(at(n.args[0]).args[0]), shift(it->second, at(n.args[0]).args[0])}, {}, where)}, {}, where), in_f32 ? DType::f32 : n.type.dtype);
     if ((n.op == Op::div || n.op == Op::mul) && one_.count(n.args[1])) return arg(n.args[0]);
     if (n.op == Op::mul && one_.count(n.args[0])) return arg(n.args[1]);
+    if (n.op == Op::cast && n.type.dtype == DType::f32 && is_short(g_.type(n.args[0])) && nested_[static_cast<size_t>(n.args[0])]) return wide(n.args[0]);   // as under `precision`
     std::vector<NodeId> args;
     for (NodeId a : n.args) args.push_back(arg(a));
     return b_.add(n.op, std::move(args), n.attrs, where);
