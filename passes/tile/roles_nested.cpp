@@ -15,7 +15,7 @@
 #include "passes/tile/facts.h"
 #include "passes/tile/nested_walk.h"
 #include "passes/tile/roles_weighted.h"
-#include "passes/tile/split.h"
+#include "passes/tile/regroup.h"
 
 namespace quern {
 
@@ -340,7 +340,7 @@ bool has_reductions(const Kernel& k) { return !Facts(k).reductions.empty(); }
 
 std::optional<Kernel> plan_nested_roles(const Kernel& kernel, std::string& why) {
   try {
-    const Kernel bounded = bounds(split_dims(kernel));
+    const Kernel bounded = bounds(match_dims(kernel));
     return has_reductions(bounded) ? NestedRoles(bounded).run() : plan_weighted_roles(bounded);
   } catch (const Refused& r) {
     why = r.why;
