@@ -207,22 +207,24 @@ std::vector<KernelImage> compile_plans(const std::vector<tile::Kernel>& planned,
 }
 
 void set_target(PassContext& context, const Target& target, F32Products products) {
-  const bool cpu = target.kind == TargetKind::cpu;
+  const bool cpu = target.kind == TargetKind::cpu, has_roles = target.kind == TargetKind::cuda && target.arch == "sm_90a";
   // A GPU's products are tiles of a whole block, read through shared memory: one stands in another's loop only in roles, which want its results in f32.
-  context.nested_in_roles = target.kind == TargetKind::cuda && target.arch == "sm_90a" && context.fp == Fp::fast;
+  context.nested_in_roles = has_roles && context.fp == Fp::fast;
   context.nested_products = (cpu && context.fp != Fp::strict) || context.nested_in_roles;
-  if (target.kind == TargetKind::cuda && target.arch == "sm_90a" && products != F32Products::f32) {
-    context.split_operands = products == F32Products::tf32x3;
-    context.large_product = context.split_operands ? kSplitProduct : kTurnedProduct;
-  }
   if (context.nested_in_roles) context.refuses = not_in_roles;
   if (context.long_sum == 0) context.long_sum = kLongSum;
-  if (target.kind == TargetKind::cuda && target.arch == "sm_90a") context.row_bytes = 16;
+  if (has_roles) {
+    context.row_bytes = 16;   // where the copy engine's rows start
+    if (context.fp != Fp::strict) context.product_blocks = kProductBlocks;
+    if (products != F32Products::f32) {
+      context.split_operands = products == F32Products::tf32x3;
+      context.large_product = context.split_operands ? kSplitProduct : kTurnedProduct;
+    }
+  }
   if (!cpu) {
     context.large_matrix = 0;
     context.op_share = kGpuOpShare;
     if (context.chunk_sums == 0) context.chunk_sums = kChunkSums;
-    if (target.arch == "sm_90a" && context.fp != Fp::strict) context.product_blocks = kProductBlocks;
     return;
   }
   if (context.large_matrix == 0) context.large_matrix = kLargeMatrix;

@@ -33,13 +33,14 @@ class Chunks {
   Chunks(const Graph& graph, PassContext& context) : g_(graph), context_(context), long_(context.long_sum) {}
 
   Graph run() {
-    std::vector<std::vector<NodeId>> users(g_.nodes.size());
-    for (size_t i = 0; i < g_.nodes.size(); ++i)
+    const bool in_parts = context_.product_blocks > 0;
+    std::vector<std::vector<NodeId>> users(in_parts ? g_.nodes.size() : 0);
+    for (size_t i = 0; i < users.size(); ++i)
       for (NodeId a : g_.nodes[i].args) users[static_cast<size_t>(a)].push_back(static_cast<NodeId>(i));
-    const std::vector<char> nested = context_.nested_products ? recomputed_nodes(g_) : std::vector<char>(g_.nodes.size());
+    const std::vector<char> nested = in_parts && context_.nested_products ? recomputed_nodes(g_) : std::vector<char>(g_.nodes.size());
     return rebuild(g_, b_, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
       where_ = where;
-      if (n.op == Op::contract && context_.product_blocks)
+      if (n.op == Op::contract && in_parts)
         if (const ProductParts p = product_parts(g_, static_cast<NodeId>(&n - g_.nodes.data()), context_.product_blocks, users, nested); p.parts > 1 && context_.allow()) return add_in_parts(b_, n, args, p, where);
       return is_long(n) ? shorter(n.op, args[0], n.attrs.axes) : b_.add(n.op, std::move(args), n.attrs, where);
     });
