@@ -14,7 +14,7 @@ constexpr double kTile = 128, kStep = 64;              // of a tile: rows, colum
 constexpr double kRowsPerNanosecond = 80, kLeastStep = 0.12, kBytesPerMicrosecond = 2.5e6, kSecondKernel = 4;   // as measured on one chip; microseconds
 constexpr int64_t kMostShares = 8;                     // that blocks of a cluster have of one tile (passes/tile/roles.h)
 constexpr double kWorth = 0.85;
-constexpr int64_t kMostBytes = 256 << 20;              // of all parts
+constexpr int64_t kMostBytes = 256 << 20, kMostWaves = 4;   // of all parts
 
 bool is_short(DType d) { return d == DType::bf16 || d == DType::f16; }
 
@@ -81,7 +81,7 @@ ProductParts product_parts(const Graph& graph, NodeId product, int64_t blocks, c
   const double shares = std::clamp<double>(static_cast<double>(blocks) * 3 / 4 / tiles, 1, kMostShares);
   double least = kWorth * (steps / shares * step * (shares > 1 ? 1.15 : 1) + 2);
   for (const auto& [letter, extent] : l.summed)
-    for (int64_t parts = 2; parts <= extent; ++parts) {
+    for (int64_t parts = 2; parts <= std::min(extent, kMostWaves * blocks); ++parts) {
       const auto is_whole = [&](int64_t left) { return left % static_cast<int64_t>(kStep) == 0; };
       const bool other = std::any_of(l.summed.begin(), l.summed.end(), [&, own = letter](const auto& s) { return s.first != own && s.second >= static_cast<int64_t>(kStep); });
       if (extent % parts || (!is_whole(extent / parts) && !other) || static_cast<double>(parts) * results * 4 > kMostBytes) continue;
