@@ -154,6 +154,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   line("qn_barriers_made();");
   const size_t prefetch = out_.size();   // of the maps, which are known at the end
   close();
+  if (waits()) line("qn_behind_others();");
   line("__syncthreads();");
   int64_t first = 0;
   for (const Role& r : p.roles) {

@@ -236,9 +236,7 @@ class CudaDevice : public Device {
     for (EncodedMap& m : maps) params.push_back(&m);
     if (!recording_) return want(driver().launch(function, blocks, 1, 1, threads, 1, 1, shared, stream_, params.data(), nullptr), "cuLaunchKernel");
     const KernelNode node{function, {blocks, 1, 1}, {threads, 1, 1}, shared, params.data(), nullptr, nullptr, nullptr};
-    recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
-      want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode");
-    });
+    recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) { want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode"); }, kernel.waits && driver().add_edges ? Begins::beside : Begins::behind);
   }
   void repeat_while(DevicePtr flag, const std::function<void()>& body) override { conditional(kWhile, flag, false, body); }
   void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) override {
@@ -327,9 +325,7 @@ class CudaDevice : public Device {
     node.context = context_.handle;
     want(driver().condition_create(&node.condition, recording_->graph(), context_.handle, 0, 0), "cuGraphConditionalHandleCreate");
     const size_t set = set_condition(node.condition, flag, opposite);
-    recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
-      want(driver().add_node(out, graph, dependencies, nullptr, n, &node), "cuGraphAddNode");
-    }, set);
+    recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) { want(driver().add_node(out, graph, dependencies, nullptr, n, &node), "cuGraphAddNode"); }, Begins::behind, set);
     Recording inner(node.bodies[0]);
     during(recording_, &inner, [&] {
       body();

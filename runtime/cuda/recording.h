@@ -12,6 +12,13 @@
 
 namespace quern::cuda_driver {
 
+/// When a node may begin: behind those that it waits for; or, of a kernel that waits by itself, beside others of its kind that it waits
+/// for. Such a kernel passes its wait when those are done, and what they wrote is seen; they have passed theirs by then, so what
+/// they waited for is done as well, and an edge that follows from two others may be left out here as anywhere. No block holds a place
+/// that an earlier kernel needs: kernels begin when all blocks of those they wait for have.
+enum class Begins : uint8_t { behind,
+                              beside };
+
 /// A graph under construction and then its executable form, destroyed with the last copy of its replay function; or the
 /// body of a conditional node in such a graph.
 class Recording {
@@ -27,10 +34,10 @@ class Recording {
   Handle graph() const { return graph_; }
 
   /// `add(graph, dependencies, count, &node)` adds the node that touches `operands`.
-  /// It runs after the nodes that touch the same memory, where one of the two writes, and after node number `after`.
-  /// Returns its number.
+  /// It runs after the nodes that touch the same memory, where one of the two writes, and after node number `after`; edges to a
+  /// node that begins beside others are added here. Returns its number.
   template <class Add>
-  size_t add(const std::vector<MemoryRange>& operands, Add&& add, size_t after = kNone) {
+  size_t add(const std::vector<MemoryRange>& operands, Add&& add, Begins begins = Begins::behind, size_t after = kNone) {
     const size_t me = nodes_.size();
     std::vector<size_t> earlier;
     if (after != kNone) earlier.push_back(after);
@@ -42,11 +49,11 @@ class Recording {
     std::sort(earlier.begin(), earlier.end(), std::greater<>());
     earlier.erase(std::unique(earlier.begin(), earlier.end()), earlier.end());
     // What a later dependency waits for already needs no edge of its own.
-    std::vector<Handle> dependencies;
+    std::vector<Handle> dependencies, beside;
     Waits waits{};
     for (size_t n : earlier) {
       if (waits_for(me, waits, n)) continue;
-      dependencies.push_back(nodes_[n]);
+      (begins == Begins::beside && begins_[n] == Begins::beside ? beside : dependencies).push_back(nodes_[n]);
       if (me - n > kWindow) continue;
       waits[n / 64 % kWords] |= uint64_t{1} << n % 64;
       const Waits& its = waits_[n % kWindow];
@@ -55,6 +62,12 @@ class Recording {
     Handle node = nullptr;
     add(graph_, dependencies.data(), dependencies.size(), &node);
     nodes_.push_back(node);
+    begins_.push_back(begins);
+    if (!beside.empty()) {
+      const std::vector<Handle> to(beside.size(), node);
+      const std::vector<EdgeKind> kinds(beside.size(), kProgrammatic);
+      want(driver().add_edges(graph_, beside.data(), to.data(), kinds.data(), beside.size()), "cuGraphAddDependencies");
+    }
     if (waits_.size() < kWindow) waits_.push_back(waits);
     else waits_[me % kWindow] = waits;
     for (const MemoryRange& o : operands)
@@ -85,6 +98,7 @@ class Recording {
   Handle graph_ = nullptr;
   bool owned_ = true;
   std::vector<Handle> nodes_;
+  std::vector<Begins> begins_;   // of the nodes
   Pieces pieces_;
   std::vector<Waits> waits_;   // of the last nodes: number n % kWindow
 
