@@ -69,19 +69,17 @@ Program repeated(Program program, int64_t times, int64_t sets) {
   }
   const std::vector<Step> steps = std::move(program.steps);
   program.steps.clear();
+  const std::function<Step(Step, const std::vector<int64_t>&)> moved = [&](Step step, const std::vector<int64_t>& place) {
+    const auto move = [&](int64_t& slot) { slot = place[static_cast<size_t>(slot)]; };
+    if (auto* copy = std::get_if<Copy>(&step)) move(copy->from), move(copy->to);
+    else if (auto* launch = std::get_if<Launch>(&step)) std::for_each(launch->slots.begin(), launch->slots.end(), move);
+    else QN_CHECK(std::holds_alternative<Loop>(step), "what is repeated has no flags");
+    if (auto* loop = std::get_if<Loop>(&step))
+      for (Step& s : loop->steps) s = moved(s, place);
+    return step;
+  };
   for (int64_t run = 0; run < times; ++run)
-    for (const Step& step : steps) {
-      const auto& place = places[static_cast<size_t>(run % sets)];
-      const auto at = [&](int64_t s) { return place[static_cast<size_t>(s)]; };
-      if (const auto* copy = std::get_if<Copy>(&step)) {
-        program.steps.push_back(Copy{at(copy->from), at(copy->to)});
-        continue;
-      }
-      QN_CHECK(std::holds_alternative<Launch>(step), "what is repeated has no loops of its own");
-      Launch launch = std::get<Launch>(step);
-      for (int64_t& s : launch.slots) s = at(s);
-      program.steps.push_back(std::move(launch));
-    }
+    for (const Step& step : steps) program.steps.push_back(moved(step, places[static_cast<size_t>(run % sets)]));
   return program;
 }
 
