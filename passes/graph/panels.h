@@ -9,6 +9,8 @@
 
 namespace quern {
 
+/// The elements in their order, in another shape.
+NodeId reshaped(GraphBuilder& b, NodeId x, Shape shape);
 /// The axes in another order.
 NodeId transposed(GraphBuilder& b, NodeId x, Shape axes);
 /// Of so many axes: the one `from` comes to stand at `to`, the others keep their order.
