@@ -114,9 +114,14 @@ RepeatedProgram::RepeatedProgram(Device& device, const SuiteCase& c) : device_(d
               : moved > kLarge ? kTogether / 4
                                : kTogether;
   executable_ = std::make_unique<Executable>(device, repeated(program, together_, sets_));
-  for (size_t i = 0; i < c.inputs.size(); ++i) {
-    const HostTensor value = random(c.inputs[i], static_cast<int64_t>(i));
-    for (int64_t s = 0; s < sets_; ++s) executable_->set_input(s * static_cast<int64_t>(c.inputs.size()) + static_cast<int64_t>(i), value);
+  size_t position = 0;   // without the states
+  for (NodeId id : graph.inputs) {
+    if (graph.state_of(id)) continue;
+    const bool data = position < c.inputs.size();
+    if (!data) parameters_.push_back(parameter_fill(graph.at(id).attrs.name, graph.type(id).shape, parameters_.size()));
+    const HostTensor value = data ? random(c.inputs[position], static_cast<int64_t>(position)) : parameters_.back().value();
+    for (int64_t s = 0; s < sets_; ++s) executable_->set_input(s * static_cast<int64_t>(program.inputs.size()) + static_cast<int64_t>(position), value);
+    ++position;
   }
   reset();
   if (moved == 0) return;
