@@ -330,6 +330,7 @@ class CudaDevice : public Device {
     during(recording_, &inner, [&] {
       body();
       if (type == kWhile) set_condition(node.condition, flag, opposite);
+      inner.finish();
     });
   }
 

@@ -94,10 +94,11 @@ int cuGraphAddKernelNode_v2(Handle* out, Handle, const Handle* dependencies, siz
 int cuGraphAddMemcpyNode(Handle* out, Handle, const Handle* dependencies, size_t n, const void*, Handle) { return add_node(out, dependencies, n); }
 int cuGraphAddDependencies_v2(Handle, const Handle* from, const Handle* to, const unsigned char* kinds, size_t n) {
   for (size_t i = 0; i < n; ++i) {
-    if (kinds[8 * i] != 1 || kinds[8 * i + 1] != 0 || kinds[8 * i + 2] != 1) return 1;
+    const bool beside = kinds[8 * i] == 1;
+    if (kinds[8 * i] > 1 || kinds[8 * i + 1] != 0 || kinds[8 * i + 2] != beside) return 1;
     const size_t node = reinterpret_cast<size_t>(to[i]) - 1, other = reinterpret_cast<size_t>(from[i]) - 1;
     state.edges[node].push_back(other);
-    state.beside[node].insert(other);
+    if (beside) state.beside[node].insert(other);
   }
   return 0;
 }
