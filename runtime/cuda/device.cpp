@@ -276,7 +276,7 @@ class CudaDevice : public Device {
   // A tensor map as the driver wants it: dims innermost first, the last stride is one element.
   static EncodedMap encoded(const TensorMap& m, DevicePtr operand, int64_t size) {
     if (!driver().encode_map) throw Error(Code::no_driver, "this NVIDIA driver is too old: it lacks cuTensorMapEncodeTiled").with_help("update it to 12.0 or later, or use --device cpu");
-    constexpr int kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9, kTensorFloat32 = 11, kSwizzle32 = 1, kPromote256 = 3;
+    constexpr int kByte = 0, kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9, kTensorFloat32 = 11, kSwizzle32 = 1, kPromote256 = 3;
     const DType dtype = static_cast<DType>(m.dtype);
     unsigned long long extents[TensorMap::kMostDims] = {}, strides[TensorMap::kMostDims] = {};
     unsigned box[TensorMap::kMostDims] = {}, steps[TensorMap::kMostDims] = {};
@@ -288,9 +288,10 @@ class CudaDevice : public Device {
       if (d > 0) strides[d - 1] = static_cast<unsigned long long>(m.strides[from]);
     }
     EncodedMap out;
-    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16 ? kFloat16
-                                                    : m.rounded             ? kTensorFloat32
-                                                                            : kFloat32;
+    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16   ? kFloat16
+                                                    : dtype == DType::boolean ? kByte
+                                                    : m.rounded               ? kTensorFloat32
+                                                                              : kFloat32;
     const int swizzle = m.row_bytes > 128 ? 0 : m.row_bytes == 128 ? kSwizzle32 + 2
                                             : m.row_bytes == 64    ? kSwizzle32 + 1
                                                                    : kSwizzle32;
