@@ -23,7 +23,7 @@ namespace quern {
 namespace {
 
 constexpr int64_t kSide = 64;     // a tile's shortest
-constexpr int64_t kReuse = 512;   // of each element of an operand that is stored once more: fewer do not pay
+constexpr int64_t kReuse = 512, kReuseTurned = 256;   // of each element of an operand that is stored in parts, or turned: fewer do not pay
 
 // An operand as it lies in memory, looking through transposes.
 struct Operand {
@@ -107,7 +107,7 @@ Graph operands_for_tensor_cores(const Graph& graph, PassContext& context) {
     std::optional<Product> p = large_product(b.graph(), n, args, context.large_product);
     const size_t smaller = p && p->operands[1].kept < p->operands[0].kept;
     const bool turns = p && p->operands[0].lies_across(p->sum) && p->operands[1].lies_across(p->sum);
-    const bool pays = p && (context.split_operands ? p->operands[smaller].kept : p->operands[1 - smaller].kept) >= kReuse;
+    const bool pays = p && (context.split_operands ? p->operands[smaller].kept >= kReuse : p->operands[1 - smaller].kept >= kReuseTurned);
     if (!pays || (!turns && !context.split_operands) || !context.allow()) return b.add(n.op, std::move(args), n.attrs, where);
     Attrs attrs = n.attrs;
     for (Operand& o : p->operands) o.at = reshaped(b, o.at, o.shape);

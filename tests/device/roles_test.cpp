@@ -190,7 +190,7 @@ TEST_F(Roles, MoreAxesAndOtherOutputs) {
   }
   for (const char* spec : {"mk,nk->mn", "mk,kn->mn"}) {   // flags beside the product, as a derivative wants them
     Model m;
-    const Tensor y = relu(contract(spec, m.input("x", DType::f32, {136, 72}), m.input("w", DType::f32, spec[3] == 'k' ? Shape{72, 208} : Shape{208, 72})));
+    const Tensor x = m.input("x", DType::f32, {136, 72}), w = m.input("w", DType::f32, spec[3] == 'k' ? Shape{72, 208} : Shape{208, 72}), y = relu(contract(spec, x, w));
     m.output("y", y);
     m.output("flags", greater(y, 0));
     const Graph g = m.finish();
