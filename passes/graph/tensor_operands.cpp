@@ -68,11 +68,12 @@ std::optional<Product> large_product(const Graph& g, const Node& n, const std::v
   const ContractSpec spec = parse_contract(n.attrs.spec);
   const auto has = [](const std::string& letters, char c) { return letters.find(c) != std::string::npos; };
   Product p{{in_memory(g, args[0], spec.lhs), in_memory(g, args[1], spec.rhs)}};
+  for (const Operand& o : p.operands)
+    if (is_symbolic(o.shape)) return std::nullopt;   // no role takes a sum as long as the run says
   merge_sums(p.operands, spec.out);
   int64_t multiplications = n.type.size();
   for (const size_t side : {0, 1}) {
     Operand& o = p.operands[side];
-    if (is_symbolic(g.type(o.at).shape)) return std::nullopt;
     for (size_t d = 0; d < o.letters.size(); ++d) {
       const bool sum = !has(spec.out, o.letters[d]);
       if (!sum && has(p.operands[1 - side].letters, o.letters[d])) continue;
