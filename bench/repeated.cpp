@@ -47,44 +47,6 @@ Program copy_of(const Target& target, int64_t bytes) {
 
 }  // namespace
 
-Program repeated(Program program, int64_t times, int64_t sets) {
-  std::vector<std::vector<int64_t>> places(static_cast<size_t>(sets), std::vector<int64_t>(program.slots.size()));
-  const std::vector<int64_t> inputs = program.inputs;
-  for (auto& place : places)
-    for (size_t s = 0; s < place.size(); ++s) place[s] = static_cast<int64_t>(s);
-  const size_t own = program.slots.size();
-  for (int64_t set = 1; set < sets; ++set) {
-    std::vector<int64_t>& place = places[static_cast<size_t>(set)];
-    for (size_t s = 0; s < own; ++s) {   // a part stands behind its whole
-      const Slot& slot = program.slots[s];
-      const bool input = std::find(inputs.begin(), inputs.end(), static_cast<int64_t>(s)) != inputs.end();
-      if (!input && (slot.parent < 0 || place[static_cast<size_t>(slot.parent)] == slot.parent)) continue;
-      Slot copy = slot;
-      if (input) copy.name += fmt::format(" again {}", set);
-      if (copy.parent >= 0) copy.parent = place[static_cast<size_t>(copy.parent)];
-      place[s] = static_cast<int64_t>(program.slots.size());
-      program.slots.push_back(std::move(copy));
-    }
-    for (int64_t i : inputs) program.inputs.push_back(place[static_cast<size_t>(i)]);
-  }
-  const std::vector<Step> steps = std::move(program.steps);
-  program.steps.clear();
-  for (int64_t run = 0; run < times; ++run)
-    for (const Step& step : steps) {
-      const auto& place = places[static_cast<size_t>(run % sets)];
-      const auto at = [&](int64_t s) { return place[static_cast<size_t>(s)]; };
-      if (const auto* copy = std::get_if<Copy>(&step)) {
-        program.steps.push_back(Copy{at(copy->from), at(copy->to)});
-        continue;
-      }
-      QN_CHECK(std::holds_alternative<Launch>(step), "what is repeated has no loops of its own");
-      Launch launch = std::get<Launch>(step);
-      for (int64_t& s : launch.slots) s = at(s);
-      program.steps.push_back(std::move(launch));
-    }
-  return program;
-}
-
 HostTensor rounded(const HostTensor& value, DType dtype) {
   HostTensor out(dtype, value.shape);
   in_parts(out.size(), [&](int64_t first, int64_t last) {
@@ -116,9 +78,14 @@ RepeatedProgram::RepeatedProgram(Device& device, const SuiteCase& c) : device_(d
               : moved > kLarge ? kTogether / 4
                                : kTogether;
   executable_ = std::make_unique<Executable>(device, repeated(program, together_, sets_));
-  for (size_t i = 0; i < c.inputs.size(); ++i) {
-    const HostTensor value = random(c.inputs[i], static_cast<int64_t>(i));
-    for (int64_t s = 0; s < sets_; ++s) executable_->set_input(s * static_cast<int64_t>(c.inputs.size()) + static_cast<int64_t>(i), value);
+  size_t position = 0;   // without the states
+  for (NodeId id : graph.inputs) {
+    if (graph.state_of(id)) continue;
+    const bool data = position < c.inputs.size();
+    if (!data) parameters_.push_back(parameter_fill(graph.at(id).attrs.name, graph.type(id).shape, parameters_.size()));
+    const HostTensor value = data ? random(c.inputs[position], static_cast<int64_t>(position)) : parameters_.back().value();
+    for (int64_t s = 0; s < sets_; ++s) executable_->set_input(s * static_cast<int64_t>(program.inputs.size()) + static_cast<int64_t>(position), value);
+    ++position;
   }
   reset();
   if (moved == 0) return;

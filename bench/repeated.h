@@ -1,12 +1,10 @@
-// A program many times over as one CUDA graph, so that what is timed is the GPU's work and no launch: how the suite and the
-// products time a GPU. Each run waits for the last, as they write the same outputs; their inputs lie in several places in turn.
+// How the suite and the products time a GPU: a program many times over (repeat.h) as one CUDA graph.
 #pragma once
+#include "bench/repeat.h"
 #include "bench/suite_program.h"
 
 namespace quern::bench {
 
-/// The program's steps `times` times over. Copies of its inputs, for runs 1 to sets - 1, follow its own inputs.
-Program repeated(Program program, int64_t times, int64_t sets);
 /// The f32 that `value` holds as `dtype`.
 HostTensor rounded(const HostTensor& value, DType dtype);
 

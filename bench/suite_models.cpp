@@ -13,6 +13,7 @@ namespace {
 
 const double kTrunk = 4.0 * 200 * 512 + 6.0 * (512 * 256 + 256 * 128 + 3 * 128 * 10), kForward = 2.0 * (200 * 512 + 512 * 256 + 256 * 128 + 3 * 128 * 10);   // flops of a row
 double mlp_flops(int64_t batch) { return static_cast<double>(batch) * (4.0 * 784 * 256 + 6.0 * 256 * 10); }
+double lstm_flops(const LstmSize& s) { return static_cast<double>(s.batch * s.steps) * 4 * static_cast<double>(s.hidden) * (4.0 * static_cast<double>(s.in) + 6.0 * static_cast<double>(s.hidden)); }
 std::vector<SuiteCase::Input> heads_inputs(int64_t b) { return {{{b, kInputs}}, {{b}, kHeadClasses}, {{b}, kHeadClasses}, {{b}, kHeadClasses}}; }
 
 }  // namespace
@@ -32,6 +33,8 @@ std::vector<SuiteCase> suite_gpu_models() {
     add("200-512-256-128 3 heads step, batch 4096", "heads_step", heads_inputs(4096), 4096 * kTrunk, [] { return heads_step(4096); });
     for (int64_t b : {1, 1000, 10000, 100000})
       add(fmt::format("200-512-256-128 3 heads forward, {} rows", b), "heads", {{{b, kInputs}}}, static_cast<double>(b) * kForward, [b] { return heads_forward(b); });
+    for (const LstmSize& s : {LstmSize{64, 32, 64, 128}, LstmSize{128, 100, 128, 512}})
+      add(fmt::format("lstm {}-{} {} steps batch {} forward and backward", s.in, s.hidden, s.steps, s.batch), "lstm", {{{s.steps, s.batch, s.in}}}, lstm_flops(s), [s] { return lstm_gradients(s); });
   }
   return out;
 }
@@ -51,7 +54,7 @@ std::vector<SuiteCase> suite_models() {
   const double cnn = 128 * (4.0 * 28 * 28 * 32 * 9 + 6.0 * 14 * 14 * 64 * 32 * 9 + 6.0 * (3136 * 128 + 128 * 10));
   add("cnn", "28x28 batch 128 step", "cnn_step", {{{128, 1, 28, 28}}, {{128}, 10}}, cnn, 1.2, [] { return cnn_step(128); });
   for (int64_t b : {1, 8}) add("cnn", fmt::format("residual block 64x56x56 batch {} forward", b), "residual", {{{b, 64, 56, 56}}}, static_cast<double>(b) * 2 * 2.0 * 56 * 56 * 64 * 64 * 9, 1.2, [b] { return residual_forward(b); });
-  add("lstm", "128-256 32 steps batch 32 forward and backward", "lstm", {{{32, 32, 128}}}, 32 * 32 * 1024 * (4.0 * 128 + 6.0 * 256), 2, [] { return lstm_gradients(); });
+  add("lstm", "128-256 32 steps batch 32 forward and backward", "lstm", {{{32, 32, 128}}}, lstm_flops({}), 2, [] { return lstm_gradients(); });
   const double tokens = kBlockBatch * kTime;
   add("gpt", "block 384 6 heads batch 8x256 step", "block_step", {{{kBlockBatch, kTime, kWidth}}}, tokens * (6.0 * 12 * kWidth * kWidth + 6.0 * kTime * kWidth), 1.1, [] { return block_step(); }, {{"heads", kBlockHeads}});
   add("gpt", "124M decode one token after 255", "decode", {{{1}, kVocabulary}}, 0, 1, [] { return decode(); }, {{"heads", kGptHeads}, {"layers", kGptLayers}, {"past", kPast}, {"width", kGptWidth}, {"vocabulary", kVocabulary}});

@@ -87,7 +87,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 9;
+constexpr uint64_t kVersion = 10;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 // The verifier lets a forged list of longs start anywhere: read it as bytes.
@@ -159,7 +159,7 @@ StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>&
 
 // A map names an operand, and the driver will take it.
 bool map_is_sound(const TensorMap& m, const KernelImage& i) {
-  const bool dtype = m.dtype == static_cast<int64_t>(DType::bf16) || m.dtype == static_cast<int64_t>(DType::f16) || m.dtype == static_cast<int64_t>(DType::f32);
+  const bool dtype = m.dtype == static_cast<int64_t>(DType::bf16) || m.dtype == static_cast<int64_t>(DType::f16) || m.dtype == static_cast<int64_t>(DType::boolean) || m.dtype == static_cast<int64_t>(DType::f32);
   if (!dtype || m.rounded < 0 || m.rounded > (m.dtype == static_cast<int64_t>(DType::f32)) || m.operand < 0 || m.operand >= i.operands || m.rank < 1 || m.rank > TensorMap::kMostDims || m.symbol < 0 || m.symbol > UINT32_MAX || m.along < 0 || m.along >= m.rank || (m.row_bytes != 32 && m.row_bytes != 64 && (m.row_bytes < 128 || m.row_bytes % 128 != 0 || m.row_bytes > 1024))) return false;
   for (int64_t d = 0; d < m.rank; ++d)
     if (m.extents[d] < 1 || m.extents[d] > UINT32_MAX || m.box[d] < 1 || m.box[d] > 256 || m.strides[d] < 1 || m.strides[d] >= int64_t{1} << 40) return false;
@@ -320,7 +320,7 @@ static bool image_is_sound(const KernelImage& i, const Program& p) {
   const bool cuda = p.target.kind == TargetKind::cuda, code = cuda ? is_cubin(i.code) : i.entry < static_cast<int64_t>(i.code.size());
   const bool launch = i.grid >= 0 && i.grid <= (cuda ? INT32_MAX : kMaxGrid) && grid_is_sound(i) && i.threads >= 1 && i.threads <= 1024;
   const bool memory = i.scratch_bytes >= 0 && i.shared_bytes >= 0 && i.shared_bytes <= (1 << 20);
-  const bool maps = i.resident >= 0 && i.resident <= 32 && std::all_of(i.maps.begin(), i.maps.end(), [&](const TensorMap& m) { return map_is_sound(m, i); });
+  const bool maps = i.resident >= 0 && i.resident <= 32 && (i.waits == 0 || i.waits == 1) && std::all_of(i.maps.begin(), i.maps.end(), [&](const TensorMap& m) { return map_is_sound(m, i); });
   return i.entry >= 0 && code && launch && memory && maps && i.bound >= 0 && i.bound <= p.size_high && i.outputs >= 0 && i.outputs <= i.operands;
 }
 

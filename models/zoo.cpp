@@ -102,12 +102,12 @@ TrainingStep residual_forward(int64_t batch) {   // normalisation is folded into
   return forward(m, w);
 }
 
-TrainingStep lstm_gradients(int64_t steps) {
-  constexpr int64_t kBatch = 32, kIn = 128, kHidden = 256;
+TrainingStep lstm_gradients(const LstmSize& size) {
+  const auto [batch, steps, in, hidden] = size;
   Model m;
   Weights w(m);
-  const Tensor x = m.input("x", DType::f32, {steps, kBatch, kIn}), zero = m.constant(HostTensor(DType::f32, {kBatch, kHidden}));
-  const Tensor wx = w("x.weight", {kIn, 4 * kHidden}), wh = w("h.weight", {kHidden, 4 * kHidden}), b = w("bias", {4 * kHidden});
+  const Tensor x = m.input("x", DType::f32, {steps, batch, in}), zero = m.constant(HostTensor(DType::f32, {batch, hidden}));
+  const Tensor wx = w("x.weight", {in, 4 * hidden}), wh = w("h.weight", {hidden, 4 * hidden}), b = w("bias", {4 * hidden});
   const Tensor y = lstm(x, zero, zero, wx, wh, b).all, loss = mean(y * y);
   m.output("loss", loss);
   const std::vector<Tensor> g = grad(loss, w.params.tensors());

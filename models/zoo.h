@@ -21,7 +21,10 @@ struct GptSize {
 /// and two dense layers on 28x28 pictures; one transformer block; GPT-2, whose tokens and labels are [batch * time].
 TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(int64_t time = kTime), gpt_step(const GptSize& size = {});
 /// An LSTM's loss and gradients.
-TrainingStep lstm_gradients(int64_t steps = kSteps);
+struct LstmSize {
+  int64_t batch = 32, steps = kSteps, in = 128, hidden = 256;
+};
+TrainingStep lstm_gradients(const LstmSize& size = {});
 /// Forward passes: the three classifiers' logits; two convolutions beside a shortcut; GPT-2 124M's next token.
 TrainingStep heads_forward(int64_t batch), residual_forward(int64_t batch), decode();
 

@@ -27,7 +27,7 @@ namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
   command.add_option("model", name, fmt::format("a registered model (mlp, {}), a .qir or an .onnx file", fmt::join(zoo::names(), ", ")))->required();
-  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes); gpt: batch, time, layers, width, heads, vocabulary")->allow_extra_args(false);
+  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes); gpt: batch, time, layers, width, heads, vocabulary; lstm: batch, steps, in, hidden")->allow_extra_args(false);
   onnx.add_to(command);
 }
 
@@ -115,7 +115,19 @@ Graph ModelArgument::load(NamedTensors* weights) const {
     want_memory("a model", 12 * width * (static_cast<double>(size.vocabulary + std::max<int64_t>(size.time, 1024)) + 13 * width * static_cast<double>(size.layers)));
     return zoo::gpt_step(size).graph;
   }
-  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the models mlp and gpt").with_help("leave it out, or name mlp or gpt");
+  if (name == "lstm") {
+    zoo::LstmSize size;
+    for (const std::string& text : settings) {
+      const Setting s(text, {"batch", "steps", "in", "hidden"});
+      (s.key == "batch" ? size.batch : s.key == "steps" ? size.steps
+                                   : s.key == "in"      ? size.in
+                                                        : size.hidden) = s.number();
+    }
+    const double hidden = static_cast<double>(size.hidden);   // the gates of all steps, and what is kept of them
+    want_memory("a model", 32 * hidden * (hidden + static_cast<double>(size.in) + 2 * static_cast<double>(size.batch) * static_cast<double>(size.steps)));
+    return zoo::lstm_gradients(size).graph;
+  }
+  if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the models mlp, gpt and lstm").with_help("leave it out, or name one of these");
   if (auto step = zoo::build(name)) return std::move(step->graph);
   if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") {
     onnx::Imported imported = onnx::import_file(name, onnx.options());

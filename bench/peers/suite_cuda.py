@@ -199,12 +199,29 @@ def parameters_of(torch, request, transposed):
     return {k: v.t().contiguous() if transposed and v.dim() == 2 else v for k, v in p.items()}
 
 
+def lstm(torch, p):
+    """torch.nn.LSTM (cuDNN): forward, the loss, and the parameters' gradients. Of its two biases the second one is zero."""
+    layer = torch.nn.LSTM(p["x.weight"].shape[1], p["h.weight"].shape[1], dtype=p["bias"].dtype, device="cuda")
+    for to, value in [(layer.weight_ih_l0, p["x.weight"]), (layer.weight_hh_l0, p["h.weight"]), (layer.bias_ih_l0, p["bias"]), (layer.bias_hh_l0, torch.zeros_like(p["bias"]))]:
+        to.data.copy_(value)
+    wanted = [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0]
+
+    def f(x):
+        with torch.enable_grad():
+            loss = layer(x)[0].square().mean()
+            g = torch.autograd.grad(loss, wanted)
+        return loss.detach(), g[0].t(), g[1].t(), g[2]
+    return f
+
+
 def function_of(torch, request, inputs):
     """A function of tensors and its arguments; of a model, its parameters are arguments, too."""
     if request["op"] in OPS:
         return OPS[request["op"]](torch, request, *inputs)
     p = parameters_of(torch, request, True)
     p = {k: v.to(inputs[0].dtype) for k, v in p.items()}
+    if request["op"] == "lstm":
+        return lstm(torch, p), inputs
     n = len(inputs)
     return (lambda *t: MODELS[request["op"]](torch.nn.functional, request, dict(zip(p, t[n:])), *t[:n])), (*inputs, *p.values())
 
@@ -502,7 +519,7 @@ def load(threads, variant):
             return jax_steps(torch, jax, jnp, request) if variant == "jax" else torch_steps(torch, request, variant == "torch-compile")
         if variant == "jax":
             return prepare_jax(torch, jax, jnp, request) if name in JAX else None
-        if name not in OPS and name not in MODELS or variant == "torch-compile" and name in ("product", "conv2d"):   # tuning twenty products takes minutes
+        if name not in OPS and name not in MODELS and name != "lstm" or variant == "torch-compile" and name in ("product", "conv2d", "lstm"):   # tuning twenty products takes minutes
             return None
         if name == "adamw" and variant == "torch":
             return FusedAdamW(torch, request)

@@ -68,6 +68,8 @@ Emitter::Emitter(const Kernel& kernel, int arch) : k_(kernel), arch_(arch) {
 
 std::string Emitter::run(const std::string& name) {
   QN_CHECK(k_.phases.size() == 1, "a CUDA kernel has one phase");
+  const bool roles = !k_.phases[0].roles.empty();   // whose instances are counted by the blocks
+  if (waits() && !roles) line("qn_behind_others();");
   std::string params;
   for (size_t b = 0; b < k_.buffers.size(); ++b) {
     if (k_.buffers[b].kind == BufferKind::scratch) {
@@ -79,7 +81,6 @@ std::string Emitter::run(const std::string& name) {
     params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
   }
   params += ", const i64 size";
-  const bool roles = !k_.phases[0].roles.empty();   // whose instances are counted by the blocks
   if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; }) || (roles && std::any_of(k_.axes.begin(), k_.axes.end(), [](const Axis& a) { return a.symbol > 0; })))
     line("const ix n = (ix)size;");
   if (roles) return run_roles(name, params);

@@ -34,6 +34,7 @@ class Emitter {
   /// The function's text, without the prelude.
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
+  bool waits() const { return arch_ >= 90; }   // for the kernels before it, by itself
   int64_t shared_bytes() const { return scratch_bytes_ + shared_bytes_; }
   const std::vector<TensorMap>& maps() const { return maps_; }
 

@@ -144,6 +144,14 @@ __device__ inline u32 qn_philox(u32 key, u32 stream, u64 index) {
   }
   u32 w = (u32)(index % 4); return w == 0 ? c0 : w == 1 ? c1 : w == 2 ? c2 : c3;
 }
+// The kernels of a recorded step overlap: those behind this one may begin now, and come no further than here till it is done; what
+// follows here finds those before it done and all that they wrote. All threads pass here before they touch global memory.
+__device__ __forceinline__ void qn_behind_others() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 // Neighbouring elements as the widest accesses that their bytes and alignment allow.
 template <int BYTES> struct Chunk; template <> struct Chunk<1> { typedef u8 type; }; template <> struct Chunk<2> { typedef u16 type; };
 template <> struct Chunk<4> { typedef u32 type; }; template <> struct Chunk<8> { typedef uint2 type; }; template <> struct Chunk<16> { typedef uint4 type; };

@@ -132,6 +132,27 @@ template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_32(u32 to
       asm volatile("st.shared.v2.b32 [%0], {%1,%2};" :: "r"(to + at), "r"(qn_bits<u32>(x[0])), "r"(qn_bits<u32>(x[1])) : "memory");
     }
 }
+template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_turned_8(u32 to, const T* v, int tid) {
+  const int lane = tid & 31;
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int r = 0; r < COLUMNS / 4; ++r) {
+      u32 at = qn_swizzled<64>((u32)(r / 2 * 8 + (lane & 3) * 2 + r % 2) * 64 + (tid >> 5) * 16 + h * 8 + (lane >> 2));
+      asm volatile("st.shared.b8 [%0], %1;" :: "r"(to + at), "r"((u32)v[h * (COLUMNS / 4) + r]) : "memory");
+    }
+}
+template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_8(u32 to, const T* v, int tid) {
+  const int lane = tid & 31;
+#pragma unroll
+  for (int h = 0; h < 2; ++h)
+#pragma unroll
+    for (int j = 0; j < COLUMNS / 8; ++j) {
+      u32 at = qn_swizzled<COLUMNS>((u32)((tid >> 5) * 16 + h * 8 + (lane >> 2)) * COLUMNS + j * 8 + (lane & 3) * 2);
+      const T* x = v + h * (COLUMNS / 4) + j * 2;
+      asm volatile("st.shared.b16 [%0], %1;" :: "r"(to + at), "h"((u16)((u16)x[0] | (u16)x[1] << 8)) : "memory");
+    }
+}
 )CUDA";
 
 }  // namespace quern::cuda

@@ -154,6 +154,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   line("qn_barriers_made();");
   const size_t prefetch = out_.size();   // of the maps, which are known at the end
   close();
+  if (waits()) line("qn_behind_others();");
   line("__syncthreads();");
   int64_t first = 0;
   for (const Role& r : p.roles) {
@@ -473,8 +474,10 @@ void Emitter::in_role(const Put& p) {
     const bool turned = inner.warps == 4;
     const AxisId rows = turned ? part.inner : part.outer;
     const Spread& columns = turned ? outer : inner;
-    QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.row_bytes == 128 : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
-    line(fmt::format("qn_put_{}{}<{}>(ring{} + slot{} * {} + {}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : "32", turned ? part.rows : part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n]), thread));
+    QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.columns * part.row_bytes == 64 * part.size : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
+    line(fmt::format("qn_put_{}{}<{}>(ring{} + slot{} * {} + {}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
+                                                                                                                                                                  : "32",
+                     turned ? part.rows : part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n]), thread));
     at += round_up(part.bytes(), 1024);
   }
 }

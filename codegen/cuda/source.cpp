@@ -20,6 +20,7 @@ KernelImage emit(const Kernel& kernel, const std::string& arch) {
   image.source = std::string(kPrelude) + (roles ? kRolesPrelude : "") + text;
   set_grid(image, kernel);
   image.resident = roles && kernel.phases[0].shared < 0;   // blocks that share are there together, for one instance
+  image.waits = emitter.waits();
   image.maps = emitter.maps();
   image.threads = emitter.threads();
   image.shared_bytes = emitter.shared_bytes();

@@ -29,13 +29,13 @@ constexpr int64_t kFewSteps = 4;   // that does not pay for the copy
 
 bool has(const std::string& letters, char c) { return letters.find(c) != std::string::npos; }
 
+}  // namespace
+
 NodeId reshaped(GraphBuilder& b, NodeId x, Shape shape) {
   Attrs attrs;
   attrs.shape = std::move(shape);
   return b.type(x).shape == attrs.shape ? x : b.add(Op::reshape, {x}, std::move(attrs));
 }
-}  // namespace
-
 NodeId transposed(GraphBuilder& b, NodeId x, Shape axes) {
   if (std::is_sorted(axes.begin(), axes.end())) return x;
   Attrs attrs;

@@ -9,6 +9,8 @@
 
 namespace quern {
 
+/// The elements in their order, in another shape.
+NodeId reshaped(GraphBuilder& b, NodeId x, Shape shape);
 /// The axes in another order.
 NodeId transposed(GraphBuilder& b, NodeId x, Shape axes);
 /// Of so many axes: the one `from` comes to stand at `to`, the others keep their order.
@@ -20,7 +22,7 @@ Graph operands_for_tensor_cores(const Graph& graph, PassContext& context);
 /// The usual PassContext::large_matrix: smaller ones stay in a core's cache as they are.
 inline constexpr int64_t kLargeMatrix = 64 << 10;
 /// The usual PassContext::large_product for tf32, and for two parts of it: smaller ones gain less than the other kernels cost.
-inline constexpr int64_t kTurnedProduct = int64_t{1} << 30, kSplitProduct = int64_t{1} << 33;
+inline constexpr int64_t kTurnedProduct = int64_t{1} << 27, kSplitProduct = int64_t{1} << 33;
 
 /// Of an operand whose letters are all summed but `kept`: as wide as the sums that a product's registers hold. What fills
 /// no panel is padded with zeros, which nothing reads.

@@ -2,12 +2,14 @@
 // lie across it, and is turned in registers (passes/tile/roles.h). Where both do, the smaller one is stored along it first.
 //   before: %2 = contract %0, %1 {spec="km,kn->mn"}
 //   after:  %2 = transpose %0 {axes=[1,0]};  %3 = stored %2;  %4 = contract %3, %1 {spec="mk,kn->mn"}
+// A sum over neighbouring dims that both operands have in one order, as steps and rows of a loop, is one over all of them: reshape.
 // In two parts of tf32, x = big + small, both operands are stored three times as long, so that their product of tf32 is big*small + small*big +
 // big*big, in this order: tensor cores cut what they add to a sum, and cut less of a small one. big is x rounded to 11 bits by Veltkamp's splitting (T. J. Dekker, Numer. Math. 18, 1971); x above 2^114 becomes NaN.
 //   before: %2 = contract %0, %1 {spec="mk,nk->mn"}
 //   after:  %2 = mul %0, 8193;  %3 = sub %2, %0;  %4 = sub %2, %3;  %5 = sub %0, %4;  %6 = concat %4, %5, %4 {axes=[1]};  %7 = stored %6;  … of %1: small, big, big
 //           %13 = contract %7, %12 {spec="mk,nk->mn", name="tf32"}
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include <fmt/format.h>
@@ -21,12 +23,13 @@ namespace quern {
 namespace {
 
 constexpr int64_t kSide = 64;     // a tile's shortest
-constexpr int64_t kReuse = 512;   // of each element of an operand that is stored once more: fewer do not pay
+constexpr int64_t kReuse = 512, kReuseTurned = 256;   // of each element of an operand that is stored in parts, or turned: fewer do not pay
 
 // An operand as it lies in memory, looking through transposes.
 struct Operand {
   NodeId at;
   std::string letters;
+  Shape shape;        // by letters
   int64_t kept = 0;   // the extent of its own letter
   size_t place_of(char sum) const { return letters.find(sum); }
   bool lies_across(char sum) const { return letters.back() != sum; }
@@ -42,7 +45,20 @@ Operand in_memory(const Graph& g, NodeId id, std::string letters) {
     for (size_t d = 0; d < letters.size(); ++d) before[static_cast<size_t>(g.at(id).attrs.axes[d])] = letters[d];
     letters = before;
   }
-  return {id, letters};
+  return {id, letters, g.type(id).shape};
+}
+// Dims that are summed in both, side by side in the same order, become the first of them.
+void merge_sums(Operand (&operands)[2], const std::string& out) {
+  std::string sums;
+  for (char c : operands[0].letters)
+    if (out.find(c) == std::string::npos) sums += c;
+  if (sums.size() < 2 || operands[0].letters.find(sums) == std::string::npos || operands[1].letters.find(sums) == std::string::npos) return;
+  for (Operand& o : operands) {
+    const auto first = o.shape.begin() + static_cast<int64_t>(o.letters.find(sums)), last = first + static_cast<int64_t>(sums.size());
+    *first = std::accumulate(first, last, int64_t{1}, checked_mul);
+    o.shape.erase(first + 1, last);
+    o.letters.erase(o.letters.find(sums) + 1, sums.size() - 1);
+  }
 }
 
 // Of a product of f32 that has tiles, one sum and enough to do; its arguments are in `g`.
@@ -52,16 +68,18 @@ std::optional<Product> large_product(const Graph& g, const Node& n, const std::v
   const ContractSpec spec = parse_contract(n.attrs.spec);
   const auto has = [](const std::string& letters, char c) { return letters.find(c) != std::string::npos; };
   Product p{{in_memory(g, args[0], spec.lhs), in_memory(g, args[1], spec.rhs)}};
+  for (const Operand& o : p.operands)
+    if (is_symbolic(o.shape)) return std::nullopt;   // no role takes a sum as long as the run says
+  merge_sums(p.operands, spec.out);
   int64_t multiplications = n.type.size();
   for (const size_t side : {0, 1}) {
     Operand& o = p.operands[side];
-    const Shape& shape = g.type(o.at).shape;
     for (size_t d = 0; d < o.letters.size(); ++d) {
       const bool sum = !has(spec.out, o.letters[d]);
       if (!sum && has(p.operands[1 - side].letters, o.letters[d])) continue;
-      if (shape[d] < kSide || shape[d] % 4 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
-      if (!sum) o.kept = shape[d];
-      else if (side == 0) p.sum = o.letters[d], multiplications = checked_mul(multiplications, shape[d]);
+      if (o.shape[d] < kSide || o.shape[d] % 4 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
+      if (!sum) o.kept = o.shape[d];
+      else if (side == 0) p.sum = o.letters[d], multiplications = checked_mul(multiplications, o.shape[d]);
     }
   }
   return p.sum && p.operands[0].kept && p.operands[1].kept && multiplications >= least ? std::optional(p) : std::nullopt;
@@ -90,9 +108,10 @@ Graph operands_for_tensor_cores(const Graph& graph, PassContext& context) {
     std::optional<Product> p = large_product(b.graph(), n, args, context.large_product);
     const size_t smaller = p && p->operands[1].kept < p->operands[0].kept;
     const bool turns = p && p->operands[0].lies_across(p->sum) && p->operands[1].lies_across(p->sum);
-    const bool pays = p && (context.split_operands ? p->operands[smaller].kept : p->operands[1 - smaller].kept) >= kReuse;
+    const bool pays = p && (context.split_operands ? p->operands[smaller].kept >= kReuse : p->operands[1 - smaller].kept >= kReuseTurned);
     if (!pays || (!turns && !context.split_operands) || !context.allow()) return b.add(n.op, std::move(args), n.attrs, where);
     Attrs attrs = n.attrs;
+    for (Operand& o : p->operands) o.at = reshaped(b, o.at, o.shape);
     if (turns) turn(b, p->operands[smaller], p->sum);
     if (context.split_operands) {
       for (const size_t side : {0, 1}) split(b, p->operands[side], p->sum, side == 0);

@@ -216,11 +216,15 @@ class Planner {
       const int64_t sharing = std::min(block / threads, power_up(ceil_div(longest, 2))), loads = ceil_div(longest, sharing);
       share_inner(inner, sharing, is_vector_product() ? ceil_div(loads, ceil_div(loads, kAhead)) : 4);
     } else {
-      threads = std::min(threads, block);
+      // Maps that leave most of the machine empty are over when one thread is: elements lie side by side, not one after the other.
+      const bool maps = !sums && inner.empty();
+      while (maps && vector > 1 && ceil_div(axis(lead).extent, vector) * others < kMachine / 4) vector /= 2;
+      threads = std::min(power_up(ceil_div(axis(lead).extent, vector)), block);
       while (threads > 32 && ceil_div(axis(lead).extent, threads * vector) * others < 132) threads /= 2;
       while (threads > 32 && 8 * round_up(axis(lead).extent, threads * vector) > 9 * axis(lead).extent) threads /= 2;   // threads outside wait for the others
       give(lead, threads, vector, 1);
       block = std::max<int64_t>(32, std::min(block, threads * power_up(others)));
+      while (maps && block > std::max<int64_t>(32, threads) && ceil_div(axis(lead).extent, threads * vector) * ceil_div(others, block / threads) < 132) block /= 2;
     }
     spread_kept(lead, block);
     unroll_direct(lead);

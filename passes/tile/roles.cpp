@@ -101,7 +101,7 @@ class RolePlanner {
         loop_ = q;
       } else if (const auto* t = std::get_if<Store>(&s.node)) {
         const DType d = before_.buffers[static_cast<size_t>(t->buffer)].dtype;
-        want(d == DType::bf16 || d == DType::f16 || d == DType::f32, fmt::format("an output is {}", name_of(d)));
+        want(d == DType::bf16 || d == DType::f16 || d == DType::f32 || d == DType::boolean, fmt::format("an output is {}", name_of(d)));
         stores_.push_back(t);
         widest_ = std::max<int64_t>(widest_, size_of(d));
       } else if (const auto* m = std::get_if<MapTile>(&s.node)) {

@@ -236,9 +236,7 @@ class CudaDevice : public Device {
     for (EncodedMap& m : maps) params.push_back(&m);
     if (!recording_) return want(driver().launch(function, blocks, 1, 1, threads, 1, 1, shared, stream_, params.data(), nullptr), "cuLaunchKernel");
     const KernelNode node{function, {blocks, 1, 1}, {threads, 1, 1}, shared, params.data(), nullptr, nullptr, nullptr};
-    recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
-      want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode");
-    });
+    recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) { want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode"); }, kernel.waits && driver().add_edges ? Begins::beside : Begins::behind);
   }
   void repeat_while(DevicePtr flag, const std::function<void()>& body) override { conditional(kWhile, flag, false, body); }
   void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) override {
@@ -278,7 +276,7 @@ class CudaDevice : public Device {
   // A tensor map as the driver wants it: dims innermost first, the last stride is one element.
   static EncodedMap encoded(const TensorMap& m, DevicePtr operand, int64_t size) {
     if (!driver().encode_map) throw Error(Code::no_driver, "this NVIDIA driver is too old: it lacks cuTensorMapEncodeTiled").with_help("update it to 12.0 or later, or use --device cpu");
-    constexpr int kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9, kTensorFloat32 = 11, kSwizzle32 = 1, kPromote256 = 3;
+    constexpr int kByte = 0, kFloat16 = 6, kFloat32 = 7, kBfloat16 = 9, kTensorFloat32 = 11, kSwizzle32 = 1, kPromote256 = 3;
     const DType dtype = static_cast<DType>(m.dtype);
     unsigned long long extents[TensorMap::kMostDims] = {}, strides[TensorMap::kMostDims] = {};
     unsigned box[TensorMap::kMostDims] = {}, steps[TensorMap::kMostDims] = {};
@@ -290,9 +288,10 @@ class CudaDevice : public Device {
       if (d > 0) strides[d - 1] = static_cast<unsigned long long>(m.strides[from]);
     }
     EncodedMap out;
-    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16 ? kFloat16
-                                                    : m.rounded             ? kTensorFloat32
-                                                                            : kFloat32;
+    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16   ? kFloat16
+                                                    : dtype == DType::boolean ? kByte
+                                                    : m.rounded               ? kTensorFloat32
+                                                                              : kFloat32;
     const int swizzle = m.row_bytes > 128 ? 0 : m.row_bytes == 128 ? kSwizzle32 + 2
                                             : m.row_bytes == 64    ? kSwizzle32 + 1
                                                                    : kSwizzle32;
@@ -327,13 +326,12 @@ class CudaDevice : public Device {
     node.context = context_.handle;
     want(driver().condition_create(&node.condition, recording_->graph(), context_.handle, 0, 0), "cuGraphConditionalHandleCreate");
     const size_t set = set_condition(node.condition, flag, opposite);
-    recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) {
-      want(driver().add_node(out, graph, dependencies, nullptr, n, &node), "cuGraphAddNode");
-    }, set);
+    recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) { want(driver().add_node(out, graph, dependencies, nullptr, n, &node), "cuGraphAddNode"); }, Begins::behind, set);
     Recording inner(node.bodies[0]);
     during(recording_, &inner, [&] {
       body();
       if (type == kWhile) set_condition(node.condition, flag, opposite);
+      inner.finish();
     });
   }
 

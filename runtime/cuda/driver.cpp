@@ -53,6 +53,7 @@ const Driver& driver() {
     bind(d.graph_exec_destroy, "cuGraphExecDestroy");
     bind(d.error_string, "cuGetErrorString");
     const auto try_bind = [&](auto& function, const char* name) { function = reinterpret_cast<std::decay_t<decltype(function)>>(::dlsym(library, name)); };
+    try_bind(d.add_edges, "cuGraphAddDependencies_v2");
     try_bind(d.condition_create, "cuGraphConditionalHandleCreate");
     try_bind(d.add_node, "cuGraphAddNode_v2");
     try_bind(d.encode_map, "cuTensorMapEncodeTiled");

@@ -24,6 +24,11 @@ struct RowsSide { size_t x, y; unsigned memory; const void* host; Ptr device; Ha
 struct RowsCopy { RowsSide from, to; size_t width, height; };
 constexpr unsigned kHostMemory = 1, kDeviceMemory = 2;
 
+struct EdgeKind {
+  unsigned char from = 0, to = 0, type = 0, reserved[5] = {};
+};   // CUgraphEdgeData
+constexpr EdgeKind kProgrammatic{1, 0, 1, {}};   // from where all blocks let others begin, or are done
+
 struct alignas(64) EncodedMap { unsigned long long words[16]; };   // CUtensorMap
 
 struct ConditionalNode {   // CUgraphNodeParams of a conditional node
@@ -74,6 +79,8 @@ struct Driver {
   Status (*graph_destroy)(Handle);
   Status (*graph_exec_destroy)(Handle);
   Status (*error_string)(Status, const char**);
+  // Null in drivers before 12.3, where kernels begin when those that they need are done.
+  Status (*add_edges)(Handle, const Handle*, const Handle*, const EdgeKind*, size_t);
   // Null in drivers before 12.4, where nothing else needs them.
   Status (*condition_create)(Ptr*, Handle, Handle, unsigned, unsigned);
   Status (*add_node)(Handle*, Handle, const Handle*, const void*, size_t, ConditionalNode*);

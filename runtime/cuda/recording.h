@@ -12,6 +12,14 @@
 
 namespace quern::cuda_driver {
 
+/// When a node may begin: behind those that it waits for; or, of a kernel that waits by itself, beside the one of its kind that it waits
+/// for. Such a kernel passes its wait when that one is done, and what it wrote is seen; that one has passed its own by then, so what
+/// it waited for is done as well, and an edge that follows from two others may be left out here as anywhere. A kernel begins when
+/// all blocks of the one before it have, so none of these waits for a place that it holds. But kernels of other branches
+/// would: it begins beside only where the graph is a single line of nodes.
+enum class Begins : uint8_t { behind,
+                              beside };
+
 /// A graph under construction and then its executable form, destroyed with the last copy of its replay function; or the
 /// body of a conditional node in such a graph.
 class Recording {
@@ -27,10 +35,9 @@ class Recording {
   Handle graph() const { return graph_; }
 
   /// `add(graph, dependencies, count, &node)` adds the node that touches `operands`.
-  /// It runs after the nodes that touch the same memory, where one of the two writes, and after node number `after`.
-  /// Returns its number.
+  /// It runs after the nodes that touch the same memory, where one of the two writes, and after node number `after`. Returns its number.
   template <class Add>
-  size_t add(const std::vector<MemoryRange>& operands, Add&& add, size_t after = kNone) {
+  size_t add(const std::vector<MemoryRange>& operands, Add&& add, Begins begins = Begins::behind, size_t after = kNone) {
     const size_t me = nodes_.size();
     std::vector<size_t> earlier;
     if (after != kNone) earlier.push_back(after);
@@ -43,18 +50,25 @@ class Recording {
     earlier.erase(std::unique(earlier.begin(), earlier.end()), earlier.end());
     // What a later dependency waits for already needs no edge of its own.
     std::vector<Handle> dependencies;
+    Node node{nullptr, begins};
     Waits waits{};
     for (size_t n : earlier) {
       if (waits_for(me, waits, n)) continue;
-      dependencies.push_back(nodes_[n]);
+      dependencies.push_back(nodes_[n].handle);
+      node.level = std::max(node.level, nodes_[n].level + 1);
+      node.before = n;
+      ++nodes_[n].readers;
       if (me - n > kWindow) continue;
       waits[n / 64 % kWords] |= uint64_t{1} << n % 64;
       const Waits& its = waits_[n % kWindow];
       for (size_t w = me / 64 - std::min(me / 64, kWindow / 64); w <= n / 64; ++w) waits[w % kWords] |= its[w % kWords];
     }
-    Handle node = nullptr;
-    add(graph_, dependencies.data(), dependencies.size(), &node);
+    const bool later = dependencies.size() == 1 && begins == Begins::beside && nodes_[node.before].begins == Begins::beside;   // its edge, by `finish`
+    if (!later) node.before = kNone;
+    add(graph_, dependencies.data(), later ? 0 : dependencies.size(), &node.handle);
     nodes_.push_back(node);
+    if (widths_.size() <= node.level) widths_.resize(node.level + 1);
+    ++widths_[node.level];
     if (waits_.size() < kWindow) waits_.push_back(waits);
     else waits_[me % kWindow] = waits;
     for (const MemoryRange& o : operands)
@@ -63,7 +77,20 @@ class Recording {
       if (o.written) write(me, o);
     return me;
   }
+  /// Behind the last node.
+  void finish() {
+    std::vector<Handle> from, to;
+    std::vector<EdgeKind> kinds;
+    for (const Node& n : nodes_) {
+      if (n.before == kNone) continue;
+      const Node& before = nodes_[n.before];
+      from.push_back(before.handle), to.push_back(n.handle);
+      kinds.push_back(before.readers == 1 && widths_[before.level] == 1 && widths_[n.level] == 1 ? kProgrammatic : EdgeKind{});
+    }
+    if (!from.empty()) want(driver().add_edges(graph_, from.data(), to.data(), kinds.data(), from.size()), "cuGraphAddDependencies");
+  }
   void instantiate() {
+    finish();
     want(driver().instantiate(&executable, graph_, 0), "cuGraphInstantiate");
     pieces_.clear();
     waits_ = {};
@@ -84,7 +111,14 @@ class Recording {
 
   Handle graph_ = nullptr;
   bool owned_ = true;
-  std::vector<Handle> nodes_;
+  struct Node {
+    Handle handle;
+    Begins begins;
+    size_t before = kNone;    // the only one that it waits for, with an edge that `finish` adds
+    size_t level = 0, readers = 0;   // of the nodes that it waits for the longest line; that wait for it
+  };
+  std::vector<Node> nodes_;
+  std::vector<size_t> widths_;   // nodes of each level
   Pieces pieces_;
   std::vector<Waits> waits_;   // of the last nodes: number n % kWindow
 

@@ -43,6 +43,17 @@ bool may_use_local(const tile::Block& block) {
   return false;
 }
 
+/// A kernel for sm_90a waits for those before it once, before it touches global memory.
+bool waits_first(const KernelImage& image) {
+  const std::string wait = "qn_behind_others();";
+  const size_t body = image.source.find(") {\n", image.source.rfind("extern \"C\"")), at = image.source.find(wait, body);
+  if (at == std::string::npos || image.source.find(wait, at + 1) != std::string::npos) return !image.waits && at == std::string::npos;
+  const std::string before = image.source.substr(body, at - body);
+  for (const char* access : {"qn_fetch", "qn_send", "qn_read", "qn_write", "qn_async", "qn_ask", "] = "})
+    if (before.find(access) != std::string::npos) return false;
+  return image.waits;
+}
+
 class Collection {
  public:
   std::map<std::string, std::vector<Unit>> units;   // by arch
@@ -58,6 +69,8 @@ class Collection {
         std::vector<Unit>& mine = units[arch];
         if (mine.empty() || mine.back().images.size() == kTogether) mine.push_back({arch, {}, {}, {}});
         mine.back().images.push_back(cuda::emit(planned, arch));
+        EXPECT_EQ(mine.back().images.back().waits, arch == "sm_90a");
+        EXPECT_TRUE(waits_first(mine.back().images.back())) << mine.back().images.back().source;
         mine.back().names.push_back(name + " " + k.name + " for " + arch);
         mine.back().local.push_back(std::any_of(planned.phases.begin(), planned.phases.end(), [](const tile::Phase& p) { return may_use_local(p.body); }));
         ++kernels;

@@ -189,6 +189,16 @@ TEST_F(Roles, MoreAxesAndOtherOutputs) {
     m.output("y", contract(s.spec, m.input("x", DType::bf16, s.a), m.input("w", DType::bf16, s.b)));
     check(m.finish(), s.name);
   }
+  for (const char* spec : {"mk,nk->mn", "mk,kn->mn"}) {   // flags beside the product, as a derivative wants them
+    Model m;
+    const Tensor x = m.input("x", DType::f32, {136, 72}), w = m.input("w", DType::f32, spec[3] == 'k' ? Shape{72, 208} : Shape{208, 72}), y = relu(contract(spec, x, w));
+    m.output("y", y);
+    m.output("flags", greater(y, 0));
+    const Graph g = m.finish();
+    const std::vector<HostTensor> inputs = {values(DType::f32, {136, 72}, 1), values(DType::f32, g.type(g.inputs[1]).shape, 2)};
+    const std::vector<HostTensor> got = compiled(g, nullptr, F32Products::tf32)->run(inputs);
+    for (int64_t i = 0; i < got[0].size(); ++i) ASSERT_EQ(got[1].at(i) != 0, got[0].at(i) > 0) << i;
+  }
   for (int outputs : {1, 2}) {
     Model m;
     const Tensor y = contract("mk,kn->mn", m.input("x", DType::f16, {136, 72}), m.input("w", DType::f16, {72, 200}));

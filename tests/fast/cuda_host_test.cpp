@@ -106,6 +106,24 @@ TEST_F(CudaHost, TensorMapsAreMadeOfTheOperandsOfALaunch) {
   EXPECT_TRUE(std::count(fake->log.begin(), fake->log.end(), "map of 32 by 16 and more"));
 }
 
+// Of kernels that wait by themselves the later one begins beside the earlier one; what follows a copy, or is one, begins behind, and
+// where others have work, too.
+TEST_F(CudaHost, KernelsThatWaitBeginBesideOthers) {
+  const auto device = open_device("cuda:0");
+  Program p = sample();
+  p.images.push_back(p.images[0]);
+  p.images[0].waits = 1;
+  const Launch waits{{0}, {1}}, does_not{{1}, {1}};
+  p.steps = {waits, waits, Copy{1, 2}, waits, waits, does_not, waits};
+  Executable e(*device, p);
+  e.set_state("s", full(2));
+  e.set_input(0, full(1));
+  e.run();
+  using Numbers = std::vector<std::set<size_t>>;
+  EXPECT_EQ(fake->beside, (Numbers{{}, {0}, {}, {}, {3}, {}, {}}));
+  EXPECT_EQ(fake->edges, (std::vector<std::vector<size_t>>{{}, {0}, {1}, {2}, {3}, {4}, {5}}));
+}
+
 TEST_F(CudaHost, PinnedMemoryThatIsNotThereIsAnError) {
   const auto device = open_device("cuda:0");
   Executable e(*device, sample());
@@ -176,28 +194,30 @@ TEST_F(CudaHost, AFailedRecordingLeavesNothingBehind) {
 // --- recorded graphs ---
 
 MemoryRange range(size_t at, int64_t bytes, bool written) { return {reinterpret_cast<DevicePtr>(at), bytes, written}; }
-size_t record(cuda_driver::Recording& r, const std::vector<MemoryRange>& operands, size_t after = SIZE_MAX) {
+size_t record(cuda_driver::Recording& r, const std::vector<MemoryRange>& operands, cuda_driver::Begins begins = cuda_driver::Begins::behind, size_t after = SIZE_MAX) {
   return r.add(operands, [](cuda_driver::Handle graph, const cuda_driver::Handle* dependencies, size_t n, cuda_driver::Handle* out) {
     const cuda_driver::KernelNode node{};
-    cuda_driver::want(cuda_driver::driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode");
-  }, after);
+    cuda_driver::want(cuda_driver::driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode"); }, begins, after);
 }
 
 // Of any two nodes that touch the same memory, one of them writing it, the later one waits for the earlier one; and for
-// none that it need not.
+// none that it need not. It begins beside the earlier one where both are kernels that wait by themselves in a
+// single line of nodes, and nowhere else.
 TEST_F(CudaHost, RecordedNodesWaitForWhatTheyNeed) {
   const auto device = open_device("cuda:0");   // for a current context
   std::mt19937 random(5);
   constexpr size_t kMost = 4500;
-  size_t without = 0;
+  size_t without = 0, beside = 0;
   for (int round = 0; round < 200; ++round) {   // the last one beyond the window
     cuda_driver::Recording r;
     std::vector<std::vector<MemoryRange>> touched;
+    std::vector<cuda_driver::Begins> begins;
     const size_t nodes = round < 199 ? 50 : kMost, places = round < 199 ? 40 : 4000;
     for (size_t n = 0; n < nodes; ++n) {
       touched.emplace_back();
       for (uint32_t k = 0; k <= random() % 3; ++k) touched.back().push_back(range(4096 + random() % places, static_cast<int64_t>(random() % 12), random() % 3 == 0));
-      EXPECT_EQ(record(r, touched.back()), n);
+      begins.push_back(random() % 4 ? cuda_driver::Begins::beside : cuda_driver::Begins::behind);
+      EXPECT_EQ(record(r, touched.back(), begins.back()), n);
     }
     const auto meet = [&](size_t a, size_t b) {
       for (const MemoryRange& x : touched[a])
@@ -206,14 +226,26 @@ TEST_F(CudaHost, RecordedNodesWaitForWhatTheyNeed) {
       return false;
     };
     std::vector<std::bitset<kMost>> waits(nodes), needs(nodes);
+    r.finish();
+    std::vector<size_t> levels(nodes), widths(nodes), readers(nodes);
     for (size_t n = 0; n < nodes; ++n) {
-      for (size_t to : fake->edges[n]) (waits[n] |= waits[to]).set(to);
+      for (size_t to : fake->edges[n]) levels[n] = std::max(levels[n], levels[to] + 1), ++readers[to];
+      ++widths[levels[n]];
+    }
+    const auto alone = [&](size_t n) { return begins[n] == cuda_driver::Begins::beside && widths[levels[n]] == 1; };
+    for (size_t n = 0; n < nodes; ++n) {
+      for (size_t to : fake->edges[n]) {
+        (waits[n] |= waits[to]).set(to);
+        EXPECT_EQ(fake->beside[n].count(to) > 0, alone(n) && alone(to) && fake->edges[n].size() == 1 && readers[to] == 1);
+        beside += fake->beside[n].count(to);
+      }
       for (size_t m = n; m-- > 0;)
         if (!needs[n][m] && meet(n, m)) (needs[n] |= needs[m]).set(m);
       without += waits[n] != needs[n];
     }
   }
   EXPECT_EQ(without, 0u);
+  EXPECT_GT(beside, 0u);
 }
 
 // The loop of a hundred thousand steps: each reads a weight and the carry in one of two places, writes the other and an
@@ -226,6 +258,7 @@ TEST_F(CudaHost, LongRecordingsStaySmall) {
   for (size_t i = 0; i < kSteps; ++i)
     record(r, {range(kWeight, 4096, false), range(kCarry + i % 2 * 4096, 4096, false), range(kCarry + (i + 1) % 2 * 4096, 4096, true), range(kStack + i * 512, 512, true)});
   record(r, {range(kStack, kSteps * 512, false), range(kWeight, 4096, true)});
+  r.finish();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::printf("%zu nodes in %.2f s\n", kSteps, seconds);
   EXPECT_LT(seconds, 20);   // of an unoptimized build, with sanitizers

@@ -235,6 +235,8 @@ TEST(NullProgram, TensorMapsLieWithinTheirOperands) {
   const auto loaded = [&] { return load_program(save_program(p), "p.qpk"); };
   EXPECT_EQ(loaded().images[0].maps, p.images[0].maps);
   EXPECT_EQ(loaded().images[0].resident, 1);
+  p.images[0].waits = 1;
+  EXPECT_EQ(loaded().images[0].waits, 1);
   const auto refused = [&](const char* what, const std::function<void(TensorMap&)>& forge) {
     p.images[0].maps = {m};
     forge(p.images[0].maps[0]);

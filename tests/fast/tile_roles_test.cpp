@@ -242,6 +242,23 @@ TEST(TileRoles, GeneratedProducts) {
       }
 }
 
+// What follows also asks of each element whether it is below zero, as a derivative will: an output of bytes.
+std::string with_flags(const std::string& text, const std::string& out) {
+  const Kernel k = parse_kernel(text);
+  const std::string shape = std::to_string(k.buffers[4].shape[0]) + "," + std::to_string(k.buffers[4].shape[1]);
+  return replaced(replaced(text, "%p4: out " + out + "[" + shape + "]", "%p4: out " + out + "[" + shape + "], %p5: out bool[" + shape + "]"), "    store %p4[i0, i1] = %7\n",
+                  "    store %p4[i0, i1] = %7\n    %8: bool[i0, i1] = map(lt(a0, 0:f32)) (%0)\n    store %p5[i0, i1] = %8\n");
+}
+TEST(TileRoles, OutputsOfBytes) {
+  expect_planned(with_flags(product(72, 144, 200, false, false, true), "bf16"));
+  expect_planned(with_flags(product(136, 80, 72, false, true, false, "f32", "f32"), "f32"));
+  expect_planned(with_flags(product(136, 80, 72, false, false, false, "f32", "f32"), "f32"));   // along the rows of the product
+  expect_planned(with_flags(product(64, 80, 1284, false, false, true, "f32", "f32"), "f32"));   // of a tile that blocks share
+  std::string why;
+  EXPECT_FALSE(plan_roles(parse_kernel(with_flags(product(136, 72, 72, false, true, false, "f32", "f32"), "f32")), why));   // rows of 72 bytes
+  EXPECT_NE(why.find("no multiple of 16 bytes"), std::string::npos) << why;
+}
+
 TEST(TileRoles, OperandsInRegisters) {
   std::string why;
   const auto planned = plan_roles(parse_kernel(product(136, 264, 68, false, false, false, "f32", "f32")), why);

@@ -80,17 +80,28 @@ int cuEventCreate(Handle* event, unsigned) { return *event = made(1), 0; }
 int cuEventDestroy_v2(Handle event) { return gone(event), 0; }
 int cuEventRecord(Handle event, Handle stream) { return used(event), used(stream), 0; }
 int cuEventSynchronize(Handle event) { return used(event), 0; }
-int cuGraphCreate(Handle* graph, unsigned) { return *graph = made(1), state.edges.clear(), 0; }
+int cuGraphCreate(Handle* graph, unsigned) { return *graph = made(1), state.edges.clear(), state.beside.clear(), 0; }
 int cuGraphDestroy(Handle graph) { return gone(graph), 0; }
 static int add_node(Handle* out, const Handle* dependencies, size_t n) {
   if (state.node_status) return state.node_status;
   state.edges.emplace_back();
+  state.beside.emplace_back();
   for (size_t i = 0; i < n; ++i) state.edges.back().push_back(reinterpret_cast<size_t>(dependencies[i]) - 1);
   *out = reinterpret_cast<Handle>(state.edges.size());
   return 0;
 }
 int cuGraphAddKernelNode_v2(Handle* out, Handle, const Handle* dependencies, size_t n, const void*) { return add_node(out, dependencies, n); }
 int cuGraphAddMemcpyNode(Handle* out, Handle, const Handle* dependencies, size_t n, const void*, Handle) { return add_node(out, dependencies, n); }
+int cuGraphAddDependencies_v2(Handle, const Handle* from, const Handle* to, const unsigned char* kinds, size_t n) {
+  for (size_t i = 0; i < n; ++i) {
+    const bool beside = kinds[8 * i] == 1;
+    if (kinds[8 * i] > 1 || kinds[8 * i + 1] != 0 || kinds[8 * i + 2] != beside) return 1;
+    const size_t node = reinterpret_cast<size_t>(to[i]) - 1, other = reinterpret_cast<size_t>(from[i]) - 1;
+    state.edges[node].push_back(other);
+    if (beside) state.beside[node].insert(other);
+  }
+  return 0;
+}
 int cuGraphInstantiateWithFlags(Handle* executable, Handle, unsigned long long) { return *executable = made(1), 0; }
 int cuGraphLaunch(Handle executable, Handle stream) { return used(executable), used(stream), state.log.push_back("launch"), 0; }
 int cuGraphExecDestroy(Handle executable) { return gone(executable), 0; }

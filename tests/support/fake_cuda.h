@@ -19,6 +19,7 @@ struct FakeCuda {
   std::vector<std::string> log;              // "sync S", "free", "launch": streams by number
   std::map<const void*, int> streams;        // numbers
   std::vector<std::vector<size_t>> edges;    // of each node of a graph since the last one was made: what it waits for
+  std::vector<std::set<size_t>> beside;      // of those, which it may begin beside
 };
 
 }  // namespace quern::test
