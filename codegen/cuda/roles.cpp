@@ -62,7 +62,8 @@ int64_t Emitter::box_rows(BufferId b, const std::vector<BoxIndex>& box, const Pa
     if (box[d].index.uses(p.outer)) return std::min(p.rows, round_up(buffer(b).shape[d], 8));
   return p.rows;
 }
-// The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long.
+// The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long, and those that
+// count an axis in parts, of which a row is within one.
 std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, const Part& p, bool rounded) {
   const Buffer& buffer = this->buffer(b);
   TensorMap m;
@@ -76,8 +77,8 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
     m.extents[d] = buffer.shape[d];
     m.strides[d] = strides[d] * p.size;
-    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : p.outer >= 0 && box[d].index.uses(p.outer) ? box_rows(b, box, p)
-                                                                                                              : 1;
+    m.box[d] = box[d].index.uses(p.inner) ? (box[d].index.kind() == Index::Kind::div ? 1 : p.row_bytes / p.size) : p.outer >= 0 && box[d].index.uses(p.outer) ? box_rows(b, box, p)
+                                                                                                                                                              : 1;
   }
   size_t n = std::find(maps_.begin(), maps_.end(), m) - maps_.begin();
   if (n == maps_.size()) maps_.push_back(m);
@@ -87,11 +88,9 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
 std::string Emitter::corner(const std::vector<BoxIndex>& box, const Part& p, int64_t column) const {
   Places starts = places_;
   for (Place& s : starts) s.base.clear(), s.registers = 1;
+  if (std::string& start = starts[static_cast<size_t>(p.inner)].start; column) start = fmt::format("({} + {})", start, column * p.row_bytes / p.size);
   std::string out;
-  for (size_t d = box.size(); d-- > 0;) {
-    out += ", " + index(box[d].index, {}, starts);
-    if (column && box[d].index.uses(p.inner)) out += fmt::format(" + {}", column * p.row_bytes / p.size);
-  }
+  for (size_t d = box.size(); d-- > 0;) out += ", " + index(box[d].index, {}, starts);
   return out;
 }
 
