@@ -224,7 +224,7 @@ class Emitter {
   std::map<tile::ValueId, int> reads_, others_;              // in the role; the latter as what an `else` yields
   std::set<tile::ValueId> fragments_, sums_;                 // such tiles; what products add to
   std::map<tile::ValueId, std::string> home_;                // of what is yielded: the carry's array
-  int in_past_ = 0;
+  int in_past_ = 0, walks_ = 0;   // around what is being spelled
   bool computed_ = false;                                    // since the last issue
   void count_reads(const tile::Block& block);
   bool is_fragment_type(const tile::Value& v) const;

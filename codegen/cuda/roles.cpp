@@ -272,6 +272,7 @@ void Emitter::role_seq(const Seq& q) {
   for (size_t i = 0; i < q.carries.size(); ++i)
     if (is_deferred(q, i)) whole.emplace_back(i, Op::add);
   const bool apart = std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { const auto* r = std::get_if<InRole>(&s.node); const auto* p = r ? std::get_if<Past>(&r->node) : nullptr; return p && !p->outs.empty(); });
+  ++walks_;
   role_loops(q.axes, apart, [&] {
     block(q.body);
     for (size_t i = 0; i < q.yields.size(); ++i) {
@@ -283,6 +284,7 @@ void Emitter::role_seq(const Seq& q) {
       line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = {}[r];", v.axes.size() == 2 ? fragment_registers(v) / 2 : registers(v.axes, places_), to, from));
     }
   });
+  --walks_;
   for (const auto& [i, op] : whole) across(q.outs[i], op, deferred_bits_);
 }
 
@@ -493,13 +495,18 @@ void Emitter::in_role(const Send& s) {
   line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
 }
 
-// The assembler moves a wait above what is computed before it, but not out of a block: a barrier that has been waited for ends one.
+// The assembler moves a wait above what is computed before it, and has moved what rounds sums to f16 and packs them above the wait for
+// them, but neither out of a block: a barrier that has been waited for ends one.
 void Emitter::in_role(const Await& a) {
-  const bool some = static_cast<int64_t>(in_flight_.size()) > a.left;
-  if (some && computed_ && last_got_ >= 0) line(fmt::format("qn_wait_for(ring + {} + 8 * now{}, parity{});", rings_[static_cast<size_t>(last_got_)].barriers, last_got_, last_got_));
+  const bool some = static_cast<int64_t>(in_flight_.size()) > a.left, behind = some && walks_ == 0;
+  const auto end_block = [&] {
+    if (last_got_ >= 0) line(fmt::format("qn_wait_for(ring + {} + 8 * now{}, parity{});", rings_[static_cast<size_t>(last_got_)].barriers, last_got_, last_got_));
+  };
+  if (some && computed_) end_block();
   computed_ = false;
   if (!some) return line(fmt::format("qn_products_left<{}>();", a.left));
   for (; static_cast<int64_t>(in_flight_.size()) > a.left; in_flight_.erase(in_flight_.begin())) line(fmt::format("{}({});", settle_helper(in_flight_[0].registers, a.left), in_flight_[0].sum));
+  if (behind) end_block();
 }
 void Emitter::in_role(const Past& p) {
   const auto part = [&](const Block& body, const std::vector<ValueId>& yields) {

@@ -40,8 +40,8 @@ struct Measured {
 };
 
 struct Bodies {
-  int64_t bound;   // of the symbol
-  bool nested;     // PassContext::nested_products
+  int64_t bound;       // of the symbol
+  PassContext quiet;   // what partition decides by
   std::map<std::shared_ptr<const Graph>, int64_t> known;
 };
 std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, Bodies& bodies);
@@ -50,8 +50,7 @@ std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, B
 int64_t bytes_of_body(const std::shared_ptr<const Graph>& body, Bodies& bodies) {
   if (!body) return 0;
   if (const auto it = bodies.known.find(body); it != bodies.known.end()) return it->second;
-  PassContext quiet;
-  quiet.nested_products = bodies.nested;
+  PassContext quiet = bodies.quiet;
   const Graph kernels = partition(*body, quiet);
   std::map<NodeId, int> step;
   for (NodeId call : order_calls(kernels)) step.emplace(call, static_cast<int>(step.size()));
@@ -118,8 +117,7 @@ std::vector<Live> values_of(const Graph& g, const std::map<NodeId, int>& step, B
 
 Measured measure(const Graph& graph, Bodies& bodies) {
   Measured m;
-  PassContext quiet;
-  quiet.nested_products = bodies.nested;
+  PassContext quiet = bodies.quiet;
   m.partition = partition_with_origins(graph, quiet);
   const Graph& g = m.partition.kernels;
   const std::vector<NodeId> calls = order_calls(g);
@@ -204,7 +202,8 @@ class Recompute {
 Graph remat(const Graph& graph, PassContext& context) {
   if (context.memory_limit < 0) return graph;
   Graph g = dead_code(graph);
-  Bodies bodies{g.symbol ? g.symbol->high : 1, context.nested_products, {}};
+  Bodies bodies{g.symbol ? g.symbol->high : 1, {}, {}};
+  bodies.quiet.nested_products = context.nested_products, bodies.quiet.op_share = context.op_share;
   Measured m = measure(g, bodies);
   std::set<std::string> refused;   // values that did not help, by what they are: numbers change
   const auto text = [&](NodeId v) { return fmt::format("`{}` {} {}", name_of(g.at(v).op), to_string(g.type(v)), to_string(g.where(v))); };

@@ -2,10 +2,10 @@
 // lie across it, and is turned in registers (passes/tile/roles.h). Where both do, the smaller one is stored along it first.
 //   before: %2 = contract %0, %1 {spec="km,kn->mn"}
 //   after:  %2 = transpose %0 {axes=[1,0]};  %3 = stored %2;  %4 = contract %3, %1 {spec="mk,kn->mn"}
-// In two parts of tf32, x = big + small, both operands are stored three times as long, so that their product of tf32 is big*big + big*small +
-// small*big. big is x rounded to 11 bits by Veltkamp's splitting (T. J. Dekker, Numer. Math. 18, 1971); x above 2^114 becomes NaN.
+// In two parts of tf32, x = big + small, both operands are stored three times as long, so that their product of tf32 is big*small + small*big +
+// big*big, in this order: tensor cores cut what they add to a sum, and cut less of a small one. big is x rounded to 11 bits by Veltkamp's splitting (T. J. Dekker, Numer. Math. 18, 1971); x above 2^114 becomes NaN.
 //   before: %2 = contract %0, %1 {spec="mk,nk->mn"}
-//   after:  %2 = mul %0, 8193;  %3 = sub %2, %0;  %4 = sub %2, %3;  %5 = sub %0, %4;  %6 = concat %4, %4, %5 {axes=[1]};  %7 = stored %6;  … of %1: big, small, big
+//   after:  %2 = mul %0, 8193;  %3 = sub %2, %0;  %4 = sub %2, %3;  %5 = sub %0, %4;  %6 = concat %4, %5, %4 {axes=[1]};  %7 = stored %6;  … of %1: small, big, big
 //           %13 = contract %7, %12 {spec="mk,nk->mn", name="tf32"}
 #include <algorithm>
 #include <optional>
@@ -74,12 +74,12 @@ void turn(GraphBuilder& b, Operand& o, char sum) {
   o.at = stored(b, transposed(b, o.at, moved(o.letters.size(), from, last)));
   o.letters = o.letters.substr(0, from) + o.letters.substr(from + 1) + sum;
 }
-// The left one big, big, small, the right one big, small, big.
+// The left one big, small, big, the right one small, big, big.
 void split(GraphBuilder& b, Operand& o, char sum, bool left) {
   const NodeId x = o.at, scaled = b.add(Op::mul, {x, b.full(b.type(x), 8193)}), big = b.add(Op::sub, {scaled, b.add(Op::sub, {scaled, x})}), small = b.add(Op::sub, {x, big});
   Attrs attrs;
   attrs.axes = {static_cast<int64_t>(o.place_of(sum))};
-  o.at = stored(b, b.add(Op::concat, left ? std::vector{big, big, small} : std::vector{big, small, big}, std::move(attrs)));
+  o.at = stored(b, b.add(Op::concat, left ? std::vector{big, small, big} : std::vector{small, big, big}, std::move(attrs)));
 }
 
 }  // namespace

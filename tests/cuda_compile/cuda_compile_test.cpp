@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "codegen/compile.h"
 #include "codegen/image.h"
 #include "frontend/conv.h"
 #include "frontend/norm.h"
@@ -233,6 +234,27 @@ TEST(CudaCompile, WithoutSpills) {
               static_cast<long>(models), static_cast<long>(all.kernels - golden - models), units.size(), static_cast<long>(findings.with_local.load()));
   EXPECT_EQ(findings.checked.load(), all.kernels);
   EXPECT_GT(all.kernels, 500);
+}
+
+// What is computed once more is chosen by the kernels that this target makes: it computes cheap maps again of its own accord.
+TEST(CudaCompile, AMemoryLimitIsKept) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {256, 64}), w = m.input("w", DType::f32, {64, 64});
+  Tensor h = x;
+  for (int i = 0; i < 6; ++i) h = gelu(matmul(h, w)) + h;
+  m.output("dw", grad(sum(h * h), {w})[0]);
+  CompileOptions options;
+  options.target = parse_target("cuda:sm_90a");
+  options.use_cache = false;
+  const Graph graph = m.finish();
+  const int64_t plain = compile(graph, options).arena_bytes;
+  options.passes.memory_limit = plain * 3 / 4;
+  EXPECT_LE(compile(graph, options).arena_bytes, options.passes.memory_limit);
 }
 
 TEST(CudaCompile, RolesWithoutSpills) {
