@@ -179,6 +179,8 @@ class Emitter {
   std::string run_roles(const std::string& name, const std::string& params);
   void role(const tile::Role& r, int64_t first, int64_t groups);
   void role_seq(const tile::Seq& q);
+  void zero_sums(const tile::Seq& q);
+  std::set<tile::ValueId> zeroed_;         // what loops are to carry, cleared before
   void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& first = "0", int64_t every = 1);
   int64_t steps_of(const std::vector<tile::AxisId>& axes) const;   // of an each
   std::string begin_of(tile::AxisId a) const;   // where a loop over it starts

@@ -235,12 +235,31 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   in_flight_.clear(), reads_.clear(), others_.clear(), sums_.clear();
   last_got_ = -1;
   count_reads(r.body);
+  zeroed_.clear();
+  if (r.turns)
+    for (const Stmt& s : r.body)
+      if (const auto* q = std::get_if<Seq>(&s.node)) zero_sums(*q);
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
   if (has<Deal>(r)) line("qn_all_seen();");   // before it the others may read what this block shows
   if (one_thread) close();
   role_ = nullptr;
+}
+
+// The assembler keeps the registers of sums that no one clears from tile to tile, though the first product overwrites them: those of
+// instances in turns are cleared before the turn, where it costs no time, so that what follows the product has the registers of parts that are done.
+void Emitter::zero_sums(const Seq& q) {
+  for (const Carry& c : q.carries) {
+    const Value& v = value(c.var);
+    if (v.axes.size() != 2 || v.dtype != DType::f32) continue;
+    const ValueId out = q.outs[static_cast<size_t>(&c - q.carries.data())];
+    const int64_t n = place(v.axes[0]).tile * place(v.axes[1]).tile / 128;
+    line(fmt::format("float v{}[{}];", out, n));
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {}; ++r) v{}[r] = 0;", n, out));
+    zeroed_.insert(out);
+  }
 }
 
 // Loops in roles: sums of products, and what is made of them, stay in the arrays that they are carried in; an each over parts of a tile is unrolled.
@@ -255,13 +274,13 @@ void Emitter::role_seq(const Seq& q) {
     names_[var] = names_[out] = fmt::format("v{}", out);
     const int64_t n = sum ? place(v.axes[0]).tile * place(v.axes[1]).tile / 128 : operand ? fragment_registers(v) / 2
                                                                                           : registers(v.axes, places_);
-    line(fmt::format("{} v{}[{}];", operand ? "u32" : register_type(v.dtype), out, n));
+    if (!zeroed_.count(out)) line(fmt::format("{} v{}[{}];", operand ? "u32" : register_type(v.dtype), out, n));
     if (sum && is_fragment_type(v)) fragments_.insert({var, out});
     home_[q.yields[i]] = names_[out];
     adds_[var] = adds_[out] = "1";
     if (sum && adds_directly(var)) {
       QN_CHECK(q.carries[i].init.f == 0, "roles carry sums of products");
-      adds_[var] = past(q.axes);
+      adds_[var] = zeroed_.count(out) ? "1" : past(q.axes);
       continue;
     }
     QN_CHECK(!operand || q.carries[i].init.f == 0, "operands are carried from 0");
