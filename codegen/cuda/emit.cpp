@@ -300,6 +300,13 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
   if (b.kind == BufferKind::out && !is_own(l.buffer)) line("__syncthreads();");   // another thread may have stored it
   const AxisId vector = vector_axis(l.buffer, l.index, axes, places, &l);
   define(l.out, places, prefix);
+  read(l, places, vector);
+  if (l.ahead && vector >= 0) ask_ahead(l, places, vector);
+}
+
+void Emitter::read(const Load& l, const Places& places, AxisId vector) {
+  const Buffer& b = buffer(l.buffer);
+  const std::vector<AxisId>& axes = value(l.out).axes;
   Registers r;
   over(axes, places, vector, r, [&] {
     const Spot s = spot(l.buffer, l.index, axes, r, places);
@@ -322,7 +329,6 @@ void Emitter::load(const Load& l, const Places& places, const std::string& prefi
     close();
     close();
   });
-  if (l.ahead && vector >= 0) ask_ahead(l, places, vector);
 }
 
 void Emitter::statement(const Store& s) {
@@ -402,7 +408,8 @@ void Emitter::elements(const MapTile& m, const Places& places, const std::map<si
         case ScalarNode::Kind::random: text = fmt::format("qn_philox({}, {}u, (u64)({}))", args[0], n.operand, index(n.coord, r, places)); break;
         case ScalarNode::Kind::op: {
           const auto by = n.op == Op::div && n.dtype == DType::f32 ? inverses.find(static_cast<size_t>(n.args[1])) : inverses.end();
-          if (m.fast) text = fast(m, i, names);
+          if (i + 1 == m.expr.size() && is_put_alone(m)) text = args[0];
+          else if (m.fast) text = fast(m, i, names);
           else if (by != inverses.end()) text = fmt::format("qn_div_by({}, {}, {}, rare{})", args[0], args[1], by->second, m.out);
           if (text.empty()) text = apply(n.op, n.dtype, m.expr[static_cast<size_t>(n.args[n.op == Op::select ? 1 : 0])].dtype, args);
           break;

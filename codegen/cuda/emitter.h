@@ -87,6 +87,7 @@ class Emitter {
   // --- statements ---
   void block(const tile::Block& stmts);
   void load(const tile::Load& l, const Places& places, const std::string& prefix);
+  void read(const tile::Load& l, const Places& places, tile::AxisId vector);   // into its registers
   void ask_ahead(const tile::Load& l, const Places& places, tile::AxisId vector);
   bool is_again(const tile::Load& l) const;
   tile::AxisId loop_ = -1;       // of the seq around
@@ -179,7 +180,10 @@ class Emitter {
   std::string run_roles(const std::string& name, const std::string& params);
   void role(const tile::Role& r, int64_t first, int64_t groups);
   void role_seq(const tile::Seq& q);
-  void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& unless = "");
+  void zero_sums(const tile::Seq& q);
+  std::set<tile::ValueId> zeroed_;         // what loops are to carry, cleared before
+  void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& first = "0", int64_t every = 1);
+  int64_t steps_of(const std::vector<tile::AxisId>& axes) const;   // of an each
   std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
   std::string past(const std::vector<tile::AxisId>& axes) const;   // whether it has
   void issue(const tile::Mma& m);
@@ -222,7 +226,7 @@ class Emitter {
   enum class Step { any,
                     first,
                     later } step_ = Step::any;   // of the loop at hand
-  std::map<tile::ValueId, int> reads_, others_;              // in the role; the latter as what an `else` yields
+  std::map<tile::ValueId, int> reads_, others_, puts_;       // in the role; others as what an `else` yields, puts among the reads
   std::set<tile::ValueId> fragments_, sums_;                 // such tiles; what products add to
   std::map<tile::ValueId, std::string> home_;                // of what is yielded: the carry's array
   int in_past_ = 0, walks_ = 0;   // around what is being spelled
@@ -234,6 +238,7 @@ class Emitter {
   bool fragment_map(const tile::MapTile& m);
   bool fragment_reduce(const tile::ReduceTile& r);
   void pack(const tile::MapTile& m);
+  bool is_put_alone(const tile::MapTile& m) const;
   std::string beyond(const tile::MapTile& m) const;
   std::string fast(const tile::MapTile& m, size_t i, const std::vector<std::string>& names) const;
   bool is_deferred(const tile::Seq& q, size_t carry);

@@ -23,7 +23,7 @@ void Emitter::count_reads(const Block& block) {
                           [&](const InRole& r) {
                             if (const auto* p = std::get_if<Past>(&r.node)) count_reads(p->body), count_reads(p->otherwise), all(reads_, p->yields), all(others_, p->others);
                             if (const auto* c = std::get_if<Slice>(&r.node)) ++reads_[c->arg];
-                            if (const auto* p = std::get_if<Put>(&r.node)) all(reads_, p->values);
+                            if (const auto* p = std::get_if<Put>(&r.node)) all(reads_, p->values), all(puts_, p->values);
                           }},
                s.node);
 }
@@ -102,6 +102,14 @@ void Emitter::pack(const MapTile& m) {
   if (!there) line(fmt::format("u32 v{}[{}];", m.out, n));
   line("#pragma unroll");
   line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = qn_rounded_{}({}[2 * r], {}[2 * r + 1]);", n, name(m.out), name_of(out.dtype), name(m.args[0]), name(m.args[0])));
+}
+
+// Does a put alone read what the map rounds? It rounds two at a time.
+bool Emitter::is_put_alone(const MapTile& m) const {
+  const auto puts = puts_.find(m.out);
+  const DType d = value(m.out).dtype;
+  return role_ && puts != puts_.end() && puts->second == reads_.at(m.out) && (d == DType::bf16 || d == DType::f16) && m.expr.back().kind == ScalarNode::Kind::op && m.expr.back().op == Op::cast &&
+         m.expr[static_cast<size_t>(m.expr.back().args[0])].dtype == DType::f32;
 }
 
 // Of a map that keeps its operand where coordinates compare as wanted: when some of the block do not.

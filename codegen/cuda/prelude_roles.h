@@ -33,7 +33,7 @@ __device__ __forceinline__ void qn_fence() { asm volatile("fence.proxy.async.sha
 __device__ __forceinline__ void qn_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void qn_issued() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int LEFT> __device__ __forceinline__ void qn_products_left() { asm volatile("wgmma.wait_group.sync.aligned %0;" :: "n"(LEFT) : "memory"); }
-// Two sums as a product's operand has them.
+// Two in a word, as a product's operand or what is sent has them.
 __device__ __forceinline__ u32 qn_rounded_bf16(float low, float high) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
 __device__ __forceinline__ u32 qn_rounded_f16(float low, float high) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
 // 64 rows of a left operand of 32 bits, along which rows of shared memory run, 32 to a column. Register 4 s + 2 q + h: row 16 (tid / 32) + 8 h + lane / 4,
@@ -93,21 +93,19 @@ template <int BLOCKS, int N, int THREADS> __device__ __forceinline__ void qn_tot
 // 64 rows as products leave them → swizzled rows of shared memory. Register h * COLUMNS / 4 + r: row 8 h + lane / 4 of the warp's 16, column
 // r / 2 * 8 + lane % 4 * 2 + r % 2.
 template <int ROW> __device__ __forceinline__ u32 qn_swizzled(u32 at) { return at ^ ((at >> 7 & (ROW / 16 - 1)) << 4); }
-__device__ __forceinline__ u32 qn_pair_bf16(float low, float high) { return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632); }
-__device__ __forceinline__ u32 qn_pair_f16(float low, float high) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); return r; }
 // The turned ones: rows of shared memory run along the 64 rows.
 #define QN_PUT(type) template <int COLUMNS> __device__ __forceinline__ void qn_put_##type(u32 to, const float* v, int tid) { \
   const int lane = tid & 31; \
   _Pragma("unroll") for (int j = 0; j < COLUMNS / 16; ++j) { \
     u32 r[4]; \
-    _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_pair_##type(x[0], x[1]); } \
+    _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_rounded_##type(x[0], x[1]); } \
     u32 at = qn_swizzled<COLUMNS * 2>((u32)((tid >> 5) * 16 + (lane & 15)) * (COLUMNS * 2) + (j * 2 + (lane >> 4)) * 16); \
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(to + at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"); } }
 #define QN_PUT_TURNED(type) template <int COLUMNS> __device__ __forceinline__ void qn_put_turned_##type(u32 to, const float* v, int tid) { \
   const int lane = tid & 31; \
   _Pragma("unroll") for (int j = 0; j < COLUMNS / 16; ++j) { \
     u32 r[4]; \
-    _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_pair_##type(x[0], x[1]); } \
+    _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_rounded_##type(x[0], x[1]); } \
     u32 at = qn_swizzled<128>((u32)(j * 16 + (lane >> 4) * 8 + (lane & 7)) * 128 + ((tid >> 5) * 2 + (lane >> 3 & 1)) * 16); \
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(to + at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"); } }
 QN_PUT(bf16) QN_PUT(f16) QN_PUT_TURNED(bf16) QN_PUT_TURNED(f16)

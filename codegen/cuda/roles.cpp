@@ -62,7 +62,8 @@ int64_t Emitter::box_rows(BufferId b, const std::vector<BoxIndex>& box, const Pa
     if (box[d].index.uses(p.outer)) return std::min(p.rows, round_up(buffer(b).shape[d], 8));
   return p.rows;
 }
-// The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long.
+// The tensor map of a place, and how the text calls it. Dims of the buffer that the part does not have are one place long, and those that
+// count an axis in parts, of which a row is within one.
 std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, const Part& p, bool rounded) {
   const Buffer& buffer = this->buffer(b);
   TensorMap m;
@@ -76,8 +77,8 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
   for (size_t d = 0; d < buffer.shape.size(); ++d) {
     m.extents[d] = buffer.shape[d];
     m.strides[d] = strides[d] * p.size;
-    m.box[d] = box[d].index.uses(p.inner) ? p.row_bytes / p.size : p.outer >= 0 && box[d].index.uses(p.outer) ? box_rows(b, box, p)
-                                                                                                              : 1;
+    m.box[d] = box[d].index.uses(p.inner) ? (box[d].index.kind() == Index::Kind::div ? 1 : p.row_bytes / p.size) : p.outer >= 0 && box[d].index.uses(p.outer) ? box_rows(b, box, p)
+                                                                                                                                                              : 1;
   }
   size_t n = std::find(maps_.begin(), maps_.end(), m) - maps_.begin();
   if (n == maps_.size()) maps_.push_back(m);
@@ -87,11 +88,9 @@ std::string Emitter::tensor_map(BufferId b, const std::vector<BoxIndex>& box, co
 std::string Emitter::corner(const std::vector<BoxIndex>& box, const Part& p, int64_t column) const {
   Places starts = places_;
   for (Place& s : starts) s.base.clear(), s.registers = 1;
+  if (std::string& start = starts[static_cast<size_t>(p.inner)].start; column) start = fmt::format("({} + {})", start, column * p.row_bytes / p.size);
   std::string out;
-  for (size_t d = box.size(); d-- > 0;) {
-    out += ", " + index(box[d].index, {}, starts);
-    if (column && box[d].index.uses(p.inner)) out += fmt::format(" + {}", column * p.row_bytes / p.size);
-  }
+  for (size_t d = box.size(); d-- > 0;) out += ", " + index(box[d].index, {}, starts);
   return out;
 }
 
@@ -237,12 +236,31 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   in_flight_.clear(), reads_.clear(), others_.clear(), sums_.clear();
   last_got_ = -1;
   count_reads(r.body);
+  zeroed_.clear();
+  if (r.turns)
+    for (const Stmt& s : r.body)
+      if (const auto* q = std::get_if<Seq>(&s.node)) zero_sums(*q);
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
   if (has<Deal>(r)) line("qn_all_seen();");   // before it the others may read what this block shows
   if (one_thread) close();
   role_ = nullptr;
+}
+
+// The assembler keeps the registers of sums that no one clears from tile to tile, though the first product overwrites them: those of
+// instances in turns are cleared before the turn, where it costs no time, so that what follows the product has the registers of parts that are done.
+void Emitter::zero_sums(const Seq& q) {
+  for (const Carry& c : q.carries) {
+    const Value& v = value(c.var);
+    if (v.axes.size() != 2 || v.dtype != DType::f32) continue;
+    const ValueId out = q.outs[static_cast<size_t>(&c - q.carries.data())];
+    const int64_t n = place(v.axes[0]).tile * place(v.axes[1]).tile / 128;
+    line(fmt::format("float v{}[{}];", out, n));
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {}; ++r) v{}[r] = 0;", n, out));
+    zeroed_.insert(out);
+  }
 }
 
 // Loops in roles: sums of products, and what is made of them, stay in the arrays that they are carried in; an each over parts of a tile is unrolled.
@@ -257,13 +275,13 @@ void Emitter::role_seq(const Seq& q) {
     names_[var] = names_[out] = fmt::format("v{}", out);
     const int64_t n = sum ? place(v.axes[0]).tile * place(v.axes[1]).tile / 128 : operand ? fragment_registers(v) / 2
                                                                                           : registers(v.axes, places_);
-    line(fmt::format("{} v{}[{}];", operand ? "u32" : register_type(v.dtype), out, n));
+    if (!zeroed_.count(out)) line(fmt::format("{} v{}[{}];", operand ? "u32" : register_type(v.dtype), out, n));
     if (sum && is_fragment_type(v)) fragments_.insert({var, out});
     home_[q.yields[i]] = names_[out];
     adds_[var] = adds_[out] = "1";
     if (sum && adds_directly(var)) {
       QN_CHECK(q.carries[i].init.f == 0, "roles carry sums of products");
-      adds_[var] = past(q.axes);
+      adds_[var] = zeroed_.count(out) ? "1" : past(q.axes);
       continue;
     }
     QN_CHECK(!operand || q.carries[i].init.f == 0, "operands are carried from 0");
@@ -341,19 +359,58 @@ std::string Emitter::begin_of(AxisId a) const {
   return axis.within < 0 ? "0" : place(axis.within).start;
 }
 
-void Emitter::role_each(const std::vector<AxisId>& axes, const Block& body, const std::string& unless) {
-  for (AxisId a : axes) {
-    const Place& p = place(a);
-    const AxisId around = k_.axes[static_cast<size_t>(a)].within;
-    QN_CHECK(around >= 0 && place(around).tile % p.tile == 0, "an each of a role walks parts of a tile");
-    line(unless.empty() ? "#pragma unroll" : "#pragma unroll 1");
-    open(fmt::format("for (int n{0} = 0; n{0} < {1}; ++n{0})", a, place(around).tile / p.tile));
-    line(fmt::format("const ix {} = {} + n{} * {};", p.start, place(around).start, a, p.tile));
-    if (p.masked) line(fmt::format("if ({} >= {}) continue;", p.start, p.limit));
+// Steps of an each, or every so many of them. What they load ahead waits in registers of its own while the step before is computed.
+void Emitter::role_each(const std::vector<AxisId>& axes, const Block& body, const std::string& first, int64_t every) {
+  std::vector<const Load*> ahead;
+  for (const Stmt& s : body)
+    if (const auto* l = std::get_if<Load>(&s.node); l && l->ahead) ahead.push_back(l);
+  const int64_t steps = steps_of(axes);
+  const auto stand = [&](const std::string& step) {
+    int64_t left = steps;
+    for (AxisId a : axes) {
+      const Place &p = place(a), &around = place(k_.axes[static_cast<size_t>(a)].within);
+      const int64_t n = around.tile / p.tile;
+      left /= n;
+      line(fmt::format("const int n{} = {} / {} % {};", a, step, left, n));
+      line(fmt::format("const ix {} = {} + n{} * {};", p.start, around.start, a, p.tile));
+    }
+  };
+  const auto read_ahead = [&](const std::string& step) {
+    if (ahead.empty()) return;
+    open(fmt::format("if (const int next = {}; next < {})", step, steps));
+    stand("next");
+    for (const Load* l : ahead) {
+      names_[l->out] = fmt::format("next{}", l->out);
+      read(*l, places_, vector_axis(l->buffer, l->index, value(l->out).axes, places_, l));
+    }
+    close();
+  };
+  for (const Load* l : ahead) define(l->out, places_, "next");
+  read_ahead(first);
+  line(every == 1 ? "#pragma unroll" : "#pragma unroll 1");
+  open(fmt::format("for (int step = {}; step < {}; step += {})", first, steps, every));
+  stand("step");
+  for (const Load* l : ahead) {
+    define(l->out, places_);
+    line("#pragma unroll");
+    line(fmt::format("for (int r = 0; r < {0}; ++r) v{1}[r] = next{1}[r];", registers(value(l->out).axes, places_), l->out));
   }
-  if (!unless.empty()) line(fmt::format("if ({}) continue;", unless));
-  block(body);
-  for (size_t i = 0; i < axes.size(); ++i) close();
+  read_ahead(fmt::format("step + {}", every));
+  for (const Load* l : ahead) names_[l->out] = fmt::format("v{}", l->out);
+  for (AxisId a : axes)
+    if (place(a).masked) line(fmt::format("if ({} >= {}) continue;", place(a).start, place(a).limit));
+  for (const Stmt& s : body)
+    if (const auto* l = std::get_if<Load>(&s.node); !l || !l->ahead) std::visit([this](const auto& node) { statement(node); }, s.node);
+  close();
+}
+int64_t Emitter::steps_of(const std::vector<AxisId>& axes) const {
+  int64_t steps = 1;
+  for (AxisId a : axes) {
+    const AxisId around = k_.axes[static_cast<size_t>(a)].within;
+    QN_CHECK(around >= 0 && place(around).tile % place(a).tile == 0, "an each of a role walks parts of a tile");
+    steps *= place(around).tile / place(a).tile;
+  }
+  return steps;
 }
 
 void Emitter::in_role(const Fetch& f) {
@@ -440,9 +497,8 @@ void Emitter::in_role(const Share& s) {
   line(fmt::format("qn_show<{}, {}>(ring, {}, self * 128 + tid);", sums, threads, name(s.value)));
 }
 void Emitter::in_role(const Deal& d) {
-  std::string step = "self";
-  for (AxisId a : d.axes) step = fmt::format("({}) * {} + n{}", step, place(k_.axes[static_cast<size_t>(a)].within).tile / place(a).tile, a);
-  role_each(d.axes, d.body, fmt::format("({}) % {} != share", step, k_.sharers(*phase_)));
+  const int64_t sharers = k_.sharers(*phase_), before = steps_of(d.axes) % sharers;   // of each instance
+  role_each(d.axes, d.body, fmt::format("(share + self * {}) % {}", (sharers - before) % sharers, sharers), sharers);
   line("qn_seen();");
 }
 void Emitter::in_role(const Total& t) {

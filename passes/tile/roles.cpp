@@ -25,6 +25,7 @@ constexpr int64_t kGroup = 8;             // tiles of rows that neighbours walk
 constexpr int64_t kFewRows = 3;           // products of fewer rows are read by threads
 constexpr int64_t kCache = 20 << 20;      // bytes of operands that stay near the multiprocessors
 constexpr int64_t kMany = 1 << 20;        // elements of the other operand from which rows fewer than a tile has pay
+constexpr int64_t kRegisters = 200, kFewRegisters = 120;   // of a thread, for sums and what follows them; where three instances multiply
 constexpr int64_t kDealt = 32;            // columns of what a block adds up at a time
 
 /// A way to take the tiles.
@@ -108,7 +109,7 @@ class RolePlanner {
         ops_ += std::count_if(m->expr.begin(), m->expr.end(), [](const ScalarNode& n) { return n.kind == ScalarNode::Kind::op && n.op != Op::cast; });
       } else {
         const auto* l = std::get_if<Load>(&s.node);
-        want(l && std::all_of(l->index.begin(), l->index.end(), [](const BoxIndex& b) { return b.gather < 0; }), "not only loads, maps and stores surround the product");
+        want(l && before_.buffers[static_cast<size_t>(l->buffer)].kind == BufferKind::in && std::all_of(l->index.begin(), l->index.end(), [](const BoxIndex& b) { return b.gather < 0; }), "not only loads, maps and stores surround the product");
         ++ops_;
       }
     }
@@ -375,12 +376,18 @@ class RolePlanner {
     }
   }
 
+  // Registers of what a part loads.
+  int64_t loaded() const {
+    int64_t bytes = 0;
+    for (const Stmt& s : before_.phases[0].body)
+      if (const auto* l = std::get_if<Load>(&s.node))
+        bytes += (has(l->out, row_) ? 2 : 1) * (has(l->out, column_) ? part_columns(tiling_) / 4 : 1) * size_of(before_.values[static_cast<size_t>(l->out)].dtype);
+    return ceil_div(bytes, 4);
+  }
   // Loads, maps and stores around the product, for one part.
   Block after(ValueId total) {
     Block out;
     const ValueId part = value(DType::f32, {part_rows_, part_columns_});
-    if (share_ >= 0 && !planted(Fault::share_left_out)) out.push_back(in_role(Total{part, total}));
-    else out.push_back(in_role(Slice{part, total}));
     std::map<ValueId, ValueId> names = {{loop_->outs[0], part}};
     const auto renamed = [&](ValueId v) {
       std::vector<AxisId> axes;
@@ -388,11 +395,16 @@ class RolePlanner {
         if (a == row_ || a == column_) axes.push_back(a == row_ ? part_rows_ : part_columns_);
       return names[v] = value(before_.values[static_cast<size_t>(v)].dtype, std::move(axes));
     };
+    // All loads are on their way together, and where registers allow it while the part before is computed.
+    const int64_t sums = share_ < 0 ? tiling_.sums() : 0, part_sums = 64 * part_columns(tiling_) / 128;   // shared ones are in memory by then
+    const bool ahead = sums + 2 * loaded() + part_sums <= (tiling_.instances > 2 ? kFewRegisters : kRegisters);
+    for (const Stmt& s : before_.phases[0].body)
+      if (const auto* l = std::get_if<Load>(&s.node)) out.push_back({Load{renamed(l->out), l->buffer, moved(l->index), ahead}});
+    if (share_ >= 0 && !planted(Fault::share_left_out)) out.push_back(in_role(Total{part, total}));
+    else out.push_back(in_role(Slice{part, total}));
     const std::vector<DType> types = output_types();
     for (const Stmt& s : before_.phases[0].body) {
-      if (const auto* l = std::get_if<Load>(&s.node)) {
-        out.push_back({Load{renamed(l->out), l->buffer, moved(l->index)}});
-      } else if (const auto* m = std::get_if<MapTile>(&s.node)) {
+      if (const auto* m = std::get_if<MapTile>(&s.node)) {
         MapTile t{0, m->expr, {}};
         for (ScalarNode& n : t.expr)
           if (n.kind == ScalarNode::Kind::coord || n.kind == ScalarNode::Kind::random) n.coord = moved(n.coord);

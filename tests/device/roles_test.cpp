@@ -199,6 +199,12 @@ TEST_F(Roles, MoreAxesAndOtherOutputs) {
     const std::vector<HostTensor> got = compiled(g, nullptr, F32Products::tf32)->run(inputs);
     for (int64_t i = 0; i < got[0].size(); ++i) ASSERT_EQ(got[1].at(i) != 0, got[0].at(i) > 0) << i;
   }
+  for (int64_t part : {64, 128}) {   // rows are a head and an element of it, between which positions stand
+    Model m;
+    const Tensor x = reshape(transpose(m.input("x", DType::bf16, {2, 6, 136, part}), {0, 2, 1, 3}), {2, 136, 6 * part});
+    m.output("y", contract("bti,btj->ij", x, m.input("w", DType::bf16, {2, 136, 200})));
+    check(m.finish(), "rows in parts");
+  }
   for (int outputs : {1, 2}) {
     Model m;
     const Tensor y = contract("mk,kn->mn", m.input("x", DType::f16, {136, 72}), m.input("w", DType::f16, {72, 200}));

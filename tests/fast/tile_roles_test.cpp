@@ -259,6 +259,11 @@ TEST(TileRoles, OutputsOfBytes) {
   EXPECT_NE(why.find("no multiple of 16 bytes"), std::string::npos) << why;
 }
 
+TEST(TileRoles, RowsInParts) {   // heads of a width, between which positions stand
+  const std::string text = product(384, 136, 72, true, false, true);
+  for (const std::string part : {"64", "128"}) expect_planned(replaced(replaced(text, "bf16[72,384]", "bf16[" + std::to_string(384 / std::stol(part)) + ",72," + part + "]"), "%p0[i2, i0]", "%p0[i0//" + part + ", i2, i0%" + part + "]"));
+}
+
 TEST(TileRoles, OperandsInRegisters) {
   std::string why;
   const auto planned = plan_roles(parse_kernel(product(136, 264, 68, false, false, false, "f32", "f32")), why);
@@ -342,6 +347,7 @@ TEST(TileRoles, WhatThePassLeaves) {
     EXPECT_NE(why.find(reason), std::string::npos) << why;
   };
   refused(product(256, 256, 260, false, false, false), "no multiple of 16 bytes");
+  refused(replaced(replaced(product(256, 256, 256, true, false, false), "bf16[256,256]", "bf16[8,256,32]"), "%p0[i2, i0]", "%p0[i0//32, i2, i0%32]"), "not one whole axis");   // rows of boxes are longer than a part
   refused(product(32, 256, 256, false, false, false), "smaller than one tile");
   refused(product(256, 256, 256, true, false, false, "f32", "f32"), "both operands of 32 bits lie across the sum");
   refused(product(256, 256, 258, false, true, false, "f32", "f32"), "no multiple of 16 bytes");
