@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "passes/tile/reach.h"
 
 namespace quern {
@@ -103,6 +104,12 @@ std::vector<AxisId> NestedWalk::add_outer_axes(const std::vector<AxisId>& column
     }
   if (outer.empty()) outer.push_back(add_axis(1, 1));
   return outer;
+}
+
+void NestedWalk::bound_blocks(AxisId blocks, AxisId rows, int64_t block) {
+  Axis& steps = k_.axes[static_cast<size_t>(blocks)];
+  if (const auto& to = axis(walk_).to) steps.to = floor_div(moved(*to, rows) - Index(1), block) + Index(1);
+  if (const auto& from = axis(walk_).from) steps.from = floor_div(moved(*from, rows), block) + Index(planted(Fault::window_walked_late));
 }
 
 // As many heads as leave the least to the block that has the most, each taking every so-manieth instance there and back.

@@ -56,6 +56,9 @@ class NestedWalk {
   /// The grid's axes but the rows' and those of results; of one element where there are none.
   std::vector<tile::AxisId> add_outer_axes(const std::vector<tile::AxisId>& columns);
 
+  /// Of blocks of the walk, those that hold what the tile of rows walks.
+  void bound_blocks(tile::AxisId blocks, tile::AxisId rows, int64_t block);
+
   /// How many instances share a tile of rows, and how many heads' rows are walked side by side, long rows first.
   struct Share {
     int64_t instances, group;

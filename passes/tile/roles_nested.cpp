@@ -224,13 +224,14 @@ class NestedRoles : NestedWalk {
     there_.emplace(depth_, Index::axis(d, axis(depth_).extent));
     there_.emplace(column_, Index::axis(c, axis(column_).extent));
     there_.emplace(walk_, Index::axis(block, blocks) * keys + Index::axis(key, keys));
-    if (axis(walk_).to) k_.axes[static_cast<size_t>(block)].to = floor_div(moved(*axis(walk_).to, rows) - Index(1), keys) + Index(1);
+    bound_blocks(block, rows, keys);
 
     p.grid = {d, c, key};
     p.grid.insert(p.grid.end(), outer.begin(), outer.end());
     p.grid.push_back(rows);
     p.group = chosen.group;
-    p.backward = true;   // a mask leaves the last rows the most
+    p.winding = axis(walk_).from.has_value();
+    p.backward = !p.winding;   // a mask leaves the last rows the most
     p.channels = {{"c0", {Value{dtype, {rows, d}}}, 1}, {"c1", {Value{dtype, {key, d}}}, 2}, {"c2", {Value{dtype, {key, c}}}, 2}, {"c3", {Value{dtype, {mine, part}}}, longest <= 128 ? 2 : 1}};
     Role load{"load"}, math{"math", instances, mine};
     load.registers = instances == 3 ? 32 : 24, math.registers = instances == 3 ? 160 : 240;

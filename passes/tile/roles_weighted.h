@@ -1,6 +1,7 @@
 // roles for weighted sums along one walk (sm_90a), their weights made of several products and of vectors, as in the gradient of
 // what roles_nested.h takes. Rows stay; each step of the walk fetches a block of what is walked, makes the products for it, then
-// the weights as soon as what they are made of is there, and adds to each sum. Sums over the same walk share what they read.
+// the weights as soon as what they are made of is there, and adds to each sum. Sums over the same walk share what they read. Where
+// several heads share the rows, as keys, one loop walks all of them: seq (heads, blocks).
 //   before: grid (i0, i1) { %u = seq (i2) { %s = seq (i4) … mma i4 (%a, %b)   %p = map(cast<bf16>(exp(sub(a0, a1)))) (%s, load %l[i2])   … mma i2 (…, %p, load %c[i2, i1]) }
 //                           %v = seq (i3) { the same %s, and %t = seq (i5) … mma i5 (%d, %c)   … mma i3 (…, %p * %t, load %b[i3, i1]) }   store …   store … }
 //   after:  work (…, i0) … { role load { fetch a, d   seq (blocks) { fetch b, l   fetch c } }
