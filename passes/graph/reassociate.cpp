@@ -2,7 +2,8 @@
 //   sum_j w[i,j] sum_d a[i,d] b[j,d] = sum_d a[i,d] sum_j w[i,j] b[j,d] = sum_d a[i,d] o[i,d]
 //   before: %4 = contract %w, %b {"ij,jd->id"};  %5 = contract %a, %b {"id,jd->ij"};  %6 = mul %w, %5;  %7 = reduce_sum %6 {axes=[1]}
 //   after:  %4 = contract %w, %b {"ij,jd->id"};  %5 = contract %a, %4 {"id,id->i"}
-// In attention's backward pass this is the row sum that softmax wants: of results instead of scores. Factors that are
+// In attention's backward pass this is the row sum that softmax wants: of results instead of scores; roles make it beside the
+// queries' gradient, as a sum of rows: %5 = reduce_sum (mul %a, %4) {axes=[1]}. Factors that are
 // the same along the sum move out of it. It changes the order of sums, so it is done where it saves one over elements
 // that no kernel keeps (recompute.h), and nowhere else. Under Fp::fast roundings between these do not count.
 //   sum_d (c a[i,d]) b[j,d] = c sum_d a[i,d] b[j,d] for a number c
@@ -201,7 +202,13 @@ class Reassociate {
           const SourceLoc where = g_.where(sum);
           const NodeId result = b_.add(outer.op, {mapped(outer.args[0]), mapped(outer.args[1])}, outer.attrs, g_.where(o));
           const DType dtype = g_.type(sum).dtype;
-          return reshaped(b_.add(Op::contract, {as(mapped(a), dtype), as(result, dtype)}, attrs, where), kept, where);
+          const NodeId x = as(mapped(a), dtype), y = as(result, dtype);
+          if (context_.nested_in_roles && a_letters == *letters && rows + a_letters.back() == a_letters) {   // which the roles that want it sum beside
+            Attrs last;
+            last.axes = {static_cast<int64_t>(rows.size())};
+            return reshaped(b_.add(Op::reduce_sum, {b_.add(Op::mul, {x, y}, {}, where)}, last, where), kept, where);
+          }
+          return reshaped(b_.add(Op::contract, {x, y}, attrs, where), kept, where);
         }
       }
     }

@@ -26,7 +26,7 @@ using L = Tree::Leaf;
 
 class WeightedRoles : NestedWalk {
  public:
-  explicit WeightedRoles(const Kernel& kernel) : NestedWalk(kernel) {}
+  explicit WeightedRoles(const Kernel& kernel) : NestedWalk(by_columns(kernel)) {}
 
   Kernel run() {
     find_sums();
@@ -70,6 +70,8 @@ class WeightedRoles : NestedWalk {
   };
   std::vector<Product> products_;
   std::vector<Sum> sums_;
+  std::vector<RowSum> row_sums_;
+  std::vector<std::pair<const Store*, TreePtr>> rows_stored_;   // what is made of such
   std::vector<Vector> vectors_;
   std::vector<AxisId> columns_;    // of the results
   std::vector<AxisId> over_;       // what is walked once for each of: heads that share the rows
@@ -85,7 +87,7 @@ class WeightedRoles : NestedWalk {
   void find_sums() {
     want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1 || a.symbol; }), "its size is the run's");
     for (const Stmt& s : body()) {
-      if (const auto* q = std::get_if<Seq>(&s.node)) find_sum(*q);
+      if (const auto* q = std::get_if<Seq>(&s.node)) maker<Mma>(q->body, q->yields.at(0)) ? find_sum(*q) : row_sums_.push_back(row_sum(*q));
       else want(!std::holds_alternative<Each>(s.node), "it has outputs of several shapes");
     }
     want(!sums_.empty(), "it has no weighted sum");
@@ -95,12 +97,22 @@ class WeightedRoles : NestedWalk {
         const TreePtr x = tree(body(), t->value, {}, [&](ValueId v) -> TreePtr {
           for (size_t n = 0; n < sums_.size(); ++n)
             if (sums_[n].out == v) return want(found < 0 || found == static_cast<int>(n), "a result is made of several sums"), found = static_cast<int>(n), leaf(L::product);
-          return nullptr;
+          return row_sum_leaf(v);
         });
+        if (found < 0 && has_leaf(x, L::total)) {
+          rows_stored_.emplace_back(t, x);
+          continue;
+        }
+        want(!has_leaf(x, L::total), "a result is made of several sums");
         want(found >= 0 && !sums_[static_cast<size_t>(found)].store && x->node.dtype == dtype_, "a sum has several results, or one of another dtype");
         sums_[static_cast<size_t>(found)].store = t, sums_[static_cast<size_t>(found)].stored = x;
       }
     want(std::all_of(sums_.begin(), sums_.end(), [](const Sum& s) { return s.store != nullptr; }), "a sum is no result");
+  }
+  TreePtr row_sum_leaf(ValueId v) const {
+    for (size_t n = 0; n < row_sums_.size(); ++n)
+      if (row_sums_[n].out == v) return leaf(L::total, static_cast<int>(n));
+    return nullptr;
   }
   void find_sum(const Seq& q) {
     want(q.carries.size() == 1, "a loop carries several tiles");
@@ -122,7 +134,7 @@ class WeightedRoles : NestedWalk {
         if (const auto* inner = std::get_if<Seq>(&s.node); inner && inner->outs[0] == v) return leaf(L::score, product(*inner, names));
       const Load* l = maker<Load>(q.body, v);
       if (!l) l = maker<Load>(body(), v);
-      return l ? leaf(L::vector, vector(*l, names), dtype_of(v)) : nullptr;
+      return l ? leaf(L::vector, vector(*l, names), dtype_of(v)) : row_sum_leaf(v);
     };
     TreePtr w = tree(q.body, first ? m->a : m->b, names, leaf_of);
     want(is(w, Op::cast) && w->node.dtype == dtype_, "its weights are not rounded last");
@@ -207,6 +219,9 @@ class WeightedRoles : NestedWalk {
     for (const Product& p : products_) want(uses(p.rows.index, row_) && !uses(p.walked.index, row_), "its products are of different rows");
     for (const Sum& s : sums_) want(uses(s.value.index, walk_) && !uses(s.value.index, row_), "what is weighted is no walked rows");
     for (const Vector& v : vectors_) want(!(uses(v.index, row_) && v.walked), "its weights read a matrix");
+    for (const RowSum& s : row_sums_)
+      for (const Load* l : s.loads)
+        for (int a : axes_in(l->index)) want(a == row_ || a == s.along || (std::count(before_.phases[0].grid.begin(), before_.phases[0].grid.end(), a) && !std::count_if(sums_.begin(), sums_.end(), [&](const Sum& x) { return x.value.size == a; })), "its rows' sums are of other rows");
     for (AxisId o : over_) {   // what stays is fetched once
       for (const Product& p : products_) want(!uses(p.rows.index, o), "its rows are others in each walk");
       for (const Vector& v : vectors_) want(v.walked || !uses(v.index, o), "its rows' numbers are others in each walk");
@@ -256,7 +271,7 @@ class WeightedRoles : NestedWalk {
   // --- weights ---
   bool wants_end(const Sum& s) const {
     if (axis(walk_).extent % block_ == 0) return false;
-    if (has(s.weight, [&](const Tree& x) { return x.leaf == L::vector && !vectors_[static_cast<size_t>(x.which)].walked; })) return true;
+    if (has(s.weight, [&](const Tree& x) { return x.leaf == L::total || (x.leaf == L::vector && !vectors_[static_cast<size_t>(x.which)].walked); })) return true;
     for (const bool seen : {true, false})
       if (const auto x = at_zero(s.weight, seen); !x || !std::isfinite(*x)) return true;
     return false;
@@ -305,12 +320,15 @@ class WeightedRoles : NestedWalk {
   AxisId rows_ = -1, mine_ = -1, at_ = -1, key_ = -1;   // of an instance of the work, of a role's; blocks, and what lies in one
   std::vector<AxisId> steps_;                            // over_, and the blocks
   std::map<AxisId, AxisId> size_axes_;                   // of before → new
-  std::map<int, ValueId> scores_, vector_tiles_, tiles_;   // by their number
+  std::map<int, ValueId> scores_, vector_tiles_, totals_, tiles_;   // by their number
   std::vector<TreePtr> made_;                            // what is a tile, by its number
 
-  ValueId tile_of(const Tree& x) const { return (x.leaf == L::score ? scores_ : x.leaf == L::vector ? vector_tiles_
-                                                                                                    : tiles_)
-                                             .at(x.which); }
+  ValueId tile_of(const Tree& x) const {
+    const auto& of = x.leaf == L::score ? scores_ : x.leaf == L::vector ? vector_tiles_
+                                                : x.leaf == L::total    ? totals_
+                                                                        : tiles_;
+    return of.at(x.which);
+  }
   MapTile map_of(const TreePtr& t, ValueId out, bool fast) const {
     return quern::map_of(t, out, k_.values, [&](const Tree& x) { return tile_of(x); }, [&](const Index& i) { return moved(i, mine_); }, fast);
   }
@@ -375,6 +393,7 @@ class WeightedRoles : NestedWalk {
     steps_.push_back(at_ = add_axis(blocks, 1)), key_ = add_axis(block_, block_, -1, kAcross), mine_ = add_axis(axis(row_).extent, 64, rows_, kDown);
     there_.emplace(walk_, Index::axis(at_, blocks) * block_ + Index::axis(key_, block_));
     bound_blocks(at_, rows_, block_);
+    for (const RowSum& r : row_sums_) p.grid.push_back(add_row_axis(r));
     p.grid.push_back(key_);
     p.grid.insert(p.grid.end(), outer.begin(), outer.end());
     p.grid.push_back(rows_);
@@ -422,6 +441,13 @@ class WeightedRoles : NestedWalk {
   }
 
   void multiply(Role& math, const std::vector<Operand>& rows, const std::vector<Operand>& walked, const std::vector<size_t>& comes_with) {
+    for (size_t n = 0; n < row_sums_.size(); ++n) totals_[static_cast<int>(n)] = add_row_sum(math.body, row_sums_[n], mine_);
+    for (const auto& [to, of] : rows_stored_) {
+      const ValueId x = value(before_.buffers[static_cast<size_t>(to->buffer)].dtype, {mine_});
+      math.body.push_back({map_of(of, x, false)});
+      math.body.push_back({Store{to->buffer, moved(to->index, mine_), x}});
+    }
+
     Get whole{0, {}};
     std::vector<ValueId> mine;
     for (const Operand& o : rows) whole.outs.push_back(operand_value(o, rows_)), mine.push_back(operand_value(o, mine_));

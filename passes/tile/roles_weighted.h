@@ -7,8 +7,9 @@
 //   after:  work (…, i0) … { role load { fetch a, d   seq (blocks) { fetch b, l   fetch c } }
 //             role math x 2 along … { %u, %v = seq (blocks) { %s = issue mma (0, a, b)   %t = issue mma (0, d, c)   await 1   %p = exp(%s - l)   issue mma (%u, %p, c)
 //                                                             await 1   %g = %p * %t   issue mma (%v, %g, b)   await 0   release … }   each (…) { put, send } } }
-// A factor of every weight is one of the sum; a mask that an exponential's argument has already is no second one. Past the end
-// of the walk what is fetched is 0; where weights are not finite there they are chosen to be 0, too.
+// A factor of every weight is one of the sum; a mask that an exponential's argument has already is no second one. What the weights read of a row
+// may be a sum of its elements: that is made first, and stored where others want it. Past the end of the walk what is fetched is 0;
+// where weights are not finite there they are chosen to be 0, too.
 #pragma once
 #include "ir/tile/kernel.h"
 

@@ -23,8 +23,10 @@ std::vector<tile::Kernel> expect_in_roles(const AttentionGraph& a) {
   std::vector<HostTensor> inputs, wide;
   a.values(inputs, wide);
   std::vector<tile::Kernel> out;
+  int all = 0;
   const auto got = test::run_tiles(g, inputs, [&](const tile::Kernel& kernel) {
     const tile::Kernel planned = plan_cuda(kernel, "sm_90a");
+    ++all;
     for (const tile::Buffer& b : kernel.buffers) EXPECT_LT(count(b.shape), a.heads * a.shared * a.time * a.time);
     if (has_nested_products(kernel)) {
       EXPECT_FALSE(planned.phases[0].roles.empty()) << to_string(kernel);
@@ -34,7 +36,8 @@ std::vector<tile::Kernel> expect_in_roles(const AttentionGraph& a) {
   PassContext plain;
   const auto want = interpret(expand(a.graph(DType::f64), plain), wide);
   for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
-  EXPECT_EQ(out.size(), 3u);   // forward; the keys' and values' gradients; the queries'
+  EXPECT_EQ(out.size(), 3u);   // forward; the queries' gradient, and of each row what its weights' gradients sum to; the keys' and values'
+  EXPECT_EQ(all, 3);           // nothing beside them: queries are scaled where scores are
   return out;
 }
 int64_t with(const std::vector<tile::Kernel>& kernels, const std::string& text) {
