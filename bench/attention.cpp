@@ -11,18 +11,23 @@
 
 namespace quern::bench {
 
+// Heads of queries share keys where there are fewer heads of those.
 static Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, bool causal) {
-  const int64_t time = q.shape()[2];
-  Tensor s = contract("bhqd,bhkd->bhqk", q, k) * (1 / std::sqrt(static_cast<double>(q.shape()[3])));
+  const Shape by_heads = q.shape(), groups = {by_heads[0], k.shape()[1], by_heads[1] / k.shape()[1], by_heads[2], by_heads[3]};
+  const int64_t time = by_heads[2];
+  Tensor s = contract("bghqd,bgkd->bghqk", reshape(q, groups), k) * (1 / std::sqrt(static_cast<double>(by_heads[3])));
   if (causal) s = where(less_equal(iota(q.graph(), DType::i32, {time, time}, 1), iota(q.graph(), DType::i32, {time, time}, 0)), s, full(q.graph(), DType::bf16, {}, -INFINITY));
-  return contract("bhqk,bhkd->bhqd", softmax(s), v);
+  return reshape(contract("bghqk,bgkd->bghqd", softmax(s), v), by_heads);
 }
 // Gradients are of a weighted sum of the result. Flops: two products forward, five backward.
-static Case timed(const Shape& shape, bool causal, bool gradients) {
+static Case timed(const Shape& shape, bool causal, bool gradients, int64_t heads_of_keys = 0) {
   Model g;
+  Shape keys = shape;
+  if (heads_of_keys) keys[1] = heads_of_keys;
+  std::vector<Shape> shapes = {shape, keys, keys};
+  if (gradients) shapes.push_back(shape);
   std::vector<Tensor> args;
-  for (const char* name : {"q", "k", "v", "w"})
-    if (gradients || args.size() < 3) args.push_back(g.input(name, DType::bf16, shape));
+  for (const Shape& s : shapes) args.push_back(g.input(std::string(1, "qkvw"[args.size()]), DType::bf16, s));
   if (gradients) {
     const Reverse r = value_and_grad([&](const std::vector<Tensor>& x) { const Tensor y = attend(x[0], x[1], x[2], causal); return std::vector<Tensor>{sum(y * x[3]), y}; }, args);
     for (size_t i = 0; i < 3; ++i) g.output(fmt::format("d{}", i), r.gradients[i]);
@@ -31,7 +36,8 @@ static Case timed(const Shape& shape, bool causal, bool gradients) {
     g.output("y", attend(args[0], args[1], args[2], causal));
   }
   const double products = gradients ? 7 : 2;
-  Case c{fmt::format("attention {}bf16 {}{}x{}x{}x{}", gradients ? "and gradients " : "", causal ? "causal " : "", shape[0], shape[1], shape[2], shape[3]), g.finish(), products * 2 * static_cast<double>(count(shape) * shape[2]) / (causal ? 2 : 1), 0, {{"op", "attention"}, {"causal", causal}, {"gradients", gradients}, {"shapes", Json(std::vector<Shape>(args.size(), shape))}}};
+  const std::string heads = heads_of_keys ? fmt::format("{}/{}", shape[1], heads_of_keys) : fmt::format("{}", shape[1]);
+  Case c{fmt::format("attention {}bf16 {}{}x{}x{}x{}", gradients ? "and gradients " : "", causal ? "causal " : "", shape[0], heads, shape[2], shape[3]), g.finish(), products * 2 * static_cast<double>(count(shape) * shape[2]) / (causal ? 2 : 1), 0, {{"op", "attention"}, {"causal", causal}, {"gradients", gradients}, {"shapes", Json(shapes)}}};
   c.fp = Fp::fast;
   return c;
 }
@@ -42,6 +48,7 @@ static std::vector<Case> cases() {
       for (int64_t time : {1024, 2048, 4096, 8192, 16384}) out.push_back(timed({std::max<int64_t>(1, 16384 / time), 2048 / size, time, size}, causal, false));
   for (const Shape& shape : {Shape{8, 12, 1024, 64}, Shape{4, 16, 4096, 64}, Shape{4, 16, 4096, 128}, Shape{1, 16, 16384, 128}})
     for (bool causal : {true, false}) out.push_back(timed(shape, causal, true));
+  for (bool gradients : {false, true}) out.push_back(timed({2, 32, 4096, 128}, true, gradients, 8));
   return out;
 }
 

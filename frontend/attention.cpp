@@ -22,21 +22,32 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   if (options.mask && options.mask.dtype() != DType::boolean) throw error_at(Code::dtype_unsupported, fmt::format("attention: the mask is {}", to_string(options.mask.type())), at, {{"q", q}, {"mask", options.mask}}).with_help("bools, true where a query sees the key; numbers to be added are the bias");
   const int64_t groups = ks[1], shared = qs[1] / groups, n = qs[2], m = ks[2];
   const double scale = options.scale != 0 ? options.scale : 1 / std::sqrt(static_cast<double>(std::max<int64_t>(qs[3], 1)));
-  Tensor scores = shared == 1 ? contract("bhqd,bhkd->bhqk", q * scale, k) : reshape(contract("bghqd,bgkd->bghqk", reshape(q, {qs[0], groups, shared, n, qs[3]}) * scale, k), {qs[0], qs[1], n, m});
+  // Heads that share keys have an axis of their own, throughout.
+  const Shape all = shared == 1 ? Shape{qs[0], qs[1], n, m} : Shape{qs[0], groups, shared, n, m};
+  const auto by_groups = [&](const Tensor& x) {
+    const int64_t rank = x.rank();
+    if (shared == 1 || rank < 3) return x;
+    Shape split = x.shape();
+    if (split[static_cast<size_t>(rank - 3)] != 1 && split[static_cast<size_t>(rank - 3)] != qs[1]) return x;
+    const bool same = split[static_cast<size_t>(rank - 3)] == 1;
+    split[static_cast<size_t>(rank - 3)] = same ? 1 : shared;
+    split.insert(split.begin() + rank - 3, same ? 1 : groups);
+    return reshape(x, split);
+  };
+  Tensor scores = shared == 1 ? contract("bhqd,bhkd->bhqk", q * scale, k) : contract("bghqd,bgkd->bghqk", by_groups(q) * scale, k);
   if (options.softcap > 0) scores = tanh(scores / options.softcap) * options.softcap;
-  if (options.bias) scores = scores + options.bias;
+  if (options.bias) scores = scores + by_groups(options.bias);
   const Tensor never = {&q.graph(), q.graph().scalar(q.dtype(), -INFINITY, source_of(at))};
-  if (options.mask) scores = where(options.mask, scores, never);
+  if (options.mask) scores = where(by_groups(options.mask), scores, never);
   if (options.causal) scores = where(triangle(q.graph(), n, m, m - n), scores, never);
-  if (scores.shape() != Shape{qs[0], qs[1], n, m}) fail(Code::shapes_differ, fmt::format("mask or bias stretch the scores to {}", to_string(scores.type())), "they broadcast against [batch, heads, queries, keys]");
+  if (scores.shape() != all) fail(Code::shapes_differ, fmt::format("mask or bias stretch the scores to {}", to_string(scores.type())), "they broadcast against [batch, heads, queries, keys]");
   if (m == 0) return full(q.graph(), q.dtype(), {qs[0], qs[1], n, vs[3]}, 0);
   const Tensor top = stop_gradient(expand_dims(max(scores, {-1}), -1));
   const Tensor e = exp(scores - where(is_finite(top), top, 0)), total = expand_dims(sum(e, {-1}), -1);
   Tensor weights = e / where(equal(total, 0), 1, total);
   if (options.dropout != 0) weights = dropout(weights, options.dropout, options.key, options.stream);
   if (shared == 1) return contract("bhqk,bhkd->bhqd", weights, v);
-  const Tensor y = contract("bghqk,bgkd->bghqd", reshape(weights, {qs[0], groups, shared, n, m}), v);
-  return reshape(y, {qs[0], qs[1], n, vs[3]});
+  return reshape(contract("bghqk,bgkd->bghqd", weights, v), {qs[0], qs[1], n, vs[3]});
 }
 
 Tensor multi_head_attention(const Tensor& x, const Tensor& context, const MultiHead& weights, const Attention& options, Where where) {

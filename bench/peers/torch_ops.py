@@ -120,11 +120,16 @@ class Attention:
         sets = [once] + [[t.clone() for t in once] for _ in range(1, request["sets"])]
         gradients = request.get("gradients", False)
 
+        shared = {"enable_gqa": True} if request["shapes"][0][1] != request["shapes"][1][1] else {}
+
+        def attend(q, k, v):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=request["causal"], **shared)
+
         def run(q, k, v, w=None):
             if not gradients:
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=request["causal"])
+                return attend(q, k, v)
             leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-            return torch.autograd.grad(torch.nn.functional.scaled_dot_product_attention(*leaves, is_causal=request["causal"]), leaves, w)[0]
+            return torch.autograd.grad(attend(*leaves), leaves, w)[0]
         best = None
         for backend in (SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION):
             try:

@@ -219,6 +219,7 @@ class Emitter {
   void in_role(const tile::Share& s);
   void in_role(const tile::Deal& d);
   void in_role(const tile::Total& t);
+  bool has_step(const tile::Axis& axis) const;
   void role_loops(const std::vector<tile::AxisId>& axes, bool first_apart, const std::function<void()>& body);
   std::string bound(const Index& e, bool last) const;
 

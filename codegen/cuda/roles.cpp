@@ -318,6 +318,20 @@ std::string Emitter::bound(const Index& e, bool last) const {
   return index(e, {}, at);
 }
 
+// Wherever the one axis stands of which its bounds are made.
+bool Emitter::has_step(const Axis& axis) const {
+  std::set<int> rows;
+  for (const auto& bound : {axis.from, axis.to})
+    if (bound) bound->collect_axes(rows);
+  if (rows.size() != 1) return false;
+  const Axis& r = k_.axes[static_cast<size_t>(*rows.begin())];
+  for (int64_t at = 0; at < r.extent; at += r.tile) {
+    const int64_t from = axis.from ? axis.from->evaluate([&](int) { return at; }) : 0, to = axis.to ? axis.to->evaluate([&](int) { return std::min(at + r.tile, r.extent) - 1; }) : axis.extent;
+    if (std::max<int64_t>(from, 0) >= std::min(to, axis.extent)) return false;
+  }
+  return true;
+}
+
 // `first_apart`: the loop's first step is spelled by itself, as other things happen in it.
 void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, const std::function<void()>& body) {
   QN_CHECK(!first_apart || axes.size() == 1, "the first step of one axis");
@@ -333,7 +347,7 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
       open(fmt::format("for (ix {0} = {1}; {0} < {2}; {0} += {3})", p.start, begin, end, p.tile));
       continue;
     }
-    QN_CHECK(axis.extent > 0 && (!axis.to || axis.to->low() - (axis.from ? axis.from->high() : 0) >= 1 || (!axis.from && axis.to->low() >= 1)), "a loop whose first step stands apart has one");
+    QN_CHECK(axis.extent > 0 && ((!axis.from && (!axis.to || axis.to->low() >= 1)) || has_step(axis)), "a loop whose first step stands apart has one");
     line(fmt::format("ix {} = {};", p.start, begin));
     open("");
     step_ = Step::first;

@@ -2,15 +2,22 @@
 //   sum_j w[i,j] sum_d a[i,d] b[j,d] = sum_d a[i,d] sum_j w[i,j] b[j,d] = sum_d a[i,d] o[i,d]
 //   before: %4 = contract %w, %b {"ij,jd->id"};  %5 = contract %a, %b {"id,jd->ij"};  %6 = mul %w, %5;  %7 = reduce_sum %6 {axes=[1]}
 //   after:  %4 = contract %w, %b {"ij,jd->id"};  %5 = contract %a, %4 {"id,id->i"}
-// In attention's backward pass this is the row sum that softmax wants: of results instead of scores. Factors that are
+// In attention's backward pass this is the row sum that softmax wants: of results instead of scores; roles make it beside the
+// queries' gradient, as a sum of rows: %5 = reduce_sum (mul %a, %4) {axes=[1]}. Factors that are
 // the same along the sum move out of it. It changes the order of sums, so it is done where it saves one over elements
 // that no kernel keeps (recompute.h), and nowhere else. Under Fp::fast roundings between these do not count.
+//   sum_d (c a[i,d]) b[j,d] = c sum_d a[i,d] b[j,d] for a number c
+//   before: %3 = mul %a, %c;  %4 = contract %3, %b {"id,jd->ij"}
+//   after:  %4 = contract %a, %b {"id,jd->ij"};  %5 = mul %4, %c
+// Roles read operands as memory has them (passes/tile/roles_nested.h): what a query is scaled by goes with the scores, and with the keys' gradient.
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <optional>
 
 #include "ir/op.h"
 #include "ir/symbol.h"
+#include "passes/graph/rebuild.h"
 #include "passes/graph/recompute.h"
 #include "passes/pass.h"
 
@@ -38,6 +45,10 @@ class Reassociate {
         map_[i] = *shorter;
         continue;
       }
+      if (context_.nested_in_roles && means<Contract>(n.op)) {
+        map_[i] = unscaled(id);
+        continue;
+      }
       std::vector<NodeId> args;
       for (NodeId a : n.args) args.push_back(mapped(a));
       map_[i] = b_.add(n.op, std::move(args), n.attrs, g_.where(id));
@@ -61,6 +72,24 @@ class Reassociate {
     const Node& n = g_.at(id);
     const bool rounded = n.op == Op::cast && context_.fp == Fp::fast && is_float(n.type.dtype) && is_float(g_.type(n.args[0]).dtype);
     return n.op == Op::reshape || rounded ? unshaped(n.args[0]) : id;
+  }
+
+  // Where the product or an operand is computed in each kernel: of the other operands without the numbers that they are multiplied by.
+  NodeId unscaled(NodeId id) {
+    const Node& n = g_.at(id);
+    const SourceLoc where = g_.where(id);
+    const bool nested = nested_[static_cast<size_t>(id)] || std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return nested_[static_cast<size_t>(a)]; });
+    double factor = 1;
+    std::vector<NodeId> args;
+    for (NodeId a : n.args) {
+      const Node& x = g_.at(a);
+      const std::optional<double> c = nested && !nested_[static_cast<size_t>(a)] && x.op == Op::mul ? number_of(g_, x.args[1]) : std::nullopt;
+      const bool moves = c && std::isfinite(*c) && context_.allow();
+      args.push_back(mapped(moves ? x.args[0] : a));
+      if (moves) factor *= *c;
+    }
+    const NodeId product = b_.add(n.op, std::move(args), n.attrs, where);
+    return factor == 1 ? product : b_.add(Op::mul, {product, b_.full(n.type, factor)}, {}, where);
   }
 
   // What is multiplied and divided by, and how often the sign turns.
@@ -173,7 +202,13 @@ class Reassociate {
           const SourceLoc where = g_.where(sum);
           const NodeId result = b_.add(outer.op, {mapped(outer.args[0]), mapped(outer.args[1])}, outer.attrs, g_.where(o));
           const DType dtype = g_.type(sum).dtype;
-          return reshaped(b_.add(Op::contract, {as(mapped(a), dtype), as(result, dtype)}, attrs, where), kept, where);
+          const NodeId x = as(mapped(a), dtype), y = as(result, dtype);
+          if (context_.nested_in_roles && a_letters == *letters && rows + a_letters.back() == a_letters) {   // which the roles that want it sum beside
+            Attrs last;
+            last.axes = {static_cast<int64_t>(rows.size())};
+            return reshaped(b_.add(Op::reduce_sum, {b_.add(Op::mul, {x, y}, {}, where)}, last, where), kept, where);
+          }
+          return reshaped(b_.add(Op::contract, {x, y}, attrs, where), kept, where);
         }
       }
     }

@@ -1,10 +1,19 @@
 // A graph made again node by node: what the passes that replace single nodes share.
 #pragma once
+#include <optional>
 #include <vector>
 
 #include "ir/graph.h"
+#include "ir/op.h"
 
 namespace quern {
+
+/// The float that every element of the node is, where it is made of one constant.
+inline std::optional<double> number_of(const Graph& graph, NodeId id) {
+  const Node& n = graph.at(id);
+  if (n.op == Op::broadcast || n.op == Op::reshape || n.op == Op::cast) return number_of(graph, n.args[0]);
+  return n.op == Op::constant && n.type.size() == 1 && is_float(n.type.dtype) ? std::optional(n.attrs.value->get(0).f) : std::nullopt;
+}
 
 /// In `b`, an empty builder: inputs, outputs and states stay, for every other node stands `make(node, arguments in b, where)`.
 /// What nothing reads any more is left out.

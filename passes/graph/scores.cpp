@@ -12,6 +12,7 @@
 #include <set>
 
 #include "ir/op.h"
+#include "passes/graph/rebuild.h"
 #include "passes/graph/recompute.h"
 #include "passes/pass.h"
 
@@ -65,11 +66,7 @@ class Scores {
 
   const Node& at(NodeId id) const { return g_.at(id); }
   const Shape& shape(NodeId id) const { return g_.type(id).shape; }
-  std::optional<double> number(NodeId id) const {
-    const Node& n = at(id);
-    if (n.op == Op::broadcast || n.op == Op::reshape || n.op == Op::cast) return number(n.args[0]);
-    return n.op == Op::constant && n.type.size() == 1 && is_float(n.type.dtype) ? std::optional(n.attrs.value->get(0).f) : std::nullopt;
-  }
+  std::optional<double> number(NodeId id) const { return number_of(g_, id); }
 
   // --- degrees ---
   // Of exp(x - r): all that depends on it, in order.

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "passes/tile/reach.h"
 
 namespace quern {
@@ -60,6 +61,40 @@ std::pair<const Load*, const Load*> NestedWalk::loads_of(const Seq& q, const Mma
   return {loads[0], loads[1]};
 }
 
+const ReduceTile* NestedWalk::reduction(const Seq& q) const {
+  want(q.carries.size() == 1 && q.axes.size() == 1, "a loop carries several tiles");
+  const auto* update = maker<MapTile>(q.body, q.yields[0]);
+  want(update && update->args.size() == 2 && update->expr.size() == 3, "a loop is no reduction");
+  const auto* r = maker<ReduceTile>(q.body, update->args[1]);
+  want(r && update->args[0] == q.carries[0].var && update->expr[2].kind == ScalarNode::Kind::op && update->expr[2].op == r->combine && r->axes == q.axes && q.carries[0].init == identity_of(r->combine, q.carries[0].init.dtype), "a loop is no reduction");
+  return r;
+}
+
+Kernel NestedWalk::by_columns(Kernel k) {
+  Block& body = k.phases.at(0).body;
+  const auto is_each = [](const Stmt& s) { return std::holds_alternative<Each>(s.node); };
+  if (body.empty() || !is_each(body.back()) || std::count_if(body.begin(), body.end(), is_each) > 1) return k;
+  const Each columns = std::get<Each>(body.back().node);
+  body.pop_back();
+  body.insert(body.end(), columns.body.begin(), columns.body.end());
+  k.phases[0].grid.insert(k.phases[0].grid.end(), columns.axes.begin(), columns.axes.end());
+  return k;
+}
+NestedWalk::RowSum NestedWalk::row_sum(const Seq& q) const {
+  const ReduceTile* r = reduction(q);
+  want(r->combine == Op::add && dtype_of(r->out) == DType::f32 && axis(q.axes[0]).extent <= 256, "it reduces something else than sums of rows of up to 256");
+  RowSum s{q.outs[0], q.axes[0], {}, nullptr};
+  s.element = tree(q.body, r->arg, {}, [&](ValueId v) -> TreePtr {
+    const Load* l = maker<Load>(q.body, v);
+    if (!l) return nullptr;
+    for (const BoxIndex& b : l->index) want(b.gather < 0, "rows are gathered");
+    s.loads.push_back(l);
+    return leaf(Tree::Leaf::vector, static_cast<int>(s.loads.size()) - 1, dtype_of(v));
+  });
+  want(!s.loads.empty(), "it sums nothing of a row");
+  return s;
+}
+
 void NestedWalk::reachable(BufferId b, const std::vector<BoxIndex>& index, AxisId first, AxisId second) const {
   const std::string why = out_of_reach(before_, b, index, first, second);
   want(why.empty(), why);
@@ -103,6 +138,31 @@ std::vector<AxisId> NestedWalk::add_outer_axes(const std::vector<AxisId>& column
     }
   if (outer.empty()) outer.push_back(add_axis(1, 1));
   return outer;
+}
+
+AxisId NestedWalk::add_row_axis(const RowSum& s) {
+  const int64_t vector = 16 / size_of(dtype_of(s.loads[0]->out)), extent = axis(s.along).extent;
+  const AxisId out = add_axis(extent, round_up(extent, 4 * vector), -1, {4, 0, 1, 0, vector});
+  there_.insert_or_assign(s.along, Index::axis(out, extent));
+  return out;
+}
+ValueId NestedWalk::add_row_sum(Block& to, const RowSum& s, AxisId rows) {
+  const AxisId along = static_cast<AxisId>(there_.at(s.along).value());
+  std::vector<ValueId> loaded;
+  for (const Load* l : s.loads) {
+    loaded.push_back(value(dtype_of(l->out), {along, rows}));
+    to.push_back({Load{loaded.back(), l->buffer, moved(l->index, rows)}});
+  }
+  const ValueId each = value(DType::f32, {along, rows}), sum = value(DType::f32, {rows});
+  to.push_back({map_of(s.element, each, k_.values, [&](const Tree& x) { return loaded[static_cast<size_t>(x.which)]; }, [&](const Index& i) { return moved(i, rows); }, false)});
+  to.push_back({ReduceTile{sum, Op::add, {along}, each}});
+  return sum;
+}
+
+void NestedWalk::bound_blocks(AxisId blocks, AxisId rows, int64_t block) {
+  Axis& steps = k_.axes[static_cast<size_t>(blocks)];
+  if (const auto& to = axis(walk_).to) steps.to = floor_div(moved(*to, rows) - Index(1), block) + Index(1);
+  if (const auto& from = axis(walk_).from) steps.from = floor_div(moved(*from, rows), block) + Index(planted(Fault::window_walked_late));
 }
 
 // As many heads as leave the least to the block that has the most, each taking every so-manieth instance there and back.

@@ -42,8 +42,20 @@ class NestedWalk {
   TreePtr tree(const tile::Block& block, tile::ValueId v, const std::map<tile::AxisId, tile::AxisId>& names, const std::function<TreePtr(tile::ValueId)>& leaf_of) const;
   /// A product of two loads along one axis, from 0; the first operand first.
   std::pair<const tile::Load*, const tile::Load*> loads_of(const tile::Seq& q, const tile::Mma*& product) const;
+  /// Of a loop that carries one number: the sum or maximum of each step's tile, which it is combined with.
+  const tile::ReduceTile* reduction(const tile::Seq& q) const;
   /// The copy engine reaches it, and its last dim is `second`.
   void reachable(tile::BufferId b, const std::vector<tile::BoxIndex>& index, tile::AxisId first, tile::AxisId second) const;
+  /// A row that has numbers of its own walks the columns of its results; here each is an instance, as where it has none.
+  static tile::Kernel by_columns(tile::Kernel kernel);
+  /// A sum of what is loaded of a row, element by element.
+  struct RowSum {
+    tile::ValueId out;
+    tile::AxisId along;
+    std::vector<const tile::Load*> loads;
+    TreePtr element;   // vectors are these loads
+  };
+  RowSum row_sum(const tile::Seq& q) const;
   static bool rounds_inside(const TreePtr& t);   // to a short float
 
   // --- the new kernel ---
@@ -55,6 +67,12 @@ class NestedWalk {
   tile::Mma issued(tile::ValueId acc, tile::ValueId a, tile::ValueId b, tile::Precision precision, tile::AxisId summed, int64_t columns);
   /// The grid's axes but the rows' and those of results; of one element where there are none.
   std::vector<tile::AxisId> add_outer_axes(const std::vector<tile::AxisId>& columns);
+
+  tile::AxisId add_row_axis(const RowSum& sum);
+  /// From registers, in reads of 16 bytes.
+  tile::ValueId add_row_sum(tile::Block& to, const RowSum& sum, tile::AxisId rows);
+  /// Of blocks of the walk, those that hold what the tile of rows walks.
+  void bound_blocks(tile::AxisId blocks, tile::AxisId rows, int64_t block);
 
   /// How many instances share a tile of rows, and how many heads' rows are walked side by side, long rows first.
   struct Share {

@@ -12,10 +12,9 @@
 #include "ir/support/fault.h"
 #include "passes/tile/atoms.h"
 #include "passes/tile/bounds.h"
-#include "passes/tile/facts.h"
 #include "passes/tile/nested_walk.h"
-#include "passes/tile/roles_weighted.h"
 #include "passes/tile/regroup.h"
+#include "passes/tile/roles_weighted.h"
 
 namespace quern {
 
@@ -58,14 +57,6 @@ class NestedRoles : NestedWalk {
       if (const auto* inner = std::get_if<Seq>(&s.node)) want(!found, "a loop holds several products"), found = inner;
     want(found != nullptr, "a loop holds no product");
     return found;
-  }
-  const ReduceTile* reduction(const Seq& q) const {
-    want(q.carries.size() == 1 && q.axes.size() == 1, "a loop carries several tiles");
-    const auto* update = maker<MapTile>(q.body, q.yields[0]);
-    want(update && update->args.size() == 2 && update->expr.size() == 3, "a loop is no reduction");
-    const auto* r = maker<ReduceTile>(q.body, update->args[1]);
-    want(r && update->args[0] == q.carries[0].var && update->expr[2].kind == ScalarNode::Kind::op && update->expr[2].op == r->combine && r->axes == q.axes && q.carries[0].init == identity_of(r->combine, q.carries[0].init.dtype), "a loop is no reduction");
-    return r;
   }
   void find_loops() {
     want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1 || a.symbol; }), "its size is the run's");
@@ -224,13 +215,14 @@ class NestedRoles : NestedWalk {
     there_.emplace(depth_, Index::axis(d, axis(depth_).extent));
     there_.emplace(column_, Index::axis(c, axis(column_).extent));
     there_.emplace(walk_, Index::axis(block, blocks) * keys + Index::axis(key, keys));
-    if (axis(walk_).to) k_.axes[static_cast<size_t>(block)].to = floor_div(moved(*axis(walk_).to, rows) - Index(1), keys) + Index(1);
+    bound_blocks(block, rows, keys);
 
     p.grid = {d, c, key};
     p.grid.insert(p.grid.end(), outer.begin(), outer.end());
     p.grid.push_back(rows);
     p.group = chosen.group;
-    p.backward = true;   // a mask leaves the last rows the most
+    p.winding = axis(walk_).from.has_value();
+    p.backward = !p.winding;   // a mask leaves the last rows the most
     p.channels = {{"c0", {Value{dtype, {rows, d}}}, 1}, {"c1", {Value{dtype, {key, d}}}, 2}, {"c2", {Value{dtype, {key, c}}}, 2}, {"c3", {Value{dtype, {mine, part}}}, longest <= 128 ? 2 : 1}};
     Role load{"load"}, math{"math", instances, mine};
     load.registers = instances == 3 ? 32 : 24, math.registers = instances == 3 ? 160 : 240;
@@ -334,14 +326,21 @@ class NestedRoles : NestedWalk {
   }
 };
 
-bool has_reductions(const Kernel& k) { return !Facts(k).reductions.empty(); }
+// Of what a product gives in its loop, as maxima of scores are.
+bool reduces_products(const Kernel& k) {
+  const auto has = [](const Block& block, auto&& is) { return std::any_of(block.begin(), block.end(), is); };
+  return has(k.phases[0].body, [&](const Stmt& s) {
+    const auto* q = std::get_if<Seq>(&s.node);
+    return q && has(q->body, [](const Stmt& i) { return std::holds_alternative<ReduceTile>(i.node); }) && has(q->body, [](const Stmt& i) { return std::holds_alternative<Seq>(i.node); });
+  });
+}
 
 }  // namespace
 
 std::optional<Kernel> plan_nested_roles(const Kernel& kernel, std::string& why) {
   try {
     const Kernel bounded = bounds(match_dims(kernel));
-    return has_reductions(bounded) ? NestedRoles(bounded).run() : plan_weighted_roles(bounded);
+    return reduces_products(bounded) ? NestedRoles(bounded).run() : plan_weighted_roles(bounded);
   } catch (const Refused& r) {
     why = r.why;
     return std::nullopt;

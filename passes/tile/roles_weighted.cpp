@@ -12,6 +12,7 @@
 
 #include "ir/support/fault.h"
 #include "passes/tile/nested_walk.h"
+#include "passes/tile/weights.h"
 
 namespace quern {
 
@@ -25,7 +26,7 @@ using L = Tree::Leaf;
 
 class WeightedRoles : NestedWalk {
  public:
-  explicit WeightedRoles(const Kernel& kernel) : NestedWalk(kernel) {}
+  explicit WeightedRoles(const Kernel& kernel) : NestedWalk(by_columns(kernel)) {}
 
   Kernel run() {
     find_sums();
@@ -33,7 +34,7 @@ class WeightedRoles : NestedWalk {
     find_rows();
     name_sizes();
     find_places();
-    for (Sum& s : sums_) simplify(s);
+    for (Sum& s : sums_) s.weight = factored(s.weight, s.factor);
     choose();
     for (Sum& s : sums_) s.wants_end = wants_end(s);
     build();
@@ -69,8 +70,11 @@ class WeightedRoles : NestedWalk {
   };
   std::vector<Product> products_;
   std::vector<Sum> sums_;
+  std::vector<RowSum> row_sums_;
+  std::vector<std::pair<const Store*, TreePtr>> rows_stored_;   // what is made of such
   std::vector<Vector> vectors_;
   std::vector<AxisId> columns_;    // of the results
+  std::vector<AxisId> over_;       // what is walked once for each of: heads that share the rows
   DType dtype_ = DType::bf16;
   int64_t block_ = 0;              // of the walk
 
@@ -83,7 +87,7 @@ class WeightedRoles : NestedWalk {
   void find_sums() {
     want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1 || a.symbol; }), "its size is the run's");
     for (const Stmt& s : body()) {
-      if (const auto* q = std::get_if<Seq>(&s.node)) find_sum(*q);
+      if (const auto* q = std::get_if<Seq>(&s.node)) maker<Mma>(q->body, q->yields.at(0)) ? find_sum(*q) : row_sums_.push_back(row_sum(*q));
       else want(!std::holds_alternative<Each>(s.node), "it has outputs of several shapes");
     }
     want(!sums_.empty(), "it has no weighted sum");
@@ -93,31 +97,44 @@ class WeightedRoles : NestedWalk {
         const TreePtr x = tree(body(), t->value, {}, [&](ValueId v) -> TreePtr {
           for (size_t n = 0; n < sums_.size(); ++n)
             if (sums_[n].out == v) return want(found < 0 || found == static_cast<int>(n), "a result is made of several sums"), found = static_cast<int>(n), leaf(L::product);
-          return nullptr;
+          return row_sum_leaf(v);
         });
+        if (found < 0 && has_leaf(x, L::total)) {
+          rows_stored_.emplace_back(t, x);
+          continue;
+        }
+        want(!has_leaf(x, L::total), "a result is made of several sums");
         want(found >= 0 && !sums_[static_cast<size_t>(found)].store && x->node.dtype == dtype_, "a sum has several results, or one of another dtype");
         sums_[static_cast<size_t>(found)].store = t, sums_[static_cast<size_t>(found)].stored = x;
       }
     want(std::all_of(sums_.begin(), sums_.end(), [](const Sum& s) { return s.store != nullptr; }), "a sum is no result");
   }
+  TreePtr row_sum_leaf(ValueId v) const {
+    for (size_t n = 0; n < row_sums_.size(); ++n)
+      if (row_sums_[n].out == v) return leaf(L::total, static_cast<int>(n));
+    return nullptr;
+  }
   void find_sum(const Seq& q) {
-    want(q.carries.size() == 1 && q.axes.size() == 1, "a loop carries several tiles, or walks several axes");
-    const Axis& a = axis(q.axes[0]);
-    if (walk_ < 0) walk_ = q.axes[0];
-    want(a.extent == axis(walk_).extent && a.from.has_value() == axis(walk_).from.has_value() && a.to.has_value() == axis(walk_).to.has_value() && (!a.from || *a.from == *axis(walk_).from) && (!a.to || *a.to == *axis(walk_).to), "its sums walk differently");
+    want(q.carries.size() == 1, "a loop carries several tiles");
+    if (walk_ < 0) walk_ = q.axes.back(), over_.assign(q.axes.begin(), q.axes.end() - 1);
+    want(q.axes.size() == over_.size() + 1 && same_walk(axis(q.axes.back()), axis(walk_)), "its sums walk differently");
+    std::map<AxisId, AxisId> names = {{q.axes.back(), walk_}};
+    for (size_t n = 0; n < over_.size(); ++n) {
+      want(same_walk(axis(q.axes[n]), axis(over_[n])), "its sums walk differently");
+      names.emplace(q.axes[n], over_[n]);
+    }
     const Mma* m = maker<Mma>(q.body, q.yields[0]);
     want(m && m->acc == q.carries[0].var && q.carries[0].init.f == 0 && m->axes == q.axes && (m->precision == Precision::bf16 || m->precision == Precision::f16), "a loop is no weighted sum of 16 bits");
     const bool first = maker<MapTile>(q.body, m->a) != nullptr;
     const Load* value = maker<Load>(q.body, first ? m->b : m->a);
     want(value != nullptr, "what is weighted is computed");
     dtype_ = dtype_of(value->out);
-    std::map<AxisId, AxisId> names = {{q.axes[0], walk_}};
     const auto leaf_of = [&](ValueId v) -> TreePtr {
       for (const Stmt& s : q.body)
         if (const auto* inner = std::get_if<Seq>(&s.node); inner && inner->outs[0] == v) return leaf(L::score, product(*inner, names));
       const Load* l = maker<Load>(q.body, v);
       if (!l) l = maker<Load>(body(), v);
-      return l ? leaf(L::vector, vector(*l, names), dtype_of(v)) : nullptr;
+      return l ? leaf(L::vector, vector(*l, names), dtype_of(v)) : row_sum_leaf(v);
     };
     TreePtr w = tree(q.body, first ? m->a : m->b, names, leaf_of);
     want(is(w, Op::cast) && w->node.dtype == dtype_, "its weights are not rounded last");
@@ -125,6 +142,7 @@ class WeightedRoles : NestedWalk {
     want(!rounds_inside(w), "its scores round to 16 bits (--fp fast keeps them in f32)");
     sums_.push_back({w, 1, operand(*value, names, -1), q.outs[0]});
   }
+  static bool same_walk(const Axis& a, const Axis& b) { return a.extent == b.extent && a.from == b.from && a.to == b.to; }
   // The one axis of the last dim is the operand's size.
   Operand operand(const Load& l, const std::map<AxisId, AxisId>& names, AxisId size) const {
     Operand o{l.buffer, l.index, size};
@@ -201,6 +219,13 @@ class WeightedRoles : NestedWalk {
     for (const Product& p : products_) want(uses(p.rows.index, row_) && !uses(p.walked.index, row_), "its products are of different rows");
     for (const Sum& s : sums_) want(uses(s.value.index, walk_) && !uses(s.value.index, row_), "what is weighted is no walked rows");
     for (const Vector& v : vectors_) want(!(uses(v.index, row_) && v.walked), "its weights read a matrix");
+    for (const RowSum& s : row_sums_)
+      for (const Load* l : s.loads)
+        for (int a : axes_in(l->index)) want(a == row_ || a == s.along || (std::count(before_.phases[0].grid.begin(), before_.phases[0].grid.end(), a) && !std::count_if(sums_.begin(), sums_.end(), [&](const Sum& x) { return x.value.size == a; })), "its rows' sums are of other rows");
+    for (AxisId o : over_) {   // what stays is fetched once
+      for (const Product& p : products_) want(!uses(p.rows.index, o), "its rows are others in each walk");
+      for (const Vector& v : vectors_) want(v.walked || !uses(v.index, o), "its rows' numbers are others in each walk");
+    }
   }
   // A sum's value that is a product's operand, too: both walk the same axis of a row's elements.
   void name_sizes() {
@@ -226,7 +251,7 @@ class WeightedRoles : NestedWalk {
       reachable(s.store->buffer, s.store->index, row_, s.value.size);
       want(known.count(s.value.size) > 0, "its results are no grid's");
     }
-    known.insert(walk_);
+    known.insert(walk_), known.insert(over_.begin(), over_.end());
     for (const Product& p : products_) {
       known.insert(p.rows.size);
       want(axis(p.rows.size).extent % 16 == 0 && axis(p.rows.size).extent <= 256, "its rows are no multiple of 16 long, or longer than 256");
@@ -244,61 +269,12 @@ class WeightedRoles : NestedWalk {
   }
 
   // --- weights ---
-  // Of the product and quotients that it is, the one that is exp(select(mask, …, -inf) - …): 0 where the mask is not.
-  static bool is_zero_outside(const TreePtr& t, const TreePtr& mask) {
-    if (is(t, Op::mul)) return is_zero_outside(t->args[0], mask) || is_zero_outside(t->args[1], mask);
-    if (is(t, Op::div)) return is_zero_outside(t->args[0], mask);
-    if (!is(t, Op::exp) || !is(t->args[0], Op::sub)) return false;
-    const TreePtr& x = t->args[0]->args[0];
-    return is(x, Op::select) && equal(x->args[0], mask) && is_constant(x->args[2]) && x->args[2]->node.constant.f == -INFINITY;
-  }
-  static bool is_number(const TreePtr& t, double x) { return is_constant(t) && is_float(t->node.dtype) && t->node.constant.f == x; }
-  static std::optional<double> factor_of(const TreePtr& t) {
-    return is_constant(t) && t->node.dtype == DType::f32 && std::isfinite(t->node.constant.f) && t->node.constant.f != 0 ? std::optional(t->node.constant.f) : std::nullopt;
-  }
-  void simplify(Sum& s) {
-    for (bool more = true; more;) {
-      more = false;
-      const TreePtr w = s.weight;
-      if (is(w, Op::neg)) s.factor = -s.factor, s.weight = w->args[0], more = true;
-      for (size_t a = 0; a < 2 && is(w, Op::mul) && !more; ++a)
-        if (const auto c = factor_of(w->args[a])) s.factor *= *c, s.weight = w->args[1 - a], more = true;
-      if (is(w, Op::select) && is_number(w->args[2], 0) && is_zero_outside(w->args[1], w->args[0])) s.weight = w->args[1], more = true;
-    }
-    // select(mask, c x, -inf) = c select(mask, x, -inf): then a block that the mask leaves whole is not looked at.
-    s.weight = rewritten(s.weight, [](const TreePtr& t) {
-      if (!is(t, Op::select) || !is_number(t->args[2], -INFINITY) || !is(t->args[1], Op::mul)) return t;
-      for (size_t a = 0; a < 2; ++a)
-        if (const auto c = factor_of(t->args[1]->args[a]); c && *c > 0) return op(Op::mul, {op(Op::select, {t->args[0], t->args[1]->args[1 - a], t->args[2]}), t->args[1]->args[a]});
-      return t;
-    });
-  }
-  // Where products and what is walked are 0: is it finite, in the mask and outside?
-  static std::optional<double> at_zero(const TreePtr& t, bool seen) {
-    if (t->leaf == L::score || t->leaf == L::vector) return 0;
-    if (is_constant(t)) return is_float(t->node.dtype) ? std::optional(t->node.constant.f) : std::nullopt;
-    if (is(t, Op::select)) return at_zero(t->args[seen ? 1 : 2], seen);
-    if (t->leaf != L::none || t->node.kind != ScalarNode::Kind::op) return std::nullopt;
-    std::vector<Scalar> args;
-    for (const TreePtr& a : t->args) {
-      const auto x = at_zero(a, seen);
-      if (!x) return std::nullopt;
-      args.push_back(Scalar::of(DType::f32, *x));
-    }
-    return t->node.dtype == DType::f32 ? std::optional(apply_scalar(t->node.op, DType::f32, args).f) : std::nullopt;
-  }
   bool wants_end(const Sum& s) const {
     if (axis(walk_).extent % block_ == 0) return false;
-    if (has(s.weight, [&](const Tree& x) { return x.leaf == L::vector && !vectors_[static_cast<size_t>(x.which)].walked; })) return true;
+    if (has(s.weight, [&](const Tree& x) { return x.leaf == L::total || (x.leaf == L::vector && !vectors_[static_cast<size_t>(x.which)].walked); })) return true;
     for (const bool seen : {true, false})
       if (const auto x = at_zero(s.weight, seen); !x || !std::isfinite(*x)) return true;
     return false;
-  }
-  // The last product that it is made of; -1: none.
-  static int last_product(const TreePtr& t) {
-    int last = t->leaf == L::score ? t->which : -1;
-    for (const TreePtr& a : t->args) last = std::max(last, last_product(a));
-    return last;
   }
 
   // --- sizes ---
@@ -342,13 +318,17 @@ class WeightedRoles : NestedWalk {
 
   // --- the new kernel ---
   AxisId rows_ = -1, mine_ = -1, at_ = -1, key_ = -1;   // of an instance of the work, of a role's; blocks, and what lies in one
+  std::vector<AxisId> steps_;                            // over_, and the blocks
   std::map<AxisId, AxisId> size_axes_;                   // of before → new
-  std::map<int, ValueId> scores_, vector_tiles_, tiles_;   // by their number
+  std::map<int, ValueId> scores_, vector_tiles_, totals_, tiles_;   // by their number
   std::vector<TreePtr> made_;                            // what is a tile, by its number
 
-  ValueId tile_of(const Tree& x) const { return (x.leaf == L::score ? scores_ : x.leaf == L::vector ? vector_tiles_
-                                                                                                    : tiles_)
-                                             .at(x.which); }
+  ValueId tile_of(const Tree& x) const {
+    const auto& of = x.leaf == L::score ? scores_ : x.leaf == L::vector ? vector_tiles_
+                                                : x.leaf == L::total    ? totals_
+                                                                        : tiles_;
+    return of.at(x.which);
+  }
   MapTile map_of(const TreePtr& t, ValueId out, bool fast) const {
     return quern::map_of(t, out, k_.values, [&](const Tree& x) { return tile_of(x); }, [&](const Index& i) { return moved(i, mine_); }, fast);
   }
@@ -381,7 +361,6 @@ class WeightedRoles : NestedWalk {
     for (const TreePtr& a : t->args) args.push_back(is_mask(a) ? as_tile(to, a) : with_masks(to, a));
     return t->args.empty() ? t : with_args(*t, std::move(args));
   }
-  static bool is_mask(const TreePtr& t) { return is(t, Op::select) && last_product(t->args[0]) < 0 && last_product(t->args[1]) >= 0 && is_constant(t->args[2]); }
   // What the products up to this one give becomes tiles.
   TreePtr staged(Block& to, const TreePtr& t, int product) {
     const int last = last_product(t);
@@ -390,21 +369,12 @@ class WeightedRoles : NestedWalk {
     for (const TreePtr& a : t->args) args.push_back(staged(to, a, product));
     return t->args.empty() ? t : with_args(*t, std::move(args));
   }
-  // The first product with whose result a vector meets; -1: it does not.
-  static int meets(const TreePtr& t, int vector) {
-    for (const TreePtr& a : t->args) {
-      if (!has(a, [&](const Tree& x) { return x.leaf == L::vector && x.which == vector; })) continue;
-      const int there = meets(a, vector);
-      return there >= 0 ? there : last_product(t);
-    }
-    return -1;
-  }
-
   void build() {
     k_.name = before_.name, k_.buffers = before_.buffers, k_.sources = before_.sources;
     const std::vector<Operand> rows = this->rows(), walked = this->walked();
-    int64_t head_bytes = 0;
-    for (const Operand& o : walked) head_bytes += axis(o.size).extent * axis(walk_).extent * 2;
+    int64_t head_bytes = 0, walks = 1;
+    for (AxisId a : over_) walks *= axis(a).extent;
+    for (const Operand& o : walked) head_bytes += walks * axis(o.size).extent * axis(walk_).extent * 2;
     Phase p;
     const std::vector<AxisId> outer = add_outer_axes(columns_);
     const int64_t blocks = ceil_div(axis(walk_).extent, block_);
@@ -416,15 +386,18 @@ class WeightedRoles : NestedWalk {
           there_.emplace(o.size, Index::axis(a, axis(o.size).extent));
           p.grid.push_back(a);
         }
-    at_ = add_axis(blocks, 1), key_ = add_axis(block_, block_, -1, kAcross), mine_ = add_axis(axis(row_).extent, 64, rows_, kDown);
+    for (AxisId a : over_) {
+      steps_.push_back(add_axis(planted(Fault::one_head_walked) ? 1 : axis(a).extent, 1));
+      there_.emplace(a, Index::axis(steps_.back(), axis(a).extent));
+    }
+    steps_.push_back(at_ = add_axis(blocks, 1)), key_ = add_axis(block_, block_, -1, kAcross), mine_ = add_axis(axis(row_).extent, 64, rows_, kDown);
     there_.emplace(walk_, Index::axis(at_, blocks) * block_ + Index::axis(key_, block_));
-    Axis& steps = k_.axes[static_cast<size_t>(at_)];
-    if (const auto& to = axis(walk_).to) steps.to = floor_div(moved(*to, rows_) - Index(1), block_) + Index(1);
-    if (const auto& from = axis(walk_).from) steps.from = floor_div(moved(*from, rows_), block_);
+    bound_blocks(at_, rows_, block_);
+    for (const RowSum& r : row_sums_) p.grid.push_back(add_row_axis(r));
     p.grid.push_back(key_);
     p.grid.insert(p.grid.end(), outer.begin(), outer.end());
     p.grid.push_back(rows_);
-    p.group = share(kInstances, block_, 1, head_bytes, columns_).group;
+    p.group = share(kInstances, block_, static_cast<double>(walks), head_bytes, columns_).group;
     p.winding = axis(walk_).from.has_value();
     p.backward = !p.winding;
 
@@ -447,7 +420,7 @@ class WeightedRoles : NestedWalk {
           comes_with[v] = place(walked, products_[static_cast<size_t>(first)].walked);
           break;
         }
-    Seq walk{{at_}, {}, {}, {}, {}};
+    Seq walk{steps_, {}, {}, {}, {}};
     for (size_t w = 0; w < walked.size(); ++w) {
       Fetch f{static_cast<int>(w) + 1, {{operand_value(walked[w], key_), walked[w].buffer, moved(walked[w].index, rows_)}}};
       parts = {{dtype_, {key_, size_axis(walked[w].size)}}};
@@ -468,6 +441,13 @@ class WeightedRoles : NestedWalk {
   }
 
   void multiply(Role& math, const std::vector<Operand>& rows, const std::vector<Operand>& walked, const std::vector<size_t>& comes_with) {
+    for (size_t n = 0; n < row_sums_.size(); ++n) totals_[static_cast<int>(n)] = add_row_sum(math.body, row_sums_[n], mine_);
+    for (const auto& [to, of] : rows_stored_) {
+      const ValueId x = value(before_.buffers[static_cast<size_t>(to->buffer)].dtype, {mine_});
+      math.body.push_back({map_of(of, x, false)});
+      math.body.push_back({Store{to->buffer, moved(to->index, mine_), x}});
+    }
+
     Get whole{0, {}};
     std::vector<ValueId> mine;
     for (const Operand& o : rows) whole.outs.push_back(operand_value(o, rows_)), mine.push_back(operand_value(o, mine_));
@@ -479,7 +459,7 @@ class WeightedRoles : NestedWalk {
         math.body.push_back({Load{x, vectors_[v].buffer, moved(vectors_[v].index, mine_)}});
       }
 
-    Seq loop{{at_}, {}, {}, {}, {}};
+    Seq loop{steps_, {}, {}, {}, {}};
     Block& body = loop.body;
     for (const Sum& s : sums_) {
       loop.carries.push_back({value(DType::f32, {size_axis(s.value.size), mine_}), Scalar::of(DType::f32, 0)});

@@ -1,9 +1,13 @@
 // Attention in roles through NVRTC, without a GPU: nothing spills, and no product is made to wait for the one before (C75xx).
 #include <gtest/gtest.h>
 
+#include "codegen/compile.h"
 #include "codegen/image.h"
 #include "ir/tile/kernel.h"
+#include "passes/tile/lower.h"
+#include "passes/tile/nested.h"
 #include "passes/tile/plan.h"
+#include "tests/support/attention_graph.h"
 #include "tests/support/attention_text.h"
 #include "tests/support/gradient_text.h"
 
@@ -51,6 +55,30 @@ TEST(AttentionCompile, GradientsWithoutSpills) {
         ASSERT_FALSE(planned.phases[0].roles.empty());
         expect_clean(planned);
       }
+}
+
+TEST(AttentionCompile, SharedKeysAndWindowsWithoutSpills) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  for (const test::AttentionGraph& a : {test::AttentionGraph{.heads = 8, .shared = 4, .time = 4000, .size = 128}, test::AttentionGraph{.heads = 8, .shared = 4, .time = 4096, .size = 64, .window = 1000}}) {
+    PassContext context;
+    context.fp = Fp::fast;
+    set_target(context, parse_target("cuda:sm_90a"));
+    int nested = 0;
+    for (const Node& n : run_pipeline(a.graph(DType::bf16), context).nodes) {
+      if (n.op != Op::call) continue;
+      const tile::Kernel lowered = lower(*n.attrs.body, n.attrs.name, 0);
+      if (!has_nested_products(lowered)) continue;
+      const tile::Kernel planned = plan_cuda(lowered, "sm_90a");
+      ASSERT_FALSE(planned.phases[0].roles.empty());
+      expect_clean(planned);
+      ++nested;
+    }
+    EXPECT_EQ(nested, 3);
+  }
 }
 
 }  // namespace

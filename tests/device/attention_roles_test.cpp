@@ -11,8 +11,10 @@
 #include "frontend/transforms.h"
 #include "ir/tile/kernel.h"
 #include "passes/tile/nested.h"
+#include "tests/support/attention_graph.h"
 #include "tests/support/attention_text.h"
 #include "tests/support/device.h"
+#include "tests/support/distance.h"
 
 namespace quern {
 namespace {
@@ -242,6 +244,35 @@ TEST_F(AttentionRoles, Gradients) {
     EXPECT_EQ(nested, 3);   // forward, the queries' gradient, the keys' and values'
     for (const tile::Kernel& k : report.lowered)
       for (const tile::Buffer& b : k.buffers) EXPECT_LT(count(b.shape), t.heads * t.time * t.time) << k.name;
+  }
+}
+
+// Heads that share keys, and windows: the same, near f64, in three kernels with roles.
+TEST_F(AttentionRoles, SharedKeysAndWindows) {
+  for (const test::AttentionGraph& a : {test::AttentionGraph{.heads = 1, .shared = 4, .time = 260, .size = 128}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 384, .size = 64, .window = 100},
+                                        test::AttentionGraph{.heads = 1, .time = 516, .size = 64, .window = 300, .causal = false}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 324, .size = 80, .causal = false}}) {
+    SCOPED_TRACE(testing::Message() << a.heads << "x" << a.shared << "x" << a.time << "x" << a.size << (a.causal ? " causal" : "") << ", window " << a.window);
+    std::vector<HostTensor> inputs, wide;
+    a.values(inputs, wide);
+    CompileOptions options;
+    options.use_cache = false;
+    options.passes.fp = Fp::fast;
+    CompileReport report;
+    const auto program = jit(*device, a.graph(DType::bf16), options, &report);
+    const std::vector<HostTensor> got = program->run(inputs);
+    EXPECT_EQ(program->run(inputs), got);   // bit by bit
+    PassContext context;
+    const std::vector<HostTensor> want = interpret(expand(a.graph(DType::f64), context), wide);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
+    if (device->target().arch != "sm_90a") continue;
+    EXPECT_EQ(report.notes, std::vector<std::string>());
+    int nested = 0;
+    for (size_t k = 0; k < report.planned.size(); ++k)
+      if (has_nested_products(report.lowered[k])) {
+        ++nested;
+        EXPECT_FALSE(report.planned[k].phases[0].roles.empty());
+      }
+    EXPECT_EQ(nested, 3);
   }
 }
 

@@ -1,6 +1,4 @@
 // Mixed precision (passes/graph/mixed.h): what is short and what stays f32, how far that moves results, and kernels of it.
-#include <cmath>
-
 #include <gtest/gtest.h>
 
 #include "codegen/compile.h"
@@ -11,6 +9,7 @@
 #include "passes/tile/fast.h"
 #include "passes/tile/nested.h"
 #include "passes/tile/plan.h"
+#include "tests/support/distance.h"
 #include "tests/support/sweep.h"
 #include "tools/fuzz_graphs.h"
 
@@ -42,12 +41,7 @@ std::vector<HostTensor> values_of(const Graph& graph, std::mt19937_64& random) {
   return out;
 }
 
-// Distance over length.
-double apart(const HostTensor& got, const HostTensor& want) {
-  double distance = 0, length = 0;
-  for (int64_t i = 0; i < want.size(); ++i) distance += std::pow(got.at(i) - want.at(i), 2), length += std::pow(want.at(i), 2);
-  return length > 0 ? std::sqrt(distance / length) : std::sqrt(distance);
-}
+using test::apart;
 
 TEST(Mixed, MastersAreCastOnceAndGradientsAreSums) {
   for (const Graph& whole : {small_mlp(), small_gpt()}) {

@@ -124,6 +124,7 @@ TEST(TileGradient, WhatThePassLeaves) {
   };
   refused(GradientText{2, 200, 24}.keys(), "no multiple of 16 long");
   refused(GradientText{2, 200, 272}.queries(), "longer than 256");
+  refused(replaced(kSmall.queries(), "    %10: f32[i0, i1, i2] =", "    %90: f32[i0, i1] = seq (i8) carry (%91: f32[i0, i1] = 0) {\n      %92: bf16[i0, i1, i8] = load %p0[i0, i1, i8]\n      %93: f32[i0, i1, i8] = map(cast<f32>(a0)) (%92)\n      %94: f32[i0, i1] = reduce<max> i8 (%93)\n      %95: f32[i0, i1] = map(max(a0, a1)) (%91, %94)\n      yield %95\n    }\n    %10: f32[i0, i1, i2] ="), "no reduction");
   refused(GradientText{2, 202, 16}.keys(), "no vector of f32 along the walk");
   refused(GradientText{2, 200, 256}.keys(), "do not fit the registers");
   refused(replaced(kSmall.keys(), "mul(a0, 0.25:f32)", "mul(cast<f32>(cast<bf16>(a0)), 0.25:f32)"), "round to 16 bits");

@@ -1,0 +1,66 @@
+// Heads that share keys, and windows of keys: attention and its gradients of plain ops, as sm_90a takes them. Three kernels in roles
+// and no scores in memory; on the tile interpreter results are those of f64; only blocks that a row sees are walked.
+#include <gtest/gtest.h>
+
+#include "codegen/compile.h"
+#include "passes/tile/nested.h"
+#include "passes/tile/plan.h"
+#include "tests/support/attention_graph.h"
+#include "tests/support/distance.h"
+#include "tests/support/sweep.h"
+
+namespace quern {
+namespace {
+
+using test::AttentionGraph;
+
+// Of all kernels that have nested products.
+std::vector<tile::Kernel> expect_in_roles(const AttentionGraph& a) {
+  PassContext context;
+  context.fp = Fp::fast;
+  set_target(context, parse_target("cuda:sm_90a"));
+  const Graph g = a.graph(DType::bf16);
+  std::vector<HostTensor> inputs, wide;
+  a.values(inputs, wide);
+  std::vector<tile::Kernel> out;
+  int all = 0;
+  const auto got = test::run_tiles(g, inputs, [&](const tile::Kernel& kernel) {
+    const tile::Kernel planned = plan_cuda(kernel, "sm_90a");
+    ++all;
+    for (const tile::Buffer& b : kernel.buffers) EXPECT_LT(count(b.shape), a.heads * a.shared * a.time * a.time);
+    if (has_nested_products(kernel)) {
+      EXPECT_FALSE(planned.phases[0].roles.empty()) << to_string(kernel);
+      out.push_back(planned);
+    }
+    return planned; }, context);
+  PassContext plain;
+  const auto want = interpret(expand(a.graph(DType::f64), plain), wide);
+  for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
+  EXPECT_EQ(out.size(), 3u);   // forward; the queries' gradient, and of each row what its weights' gradients sum to; the keys' and values'
+  EXPECT_EQ(all, 3);           // nothing beside them: queries are scaled where scores are
+  return out;
+}
+int64_t with(const std::vector<tile::Kernel>& kernels, const std::string& text) {
+  return std::count_if(kernels.begin(), kernels.end(), [&](const tile::Kernel& k) { return to_string(k).find(text) != std::string::npos; });
+}
+
+TEST(AttentionHeads, SharedKeys) {
+  expect_in_roles({.heads = 1, .shared = 3, .time = 260, .size = 80});
+  expect_in_roles({.heads = 2, .shared = 2, .time = 196, .size = 64, .causal = false});
+  // The keys' and values' gradients are sums over heads, too, in one walk.
+  const auto kernels = expect_in_roles({.heads = 1, .shared = 4, .time = 256, .size = 64});
+  EXPECT_EQ(with(kernels, "axis i3<4 by 1\n  axis i4<4 by 1 from i1//64\n"), 1);
+  EXPECT_EQ(with(kernels, "seq (i3, i4) carry"), 1);
+}
+
+TEST(AttentionHeads, Windows) {
+  const auto kernels = expect_in_roles({.heads = 2, .time = 640, .size = 64, .window = 100});
+  EXPECT_EQ(with(kernels, "by 1 from "), 3);
+  EXPECT_EQ(with(kernels, "by 1 from (i1 + 29)//128 - 1 to i1//128 + 1"), 2);
+  EXPECT_EQ(with(kernels, "by 1 from i1//64 to (i1 + 35)//64 + 2"), 1);
+  expect_in_roles({.heads = 1, .shared = 2, .time = 324, .size = 48, .window = 70});
+  expect_in_roles({.heads = 1, .time = 516, .size = 64, .window = 300, .causal = false});
+}
+
+}  // namespace
+}  // namespace quern
