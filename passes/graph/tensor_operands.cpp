@@ -1,10 +1,11 @@
 // Operands of large products of f32 as tensor cores take them. Those of tf32 are multiplied where they run along the sum; one of both may
 // lie across it, and is turned in registers (passes/tile/roles.h). Where both do, the smaller one is stored along it first.
+// A sum over neighbouring dims that both operands have in one order, as steps and rows of a loop, is one over all of them: reshapes.
 //   before: %2 = contract %0, %1 {spec="km,kn->mn"}
 //   after:  %2 = transpose %0 {axes=[1,0]};  %3 = stored %2;  %4 = contract %3, %1 {spec="mk,kn->mn"}
-// A sum over neighbouring dims that both operands have in one order, as steps and rows of a loop, is one over all of them: reshape.
 // In two parts of tf32, x = big + small, both operands are stored three times as long, so that their product of tf32 is big*small + small*big +
-// big*big, in this order: tensor cores cut what they add to a sum, and cut less of a small one. big is x rounded to 11 bits by Veltkamp's splitting (T. J. Dekker, Numer. Math. 18, 1971); x above 2^114 becomes NaN.
+// big*big, in this order: tensor cores cut what they add to a sum, and cut less of a small one.
+// big is x rounded to 11 bits by Veltkamp's splitting (T. J. Dekker, Numer. Math. 18, 1971); x above 2^114 becomes NaN.
 //   before: %2 = contract %0, %1 {spec="mk,nk->mn"}
 //   after:  %2 = mul %0, 8193;  %3 = sub %2, %0;  %4 = sub %2, %3;  %5 = sub %0, %4;  %6 = concat %4, %5, %4 {axes=[1]};  %7 = stored %6;  … of %1: small, big, big
 //           %13 = contract %7, %12 {spec="mk,nk->mn", name="tf32"}
