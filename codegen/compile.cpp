@@ -296,7 +296,7 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   const auto plan = [&](const tile::Kernel& lowered, std::string& why) {
     if (const PlanFile::Kernel* entry = options.plan ? options.plan->find(structure_hash(lowered)) : nullptr) {
       scheduled.insert(entry);
-      return options.plan->apply(*entry, lowered);
+      return options.plan->apply(*entry, lowered, options.f32_products);
     }
     return options.target.kind == TargetKind::cpu ? plan_cpu(lowered, options.target.arch) : plan_cuda(lowered, options.target.arch, options.f32_products, &why);
   };

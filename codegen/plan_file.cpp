@@ -22,7 +22,9 @@ double positive(Reader& r) {
   return v;
 }
 
-PlanFile::Kernel parse_kernel_entry(Reader& r) {
+const char* unit_of(const PlanFile& plan) { return plan.target.kind == TargetKind::cpu ? "cycles" : "ns"; }
+
+PlanFile::Kernel parse_kernel_entry(Reader& r, const char* unit) {
   PlanFile::Kernel k;
   k.name = r.word();
   k.structure = r.quoted();
@@ -40,7 +42,7 @@ PlanFile::Kernel parse_kernel_entry(Reader& r) {
   k.predicted = positive(r);
   r.expect("of");
   k.predicted_standard = positive(r);
-  r.expect("cycles");
+  r.expect(unit);
   r.expect(",");
   r.expect("measured");
   k.measured = positive(r);
@@ -69,10 +71,10 @@ const PlanFile::Kernel* PlanFile::find(const std::string& structure) const {
   return nullptr;
 }
 
-tile::Kernel PlanFile::apply(const Kernel& entry, const tile::Kernel& lowered) const {
+tile::Kernel PlanFile::apply(const Kernel& entry, const tile::Kernel& lowered, F32Products products) const {
   const std::string origin = fmt::format("{}: kernel {}", file, entry.name);
-  if (target.kind != TargetKind::cpu) throw Error(Code::plan_field, origin + ": CUDA kernels have no schedule fields yet").with_help("leave --plan out");
-  tile::Kernel planned = plan_cpu(lowered, target.arch, entry.fields, origin);
+  const auto plan = [&](KernelSchedule& schedule) { return target.kind == TargetKind::cpu ? plan_cpu(lowered, target.arch, &schedule) : plan_cuda(lowered, target.arch, products, nullptr, &schedule); };
+  tile::Kernel planned = plan_scheduled(plan, entry.fields, origin);
   if (const std::string sums = sums_of(planned); sums != entry.sums)
     throw Error(Code::plan_numerics, fmt::format("{}: it was tuned for another order of sums ({}) than the compiler's ({})", origin, entry.sums, sums)).with_help("run quern tune again");
   return planned;
@@ -83,7 +85,7 @@ std::string to_string(const PlanFile& plan) {
   for (const PlanFile::Kernel& k : plan.kernels) {
     out += fmt::format("kernel {} {} {{", k.name, quoted(k.structure));
     for (const auto& [name, value] : k.fields) out += fmt::format(" {} = {}", name, value);
-    out += fmt::format(" }} sums {}\n  predicted {:.0f} of {:.0f} cycles, measured {:.2f} of {:.2f} us\n", quoted(k.sums), k.predicted, k.predicted_standard, k.measured, k.measured_standard);
+    out += fmt::format(" }} sums {}\n  predicted {:.0f} of {:.0f} {}, measured {:.2f} of {:.2f} us\n", quoted(k.sums), k.predicted, k.predicted_standard, unit_of(plan), k.measured, k.measured_standard);
   }
   return out;
 }
@@ -104,7 +106,7 @@ PlanFile parse_plan(const std::string& text, const std::string& file) {
     std::set<std::string> seen;
     while (!r.at_end()) {
       r.expect("kernel");
-      plan.kernels.push_back(parse_kernel_entry(r));
+      plan.kernels.push_back(parse_kernel_entry(r, unit_of(plan)));
       if (!seen.insert(plan.kernels.back().structure).second) r.fail(Code::bad_plan, "a kernel of this structure is there twice", kHelp);
       if (plan.kernels.size() > kMostKernels) r.fail(Code::bad_plan, fmt::format("more than {} kernels", kMostKernels), kHelp);
     }

@@ -4,6 +4,7 @@
 //   tuned "Intel(R) Xeon(R), 1 thread"
 //   kernel k2_contract_add "0f1e…" { rows = 8 vectors = 3 } sums "mma<f32> i2<784 by 2"
 //     predicted 120000 of 118000 cycles, measured 95.2 of 101.3 us
+// of a GPU, nanoseconds in place of cycles.
 // The numbers behind a kernel are the tuner's record, beside those of the standard plan; `sums` must be the order of sums
 // that the compiler has chosen, so a plan cannot change it.
 #pragma once
@@ -26,7 +27,7 @@ struct PlanFile {
 
   const Kernel* find(const std::string& structure) const;
   /// The plan of a kernel that has an entry. Throws Error(plan_field) or Error(plan_numerics).
-  tile::Kernel apply(const Kernel& entry, const tile::Kernel& lowered) const;
+  tile::Kernel apply(const Kernel& entry, const tile::Kernel& lowered, F32Products products) const;
 };
 
 std::string structure_hash(const tile::Kernel& lowered);

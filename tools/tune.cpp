@@ -73,7 +73,8 @@ struct Tuned {
 
 /// Times a kernel's candidates; adds an entry to the plan where one is faster.
 Tuned tune_kernel(Device& device, const tile::Kernel& lowered, int64_t size, const Arguments& a, PlanFile& plan) {
-  const std::vector<Candidate> candidates = candidates_cpu(lowered, device.target().arch, static_cast<size_t>(a.candidates));
+  const size_t most = static_cast<size_t>(a.candidates);
+  const std::vector<Candidate> candidates = device.target().kind == TargetKind::cpu ? candidates_cpu(lowered, device.target().arch, most) : candidates_cuda(lowered, device.target().arch, f32_products(a.passes.matmul), most);
   std::vector<tile::Kernel> planned;
   for (const Candidate& c : candidates) planned.push_back(c.planned);
   KernelTimer timer(device, lowered, size);
@@ -91,7 +92,7 @@ Tuned tune_kernel(Device& device, const tile::Kernel& lowered, int64_t size, con
   // The best of many is lucky as well: once more, alone.
   const Race again = race({runners[0], runners[best]}, a.rounds);
   if (again.ratios[1] < kNoise) return out;
-  plan.kernels.push_back({lowered.name, structure_hash(lowered), candidates[best].fields, sums_of(candidates[best].planned), candidates[best].cycles, candidates[0].cycles, again.medians[1], again.medians[0]});
+  plan.kernels.push_back({lowered.name, structure_hash(lowered), candidates[best].fields, sums_of(candidates[best].planned), candidates[best].cost, candidates[0].cost, again.medians[1], again.medians[0]});
   return {lowered.name, fields_text(candidates[best].fields), candidates.size(), again.medians[0], again.medians[1], again.ratios[1]};
 }
 
@@ -145,7 +146,7 @@ class Whole {
 void tune(const Arguments& a) {
   if (!a.passes.plan.empty()) throw Error(Code::bad_value, "tune starts from the standard plan: it takes no --plan").with_help("-o says where the plan is written");
   const auto device = open_device(a.device);
-  if (device->target().kind != TargetKind::cpu || device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: only CPU kernels have schedules to choose from, so far", a.device)).with_help("--device cpu");
+  if (device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: it has no time to measure", a.device)).with_help("--device cpu or cuda");
   const Graph graph = a.model.load();
   CompileOptions options = a.passes.options(device->target());
   options.use_cache = false;   // a program from the cache has no kernels to look into
@@ -190,13 +191,13 @@ void register_tune(CLI::App& root) {
   CLI::App* c = root.add_subcommand("tune", "time other schedules of a model's kernels and write the best as a plan file");
   a->model.add_to(*c);
   add_output(*c, "-o", a->out, "the plan file, e.g. mlp.plan; --plan of compile, run, check, train and bench takes it")->required();
-  c->add_option("--device", a->device, "cpu[:ARCH]: where kernels are timed, and what the plan is for")->capture_default_str();
+  c->add_option("--device", a->device, "cpu[:ARCH] or cuda[:N]: where kernels are timed, and what the plan is for")->capture_default_str();
   c->add_option("--kernel", a->kernel, "only kernels whose name contains this, e.g. contract");
   c->add_option("--candidates", a->candidates, "schedules that are timed of each kernel, the standard one included")->capture_default_str()->check(CLI::Range(2, 64));
   c->add_option("--rounds", a->rounds, "blocks of runs of each, in turns")->capture_default_str()->check(CLI::Range(7, 1000));
   a->passes.add_to(*c);
   a->json.add_to(*c);
-  c->footer("A schedule is kept where it is more than 3 % faster, twice. It changes no bit of the results.\nExamples:\n  QUERN_THREADS=1 quern tune mlp -o mlp.plan\n  quern tune model.qir -o model.plan --candidates 16\n  quern run model.qir --plan model.plan");
+  c->footer("A schedule is kept where it is more than 3 % faster, twice. It changes no bit of the results.\nExamples:\n  QUERN_THREADS=1 quern tune mlp -o mlp.plan\n  quern tune gpt --device cuda --precision bf16 --fp fast --kernel contract -o gpt.plan\n  quern tune model.qir -o model.plan --candidates 16\n  quern run model.qir --plan model.plan");
   c->callback([a] {
     if (a->out == "-" && a->json.wants_stdout()) throw Error(Code::bad_value, "-o - and --json - are both standard output").with_help("give one of them a file");
     tune(*a);

@@ -82,7 +82,7 @@ HostTensor eval_contract(const Node& node, std::span<const HostTensor* const> ar
     const std::vector<double> a = args[0]->to_doubles(), b = args[1]->to_doubles();
     for_each_index(out.shape, [&](const Shape& index) {
       const double *x = a.data() + position(index, out_l), *y = b.data() + position(index, out_r);
-      double sum = 0;
+      double sum = summed.empty() ? -0.0 : 0;   // of one product: itself, also where that is -0
       for (const auto& [l, r] : terms) sum += x[l] * y[r];
       out.set(i++, Scalar::of(out.dtype, sum));
     });

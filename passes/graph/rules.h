@@ -55,9 +55,17 @@ bool add_rules(const Match& m, Rule&& rule) {
   const auto keep = [&](size_t i) { return [&m, i] { return m.args[i]; }; };
   const auto full = [&](double v) { return [&m, v] { return m.b.full(m.type, v); }; };
   const auto same_type = [&](size_t i) { return m.arg(i).type == m.type; };
+  const auto nothing_but = [&](size_t i) {   // a product with one number, of which nothing is summed or moved
+    if (m.op != Op::contract || !same_type(i) || !m.arg(1 - i).type.shape.empty()) return false;
+    const ContractSpec spec = parse_contract(m.attrs.spec);
+    return (i ? spec.rhs : spec.lhs) == spec.out;
+  };
   return rule("x + (-0) = x", m.op == Op::add && (m.is_value(1, -0.0) || (m.integer() && m.is_value(1, 0))), keep(0)) ||
          rule("(-0) + x = x", m.op == Op::add && (m.is_value(0, -0.0) || (m.integer() && m.is_value(0, 0))), keep(1)) ||
          rule("x - 0 = x", m.op == Op::sub && m.is_value(1, 0.0), keep(0)) ||
+         rule("cast(number) = number", m.op == Op::cast && is_float(m.type.dtype) && is_float(m.arg(0).type.dtype) && m.constant(0) && std::isfinite(m.constant(0)->f), [&] { return m.b.full(m.type, m.constant(0)->f); }) ||
+         rule("contract(1, x) = x", nothing_but(1) && m.is_value(0, 1), keep(1)) ||
+         rule("contract(x, 1) = x", nothing_but(0) && m.is_value(1, 1), keep(0)) ||
          rule("x * 1 = x", m.op == Op::mul && m.is_value(1, 1), keep(0)) ||
          rule("1 * x = x", m.op == Op::mul && m.is_value(0, 1), keep(1)) ||
          rule("x / 1 = x", m.op == Op::div && m.is_value(1, 1), keep(0)) ||

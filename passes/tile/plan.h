@@ -31,6 +31,6 @@ inline constexpr const char* kF32Products[] = {"f32", "tf32", "tf32x3"};   // --
 class KernelSchedule;   // passes/tile/schedule.h: choices that change no result
 tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch, KernelSchedule* schedule = nullptr);
 /// `why`: what keeps a product from the form with roles (roles.h), or "".
-tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::f32, std::string* why = nullptr);
+tile::Kernel plan_cuda(const tile::Kernel& kernel, const std::string& arch, F32Products products = F32Products::f32, std::string* why = nullptr, KernelSchedule* schedule = nullptr);
 
 }  // namespace quern

@@ -453,7 +453,7 @@ class Planner {
 
 }  // namespace
 
-Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products products, std::string* why) {
+Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products products, std::string* why, KernelSchedule* schedule) {
   const bool nested = has_nested_products(lowered);
   const Kernel kernel = pick(nested || Facts(lowered).products.empty() ? lowered : match_dims(regroup(lowered)));   // a batch's rows are one axis of a product, heads in a width two dims
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
@@ -462,7 +462,7 @@ Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products pro
     for (const Mma* m : Facts(rounded).products)
       if (products == F32Products::tf32 && m->precision == Precision::f32) const_cast<Mma*>(m)->precision = Precision::tf32;
     std::string reason;
-    if (auto roles = nested ? plan_nested_roles(kernel, reason) : plan_roles(rounded, reason)) return std::move(*roles);
+    if (auto roles = nested ? plan_nested_roles(kernel, reason) : plan_roles(rounded, reason, schedule)) return std::move(*roles);
     if (why) *why = reason;
   }
   Planner planner(kernel, number, products);

@@ -9,6 +9,7 @@
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/reach.h"
+#include "passes/tile/schedule.h"
 
 namespace quern {
 
@@ -57,7 +58,7 @@ struct Refused {
 
 class RolePlanner {
  public:
-  explicit RolePlanner(const Kernel& kernel) : before_(kernel), k_(kernel) {}
+  RolePlanner(const Kernel& kernel, KernelSchedule* schedule) : before_(kernel), schedule_(schedule), k_(kernel) {}
 
   Kernel run() {
     find_product();
@@ -70,6 +71,7 @@ class RolePlanner {
 
  private:
   const Kernel& before_;
+  KernelSchedule* schedule_;
   Kernel k_;
   const Seq* loop_ = nullptr;
   const Mma* product_ = nullptr;
@@ -241,12 +243,19 @@ class RolePlanner {
     return s.sums() <= 128 || (ops_ == 0 && stores_.size() == 1);   // beside more sums there is no room for what is computed from them
   }
   Tiling choose() const {
-    std::optional<Tiling> best;
+    std::vector<Tiling> ways;
     for (Tiling s : kTilings)
       for (s.shares = 1; s.shares <= kMostShares; ++s.shares)
-        if (is_possible(s) && (!best || cost(s) < cost(*best))) best = s;
-    want(best.has_value(), "no tile fits shared memory");
-    return *best;
+        if (is_possible(s)) ways.push_back(s);
+    want(!ways.empty(), "no tile fits shared memory");
+    const Tiling best = *std::min_element(ways.begin(), ways.end(), [&](const Tiling& a, const Tiling& b) { return cost(a) < cost(b); });
+    if (!schedule_) return best;
+    std::erase_if(ways, [&](const Tiling& s) { return s.shares != best.shares; });   // they order sums
+    std::vector<KernelSchedule::Way> choices;
+    for (const Tiling& s : ways) choices.push_back({{{"instances", s.instances}, {"blocks", s.blocks}, {"columns", s.columns}, {"turns", s.turns}}, cost(s)});
+    size_t standard = 0;
+    while (choices[standard].cost != cost(best)) ++standard;
+    return ways[schedule_->choose_way(std::move(choices), standard)];
   }
 
   // --- the new kernel ---
@@ -416,9 +425,9 @@ class RolePlanner {
 
 }  // namespace
 
-std::optional<Kernel> plan_roles(const Kernel& kernel, std::string& why) {
+std::optional<Kernel> plan_roles(const Kernel& kernel, std::string& why, KernelSchedule* schedule) {
   try {
-    return RolePlanner(kernel).run();
+    return RolePlanner(kernel, schedule).run();
   } catch (const Refused& r) {
     why = r.why;
     return std::nullopt;

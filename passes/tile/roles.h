@@ -21,7 +21,9 @@
 
 namespace quern {
 
+class KernelSchedule;   // passes/tile/schedule.h
+
 /// Nothing where the kernel is no such product; `why` says what stands against it.
-std::optional<tile::Kernel> plan_roles(const tile::Kernel& kernel, std::string& why);
+std::optional<tile::Kernel> plan_roles(const tile::Kernel& kernel, std::string& why, KernelSchedule* schedule = nullptr);
 
 }  // namespace quern

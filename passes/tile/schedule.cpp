@@ -3,6 +3,7 @@
 #include "passes/tile/schedule.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <set>
 
@@ -25,6 +26,12 @@ constexpr size_t kBases = 3;   // of the candidates for registers, the best: aro
 // What fixes the order of sums; no schedule has them.
 const std::vector<std::string> kNumerics = {"sum", "sum_tile", "sum_block", "sum_lanes", "split", "shares", "online", "precision", "atom"};
 
+std::string text_of(const ScheduleFields& fields) {
+  std::vector<std::string> words;
+  for (const auto& [name, value] : fields) words.push_back(fmt::format("{} = {}", name, value));
+  return fmt::format("{}", fmt::join(words, " "));
+}
+
 }  // namespace
 
 int64_t KernelSchedule::choose(const std::string& name, int64_t standard, int64_t low, int64_t high) {
@@ -35,6 +42,17 @@ int64_t KernelSchedule::choose(const std::string& name, int64_t standard, int64_
   const int64_t value = it == given_.end() ? standard : it->second;
   fields_[name] = {value, standard, low, high};
   return value;
+}
+
+size_t KernelSchedule::choose_way(std::vector<Way> ways, size_t standard) {
+  ways_ = std::move(ways);
+  ScheduleFields wanted = ways_[standard].fields;
+  for (auto& [name, value] : wanted)
+    if (const auto it = given_.find(name); it != given_.end()) value = it->second;
+  for (const auto& [name, value] : ways_[standard].fields) fields_[name] = {wanted.at(name), value, INT64_MIN, INT64_MAX};
+  const auto it = std::find_if(ways_.begin(), ways_.end(), [&](const Way& w) { return w.fields == wanted; });
+  if (it == ways_.end()) throw Error(Code::plan_field, fmt::format("{}: this kernel has no plan with {}", origin_, text_of(wanted))).with_help(fmt::format("the standard one has {}; quern tune writes what fits", text_of(ways_[standard].fields)));
+  return static_cast<size_t>(it - ways_.begin());
 }
 
 void KernelSchedule::want_all_used() const {
@@ -66,18 +84,25 @@ std::string sums_of(const Kernel& k) {
     for (const Stmt& s : block)
       std::visit(Overloaded{[&](const Mma& m) { add(fmt::format("mma<{}>", kPrecisions[static_cast<size_t>(m.precision)]), m.axes); },
                             [&](const ReduceTile& r) { add(std::string(name_of(r.combine)), r.axes); },
-                            [&](const Seq& q) { visit(q.body); }, [&](const Each& e) { visit(e.body); }, [](const auto&) {}},
+                            [&](const Seq& q) { visit(q.body); }, [&](const Each& e) { visit(e.body); },
+                            [&](const InRole& r) {
+                              for (const Block* inner : blocks_of(r)) visit(*inner);
+                            },
+                            [](const auto&) {}},
                  s.node);
   };
-  for (const Phase& p : k.phases) visit(p.body);
+  for (const Phase& p : k.phases) {
+    visit(p.body);
+    for (const Role& r : p.roles) visit(r.body);
+  }
   return fmt::format("{}", fmt::join(out, "; "));
 }
 
-Kernel plan_cpu(const Kernel& kernel, const std::string& arch, const ScheduleFields& given, const std::string& origin) {
+Kernel plan_scheduled(const Planned& plan, const ScheduleFields& given, const std::string& origin) {
   KernelSchedule schedule(given, origin), none;
-  Kernel out = plan_cpu(kernel, arch, &schedule);
+  Kernel out = plan(schedule);
   schedule.want_all_used();
-  const std::string sums = sums_of(out), standard = sums_of(plan_cpu(kernel, arch, &none));
+  const std::string sums = sums_of(out), standard = sums_of(plan(none));
   if (sums != standard) throw Error(Code::plan_numerics, fmt::format("{}: it would sum in another order ({}, not {}), and so change the results", origin, sums, standard)).with_help("quern tune writes schedules that keep it");
   return out;
 }
@@ -90,7 +115,7 @@ std::vector<Candidate> candidates_cpu(const Kernel& kernel, const std::string& a
   std::set<std::string> seen{structure(first)};
   std::vector<Candidate> out;
   out.push_back({{}, std::move(first), 0});
-  out[0].cycles = predicted_cycles(out[0].planned, arch);
+  out[0].cost = predicted_cycles(out[0].planned, arch);
   // The plan with these fields, if it is a new one with the same sums.
   const auto consider = [&](ScheduleFields fields) {
     std::erase_if(fields, [&](const auto& f) {
@@ -115,7 +140,7 @@ std::vector<Candidate> candidates_cpu(const Kernel& kernel, const std::string& a
       for (int64_t v = std::max<int64_t>(it->second.low, 1); v <= std::min<int64_t>(it->second.high, arch.registers); ++v) values.push_back(v);
     return values;
   };
-  const auto cheaper = [](const Candidate& a, const Candidate& b) { return a.cycles < b.cycles; };
+  const auto cheaper = [](const Candidate& a, const Candidate& b) { return a.cost < b.cost; };
   const std::vector<std::string> grouped = {"rows", "vectors", "few", "many"};
   for (int64_t v : range("vectors")) {
     consider({{"vectors", v}});
@@ -142,6 +167,25 @@ std::vector<Candidate> candidates_cpu(const Kernel& kernel, const std::string& a
   std::stable_sort(out.begin() + static_cast<int64_t>(registers), out.end(), cheaper);
   out.resize(std::min(out.size(), most), out[0]);
   std::stable_sort(out.begin() + 1, out.end(), cheaper);
+  return out;
+}
+
+std::vector<Candidate> candidates_cuda(const Kernel& kernel, const std::string& arch, F32Products products, size_t most) {
+  KernelSchedule standard;
+  std::vector<Candidate> out;
+  out.push_back({{}, plan_cuda(kernel, arch, products, nullptr, &standard), 0});
+  const std::string sums = sums_of(out[0].planned);
+  const std::set<std::string> seen{structure(out[0].planned)};
+  std::vector<KernelSchedule::Way> ways = standard.ways();
+  std::stable_sort(ways.begin(), ways.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; });
+  for (const KernelSchedule::Way& way : ways) {
+    KernelSchedule schedule(way.fields, "a candidate");
+    Kernel planned = plan_cuda(kernel, arch, products, nullptr, &schedule);
+    if (seen.count(structure(planned))) out[0].cost = way.cost;
+    if (out.size() == most || seen.count(structure(planned)) || sums_of(planned) != sums) continue;
+    verify(planned);
+    out.push_back({way.fields, std::move(planned), way.cost});
+  }
   return out;
 }
 

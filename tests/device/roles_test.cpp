@@ -277,6 +277,7 @@ TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two
   check({768, 768, 2048, true, false});
   check({1000, 1032, 776, false, true});
   check({1000, 1032, 776, true, false, DType::f16, 1});
+  for (const bool ta : {false, true}) check({2048, 2048, 1024, ta, !ta, DType::f16});
   check({16392, 3080, 200, false, true, DType::bf16, 1});
   for (const std::string& a : atoms) std::printf("%s\n", a.c_str());
   if (device->target().arch == "sm_90a") { EXPECT_GE(atoms.size(), 2u); }

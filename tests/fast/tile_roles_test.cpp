@@ -2,10 +2,12 @@
 // computes, for every depth of their rings; and each breach of the protocol is found and named.
 #include <cmath>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "ir/tile/kernel.h"
 #include "passes/tile/roles.h"
+#include "passes/tile/schedule.h"
 
 namespace quern::tile {
 namespace {
@@ -334,6 +336,55 @@ TEST(TileRoles, WhatThePassLeaves) {
   refused(product(256, 256, 258, false, true, false, "f32", "f32"), "no multiple of 16 bytes");
   refused(replaced(product(256, 256, 256, false, true, false, "f32", "f32"), "mma[tf32]", "mma[f32]"), "not 16 bits");
   refused(product(256, 256, 256, false, false, false, "bf16", "f64"), "an output is f64");
+}
+
+// What a plan file may choose: tiles and who takes them, not how a sum is ordered.
+TEST(TileRoles, EveryTilingComputesTheSameBits) {
+  for (const int64_t depth : {136, 4104}) {   // the latter shared by blocks of a cluster
+    const Kernel lowered = parse_kernel(fmt::format(R"(kernel k(%p0: in bf16[136,{0}], %p1: in bf16[{0},200], %p2: in bf16[200], %p3: out bf16[136,200]) {{
+  axis i0<136 by 1
+  axis i1<200 by 1
+  axis i2<{0} by 1
+  grid (i0, i1) {{
+    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {{
+      %2: bf16[i0, i2] = load %p0[i0, i2]
+      %3: bf16[i1, i2] = load %p1[i2, i1]
+      %4: f32[i0, i1] = mma[bf16] i2 (%1, %2, %3)
+      yield %4
+    }}
+    %5: bf16[i1] = load %p2[i1]
+    %6: bf16[i0, i1] = map(add(cast<bf16>(a0), a1)) (%0, %5)
+    store %p3[i0, i1] = %6
+  }}
+}})",
+                                                    depth));
+    const std::vector<Candidate> candidates = candidates_cuda(lowered, "sm_90a", F32Products::f32, depth < 1000 ? 32 : 5);
+    EXPECT_GE(candidates.size(), depth < 1000 ? 8u : 4u);
+    std::vector<std::byte> first;
+    for (const Candidate& c : candidates) {
+      EXPECT_EQ(c.planned.phases[0].shared >= 0, depth > 1000);
+      std::vector<HostTensor> storage = {ramp({136, depth}, 1), ramp({depth, 200}, 1), ramp({200}, 2), HostTensor::full(DType::bf16, {136, 200}, 99)};
+      std::vector<HostTensor*> buffers;
+      for (HostTensor& t : storage) buffers.push_back(&t);
+      interpret(c.planned, buffers);
+      const std::vector<std::byte> bits(storage[3].bytes.begin(), storage[3].bytes.end());
+      if (first.empty()) first = bits;
+      EXPECT_EQ(bits, first) << to_string(c.planned);
+      const Kernel again = plan_scheduled([&](KernelSchedule& s) { return plan_cuda(lowered, "sm_90a", F32Products::f32, nullptr, &s); }, c.fields, "test.plan");
+      EXPECT_EQ(structure(again), structure(c.planned));
+    }
+    const auto refused = [&](const ScheduleFields& fields) {
+      try {
+        plan_scheduled([&](KernelSchedule& s) { return plan_cuda(lowered, "sm_90a", F32Products::f32, nullptr, &s); }, fields, "test.plan");
+      } catch (const Error& e) {
+        return e.code;
+      }
+      return Code::general_bug;
+    };
+    EXPECT_EQ(refused({{"columns", 100}}), Code::plan_field);
+    EXPECT_EQ(refused({{"colums", 128}}), Code::plan_field);
+    EXPECT_EQ(refused({{"shares", 2}}), Code::plan_numerics);
+  }
 }
 
 }  // namespace

@@ -113,8 +113,8 @@ TEST(Plan, CandidatesComputeTheSameBits) {
         for (size_t c = 1; c < candidates.size(); ++c) {
           EXPECT_EQ(bytes_of(interpreted(candidates[c].planned)), want) << name << " " << arch << "\n"
                                                                         << tile::to_string(candidates[c].planned);
-          EXPECT_GT(candidates[c].cycles, 0);
-          EXPECT_TRUE(c == 1 || candidates[c - 1].cycles <= candidates[c].cycles);
+          EXPECT_GT(candidates[c].cost, 0);
+          EXPECT_TRUE(c == 1 || candidates[c - 1].cost <= candidates[c].cost);
           ++tried;
         }
       }
@@ -186,7 +186,7 @@ TEST(Plan, WhatOrdersSumsIsRefused) {
   // A field that is there, but without panels this sum would not be taken in blocks.
   const tile::Kernel blocked = lowered_kernels(product(50, 1400, 130), target)[0];
   EXPECT_NE(sums_of(plan_cpu(blocked, "avx512")).find(" in "), std::string::npos);
-  EXPECT_EQ(code_of([&] { plan_cpu(blocked, "avx512", {{"packed", 0}}, "test.plan"); }), Code::plan_numerics);
+  EXPECT_EQ(code_of([&] { plan_scheduled([&](KernelSchedule& s) { return plan_cpu(blocked, "avx512", &s); }, {{"packed", 0}}, "test.plan"); }), Code::plan_numerics);
   // The print of the order of sums sees every tile of a summed axis.
   tile::Kernel planned = plan_cpu(lowered_kernels(graph, target)[0], "avx512");
   const std::string sums = sums_of(planned);
