@@ -240,6 +240,7 @@ class Emitter {
   bool fragment_reduce(const tile::ReduceTile& r);
   void pack(const tile::MapTile& m);
   bool is_put_alone(const tile::MapTile& m) const;
+  bool has_few_registers() const { return role_->registers && role_->registers < 200; }
   std::string beyond(const tile::MapTile& m) const;
   std::string fast(const tile::MapTile& m, size_t i, const std::vector<std::string>& names) const;
   bool is_deferred(const tile::Seq& q, size_t carry);

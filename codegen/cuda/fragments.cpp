@@ -104,11 +104,11 @@ void Emitter::pack(const MapTile& m) {
   line(fmt::format("for (int r = 0; r < {}; ++r) {}[r] = qn_rounded_{}({}[2 * r], {}[2 * r + 1]);", n, name(m.out), name_of(out.dtype), name(m.args[0]), name(m.args[0])));
 }
 
-// Does a put alone read what the map rounds? It rounds two at a time.
+// Does a put alone read what the map rounds? It rounds two at a time. (Where registers are few, the assembler makes worse of that.)
 bool Emitter::is_put_alone(const MapTile& m) const {
   const auto puts = puts_.find(m.out);
   const DType d = value(m.out).dtype;
-  return role_ && puts != puts_.end() && puts->second == reads_.at(m.out) && (d == DType::bf16 || d == DType::f16) && m.expr.back().kind == ScalarNode::Kind::op && m.expr.back().op == Op::cast &&
+  return role_ && !has_few_registers() && puts != puts_.end() && puts->second == reads_.at(m.out) && (d == DType::bf16 || d == DType::f16) && m.expr.back().kind == ScalarNode::Kind::op && m.expr.back().op == Op::cast &&
          m.expr[static_cast<size_t>(m.expr.back().args[0])].dtype == DType::f32;
 }
 

@@ -10,7 +10,7 @@ __device__ inline float qn_from_bf16(u16 b) { return __uint_as_float((u32)b << 1
 __device__ inline float qn_half_bf16(const u32* q, int x) { return __uint_as_float(x & 1 ? q[x / 2] & 0xffff0000u : q[x / 2] << 16); }
 __device__ inline u16 qn_to_bf16(float x) { u32 b = __float_as_uint(x); return (u16)((b >> 16) | (x != x ? 0x40 : 0)); }
 #if __CUDA_ARCH__ >= 800
-__device__ inline float qn_round_bf16(float x) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, 0f00000000;" : "=r"(r) : "f"(x)); return __uint_as_float(r); }
+__device__ inline float qn_round_bf16(float x) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, 0f00000000;" : "=r"(r) : "f"(x)); return x != x ? x : __uint_as_float(r); }
 __device__ inline void qn_put_bf16(u16* q, float low, float high) { u32 r; asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low)); *(u32*)q = r; }
 #else
 __device__ inline void qn_put_bf16(u16* q, float low, float high) { q[0] = qn_to_bf16(low), q[1] = qn_to_bf16(high); }

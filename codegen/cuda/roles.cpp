@@ -537,7 +537,7 @@ void Emitter::in_role(const Put& p) {
   line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
   line("qn_together(self);");
   int64_t at = 0;
-  const char* thread = role_->registers && role_->registers < 200 ? "qn_here(tid)" : "tid";   // registers are few: places in a slot are not kept
+  const char* thread = has_few_registers() ? "qn_here(tid)" : "tid";   // registers are few: places in a slot are not kept
   for (size_t n = 0; n < p.values.size(); ++n) {
     const Part part = this->part(c.parts[n]);
     const Spread &outer = k_.axes[static_cast<size_t>(part.outer)].spread, &inner = k_.axes[static_cast<size_t>(part.inner)].spread;
