@@ -237,9 +237,10 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   last_got_ = -1;
   count_reads(r.body);
   zeroed_.clear();
+  const auto steps = [&](AxisId a) { return place(a).extent > place(a).tile; };   // a loop of one step overwrites its sums: behind a clearing its products would be made one by one
   if (r.turns)
     for (const Stmt& s : r.body)
-      if (const auto* q = std::get_if<Seq>(&s.node)) zero_sums(*q);
+      if (const auto* q = std::get_if<Seq>(&s.node); q && std::any_of(q->axes.begin(), q->axes.end(), steps)) zero_sums(*q);
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
