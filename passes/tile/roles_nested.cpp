@@ -300,13 +300,13 @@ class NestedRoles : NestedWalk {
     const ValueId shares = row(), most = row();
     if (uses_most()) math.body.push_back({map_of(op(Op::mul, {leaf(L::most), constant(in_raw_)}), most, {{L::most, last[1]}}, mine, true)});
     math.body.push_back({map_of(all, shares, {{L::most, most}, {L::total, last[2]}}, mine, true)});
-    for (const Store* t : rows_stored_) {
+    math.body.push_back(in_role(Await{0}));
+    math.body.push_back(in_role(Release{2, 0}));
+    for (const Store* t : rows_stored_) {   // where the weights have left their registers
       const ValueId v = value(before_.buffers[static_cast<size_t>(t->buffer)].dtype, {mine});
       math.body.push_back({map_of(tree({}, t->value, nullptr), v, {{L::most, most}, {L::total, last[2]}}, mine, true)});
       math.body.push_back({Store{t->buffer, moved(t->index, mine), v}});
     }
-    math.body.push_back(in_role(Await{0}));
-    math.body.push_back(in_role(Release{2, 0}));
     Each out{{part}, {}};
     const ValueId piece = value(DType::f32, {mine, part}), whole = value(DType::f32, {mine, part});
     out.body.push_back(in_role(Slice{piece, sum}));
