@@ -305,6 +305,32 @@ TEST(CudaCompile, WhatFollowsAProductInRoles) {
   EXPECT_EQ(body.find("qn_round_bf16"), std::string::npos);
 }
 
+// Rows in parts: each box lies in one part, and a tile's further boxes count on along the whole axis.
+TEST(CudaCompile, BoxesOfRowsInParts) {
+  const tile::Kernel planned = plan_cuda(tile::parse_kernel(R"(kernel k(%p0: in bf16[64,1024,64], %p1: in bf16[1024,4096], %p2: out f32[4096,4096]) {
+  axis i0<4096 by 1
+  axis i1<4096 by 1
+  axis i2<1024 by 1
+  grid (i0, i1) {
+    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {
+      %2: bf16[i0, i2] = load %p0[i0//64, i2, i0%64]
+      %3: bf16[i1, i2] = load %p1[i2, i1]
+      %4: f32[i0, i1] = mma[bf16] i2 (%1, %2, %3)
+      yield %4
+    }
+    store %p2[i0, i1] = %0
+  }
+}
+)"),
+                                         "sm_90a", F32Products::f32);
+  ASSERT_FALSE(planned.phases[0].roles.empty());
+  const KernelImage image = cuda::emit(planned, "sm_90a");
+  ASSERT_EQ(image.maps[0].operand, 0);
+  const int64_t* const box = image.maps[0].box;
+  EXPECT_EQ(std::vector<int64_t>(box, box + 3), (std::vector<int64_t>{1, 64, 64}));
+  EXPECT_NE(image.source.find("(((at0 + 64)) % 64), at2, (((at0 + 64)) / 64)"), std::string::npos) << image.source.substr(image.source.find("extern \"C\""));
+}
+
 TEST(CudaCompile, RolesWithoutSpills) {
   try {
     cuda::compiler_version();
