@@ -287,7 +287,7 @@ TEST(CudaCompile, WhatFollowsAProductInRoles) {
     return body.find(text);
   };
   EXPECT_LT(at("[r] = 0;"), at("qn_turn(self)"));
-  EXPECT_LT(at("if (const int next = 0"), at("for (int step = 0"));
+  EXPECT_LT(at("if (const int next = 0"), at("qn_turn(self)"));
   EXPECT_LT(at("if (const int next = step + 1"), at("qn_put_bf16"));
   EXPECT_EQ(body.find("qn_round_bf16"), std::string::npos);
 }
