@@ -184,6 +184,9 @@ class Emitter {
   std::set<tile::ValueId> zeroed_;         // what loops are to carry, cleared before
   void role_each(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& first = "0", int64_t every = 1);
   int64_t steps_of(const std::vector<tile::AxisId>& axes) const;   // of an each
+  static std::vector<const tile::Load*> loads_ahead(const tile::Block& body);
+  void stand(const std::vector<tile::AxisId>& axes, const std::string& step);
+  void read_ahead(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& step);
   std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
   std::string past(const std::vector<tile::AxisId>& axes) const;   // whether it has
   void issue(const tile::Mma& m);
