@@ -48,7 +48,7 @@ double milliseconds_since(Clock::time_point start) {
 
 std::string cache_key(const tile::Kernel& planned, const Target& target, bool want_source) {
   const std::string version = target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
-  return fmt::format("quern image 4 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
+  return fmt::format("quern image 5 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
 }
 
 std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, Cache& cache, CompileReport& report) {

@@ -28,7 +28,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
     const int64_t rank = x.rank();
     if (shared == 1 || rank < 3) return x;
     Shape split = x.shape();
-    if (split[static_cast<size_t>(rank - 3)] != 1 && split[static_cast<size_t>(rank - 3)] != qs[1]) return x;
+    if (rank > 4 || (split[static_cast<size_t>(rank - 3)] != 1 && split[static_cast<size_t>(rank - 3)] != qs[1])) fail(Code::shapes_differ, fmt::format("a mask or bias of {} for {} heads of queries", to_string(x.type()), qs[1]), "they broadcast against [batch, heads, queries, keys]");
     const bool same = split[static_cast<size_t>(rank - 3)] == 1;
     split[static_cast<size_t>(rank - 3)] = same ? 1 : shared;
     split.insert(split.begin() + rank - 3, same ? 1 : groups);

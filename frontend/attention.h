@@ -17,7 +17,7 @@ struct Attention {
 };
 /// softmax(scale q k^T + …) v; Vaswani et al., arXiv:1706.03762. q [b, h, n, d], k [b, g, m, d], v [b, g, m, e] → [b, h, n, e],
 /// h a multiple of g: neighbouring heads of queries share keys (Ainslie et al., arXiv:2305.13245). A query that sees no
-/// key gives 0. Programs for the CPU leave out blocks of scores that `causal` empties: an infinity or NaN among values that only
+/// key gives 0. Programs leave out blocks of scores that `causal`, or a window (in roles on a GPU), empties: an infinity or NaN among values that only
 /// those would read stays unseen there, where the interpreter multiplies it by 0 (passes/tile/bounds.h).
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attention& options = {}, Where where = Where::current());
 

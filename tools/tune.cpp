@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "ir/symbol.h"
+#include "passes/tile/fast.h"
 #include "passes/tile/schedule.h"
 #include "runtime/jit.h"
 #include "tools/commands.h"
@@ -30,12 +31,6 @@ struct Arguments {
   PassArguments passes;
   JsonArgument json;
 };
-
-std::string fields_text(const ScheduleFields& fields) {
-  std::vector<std::string> words;
-  for (const auto& [name, value] : fields) words.push_back(fmt::format("{} = {}", name, value));
-  return words.empty() ? "standard" : fmt::format("{}", fmt::join(words, " "));
-}
 
 /// The medians of all that take turns, and the median of the rounds' ratios of the first one's time to each one's.
 struct Race {
@@ -74,14 +69,15 @@ struct Tuned {
 /// Times a kernel's candidates; adds an entry to the plan where one is faster.
 Tuned tune_kernel(Device& device, const tile::Kernel& lowered, int64_t size, const Arguments& a, PlanFile& plan) {
   const size_t most = static_cast<size_t>(a.candidates);
-  const std::vector<Candidate> candidates = device.target().kind == TargetKind::cpu ? candidates_cpu(lowered, device.target().arch, most) : candidates_cuda(lowered, device.target().arch, f32_products(a.passes.matmul), most);
+  const bool cuda = device.target().kind == TargetKind::cuda;
+  const std::vector<Candidate> candidates = cuda ? candidates_cuda(lowered, device.target().arch, f32_products(a.passes.matmul), most) : candidates_cpu(lowered, device.target().arch, most);
   std::vector<tile::Kernel> planned;
-  for (const Candidate& c : candidates) planned.push_back(c.planned);
+  for (const Candidate& c : candidates) planned.push_back(cuda && a.passes.fp == "fast" ? fast_maps(c.planned) : c.planned);
   KernelTimer timer(device, lowered, size);
   for (KernelImage& image : compile_plans(planned, lowered, device.target(), size)) timer.add(std::move(image));
   const auto want = timer.outputs(0);
   for (size_t c = 1; c < candidates.size(); ++c)
-    if (timer.outputs(c) != want) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: {} computes something else with the schedule {}", lowered.name, fields_text(candidates[c].fields))).with_help("please report it with the command line");
+    if (timer.outputs(c) != want) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: {} computes something else with the schedule {}", lowered.name, to_string(candidates[c].fields))).with_help("please report it with the command line");
   std::vector<std::function<double()>> runners;
   for (size_t c = 0; c < candidates.size(); ++c) runners.push_back([&timer, c] { return timer.block(c); });
   const int64_t scouts = candidates.size() == 1 ? kScouts : a.rounds;
@@ -93,7 +89,7 @@ Tuned tune_kernel(Device& device, const tile::Kernel& lowered, int64_t size, con
   const Race again = race({runners[0], runners[best]}, a.rounds);
   if (again.ratios[1] < kNoise) return out;
   plan.kernels.push_back({lowered.name, structure_hash(lowered), candidates[best].fields, sums_of(candidates[best].planned), candidates[best].cost, candidates[0].cost, again.medians[1], again.medians[0]});
-  return {lowered.name, fields_text(candidates[best].fields), candidates.size(), again.medians[0], again.medians[1], again.ratios[1]};
+  return {lowered.name, to_string(candidates[best].fields), candidates.size(), again.medians[0], again.medians[1], again.ratios[1]};
 }
 
 /// The whole program on random inputs, from the same states in every block.

@@ -233,7 +233,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   line(fmt::format("const int g = {0} / ({1} * columns), r = {0} - g * ({1} * columns), q = min({1}, rows - g * {1});", rest, p.group));
   line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)({}r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, p.backward ? "columns - 1 - " : "", place(column).tile));
   if (r.along >= 0) line(fmt::format("const ix {} = {} + self * {};", place(r.along).start, place(k_.axes[static_cast<size_t>(r.along)].within).start, place(r.along).tile));
-  in_flight_.clear(), reads_.clear(), others_.clear(), sums_.clear();
+  in_flight_.clear(), reads_.clear(), others_.clear(), puts_.clear(), sums_.clear();
   last_got_ = -1;
   count_reads(r.body);
   zeroed_.clear();

@@ -2,6 +2,7 @@
 #include "passes/tile/nested_walk.h"
 
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -162,7 +163,9 @@ ValueId NestedWalk::add_row_sum(Block& to, const RowSum& s, AxisId rows) {
 void NestedWalk::bound_blocks(AxisId blocks, AxisId rows, int64_t block) {
   Axis& steps = k_.axes[static_cast<size_t>(blocks)];
   if (const auto& to = axis(walk_).to) steps.to = floor_div(moved(*to, rows) - Index(1), block) + Index(1);
-  if (const auto& from = axis(walk_).from) steps.from = floor_div(moved(*from, rows), block) + Index(planted(Fault::window_walked_late));
+  std::set<int> of;   // where it starts is asked for rows alone: else it starts at the first
+  if (const auto& from = axis(walk_).from) from->collect_axes(of);
+  if (of == std::set<int>{row_}) steps.from = floor_div(moved(*axis(walk_).from, rows), block) + Index(planted(Fault::window_walked_late));
 }
 
 // As many heads as leave the least to the block that has the most, each taking every so-manieth instance there and back.

@@ -87,8 +87,10 @@ class WeightedRoles : NestedWalk {
   void find_sums() {
     want(before_.phases.size() == 1 && std::none_of(before_.axes.begin(), before_.axes.end(), [](const Axis& a) { return a.extent < 1 || a.symbol; }), "its size is the run's");
     for (const Stmt& s : body()) {
-      if (const auto* q = std::get_if<Seq>(&s.node)) maker<Mma>(q->body, q->yields.at(0)) ? find_sum(*q) : row_sums_.push_back(row_sum(*q));
-      else want(!std::holds_alternative<Each>(s.node), "it has outputs of several shapes");
+      if (const auto* q = std::get_if<Seq>(&s.node)) {
+        want(!q->yields.empty(), "a loop of it carries nothing");
+        maker<Mma>(q->body, q->yields[0]) ? find_sum(*q) : row_sums_.push_back(row_sum(*q));
+      } else want(!std::holds_alternative<Each>(s.node), "it has outputs of several shapes");
     }
     want(!sums_.empty(), "it has no weighted sum");
     for (const Stmt& s : body())

@@ -26,13 +26,13 @@ constexpr size_t kBases = 3;   // of the candidates for registers, the best: aro
 // What fixes the order of sums; no schedule has them.
 const std::vector<std::string> kNumerics = {"sum", "sum_tile", "sum_block", "sum_lanes", "split", "shares", "online", "precision", "atom"};
 
-std::string text_of(const ScheduleFields& fields) {
+}  // namespace
+
+std::string to_string(const ScheduleFields& fields) {
   std::vector<std::string> words;
   for (const auto& [name, value] : fields) words.push_back(fmt::format("{} = {}", name, value));
   return fmt::format("{}", fmt::join(words, " "));
 }
-
-}  // namespace
 
 int64_t KernelSchedule::choose(const std::string& name, int64_t standard, int64_t low, int64_t high) {
   high = std::max(high, standard), low = std::min(low, standard);
@@ -51,7 +51,7 @@ size_t KernelSchedule::choose_way(std::vector<Way> ways, size_t standard) {
     if (const auto it = given_.find(name); it != given_.end()) value = it->second;
   for (const auto& [name, value] : ways_[standard].fields) fields_[name] = {wanted.at(name), value, INT64_MIN, INT64_MAX};
   const auto it = std::find_if(ways_.begin(), ways_.end(), [&](const Way& w) { return w.fields == wanted; });
-  if (it == ways_.end()) throw Error(Code::plan_field, fmt::format("{}: this kernel has no plan with {}", origin_, text_of(wanted))).with_help(fmt::format("the standard one has {}; quern tune writes what fits", text_of(ways_[standard].fields)));
+  if (it == ways_.end()) throw Error(Code::plan_field, fmt::format("{}: this kernel has no plan with {}", origin_, to_string(wanted))).with_help(fmt::format("the standard one has {}; quern tune writes what fits", to_string(ways_[standard].fields)));
   return static_cast<size_t>(it - ways_.begin());
 }
 
@@ -179,12 +179,14 @@ std::vector<Candidate> candidates_cuda(const Kernel& kernel, const std::string& 
   std::vector<KernelSchedule::Way> ways = standard.ways();
   std::stable_sort(ways.begin(), ways.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; });
   for (const KernelSchedule::Way& way : ways) {
-    KernelSchedule schedule(way.fields, "a candidate");
+    ScheduleFields fields = way.fields;
+    std::erase_if(fields, [&](const auto& f) { return standard.fields().at(f.first).standard == f.second; });
+    KernelSchedule schedule(fields, "a candidate");
     Kernel planned = plan_cuda(kernel, arch, products, nullptr, &schedule);
     if (seen.count(structure(planned))) out[0].cost = way.cost;
     if (out.size() == most || seen.count(structure(planned)) || sums_of(planned) != sums) continue;
     verify(planned);
-    out.push_back({way.fields, std::move(planned), way.cost});
+    out.push_back({std::move(fields), std::move(planned), way.cost});
   }
   return out;
 }

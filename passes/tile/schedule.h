@@ -18,6 +18,7 @@
 namespace quern {
 
 using ScheduleFields = std::map<std::string, int64_t>;
+std::string to_string(const ScheduleFields& fields);   // "rows = 6 vectors = 4"
 
 class KernelSchedule {
  public:

@@ -202,7 +202,7 @@ size_t record(cuda_driver::Recording& r, const std::vector<MemoryRange>& operand
 
 // Of any two nodes that touch the same memory, one of them writing it, the later one waits for the earlier one; and for
 // none that it need not. It begins beside the earlier one where both are kernels that wait by themselves in a
-// single line of nodes, and nowhere else.
+// single line of nodes, as far as their levels tell, and nowhere else.
 TEST_F(CudaHost, RecordedNodesWaitForWhatTheyNeed) {
   const auto device = open_device("cuda:0");   // for a current context
   std::mt19937 random(5);

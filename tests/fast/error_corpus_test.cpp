@@ -172,6 +172,7 @@ std::vector<Fixture> dsl() {
       WRONG(smoothing_far, attribute_missing, {"f32[2,3]"}, [](Model& m) { cross_entropy(in(m, "x", {2, 3}), in(m, "y", {2}, i32), CrossEntropy{.label_smoothing = 2}); }),
       WRONG(attention_rank, bad_rank, {"f32[2,3,4]"}, [](Model& m) { const Tensor x = in(m, "x", {2, 3, 4}); attention(x, x, x); }),
       WRONG(attention_heads, channel_groups, {"f32[1,3,4,8]", "f32[1,2,4,8]"}, [](Model& m) { const Tensor k = in(m, "k", {1, 2, 4, 8}); attention(in(m, "q", {1, 3, 4, 8}), k, k); }),
+      WRONG(attention_bias_heads, shapes_differ, {"f32[1,2,4,4]"}, [](Model& m) { const Tensor k = in(m, "k", {1, 2, 4, 8}); attention(in(m, "q", {1, 4, 4, 8}), k, k, {.bias = in(m, "b", {1, 2, 4, 4})}); }),
       WRONG(attention_mask, dtype_unsupported, {"f32[4,4]"}, [](Model& m) { const Tensor q = in(m, "q", {1, 2, 4, 8}); attention(q, q, q, {.mask = in(m, "m", {4, 4})}); }),
       WRONG(rope_odd, bad_rank, {"f32[4,3]"}, [](Model& m) { rope(in(m, "x", {4, 3})); }),
       WRONG(rope_base, attribute_missing, {"f32[4,4]", "-1"}, [](Model& m) { rope(in(m, "x", {4, 4}), {}, -1); }),
