@@ -74,10 +74,10 @@ const PlanFile::Kernel* PlanFile::find(const std::string& structure) const {
 tile::Kernel PlanFile::apply(const Kernel& entry, const tile::Kernel& lowered, F32Products products) const {
   const std::string origin = fmt::format("{}: kernel {}", file, entry.name);
   const auto plan = [&](KernelSchedule& schedule) { return target.kind == TargetKind::cpu ? plan_cpu(lowered, target.arch, &schedule) : plan_cuda(lowered, target.arch, products, nullptr, &schedule); };
-  KernelSchedule none;
-  if (const std::string sums = sums_of(plan(none)); sums != entry.sums)
+  tile::Kernel planned = plan_scheduled(plan, entry.fields, origin);
+  if (const std::string sums = sums_of(planned); sums != entry.sums)
     throw Error(Code::plan_numerics, fmt::format("{}: it was tuned for another order of sums ({}) than the compiler's ({})", origin, entry.sums, sums)).with_help("run quern tune again, or give the --matmul that it was tuned with");
-  return plan_scheduled(plan, entry.fields, origin);
+  return planned;
 }
 
 std::string to_string(const PlanFile& plan) {

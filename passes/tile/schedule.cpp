@@ -62,7 +62,7 @@ void KernelSchedule::want_all_used() const {
     if (fields_.count(name)) continue;
     if (std::count(kNumerics.begin(), kNumerics.end(), name))
       throw Error(Code::plan_numerics, fmt::format("{}: {} = {} would change the order of sums, and so the results", origin_, name, value)).with_help(fmt::format("a plan has schedule fields only; this kernel has {}", known.empty() ? "none" : fmt::format("{}", fmt::join(known, ", "))));
-    throw Error(Code::plan_field, fmt::format("{}: this kernel has no field \"{}\"", origin_, name)).with_help(suggestion(name, known, known.empty() ? "there is nothing to choose in it" : fmt::format("it has {}", fmt::join(known, ", "))));
+    throw Error(Code::plan_field, fmt::format("{}: this kernel has no field \"{}\"", origin_, name)).with_help(suggestion(name, known, known.empty() ? "there is nothing to choose in it as it is compiled here (--matmul is not in a plan file)" : fmt::format("it has {}", fmt::join(known, ", "))));
   }
 }
 

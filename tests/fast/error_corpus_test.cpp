@@ -1,8 +1,7 @@
 // The error corpus: wrong uses of the DSL, wrong graphs as text, wrong files. Each must name its line, its code, every operand's
 // type and a way out, and must look as the golden text in tests/cases/errors/NAME.txt (line numbers of this file
-// written as LINE). After a wanted change of wording: QN_BLESS=1 error_corpus_test writes them anew.
+// written as LINE). After a wanted change of wording: error_corpus_test --update writes them anew.
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -11,6 +10,8 @@
 
 #include <gtest/gtest.h>
 
+#include "codegen/compile.h"
+#include "codegen/cuda/process.h"
 #include "frontend/attention.h"
 #include "frontend/control.h"
 #include "frontend/conv.h"
@@ -26,12 +27,11 @@
 #include "frontend/resize.h"
 #include "frontend/shape.h"
 #include "frontend/transforms.h"
-#include "codegen/compile.h"
-#include "codegen/cuda/process.h"
 #include "ir/interpret.h"
 #include "ir/support/file.h"
 #include "ir/text.h"
 #include "passes/pass.h"
+#include "tests/support/updating.h"
 #include "tools/diagnostics.h"
 #include "tools/fuzz_files.h"
 #include "tools/onnx_writer.h"
@@ -379,7 +379,7 @@ std::string golden_path(const std::string& name) { return std::string(QN_SOURCE_
 void compare_golden(const std::string& name, const Error& e) {
   std::string text = render(e, ErrorFormat::human);
   text = std::regex_replace(text, std::regex("error_corpus_test.cpp:\\d+"), "error_corpus_test.cpp:LINE");
-  if (std::getenv("QN_BLESS")) std::ofstream(golden_path(name)) << text;
+  if (test::updating()) std::ofstream(golden_path(name)) << text;
   std::ifstream in(golden_path(name));
   const std::string golden((std::istreambuf_iterator<char>(in)), {});
   EXPECT_EQ(text, golden);
