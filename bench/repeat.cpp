@@ -2,6 +2,7 @@
 #include "bench/repeat.h"
 
 #include <algorithm>
+#include <functional>
 
 #include <fmt/format.h>
 

@@ -175,18 +175,17 @@ std::vector<Candidate> candidates_cuda(const Kernel& kernel, const std::string& 
   std::vector<Candidate> out;
   out.push_back({{}, plan_cuda(kernel, arch, products, nullptr, &standard), 0});
   const std::string sums = sums_of(out[0].planned);
-  const std::set<std::string> seen{structure(out[0].planned)};
   std::vector<KernelSchedule::Way> ways = standard.ways();
+  for (KernelSchedule::Way& way : ways) std::erase_if(way.fields, [&](const auto& f) { return standard.fields().at(f.first).standard == f.second; });
   std::stable_sort(ways.begin(), ways.end(), [](const auto& a, const auto& b) { return a.cost < b.cost; });
   for (const KernelSchedule::Way& way : ways) {
-    ScheduleFields fields = way.fields;
-    std::erase_if(fields, [&](const auto& f) { return standard.fields().at(f.first).standard == f.second; });
-    KernelSchedule schedule(fields, "a candidate");
+    if (way.fields.empty()) out[0].cost = way.cost;
+    if (way.fields.empty() || out.size() == most) continue;
+    KernelSchedule schedule(way.fields, "a candidate");
     Kernel planned = plan_cuda(kernel, arch, products, nullptr, &schedule);
-    if (seen.count(structure(planned))) out[0].cost = way.cost;
-    if (out.size() == most || seen.count(structure(planned)) || sums_of(planned) != sums) continue;
+    if (sums_of(planned) != sums) continue;
     verify(planned);
-    out.push_back({std::move(fields), std::move(planned), way.cost});
+    out.push_back({way.fields, std::move(planned), way.cost});
   }
   return out;
 }

@@ -21,6 +21,17 @@ namespace {
 
 class AttentionRoles : public test::OnDevice {
  protected:
+  // Forward, the queries' gradient, the keys' and values': all in roles.
+  static void expect_three(const CompileReport& report) {
+    EXPECT_EQ(report.notes, std::vector<std::string>());
+    int nested = 0;
+    for (size_t k = 0; k < report.planned.size(); ++k)
+      if (has_nested_products(report.lowered[k])) {
+        ++nested;
+        EXPECT_FALSE(report.planned[k].phases[0].roles.empty());
+      }
+    EXPECT_EQ(nested, 3);
+  }
   void check(const test::AttentionText& a) {
     SCOPED_TRACE(testing::Message() << a.heads << "x" << a.time << "x" << a.size << (a.causal ? " causal " : " ") << a.dtype << ", " << a.instances << " instances, " << a.keys << " keys");
     const DType dtype = a.dtype == "f16" ? DType::f16 : DType::bf16;
@@ -234,14 +245,7 @@ TEST_F(AttentionRoles, Gradients) {
       EXPECT_LT(std::sqrt(error / norm), t.dtype == DType::f16 ? 2e-3 : 1e-2) << "gradient " << g;   // NaN is no less
     }
     if (device->target().arch != "sm_90a" || t.time < 128) continue;   // so few scores are kept
-    EXPECT_EQ(report.notes, std::vector<std::string>());
-    int nested = 0;
-    for (size_t k = 0; k < report.planned.size(); ++k)
-      if (has_nested_products(report.lowered[k])) {
-        ++nested;
-        EXPECT_FALSE(report.planned[k].phases[0].roles.empty());
-      }
-    EXPECT_EQ(nested, 3);   // forward, the queries' gradient, the keys' and values'
+    expect_three(report);
     for (const tile::Kernel& k : report.lowered)
       for (const tile::Buffer& b : k.buffers) EXPECT_LT(count(b.shape), t.heads * t.time * t.time) << k.name;
   }
@@ -265,14 +269,7 @@ TEST_F(AttentionRoles, SharedKeysAndWindows) {
     const std::vector<HostTensor> want = interpret(expand(a.graph(DType::f64), context), wide);
     for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
     if (device->target().arch != "sm_90a") continue;
-    EXPECT_EQ(report.notes, std::vector<std::string>());
-    int nested = 0;
-    for (size_t k = 0; k < report.planned.size(); ++k)
-      if (has_nested_products(report.lowered[k])) {
-        ++nested;
-        EXPECT_FALSE(report.planned[k].phases[0].roles.empty());
-      }
-    EXPECT_EQ(nested, 3);
+    expect_three(report);
   }
 }
 

@@ -2,7 +2,6 @@
 // computes, for every depth of their rings; and each breach of the protocol is found and named.
 #include <cmath>
 
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "ir/tile/kernel.h"
@@ -204,14 +203,18 @@ std::string product(int64_t m, int64_t n, int64_t k, bool ta, bool tb, bool afte
   }
   return t + "  }\n}\n";
 }
-void expect_same(const Kernel& lowered, const Kernel& planned) {
-  std::vector<HostTensor> want, got;
-  for (const Buffer& b : lowered.buffers) {
-    HostTensor t(b.dtype, b.shape);
-    for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of(b.dtype, std::sin(static_cast<double>(i) * 1.7)));
-    want.push_back(t);
-    got.push_back(b.kind == BufferKind::out ? HostTensor::full(b.dtype, b.shape, 99) : t);
+// Outputs hold something else than what is to come.
+std::vector<HostTensor> values_of(const Kernel& kernel) {
+  std::vector<HostTensor> out;
+  for (const Buffer& b : kernel.buffers) {
+    out.push_back(HostTensor::full(b.dtype, b.shape, 99));
+    if (b.kind == BufferKind::in)
+      for (int64_t i = 0; i < out.back().size(); ++i) out.back().set(i, Scalar::of(b.dtype, std::sin(static_cast<double>(i) * 1.7)));
   }
+  return out;
+}
+void expect_same(const Kernel& lowered, const Kernel& planned) {
+  std::vector<HostTensor> want = values_of(lowered), got = want;
   std::vector<HostTensor*> expected, found;
   for (HostTensor& t : want) expected.push_back(&t);
   for (HostTensor& t : got) found.push_back(&t);
@@ -358,33 +361,17 @@ TEST(TileRoles, WhatThePassLeaves) {
 // What a plan file may choose: tiles and who takes them, not how a sum is ordered.
 TEST(TileRoles, EveryTilingComputesTheSameBits) {
   for (const int64_t depth : {136, 4104}) {   // the latter shared by blocks of a cluster
-    const Kernel lowered = parse_kernel(fmt::format(R"(kernel k(%p0: in bf16[136,{0}], %p1: in bf16[{0},200], %p2: in bf16[200], %p3: out bf16[136,200]) {{
-  axis i0<136 by 1
-  axis i1<200 by 1
-  axis i2<{0} by 1
-  grid (i0, i1) {{
-    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {{
-      %2: bf16[i0, i2] = load %p0[i0, i2]
-      %3: bf16[i1, i2] = load %p1[i2, i1]
-      %4: f32[i0, i1] = mma[bf16] i2 (%1, %2, %3)
-      yield %4
-    }}
-    %5: bf16[i1] = load %p2[i1]
-    %6: bf16[i0, i1] = map(add(cast<bf16>(a0), a1)) (%0, %5)
-    store %p3[i0, i1] = %6
-  }}
-}})",
-                                                    depth));
+    const Kernel lowered = parse_kernel(product(136, 200, depth, false, false, true));
     const std::vector<Candidate> candidates = candidates_cuda(lowered, "sm_90a", F32Products::f32, depth < 1000 ? 32 : 5);
     EXPECT_GE(candidates.size(), depth < 1000 ? 8u : 4u);
     std::vector<std::byte> first;
     for (const Candidate& c : candidates) {
       EXPECT_EQ(c.planned.phases[0].shared >= 0, depth > 1000);
-      std::vector<HostTensor> storage = {ramp({136, depth}, 1), ramp({depth, 200}, 1), ramp({200}, 2), HostTensor::full(DType::bf16, {136, 200}, 99)};
+      std::vector<HostTensor> storage = values_of(lowered);
       std::vector<HostTensor*> buffers;
       for (HostTensor& t : storage) buffers.push_back(&t);
       interpret(c.planned, buffers);
-      const std::vector<std::byte> bits(storage[3].bytes.begin(), storage[3].bytes.end());
+      const std::vector<std::byte> bits(storage.back().bytes.begin(), storage.back().bytes.end());
       if (first.empty()) first = bits;
       EXPECT_EQ(bits, first) << to_string(c.planned);
       const Kernel again = plan_scheduled([&](KernelSchedule& s) { return plan_cuda(lowered, "sm_90a", F32Products::f32, nullptr, &s); }, c.fields, "test.plan");

@@ -64,9 +64,12 @@ TEST(Bench, UnknownNames) {
 }
 
 TEST(Suite, NoPeerIsNoPass) {
-  Result r = run(quern("bench suite cpu --peers none"));
+  Result r = run("mkdir -p " + testing::TempDir() + "quern_no_python && PATH=" + testing::TempDir() + "quern_no_python " + quern("bench suite cpu --peers torch,jax"));
   EXPECT_EQ(r.status, 5) << r.text;
   EXPECT_NE(r.text.find("no peer was found"), std::string::npos) << r.text;
+  r = run(quern("bench suite cpu 'matmul 256x256x256 nn' --peers none --threads 1 --rounds 1"));   // none was asked for
+  EXPECT_EQ(r.status, 0) << r.text;
+  EXPECT_NE(r.text.find("no peer has it"), std::string::npos) << r.text;
   r = run(quern("bench suite cpu 'matmul 1x256x784 nn' --peers jaxx"));
   EXPECT_EQ(r.status, 2) << r.text;
   EXPECT_NE(r.text.find("did you mean \"jax\""), std::string::npos) << r.text;
@@ -79,7 +82,7 @@ TEST(Suite, OfAGpu) {
   const Result r = run(quern("bench suite cuda row --threads 2"));
   EXPECT_EQ(r.status, 2) << r.text;
   EXPECT_NE(r.text.find("--threads is for the CPU"), std::string::npos) << r.text;
-  EXPECT_EQ(run(quern("bench suite cuda row --peers none")).status, 5);   // no GPU, or nothing to compare with
+  EXPECT_EQ(run("CUDA_VISIBLE_DEVICES= " + quern("bench suite cuda row --peers none")).status, 5);   // no GPU
   // PyTorch and JAX make the cases' data on the GPU; without site packages they say why they cannot.
   for (const char* variant : {"torch", "torch-compile", "cublaslt", "jax"}) {
     const Result peer = run("printf '{\"start\": {\"threads\": 1, \"variant\": \"" + std::string(variant) + "\"}}\\n' | python3 -S bench/peers/suite_cuda.py");
