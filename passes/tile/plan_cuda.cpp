@@ -268,7 +268,7 @@ class Planner {
     const int64_t most = std::min<int64_t>(in_shared ? kRowThreads : 1024, power_up(ceil_div(extent, vector)));
     int64_t threads = std::min(most, power_up(ceil_div(extent, vector * 8)));
     const bool once = is_vector_product();
-    if (once) threads = std::min(most, std::max<int64_t>(threads, 32));
+    if (once || in_shared) threads = std::min(most, std::max<int64_t>(threads, 32));
     while (!once && threads < most && rows * threads < kMachine) threads *= 2;
     if (threads == 1 && vector > 1 && extent >= 4 * vector) threads = 2;   // one alone would read a row element by element
     int64_t groups = std::clamp<int64_t>(ceil_div(extent, threads * vector), 1, once ? 8 : 4);
@@ -284,7 +284,7 @@ class Planner {
       const int64_t used = int64_t{1} << (lane_bit_ + warp_bit_), share = std::min({power_up(axis(a).extent), kBlock / used, power_up(ceil_div(kMachine, rows * used))});
       if (share > 1 && axis(a).spread == Spread{}) give(a, share, 1, 1);
     }
-    spread_kept(-1, std::max<int64_t>(32, std::min(std::max(kBlock, threads), threads * power_up(rows))));
+    if (!in_shared) spread_kept(-1, std::max<int64_t>(32, std::min(std::max(kBlock, threads), threads * power_up(rows))));   // a block has room for its row
     unroll_direct(-1);
   }
 

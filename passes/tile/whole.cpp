@@ -15,6 +15,7 @@ using namespace tile;
 
 namespace {
 
+constexpr int64_t kSharedRow = 1024;     // elements of a row that is copied to shared memory: all threads of a block work on it, a shorter one stays in the cache
 constexpr int64_t kMostHeld = 1024 * 24;   // elements of all tiles that a block's threads hold of a row: some registers are left
 
 class Whole {
@@ -217,7 +218,7 @@ std::optional<Kernel> row_in_shared(const Kernel& kernel, int64_t bytes) {
   }
   Block copies;
   for (auto& [what, reads] : rows) {
-    if (reads.size() < 2) continue;
+    if (reads.size() < 2 || k.axes[static_cast<size_t>(reads[0].along)].extent < kSharedRow) continue;
     const Load first = *reads[0].load;
     const Buffer source = k.buffers[static_cast<size_t>(first.buffer)];
     bytes -= source.shape.back() * size_of(source.dtype);
