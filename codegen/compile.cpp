@@ -182,13 +182,18 @@ bool has_rows(const Graph& body) {
   return std::any_of(body.inputs.begin(), body.inputs.end(), rows) || std::any_of(body.outputs.begin(), body.outputs.end(), [&](const NamedOutput& o) { return rows(o.node); });
 }
 
-// Why roles do not take a kernel in whose loops other products are computed.
+// Why roles do not take a kernel in whose loops products are computed.
+constexpr int64_t kAnySize = 64;   // of a symbol
 std::string not_in_roles(const Node& call) {
-  if (std::count_if(call.attrs.body->nodes.begin(), call.attrs.body->nodes.end(), [](const Node& n) { return means<Contract>(n.op); }) < 2) return "";
-  if (std::any_of(call.attrs.body->nodes.begin(), call.attrs.body->nodes.end(), [](const Node& n) { return is_symbolic(n.type.shape); })) return call.attrs.name + ": its size is the run's";
-  const tile::Kernel lowered = lower(*call.attrs.body, call.attrs.name, 0, 0, 1, Updates::side_by_side);
+  const auto has = [&](bool (*what)(const Node&)) { return std::count_if(call.attrs.body->nodes.begin(), call.attrs.body->nodes.end(), what); };
+  const auto products = has([](const Node& n) { return means<Contract>(n.op); });
+  if (products == 0 || (products == 1 && !has([](const Node& n) { return means<Reduce>(n.op); }))) return "";
+  const bool symbolic = std::any_of(call.attrs.body->nodes.begin(), call.attrs.body->nodes.end(), [](const Node& n) { return is_symbolic(n.type.shape); });
+  const tile::Kernel lowered = lower(symbolic ? at_size(*call.attrs.body, kAnySize) : *call.attrs.body, call.attrs.name, 0, 0, 1, Updates::side_by_side);
+  if (!has_nested_products(lowered)) return "";
+  if (symbolic) return call.attrs.name + ": its size is the run's";
   std::string why;
-  return has_nested_products(lowered) && !plan_nested_roles(lowered, why) ? fmt::format("{}: {}", call.attrs.name, why) : "";
+  return plan_nested_roles(lowered, why) ? "" : fmt::format("{}: {}", call.attrs.name, why);
 }
 
 }  // namespace

@@ -132,6 +132,9 @@ bool means(Op op) { return std::holds_alternative<Alternative>(def_of(op).meanin
 /// Elementwise ops whose result's dtype is an attribute.
 inline bool names_dtype(Op op) { return op == Op::cast || op == Op::bitcast; }
 
+/// Whether the result jumps where a float argument changes a little: comparisons, what rounds to whole numbers, orders.
+bool is_discontinuous(Op op);
+
 /// Applies an elementwise op to single values; the one scalar table of both IRs.
 Scalar apply_scalar(Op op, DType out, std::span<const Scalar> args);
 /// Result dtype of an elementwise op on arguments of `dtype` (bool for comparisons).

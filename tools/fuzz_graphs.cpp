@@ -80,7 +80,7 @@ class Drawer {
   static bool discontinuous(Op op, DType dtype, const Attrs& attrs) {
     if (!is_float(dtype)) return false;
     if (op == Op::cast) return !is_float(attrs.dtype[0]);
-    return op == Op::floor || op == Op::round || op == Op::sign || op == Op::mod || op == Op::rem || op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::bitcast || op == Op::argmax || op == Op::argsort;
+    return is_discontinuous(op) || op == Op::bitcast;
   }
   static Known within(double low, double high) { return {true, low, high}; }
   static Known rounded(DType dtype, double low, double high) { return {false, low, high, 2 * epsilon_of(dtype), epsilon_of(dtype), 1}; }

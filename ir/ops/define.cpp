@@ -42,6 +42,23 @@ Scalar apply_scalar(Op op, DType out, std::span<const Scalar> args) {
   return map->apply(out, args);
 }
 
+bool is_discontinuous(Op op) {
+  switch (op) {
+    case Op::eq:
+    case Op::ne:
+    case Op::lt:
+    case Op::le:
+    case Op::floor:
+    case Op::round:
+    case Op::sign:
+    case Op::mod:
+    case Op::rem:
+    case Op::argmax:
+    case Op::argsort: return true;
+    default: return false;
+  }
+}
+
 DType scalar_result(Op op, DType dtype) {
   return op == Op::eq || op == Op::ne || op == Op::lt || op == Op::le || op == Op::logical_and || op == Op::logical_or ||
                  op == Op::logical_not

@@ -150,17 +150,16 @@ Nodes vjp_pow(GraphBuilder& b, NodeId n, NodeId g) {
   const NodeId gy = b.add(Op::select, {positive, v.times(g, v.times(n, v.op(Op::log, safe))), zero});
   return {gx, gy};
 }
-// The winner takes all, equals share evenly.
+// The winner takes all, equals share evenly. The operands are compared, not one with the result: rounded at other places it is neither.
 Nodes vjp_extreme(GraphBuilder& b, NodeId n, NodeId g) {
   Vjp v{b, n, g};
-  const NodeId x = v.arg(0), y = v.arg(1), zero = v.number(0);
-  const NodeId half = v.times(g, v.number(0.5));
-  const NodeId tie = v.op(Op::eq, x, y);
-  const auto share = [&](NodeId mine) {
-    const NodeId wins = b.add(Op::select, {v.op(Op::eq, mine, n), g, zero});
-    return b.add(Op::select, {tie, half, wins});
+  const NodeId x = v.arg(0), y = v.arg(1), zero = v.number(0), half = v.times(g, v.number(0.5)), tie = v.op(Op::eq, x, y);
+  const bool max = b.graph().at(n).op == Op::max;
+  const auto share = [&](NodeId mine, NodeId other) {
+    const NodeId wins = max ? v.op(Op::lt, other, mine) : v.op(Op::lt, mine, other);
+    return b.add(Op::select, {tie, half, b.add(Op::select, {wins, g, zero})});
   };
-  return {share(x), share(y)};
+  return {share(x, y), share(y, x)};
 }
 
 // The derivatives 1 + x^2, (1-x)(1+x) … of the inverse functions, each to the power -1 or -1/2.

@@ -10,6 +10,7 @@
 #include "ir/op.h"
 #include "ir/ops/define.h"
 #include "passes/graph/autodiff.h"
+#include "passes/graph/compared.h"
 #include "passes/graph/forward.h"
 #include "passes/graph/mixed.h"
 #include "passes/graph/vmap.h"
@@ -94,7 +95,8 @@ Graph expand_graph(const Graph& graph, Mode mode) {
 
 Graph expand(const Graph& graph, PassContext& context) {
   Graph out = expand_graph(graph, {true, true});
-  return context.compute == DType::f32 ? out : mixed(out, context.compute);
+  if (context.compute != DType::f32) out = mixed(out, context.compute);
+  return context.fp == Fp::fast ? store_what_is_compared(out) : out;
 }
 
 }  // namespace quern

@@ -2,7 +2,8 @@
 //   - the product is no convolution, and cheap (few terms in each sum) and larger than each operand, and than each product that sums it again;
 //   - a reduction sums it too, and comes back into it (softmax divides by a sum of it), or the product has batch axes:
 //     scores, and not the hidden layer of a perceptron, which is as large but cheaper kept;
-//   - what reads it can do so element by element: maps, reductions, products, through views that only rename axes.
+//   - what reads it can do so element by element: maps, reductions, products, through views that only rename axes;
+//   - no value of it is compared with what a reduction of it gave (the derivative of a maximum): computed again in another order it is not equal.
 // Maps that only the cluster reads belong to it (masks, biases, what dropout keeps). Nothing here knows of attention.
 #include "passes/graph/recompute.h"
 
@@ -170,6 +171,7 @@ class Clusters {
       }
       if (reads && means<Reduce>(n.op)) reduced = true, behind[i] = 1;
       if (std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return behind[at(a)]; })) {
+        if (own && is_discontinuous(n.op)) return false;
         behind[i] = 1;
         returns = returns || own;
       }

@@ -164,6 +164,21 @@ TEST(Recompute, WhatIsAskedForIsThere) {   // weights that are a result are writ
   for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << o;
 }
 
+// The derivative of a maximum asks which score it was: computed again in another order, none is.
+TEST(Recompute, WhatIsComparedWithItsMaximumIsKept) {
+  for (const bool stopped : {true, false}) {
+    Model m;
+    std::vector<Tensor> x;
+    for (const char* name : {"q", "k", "v"}) x.push_back(m.input(name, DType::f32, {2, kTime, 3}));
+    const Tensor scores = contract("hid,hjd->hij", x[0], x[1]), most = reshape(max(scores, {2}), {2, kTime, 1}), e = exp(scores - (stopped ? stop_gradient(most) : most));
+    const Tensor y = contract("hij,hjd->hid", e / reshape(sum(e, {2}), {2, kTime, 1}), x[2]);
+    const std::vector<Tensor> d = grad(sum(y * y), x);
+    for (size_t i = 0; i < d.size(); ++i) m.output(fmt::format("d{}", i), d[i]);
+    PassContext context = nested();
+    EXPECT_EQ(largest_result(run_pipeline(m.finish(), context)) < 2 * kTime * kTime, stopped);
+  }
+}
+
 TEST(Recompute, LayersOfPerceptronsAreKept) {
   Model m;
   const Tensor x = m.input("x", DType::f32, {512, 64}), w = m.input("w", DType::f32, {64, 1024}), b = m.input("b", DType::f32, {1024}), u = m.input("u", DType::f32, {1024, 10});
