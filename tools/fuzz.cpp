@@ -19,6 +19,7 @@
 #include "tools/fuzz_extents.h"
 #include "tools/fuzz_files.h"
 #include "tools/fuzz_graphs.h"
+#include "tools/fuzz_products.h"
 #include "tools/fuzz_reduce.h"
 
 namespace quern {
@@ -28,7 +29,7 @@ struct Arguments {
   int64_t count = 100, only = -1;
   uint64_t seed = 1;
   std::string target = "cpu", out, part;
-  bool grad = false, vmap = false, tile = false, stop = false, no_reduce = false;
+  bool grad = false, vmap = false, products = false, tile = false, stop = false, no_reduce = false;
   JsonArgument json;
 };
 
@@ -153,8 +154,9 @@ void write_case(const FuzzCase& c, const std::string& base) {
 void fuzz(const Arguments& a) {
   const auto [part, parts] = a.part.empty() ? std::pair<int64_t, int64_t>{0, 1} : parse_part(a.part);
   const Target target = parse_target(a.target);
-  const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
-  if (!(device->target() == target)) throw Error(Code::unknown_target, fmt::format("fuzz runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
+  const bool plans = a.tile && target.kind == TargetKind::cuda;   // which no device runs
+  const auto device = plans ? nullptr : open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
+  if (!plans && !(device->target() == target)) throw Error(Code::unknown_target, fmt::format("fuzz runs what it compiles: this machine's target is {}, not {}", to_string(device->target()), to_string(target))).with_help("--target " + to_string(device->target()));
   any_planted();   // an unknown fault is an error at once
   std::mt19937_64 random(a.seed);
   Coverage coverage;
@@ -164,7 +166,11 @@ void fuzz(const Arguments& a) {
   // False where a symbol is refused; `more` are input sets of other sizes.
   const auto run = [&](FuzzCase c, const std::vector<InputSet>& more, int64_t k, const char* what, bool strict) {
     OracleCounts scratch;
-    const auto check_all = [&](const Graph& graph, const std::vector<InputSet>& sets, OracleCounts& into) { return a.tile ? check_tiles(graph, sets, strict, 1 + k % 5, into) : check_compiled(*device, graph, sets, strict, into); };
+    const Fp fp = a.products && k % 2 ? Fp::fast : Fp::standard;   // attention has roles where it is fast
+    const auto check_all = [&](const Graph& graph, const std::vector<InputSet>& sets, OracleCounts& into) {
+      if (plans) return check_plans(target, graph, sets, strict, fp, into);
+      return a.tile ? check_tiles(graph, sets, strict, 1 + k % 5, into) : check_compiled(*device, graph, sets, strict, fp, into);
+    };
     const Oracle oracle = [&](const Graph& graph, const InputSet& inputs) { return check_all(graph, {inputs}, scratch); };
     const std::string name = fmt::format("fuzz-{}-{}{}", a.seed, k, what), base = a.out.empty() ? name : a.out + "/" + name;
     if (a.only >= 0 && !a.out.empty()) write_case(c, base);
@@ -183,12 +189,12 @@ void fuzz(const Arguments& a) {
     std::string inputs;
     for (NodeId i : c.graph.inputs) inputs += fmt::format(" --input {0}={1}.{0}.npy", c.graph.at(i).attrs.name, base);
     fmt::print(stderr, "  from {} to {} ops; ", before, ops_of(c.graph));
-    if (c.graph.states.empty() && !c.graph.symbol && !a.tile) fmt::print(stderr, "again: quern check {}.qir{}\n", base, inputs);
-    else fmt::print(stderr, "again: quern fuzz graphs -n {} --seed {}{}{}{} --only {}\n", k + 1, a.seed, a.grad ? " --grad" : "", a.vmap ? " --vmap" : "", a.tile ? " --tile" : "", k);
+    if (c.graph.states.empty() && !c.graph.symbol && !a.tile && fp == Fp::standard) fmt::print(stderr, "again: quern check {}.qir{}\n", base, inputs);
+    else fmt::print(stderr, "again: quern fuzz graphs -n {} --seed {} --target {}{}{}{}{} --only {}\n", k + 1, a.seed, to_string(target), a.grad ? " --grad" : "", a.vmap ? " --vmap" : "", a.products ? " --products" : "", a.tile ? " --tile" : "", k);
     return true;
   };
   for (int64_t k = 0; k < a.count && !(a.stop && mismatches); ++k) {
-    Graph graph = random_graph(random, coverage, draw);
+    Graph graph = a.products ? random_products(random) : random_graph(random, coverage, draw);
     if (a.grad) graph = with_derivative(graph, random() % 4 == 0);
     FuzzCase batched;
     if (a.vmap) {
@@ -199,7 +205,7 @@ void fuzz(const Arguments& a) {
     FuzzCase plain{graph, random_inputs(graph, random)};
     const bool special = !a.grad && random() % 8 == 0;
     const bool strict = special && add_special_values(plain.graph, plain.inputs, random);
-    const std::optional<Graph> any_size = random() % 2 ? with_symbol(graph, random) : std::nullopt;
+    const std::optional<Graph> any_size = !plans && random() % 2 ? with_symbol(graph, random) : std::nullopt;
     std::vector<InputSet> sets;   // the bound, the least size, others
     for (int s = 0; any_size && s < 4; ++s) {
       const Symbol& symbol = *any_size->symbol;
@@ -221,12 +227,13 @@ void fuzz(const Arguments& a) {
   std::string bodies;
   Json by_body = Json::object();
   for (const auto& [name, n] : coverage.bodies) {
-    bodies += fmt::format(", {} {}", n, name);
+    bodies += fmt::format("{} {} {}", bodies.empty() ? "; drawn in all" : ",", n, name);
     by_body[name] = n;
   }
-  fmt::print(out, "{} graphs, {} ops, {} kernels on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite, {} sensitive to rounding; {} graphs in lanes, {} of any size ({} more refused); drawn in all{}\n", graphs, counts.ops, counts.kernels, a.tile ? "tiles" : to_string(target),
-             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, counts.sensitive, lanes, symbols, refused, bodies.substr(1));
-  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"vmap", a.vmap}, {"tile", a.tile}, {"graphs", graphs}, {"symbols", symbols}, {"refused", refused}, {"ops", counts.ops}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}, {"bodies", by_body}});
+  fmt::print(out, "{} graphs, {} ops, {} kernels ({} with roles) on {}: {} mismatches; {:.1f} % of {} op x dtype pairs hit, {:.1f} % of draws rejected, {} outputs not finite, {} sensitive to rounding; {} graphs in lanes, {} of any size ({} more refused){}\n", graphs, counts.ops, counts.kernels, counts.roles, plans ? "tiles, as planned for " + to_string(target) : a.tile ? "tiles"
+                                                                                                                                                                                                                                                                                                                                                                                    : to_string(target),
+             mismatches, 100 * coverage.fraction(), coverage.hits.size(), rejected, counts.unstable, counts.sensitive, lanes, symbols, refused, bodies);
+  a.json.write({{"schema", 1}, {"target", to_string(target)}, {"seed", a.seed}, {"grad", a.grad}, {"vmap", a.vmap}, {"products", a.products}, {"tile", a.tile}, {"graphs", graphs}, {"symbols", symbols}, {"refused", refused}, {"ops", counts.ops}, {"kernels", counts.kernels}, {"roles", counts.roles}, {"mismatches", mismatches}, {"coverage", coverage.fraction()}, {"rejected_percent", rejected}, {"bodies", by_body}});
   if (mismatches) throw Error(Code::model_differs, fmt::format("{} graphs differ from the interpreter", mismatches)).with_help("quern check runs the reduced cases again; --disable-pass there finds the pass");
 }
 
@@ -278,7 +285,8 @@ void register_fuzz(CLI::App& root) {
   g->add_option("--target", a->target, "cpu[:ARCH] or cuda[:ARCH]")->capture_default_str();
   g->add_flag("--grad", a->grad, "with the gradient of all outputs, or their tangents");
   g->add_flag("--vmap", a->vmap, "each graph also for several lanes");
-  g->add_flag("--tile", a->tile, "on the tile interpreter: no code is generated");
+  g->add_flag("--products", a->products, "graphs around products and attention that are large enough for kernels with roles, every other one with --fp fast");
+  g->add_flag("--tile", a->tile, "on the tile interpreter: no code is generated; with --target cuda:sm_90a the kernels as planned for it, roles included");
   g->add_flag("--no-reduce", a->no_reduce, "do not make what differs small, nor write it");
   g->add_flag("--stop", a->stop, "at the first graph that differs");
   g->add_option("--only", a->only, "of all N graphs run this one, counted from 0, and write it to --out")->check(CLI::Range(0, 999999999));

@@ -11,6 +11,7 @@
 #include "ir/op.h"
 #include "ir/symbol.h"
 #include "passes/tile/lower.h"
+#include "passes/tile/plan.h"
 #include "runtime/jit.h"
 #include "tools/fuzz_range.h"
 
@@ -225,14 +226,15 @@ std::vector<HostTensor> run_step(Executable& executable, const Graph& graph, con
 
 // Kernels by the tile interpreter, what is between them and around them by the graph's. `any` is the graph with the symbol,
 // `g` at the size that is run.
-std::vector<HostTensor> run_tiles(const Graph& any, const Graph& g, const std::optional<Symbol>& symbol, int64_t size, const std::vector<HostTensor>& inputs, int64_t tile, OracleCounts& counts) {
+using KernelOf = std::function<tile::Kernel(const Graph& body)>;   // of one with the symbol, at the size that is run
+std::vector<HostTensor> run_tiles(const Graph& any, const Graph& g, const std::vector<HostTensor>& inputs, const KernelOf& kernel_of) {
   std::vector<std::vector<HostTensor>> values(g.nodes.size());
   for (size_t i = 0; i < inputs.size(); ++i) values[static_cast<size_t>(g.inputs[i])] = {inputs[i]};
   for (size_t i = 0; i < g.nodes.size(); ++i) {
     const Node& n = g.nodes[i];
     const Attrs& of_any = any.nodes[i].attrs;
     if (n.op == Op::input) continue;
-    const auto inside = [&](const Graph& any_body, const Graph& body, const std::vector<HostTensor>& given) { return run_tiles(any_body, body, symbol, size, given, tile, counts); };
+    const auto inside = [&](const Graph& any_body, const Graph& body, const std::vector<HostTensor>& given) { return run_tiles(any_body, body, given, kernel_of); };
     std::vector<HostTensor*> args;
     for (NodeId a : n.args) args.push_back(&values[static_cast<size_t>(a)][0]);
     const auto taken = [&](size_t first) {
@@ -243,15 +245,9 @@ std::vector<HostTensor> run_tiles(const Graph& any, const Graph& g, const std::o
     if (n.op == Op::result) {
       values[i] = {values[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
     } else if (n.op == Op::call) {
-      ++counts.kernels;
-      tile::Kernel kernel = lower(*of_any.body, "k", symbol ? symbol->high : 0);
-      for (size_t a = 0; a < kernel.axes.size(); ++a)
-        if (!tile::is_walked(kernel, static_cast<tile::AxisId>(a))) kernel.axes[a].tile = tile;
-      tile::verify(kernel);
-      if (symbol) kernel = tile::at_size(std::move(kernel), size);
       for (const Type& t : n.type.results) values[i].emplace_back(t.dtype, t.shape);
       for (HostTensor& t : values[i]) args.push_back(&t);
-      tile::interpret(kernel, args);
+      tile::interpret(kernel_of(*of_any.body), args);
     } else if (n.op == Op::cond) {
       const bool yes = args[0]->get(0).truthy();
       values[i] = inside(yes ? *of_any.body : *of_any.otherwise, yes ? *n.attrs.body : *n.attrs.otherwise, taken(1));
@@ -334,19 +330,23 @@ Graph reference_of(const Graph& graph) {
   return expand(written_out(graph), context);
 }
 
+static bool has_roles(const tile::Kernel& kernel) { return !kernel.phases[0].roles.empty(); }
+
 // Sums are short and matrices small here: in every other graph they count as long, and as large.
 static int64_t long_sum_of(const Graph& graph) { return graph.nodes.size() % 2 ? 4 : 0; }
 static int64_t large_matrix_of(const Graph& graph) { return graph.nodes.size() % 2 ? 1 : 0; }
 
-Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, OracleCounts& counts) {
+Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, Fp fp, OracleCounts& counts) {
   return checked(graph, sets, strict, counts, [&] {
     CompileOptions options;
     options.use_cache = false;
+    options.passes.fp = fp;
     options.passes.long_sum = long_sum_of(graph);
     options.passes.large_matrix = large_matrix_of(graph);
     CompileReport report;
     std::shared_ptr<Executable> executable = jit(device, graph, options, &report);
     counts.kernels += static_cast<int64_t>(report.lowered.size());
+    counts.roles += std::count_if(report.planned.begin(), report.planned.end(), has_roles);
     return [&graph, executable](const InputSet& inputs) { return run_step(*executable, graph, inputs); };
   });
 }
@@ -358,7 +358,31 @@ Failure check_tiles(const Graph& graph, const std::vector<InputSet>& sets, bool 
     context.large_matrix = large_matrix_of(graph), context.lanes = 4, context.registers = 8;
     return [&, kernels = run_pipeline(graph, context)](const InputSet& inputs) {
       const int64_t size = size_of_set(graph, inputs);
-      return run_tiles(kernels, graph.symbol ? at_size(kernels, size) : kernels, graph.symbol, size, inputs, tile, counts);
+      return run_tiles(kernels, graph.symbol ? at_size(kernels, size) : kernels, inputs, [&](const Graph& body) {
+        ++counts.kernels;
+        tile::Kernel kernel = lower(body, "k", graph.symbol ? graph.symbol->high : 0);
+        for (size_t a = 0; a < kernel.axes.size(); ++a)
+          if (!tile::is_walked(kernel, static_cast<tile::AxisId>(a))) kernel.axes[a].tile = tile;
+        tile::verify(kernel);
+        return graph.symbol ? tile::at_size(std::move(kernel), size) : kernel;
+      });
+    };
+  });
+}
+
+Failure check_plans(const Target& target, const Graph& graph, const std::vector<InputSet>& sets, bool strict, Fp fp, OracleCounts& counts) {
+  return checked(graph, sets, strict, counts, [&] {
+    PassContext context;
+    context.fp = fp;
+    set_target(context, target);
+    return [&, kernels = run_pipeline(graph, context)](const InputSet& inputs) {
+      return run_tiles(kernels, kernels, inputs, [&](const Graph& body) {
+        tile::Kernel kernel = plan_cuda(lower(body, "k", 0, 0, 1, Updates::side_by_side), target.arch);
+        tile::verify(kernel);
+        ++counts.kernels;
+        counts.roles += has_roles(kernel);
+        return kernel;
+      });
     };
   });
 }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "ir/graph.h"
+#include "passes/pass.h"
 #include "runtime/device.h"
 
 namespace quern {
@@ -29,9 +30,14 @@ using Oracle = std::function<Failure(const Graph& graph, const InputSet& inputs)
 /// Compiled for the device once, run with every set: those of a graph with a symbol have sizes of their own. `strict`: infinities and NaN must agree, too; else outputs of whose reference some element is not
 /// finite are not compared. `unstable` counts these, `kernels` the kernels. `sensitive` counts the outputs that differ by more
 /// than the bound, but by no more than the reference itself does when its rounded values are off by their last bit.
-struct OracleCounts { int64_t kernels = 0, unstable = 0, sensitive = 0, ops = 0; };
-Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, OracleCounts& counts);
+/// `roles`: kernels that have them.
+struct OracleCounts {
+  int64_t kernels = 0, roles = 0, unstable = 0, sensitive = 0, ops = 0;
+};
+Failure check_compiled(Device& device, const Graph& graph, const std::vector<InputSet>& sets, bool strict, Fp fp, OracleCounts& counts);
 /// The same of the lowered kernels on the tile interpreter, with tiles of `tile` elements.
 Failure check_tiles(const Graph& graph, const std::vector<InputSet>& sets, bool strict, int64_t tile, OracleCounts& counts);
+/// The same of the kernels as they are planned for a GPU: roles run, nothing is compiled. Graphs without a symbol.
+Failure check_plans(const Target& target, const Graph& graph, const std::vector<InputSet>& sets, bool strict, Fp fp, OracleCounts& counts);
 
 }  // namespace quern
