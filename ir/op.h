@@ -52,7 +52,8 @@
 //
 // Derivatives. max/min and reduce max/min share ties evenly; abs, sign, floor, mod, round, rem have derivative 0 at their kinks.
 // A tangent (jvp) is the transpose of the op's vjp, which is linear in the cotangent; no op has a rule of its own for it.
-// cumulate_max/min: the first element (in walking order) that gave the value takes all.
+// cumulate_max/min: the first element (in walking order) that gave the value takes all. A maximum or minimum that the outputs do not
+// depend on, as softmax does not on its own, has derivative 0 (passes/graph/shift.h).
 // Derivatives are of f64, f32, bf16 and f16: through any other dtype, f8 included, none flows.
 // An op that is expanded (`Expand`) is differentiated as what it stands for. A scan keeps of each step what its derivative
 // reads; a cond runs the taken branch once more; a while_loop has forward mode only.

@@ -9,6 +9,7 @@
 #include "ir/op.h"
 #include "ir/support/fault.h"
 #include "passes/graph/control.h"
+#include "passes/graph/shift.h"
 
 namespace quern {
 
@@ -27,7 +28,14 @@ std::vector<char> differentiable(const Graph& graph, const std::vector<NodeId>& 
 std::vector<NodeId> gradients(GraphBuilder& b, const std::vector<Cotangent>& outputs, const std::vector<NodeId>& wanted) {
   size_t n = 0;
   for (const Cotangent& c : outputs) n = std::max(n, static_cast<size_t>(c.output) + 1);
-  const std::vector<char> depends = differentiable(b.graph(), wanted, n);
+  std::vector<char> depends = differentiable(b.graph(), wanted, n);
+  std::vector<NodeId> ends;
+  for (const Cotangent& c : outputs) ends.push_back(c.output);
+  for (size_t i = 0; i < n; ++i) {
+    const Op op = b.graph().nodes[i].op;
+    const NodeId id = static_cast<NodeId>(i);
+    if (depends[i] && (op == Op::reduce_max || op == Op::reduce_min) && !std::count(wanted.begin(), wanted.end(), id) && is_without_effect(b.graph(), id, ends)) depends[i] = 0;
+  }
   std::map<NodeId, NodeId> cotangent;
   std::map<NodeId, std::vector<NodeId>> several;   // of the results of nodes that have several; -1: none
   const auto flow = [&](NodeId to, NodeId value) {

@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include "frontend/nn.h"
+#include "frontend/shape.h"
+#include "frontend/transforms.h"
 #include "tests/support/sweep.h"
 
 namespace quern {
@@ -236,6 +239,48 @@ TEST(Autodiff, RunningOpsAtTiesZerosAndNaN) {
   EXPECT_EQ(running(Op::cumulate_prod, "", {0, 2, 3, 1, 1}, w), V({1 + 4 + 24 + 48 + 96, 0, 0, 0, 0}));
   EXPECT_EQ(running(Op::cumulate_prod, "exclusive,reverse", {7, 2, 0, 3, 5}, w), V({0, 0, 15 * (2 + 1 * 2), 5 * 4, 8 + 3 * 4}));
   EXPECT_EQ(running(Op::cumulate_sum, "exclusive", {1, 2, 3, 4, 5}, w), V({30, 28, 24, 16, 0}));
+}
+
+// A maximum that cancels has no derivative that anything would compute; one that does not has.
+TEST(Autodiff, WhatAResultDoesNotDependOn) {
+  using Spelling = Tensor (*)(const Tensor& x, const Tensor& m, const Tensor& v);   // x [2,6,5], its maximum [2,6,1], v [2,5,3]
+  static const auto of_row = [](const Tensor& t) { return reshape(sum(t, {2}), {2, 6, 1}); };
+  const std::vector<std::pair<Spelling, bool>> spellings = {
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { const Tensor e = exp(x - m); return e / of_row(e); }, true},
+      {[](const Tensor& x, const Tensor& m, const Tensor& v) { const Tensor e = exp(x - m); return contract("bij,bjd->bid", e, v) / of_row(e); }, true},
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { return log(of_row(exp(x - m))) + m - x; }, true},
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { const Tensor e = exp((x - m) * 0.5); return e * e / of_row(e * e); }, true},
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { return transpose(x - m - (x * 2.0 - m), {0, 2, 1}); }, true},
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { return exp(x - m); }, false},
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { const Tensor e = exp(x - m); return e * e / of_row(e); }, false},
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { const Tensor e = exp(x - m); return e / sum(e); }, false},   // of all rows together
+      {[](const Tensor& x, const Tensor& m, const Tensor&) { const Tensor e = exp(x - m); return e / (of_row(e) + 1.0); }, false},
+  };
+  for (size_t k = 0; k < spellings.size(); ++k) {
+    const auto& [spelling, cancels] = spellings[k];
+    Model value, gradient;
+    for (Model* m : {&value, &gradient}) {
+      const Tensor x = m->input("x", DType::f64, {2, 6, 5}), v = m->input("v", DType::f64, {2, 5, 3}), y = spelling(x, reshape(max(x, {2}), {2, 6, 1}), v), loss = sum(y * y * y);
+      m->output("y", m == &value ? loss : grad(loss, {x})[0]);
+    }
+    PassContext context;
+    const Graph g = expand(gradient.finish(), context), f = expand(value.finish(), context);
+    EXPECT_EQ(std::none_of(g.nodes.begin(), g.nodes.end(), [](const Node& n) { return n.op == Op::eq; }), cancels) << k;
+    std::mt19937_64 random(4);
+    std::vector<HostTensor> inputs;
+    for (NodeId i : g.inputs) inputs.push_back(test::random_tensor(g.type(i), -1, 1, random));
+    const HostTensor got = interpret(g, inputs)[0];
+    for (int64_t i = 0; i < got.size(); i += 7) {
+      const double at = inputs[0].at(i), h = 1e-5;
+      double ends[2];
+      for (const int side : {0, 1}) {
+        inputs[0].set(i, Scalar::of(DType::f64, at + (side ? h : -h)));
+        ends[side] = interpret(f, inputs)[0].at(0);
+      }
+      inputs[0].set(i, Scalar::of(DType::f64, at));
+      EXPECT_NEAR(got.at(i), (ends[1] - ends[0]) / (2 * h), 1e-6) << k << " " << i;
+    }
+  }
 }
 
 }  // namespace
