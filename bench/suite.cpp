@@ -219,11 +219,13 @@ void run(const Arguments& a) {
         fmt::print(out, "ceilings {}\n", ceilings.json().dump());
       }
       Json row;
+      const auto start = std::chrono::steady_clock::now();
       try {
         row = gpu && c.tokens == 0 ? run_case<RepeatedProgram>(c, *device, peers, a) : run_case<SuiteProgram>(c, *device, peers, a);
       } catch (const Error& e) {
         row = {{"family", c.family}, {"name", c.name}, {"threads", threads}, {"error", e.what()}, {"met", false}};
       }
+      row["seconds"] = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       wrong += row.contains("wrong") || row.contains("error");
       judge(row, ceilings);
       print_row(out, row);

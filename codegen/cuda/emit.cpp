@@ -543,7 +543,7 @@ void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>
 void Emitter::statement(const Seq& q) {
   if (role_) return role_seq(q);
   if (is_staged(q)) return staged(q);
-  if (walk_ahead(q)) return;
+  if (walk_own_steps(q) || walk_ahead(q)) return;
   const std::map<size_t, Op> later = deferred(q);
   for (const auto& [i, op] : later)
     for (const Stmt& s : q.body) {

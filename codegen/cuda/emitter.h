@@ -101,6 +101,7 @@ class Emitter {
   bool is_own(tile::BufferId b) const;
   std::optional<int64_t> stride_in_vector(const Index& e, tile::AxisId a, int64_t vector) const;
   bool walk_ahead(const tile::Seq& q);
+  bool walk_own_steps(const tile::Seq& q);
   tile::AxisId turned_axis(const tile::Load& l) const;   // -1: none
   void load_turned(const tile::Load& l, tile::AxisId across);
   void to_shared(const std::vector<tile::AxisId>& axes, const tile::Load& l, const tile::Store& s);

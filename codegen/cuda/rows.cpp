@@ -122,6 +122,51 @@ bool Emitter::walk_ahead(const Seq& q) {
   return true;
 }
 
+// Steps that store at a gathered row, which most find outside: those of other instances. The lanes of a warp look at 32 steps at once,
+// then all of them take those that are theirs, in order.
+bool Emitter::walk_own_steps(const Seq& q) {
+  const auto* store = q.body.empty() ? nullptr : std::get_if<Store>(&q.body.back().node);
+  if (role_ || !store || !q.carries.empty() || q.axes.size() != 1 || !is_walked(k_, q.axes[0]) || place(q.axes[0]).symbolic || place(q.axes[0]).extent < 64) return false;
+  const auto gathered = std::find_if(store->index.begin(), store->index.end(), [](const BoxIndex& b) { return b.gather >= 0; });
+  if (gathered == store->index.end()) return false;
+  std::vector<AxisId> instance = value(gathered->gather).axes;
+  std::erase(instance, q.axes[0]);
+  if (instance.empty() || bits(instance) & 31 || registers(value(gathered->gather).axes, places_) != 1) return false;
+  std::set<ValueId> wanted = {gathered->gather};   // what tells whose a step is
+  std::vector<const Stmt*> telling;
+  for (size_t s = q.body.size() - 1; s-- > 0;) {
+    const Stmt& stmt = q.body[s];
+    const auto* l = std::get_if<Load>(&stmt.node);
+    const auto* m = std::get_if<MapTile>(&stmt.node);
+    if (!l && !m) return false;
+    if (!wanted.count(l ? l->out : m->out)) continue;
+    if (l && buffer(l->buffer).kind != BufferKind::in) return false;   // earlier steps may change it
+    telling.insert(telling.begin(), &stmt);
+    if (m) wanted.insert(m->args.begin(), m->args.end());
+    else
+      for (const BoxIndex& b : l->index)
+        if (b.gather >= 0) wanted.insert(b.gather);
+  }
+  const Place& p = place(q.axes[0]);
+  const int64_t rows = buffer(store->buffer).shape[static_cast<size_t>(gathered - store->index.begin())];
+  const std::string inside = p.extent % 32 ? fmt::format("{}_first + (tid & 31) < {} && ", p.start, p.limit) : "";
+  open(fmt::format("for (ix {0}_first = 0; {0}_first < {1}; {0}_first += 32)", p.start, p.limit));
+  line("u32 mine;");
+  ++repeats_;
+  open("");
+  line(inside.empty() ? fmt::format("const ix {0} = {0}_first + (tid & 31);", p.start) : fmt::format("const ix {0} = min({0}_first + (tid & 31), (ix){1} - 1);", p.start, p.limit));
+  for (const Stmt* s : telling) std::visit([this](const auto& node) { statement(node); }, s->node);
+  line(fmt::format("mine = __ballot_sync(0xffffffffu, {}(u64)(i64){}[0] < {}ull);", inside, name(gathered->gather), rows));
+  close();
+  open("for (; mine; mine &= mine - 1)");
+  line(fmt::format("const ix {0} = {0}_first + __ffs((int)mine) - 1;", p.start));
+  block(q.body);
+  close();
+  --repeats_;
+  close();
+  return true;
+}
+
 // The block's place in a square of n by n tiles: pairs (i, j) and (j, i), those of rows that have n - 1 pairs together, then the
 // diagonal. Row r above the diagonal has n - 1 - r tiles; of an even n, row n - r has the r that row r lacks of n - 1. Returns
 // what is left of the block's number.
