@@ -62,6 +62,11 @@ class Online {
       if (const T* t = std::get_if<T>(&s.node); t && t->out == v) return t;
     return nullptr;
   }
+  static bool comes_first(const Block& block, ValueId a, ValueId b) {
+    for (const Stmt& s : block)
+      if (const auto* m = std::get_if<MapTile>(&s.node); m && (m->out == a || m->out == b)) return m->out == a;
+    return false;
+  }
   static bool has_loop(const Block& block) {
     return std::any_of(block.begin(), block.end(), [](const Stmt& s) { return std::holds_alternative<Seq>(s.node); });
   }
@@ -187,7 +192,7 @@ class Online {
       const MapTile* terms = sums.back() ? maker<MapTile>(second->body, sums.back()->arg) : nullptr;
       const auto e = terms && value(terms->out).dtype == dtype ? exponent(*terms, shift) : std::nullopt;
       if (!e || !is_same(body, i, j, top->arg, *terms, *e)) return false;
-      x_in = terms, x = *e;
+      if (!x_in || comes_first(second->body, terms->out, x_in->out)) x_in = terms, x = *e;   // its arguments are there before all of them
       shifted.insert(terms->out);
     }
     for (const Stmt& s : second->body) {   // and nothing else reads the shift or a sum so far

@@ -164,6 +164,41 @@ TEST(Recompute, WhatIsAskedForIsThere) {   // weights that are a result are writ
   for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-12) << o;
 }
 
+// Sums of a row, made while its maximum is found, that read the scores through statements of their own.
+TEST(Recompute, TangentsOfMaskedRows) {
+  const Graph graph = parse_graph(R"(graph (%0: f32[2,130,4] "q", %1: f32[2,130,4] "k", %2: f32[2,130,4] "v", %3: f32[2,130,4] "dq", %4: f32[2,130,4] "dk", %5: f32[2,130,4] "dv") {
+  %6 = call %0, %1, %2, %3, %4, %5 {index=[0,1,2], transform=jvp, body=graph (%0: f32[2,130,4] "q", %1: f32[2,130,4] "k", %2: f32[2,130,4] "v") {
+    %3 = contract %0, %1 {spec="hqd,hkd->hqk"} : f32[2,130,130]
+    %4 = iota {axes=[2], shape=[2,130,130], dtype=i32} : i32[2,130,130]
+    %5 = iota {axes=[1], shape=[2,130,130], dtype=i32} : i32[2,130,130]
+    %6 = le %4, %5 : bool[2,130,130]
+    %7 = constant {value=f32[] [-inf]} : f32[]
+    %8 = broadcast %7 {shape=[2,130,130]} : f32[2,130,130]
+    %9 = select %6, %3, %8 : f32[2,130,130]
+    %10 = reduce_max %9 {axes=[2]} : f32[2,130]
+    %11 = stop_gradient %10 : f32[2,130]
+    %12 = broadcast %11 {axes=[0,1], shape=[2,130,130]} : f32[2,130,130]
+    %13 = sub %9, %12 : f32[2,130,130]
+    %14 = exp %13 : f32[2,130,130]
+    %15 = reduce_sum %14 {axes=[2]} : f32[2,130]
+    %16 = broadcast %15 {axes=[0,1], shape=[2,130,130]} : f32[2,130,130]
+    %17 = div %14, %16 : f32[2,130,130]
+    %18 = contract %17, %2 {spec="hqk,hkd->hqd"} : f32[2,130,4]
+    output "y" %18
+  }} : {f32[2,130,4], f32[2,130,4]}
+  %7 = result %6 {index=[0]} : f32[2,130,4]
+  %8 = result %6 {index=[1]} : f32[2,130,4]
+  output "y" %7
+  output "dy" %8
+})");
+  PassContext context;
+  const std::vector<HostTensor> inputs = inputs_of(graph), want = interpret(expand(graph, context), inputs);
+  for (const char* arch : {"avx512", "avx2", "v128"}) {
+    const std::vector<HostTensor> got = test::run_tiles(graph, inputs, [&](const tile::Kernel& k) { return plan_cpu(k, arch); }, nested());
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-5) << arch << " " << o;
+  }
+}
+
 // The derivative of a maximum asks which score it was: computed again in another order, none is.
 TEST(Recompute, WhatIsComparedWithItsMaximumIsKept) {
   for (const bool asked : {false, true}) {
