@@ -96,7 +96,7 @@ std::vector<HostTensor> nudged(std::vector<HostTensor> inputs, std::mt19937_64& 
 
 void check(const Arguments& a) {
   const Target target = parse_target(a.target);
-  const Graph graph = comparable(a.model.load(), a.grad);
+  const Graph graph = comparable(a.model.load(a.passes), a.grad);
   const auto device = open_device(target.kind == TargetKind::cpu ? to_string(target) : "cuda");
   CompileReport report;
   CompileOptions options = a.passes.options(target);
