@@ -57,12 +57,11 @@ std::vector<Curve> curves() {
   const auto itself = [](int64_t n) { return static_cast<double>(n); };
   using Inputs = std::vector<SuiteCase::Input>;
   model("mlp step", "batch", "row", {1, 4, 16, 64, 256, 1024, 4096}, [](int64_t n) { return Inputs{{{n, 784}}, {{n}, 10}}; }, [](int64_t n) { return mlp_step({784, 10, {256}, 0}, n, {}, 1); }, itself);
-  model("cnn step", "batch", "picture", {1, 2, 4, 8, 16, 32, 64, 128, 256}, [](int64_t n) { return Inputs{{{n, 1, 28, 28}}, {{n}, 10}}; }, zoo::cnn_step, itself);
+  model("cnn step", "batch", "picture", {1, 2, 4, 8, 16, 32, 64, 128, 256}, [](int64_t n) { return Inputs{{{n, 1, 28, 28}}, {{n}, 10}}; }, [](int64_t n) { return zoo::cnn_step(n); }, itself);
   model("residual block", "batch", "picture", {1, 2, 3, 4, 8, 16}, [](int64_t n) { return Inputs{{{n, 64, 56, 56}}}; }, zoo::residual_forward, itself);
   model("lstm gradients", "steps", "step", {2, 4, 8, 16, 32, 64}, [](int64_t n) { return Inputs{{{n, 32, 128}}}; }, [](int64_t n) { return zoo::lstm_gradients({.steps = n}); }, itself);
   constexpr double kDense = 12.0 * zoo::kWidth * zoo::kWidth;   // of one token, and half of a token's products with all others
-  model("gpt block step", "tokens", "GFLOP", {16, 32, 64, 128, 256, 512, 1024}, [](int64_t n) { return Inputs{{{zoo::kBlockBatch, n, zoo::kWidth}}}; }, zoo::block_step,
-        [](int64_t n) { return 1e-9 * 6.0 * static_cast<double>(zoo::kBlockBatch * n) * (kDense + static_cast<double>(n * zoo::kWidth)); });
+  model("gpt block step", "tokens", "GFLOP", {16, 32, 64, 128, 256, 512, 1024}, [](int64_t n) { return Inputs{{{zoo::kBlockBatch, n, zoo::kWidth}}}; }, [](int64_t n) { return zoo::block_step(n); }, [](int64_t n) { return 1e-9 * 6.0 * static_cast<double>(zoo::kBlockBatch * n) * (kDense + static_cast<double>(n * zoo::kWidth)); });
   out.push_back({"compile gpt step", "layers", "layer", {}});
   for (int64_t n : {1, 2, 4, 6, 8, 12})
     out.back().points.push_back({n, model_case("compile gpt step", {{{zoo::kGptTokens}, zoo::kVocabulary}, {{zoo::kGptTokens}, zoo::kVocabulary}}, [n] { return zoo::gpt_step({.layers = n}); }, {{"compile", "cold"}}), static_cast<double>(n)});

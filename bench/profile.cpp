@@ -86,7 +86,7 @@ void profile(const Arguments& a) {
   const auto measured_ceilings = [&] { return gpu ? bench::measure_ceilings(*device) : bench::measure_ceilings(device->threads()); };
   FILE* out = a.json.wants_stdout() ? stderr : stdout;
   TimeBudget times;
-  const Graph graph = a.model.load();
+  const Graph graph = a.model.load(a.passes);
   times.lap("trace");
   CompileOptions options = a.passes.options(device->target());
   options.use_cache = false;   // a program from the cache has no kernels to look into

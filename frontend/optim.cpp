@@ -7,9 +7,12 @@
 
 #include <fmt/format.h>
 
+#include "ir/names.h"
 #include "ir/support/suggest.h"
 
 namespace quern {
+
+using Initial = std::vector<std::pair<std::string, HostTensor>>;
 
 Algorithm parse_algorithm(const std::string& name) {
   if (name == "sgd") return Algorithm::sgd;
@@ -37,10 +40,42 @@ static Tensor rate(const Tensor& t, const Optimizer& o) {
   return factor * o.learning_rate;
 }
 
-std::vector<std::pair<std::string, HostTensor>> apply_updates(Model& model, const Params& params, const std::vector<Tensor>& gradients, const Optimizer& o) {
+Tensor global_norm(const std::vector<Tensor>& tensors) {
+  Tensor squares;
+  for (const Tensor& t : tensors) {
+    const Tensor x = cast(t, DType::f32), s = sum(x * x);
+    squares = squares ? squares + s : s;
+  }
+  return sqrt(squares);
+}
+
+namespace {
+
+// In memory: what is computed of all gradients is no part of a kernel that updates.
+Tensor stored(const Tensor& x) { return {&x.graph(), x.graph().add(Op::stored, {x.id()})}; }
+
+// The states of a loss scale.
+struct Scaling {
+  Tensor scale, good_steps;
+};
+
+Initial update(Model& model, const Params& params, std::vector<Tensor> gradients, const Optimizer& o, const Scaling* scaling) {
   QN_CHECK(params.all().size() == gradients.size(), "one gradient per parameter");
-  std::vector<std::pair<std::string, HostTensor>> initial, moments;
+  if (!(o.clip_norm >= 0)) throw Error(Code::attribute_missing, fmt::format("clip_norm is {}", o.clip_norm)).with_help("it is the greatest norm of all gradients together; 0: no limit");
+  Initial initial, moments;
   for (const Param& p : params.all()) initial.emplace_back(p.name, p.value);
+  Tensor good;   // bool[]: the step counts; without a loss scale every one does
+  if (o.clip_norm > 0 || o.norm_output || scaling) {
+    const Tensor norm = global_norm(gradients);
+    if (o.norm_output) model.output("grad_norm", norm);
+    if (scaling) good = is_finite(stored(norm));
+    if (o.clip_norm > 0) {
+      const Tensor factor = stored(minimum(o.clip_norm / (norm + 1e-6), 1.0));
+      for (Tensor& g : gradients) g = cast(g, DType::f32) * factor;
+    }
+  }
+  // A state that only good steps change.
+  const auto becomes = [&](const std::string& name, const Tensor& before, const Tensor& after) { model.state(name, before, good ? where(good, after, before) : after); };
   const Tensor step = model.input("step", DType::f32, {});
   const Tensor t = step + 1.0;
   moments.emplace_back("step", HostTensor(DType::f32, {}));
@@ -65,21 +100,49 @@ std::vector<std::pair<std::string, HostTensor>> apply_updates(Model& model, cons
       next = p.tensor - lr * g;
     } else if (o.algorithm == Algorithm::momentum) {
       const Tensor m = moment(".m"), m1 = m * o.momentum + g;
-      model.state(p.name + ".m", m, m1);
+      becomes(p.name + ".m", m, m1);
       next = p.tensor - lr * m1;
     } else {
       const Tensor m = moment(".m"), v = moment(".v");
       const Tensor m1 = m * o.momentum + g * (1 - o.momentum), v1 = v * o.beta2 + g * g * (1 - o.beta2);
-      model.state(p.name + ".m", m, m1);
-      model.state(p.name + ".v", v, v1);
+      becomes(p.name + ".m", m, m1);
+      becomes(p.name + ".v", v, v1);
       next = p.tensor - rate_of_step * m1 / (sqrt(v1) + epsilon);
       if (o.algorithm == Algorithm::adamw && o.weight_decay != 0) next = next - lr * o.weight_decay * p.tensor;
     }
-    model.state(p.name, p.tensor, next);
+    becomes(p.name, p.tensor, next);
   }
-  model.state("step", step, t);
+  becomes("step", step, t);
+  if (scaling) {
+    constexpr double kBound = 0x1p126;   // its reciprocal is no denormal number either
+    const auto& [scale, good_steps] = *scaling;
+    const Tensor more = good_steps + 1.0, grows = greater_equal(more, static_cast<double>(o.scale_growth));
+    model.state(kLossScaleState, scale, where(good, where(grows, minimum(scale * 2.0, kBound), scale), maximum(scale * 0.5, 1 / kBound)));
+    model.state("good_steps", good_steps, where(logical_or(logical_not(good), grows), 0.0, more));
+    moments.emplace_back(kLossScaleState, HostTensor::full(DType::f32, {}, o.loss_scale));
+    moments.emplace_back("good_steps", HostTensor(DType::f32, {}));
+  }
   initial.insert(initial.end(), std::make_move_iterator(moments.begin()), std::make_move_iterator(moments.end()));
   return initial;
+}
+
+}  // namespace
+
+Initial apply_updates(Model& model, const Params& params, const std::vector<Tensor>& gradients, const Optimizer& o) {
+  if (o.loss_scale != 0) throw Error(Code::attribute_missing, "apply_updates: a loss scale begins at the loss").with_help("call minimize(model, params, loss, optimizer), which takes the loss");
+  return update(model, params, gradients, o, nullptr);
+}
+
+Initial minimize(Model& model, const Params& params, const Tensor& loss, const Optimizer& o, Where where) {
+  if (o.loss_scale == 0) return update(model, params, grad(loss, params.tensors(), where), o, nullptr);
+  int exponent = 0;
+  if (!(o.loss_scale > 0) || std::frexp(o.loss_scale, &exponent) != 0.5 || std::abs(exponent) > 126) throw error_at(Code::attribute_missing, fmt::format("minimize: loss_scale is {}", o.loss_scale), where).with_help("it must be a power of two, so that it rounds nothing; 65536 is usual");
+  if (o.scale_growth < 1 || o.scale_growth > (1 << 24)) throw error_at(Code::attribute_missing, fmt::format("minimize: scale_growth is {}", o.scale_growth), where).with_help("it counts steps, from 1 to 2^24; 2000 is usual");
+  const Scaling scaling{model.input(kLossScaleState, DType::f32, {}), model.input("good_steps", DType::f32, {})};
+  std::vector<Tensor> gradients = grad(cast(loss, DType::f32) * scaling.scale, params.tensors(), where);
+  const Tensor back = 1.0 / scaling.scale;
+  for (Tensor& g : gradients) g = cast(g, DType::f32) * back;
+  return update(model, params, gradients, o, &scaling);
 }
 
 }  // namespace quern

@@ -14,9 +14,10 @@ namespace quern {
 // `top`: its inputs are those of the whole graph, and products take them as they are.
 static void visit(const Graph& graph, Tolerance& t, bool top) {
   std::vector<int64_t> depth(graph.nodes.size());
+  std::vector<double> squares(graph.nodes.size());
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];
-    for (NodeId a : n.args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)]);
+    for (NodeId a : n.args) depth[i] = std::max(depth[i], depth[static_cast<size_t>(a)]), squares[i] = std::max(squares[i], squares[static_cast<size_t>(a)]);
     if (!means<View>(n.op) && !means<Source>(n.op)) ++depth[i];
     for (const auto& body : {n.attrs.body, n.attrs.otherwise})
       if (body) {
@@ -24,6 +25,7 @@ static void visit(const Graph& graph, Tolerance& t, bool top) {
         visit(*body, inside, false);
         const int64_t times = n.op == Op::scan ? std::max<int64_t>(n.attrs.limit[0], 1) : 1;
         depth[i] += times * inside.depth;
+        squares[i] += static_cast<double>(times) * inside.squares;
         t.epsilon = std::max(t.epsilon, inside.epsilon);
         t.reduction = std::max(t.reduction, times * inside.reduction);
       }
@@ -43,6 +45,11 @@ static void visit(const Graph& graph, Tolerance& t, bool top) {
         if (d >= spec.rhs.size() || spec.out.find(spec.rhs[d]) == std::string::npos) summed = checked_mul(summed, kernel[d]);
     }
     if (means<PutAdd>(n.op)) summed = std::max<int64_t>(1, graph.type(n.args[1]).size());
+    if (n.type.results.empty() && is_float(n.type.dtype) && !means<View>(n.op) && !means<Source>(n.op)) {
+      const double rounding = epsilon_of(n.type.dtype), partial = std::min(rounding, epsilon_of(DType::f32));
+      squares[i] += (rounding * rounding + (summed > 1 ? partial * partial * static_cast<double>(summed) / 2 : 0)) / 3;
+    }
+    t.squares = std::max(t.squares, squares[i]);
     const bool of_inputs = top && std::all_of(n.args.begin(), n.args.end(), [&](NodeId a) { return depth[static_cast<size_t>(a)] == 0; });
     if (!of_inputs) t.reduction = std::max(t.reduction, summed);
     else if (summed > 1) t.direct = std::max(t.direct, std::min(epsilon_of(n.type.dtype), epsilon_of(DType::f32)) * std::sqrt(static_cast<double>(summed)));
@@ -54,16 +61,18 @@ double Tolerance::bound() const {
   return 16 * (epsilon * (static_cast<double>(depth) + std::sqrt(static_cast<double>(reduction))) + direct);
 }
 
+double Tolerance::rms() const { return 4 * std::sqrt(squares); }
+
 Tolerance tolerance_of(const Graph& graph, bool tf32_products) {
   Tolerance t;
   visit(graph, t, !tf32_products);
-  if (tf32_products) t.epsilon = std::max(t.epsilon, std::ldexp(1.0, -11));
+  if (tf32_products) t.epsilon = std::max(t.epsilon, std::ldexp(1.0, -11)), t.squares += static_cast<double>(t.depth) * std::ldexp(1.0, -22);
   return t;
 }
 
 std::string to_string(const Tolerance& t) {
   const std::string direct = t.direct > 0 ? fmt::format(", sums of inputs {:.1e}", 16 * t.direct) : "";
-  return fmt::format("bound {:.1e} (eps {:.1e}, depth {}, reduction {}{})", t.bound(), t.epsilon, t.depth, t.reduction, direct);
+  return fmt::format("bound {:.1e} (eps {:.1e}, depth {}, reduction {}{}), root mean square {:.1e}", t.bound(), t.epsilon, t.depth, t.reduction, direct, t.rms());
 }
 
 Difference compare(const HostTensor& got, const HostTensor& want) {
@@ -72,6 +81,8 @@ Difference compare(const HostTensor& got, const HostTensor& want) {
   double scale = 1;
   for (int64_t i = 0; i < want.size(); ++i)
     if (const double w = std::fabs(want.at(i)); std::isfinite(w)) scale = std::max(scale, w);
+  constexpr int64_t kSeveral = 64;
+  double distance = 0, length = 0;
   Difference worst;
   for (int64_t i = 0; i < want.size(); ++i) {
     const double g = got.at(i), w = want.at(i);
@@ -81,7 +92,9 @@ Difference compare(const HostTensor& got, const HostTensor& want) {
     else if (is_float(want.dtype)) error = std::fabs(g - w) / scale;
     else error = (is_f8(want.dtype) ? g == w : got.get(i) == want.get(i)) ? 0 : kInfinity;   // not every i64 is a double
     if (error > worst.error || (worst.at < 0 && i == 0)) worst = {error, i, g, w};
+    if (std::isfinite(g) && std::isfinite(w)) distance += (g - w) * (g - w), length += w * w;
   }
+  if (is_float(want.dtype) && want.size() >= kSeveral && distance > 0) worst.rms = std::sqrt(distance / length);   // infinite where zeros were wanted
   return worst;
 }
 

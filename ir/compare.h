@@ -8,6 +8,14 @@
 // A scan counts its body once for each step, a while_loop once.
 // A sum of the graph's inputs as they come has no rounded terms: its eps is its accumulator's, f32 or better, and its
 // 16 * eps * sqrt(terms) is added on its own, unless products round to tf32.
+//
+// The greatest error cannot see a wrong product of a short float: its bound is above 1 for sums of a thousand in bf16. So there is a
+// second measure, the root mean square of got - reference over that of the reference, of tensors of at least 64 elements. Where every op
+// rounds once, the errors have random signs and lie evenly within eps of what is rounded, so that on a path they add up as squares: eps(dtype)^2 / 3
+// of each op, and eps(accumulator)^2 * n / 6 of a sum of n terms, whose partial sums grow as a random walk. What is summed has random signs,
+// too, so a sum keeps the relative error of its terms. `rms()` is 4 times the root of the greatest sum of such squares on a path.
+// Where terms cancel otherwise (x - mean(x), gradients that are zero but for rounding) more may remain: how far the reference moves
+// when all inputs move by eps says how much; 4 times that over sqrt(3), as they move by all of eps, is allowed besides (tools/check.cpp).
 #pragma once
 #include "ir/graph.h"
 
@@ -18,7 +26,9 @@ struct Tolerance {
   int64_t depth = 1;         // ops on the longest path
   int64_t reduction = 1;     // elements of the longest reduction or product of computed values
   double direct = 0;         // largest eps(accumulator) * sqrt(elements) of a reduction or product of inputs
+  double squares = 0;        // greatest sum on a path of the squares of what its ops round
   double bound() const;
+  double rms() const;
 };
 Tolerance tolerance_of(const Graph& graph, bool tf32_products = false);
 std::string to_string(const Tolerance& tolerance);   // "bound 3.1e-05 (f32: eps 6.0e-08, depth 12, reduction 784)"
@@ -27,6 +37,7 @@ struct Difference {
   double error = 0;          // max |got - want| / max(1, max |want|); infinite where NaN or inf do not agree
   int64_t at = -1;           // the element
   double got = 0, want = 0;
+  double rms = 0;            // of got - want over that of want, where both are finite; 0 for less than 64 elements and for integers
 };
 Difference compare(const HostTensor& got, const HostTensor& want);
 

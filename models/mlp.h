@@ -49,12 +49,12 @@ inline TrainingStep mlp_step(const MlpConfig& config, Batch sizes, const Optimiz
   const Tensor key = config.dropout > 0 ? model.input("dropout_key", DType::u32, {}) : Tensor();
   const Tensor loss = cross_entropy(mlp(params, config, x, key), label);
   TrainingStep step;
-  step.initial = apply_updates(model, params, grad(loss, params.tensors()), optimizer);
+  model.output("loss", loss);
+  step.initial = minimize(model, params, loss, optimizer);
   if (key) {
     model.state("dropout_key", key, key + 1);
     step.initial.emplace_back("dropout_key", HostTensor::full(DType::u32, {}, seed));
   }
-  model.output("loss", loss);
   step.graph = model.finish();
   return step;
 }

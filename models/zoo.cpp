@@ -32,12 +32,10 @@ struct Weights {
   }
 };
 
-const Optimizer kAdamW{.algorithm = Algorithm::adamw, .weight_decay = 0.01};
-
 TrainingStep training(Model& model, const Weights& w, const Tensor& loss, const Optimizer& optimizer) {
   TrainingStep step;
-  step.initial = apply_updates(model, w.params, grad(loss, w.params.tensors()), optimizer);
   model.output("loss", loss);
+  step.initial = minimize(model, w.params, loss, optimizer);
   step.graph = model.finish();
   return step;
 }
@@ -60,7 +58,7 @@ static std::vector<Tensor> heads(Weights& w, Tensor x) {
   return logits;
 }
 
-TrainingStep heads_step(int64_t batch) {
+TrainingStep heads_step(int64_t batch, const Optimizer& optimizer) {
   Model m;
   Weights w(m);
   const Tensor x = m.input("x", DType::f32, {batch, kInputs});
@@ -72,7 +70,7 @@ TrainingStep heads_step(int64_t batch) {
     const Tensor l = cross_entropy(logits[h], label[h]);
     loss = loss ? loss + l : l;
   }
-  return training(m, w, loss, kAdamW);
+  return training(m, w, loss, optimizer);
 }
 
 TrainingStep heads_forward(int64_t batch) {
@@ -83,7 +81,7 @@ TrainingStep heads_forward(int64_t batch) {
   return forward(m, w);
 }
 
-TrainingStep cnn_step(int64_t batch) {
+TrainingStep cnn_step(int64_t batch, const Optimizer& optimizer) {
   Model m;
   Weights w(m);
   Tensor x = m.input("x", DType::f32, {batch, 1, 28, 28});
@@ -91,7 +89,7 @@ TrainingStep cnn_step(int64_t batch) {
   x = max_pool(relu(w.conv3(x, "conv0", 32)), {2});
   x = max_pool(relu(w.conv3(x, "conv1", 64)), {2});
   x = relu(w.dense(reshape(x, {batch, 64 * 7 * 7}), "hidden", 128));
-  return training(m, w, cross_entropy(w.dense(x, "out", 10), label), {});
+  return training(m, w, cross_entropy(w.dense(x, "out", 10), label), optimizer);
 }
 
 TrainingStep residual_forward(int64_t batch) {   // normalisation is folded into the kernels, as for inference
@@ -133,11 +131,11 @@ static Tensor gpt_block(Weights& w, const Tensor& x, const std::string& name, in
   return h + w.dense(gelu(w.dense(w.norm(h, name + ".norm1"), name + ".up", 4 * c)), name + ".down", c);
 }
 
-TrainingStep block_step(int64_t time) {
+TrainingStep block_step(int64_t time, const Optimizer& optimizer) {
   Model m;
   Weights w(m);
   const Tensor y = gpt_block(w, m.input("x", DType::f32, {kBlockBatch, time, kWidth}), "block", kBlockHeads, 0);
-  return training(m, w, mean(y * y), kAdamW);
+  return training(m, w, mean(y * y), optimizer);
 }
 
 TrainingStep decode() {
@@ -150,7 +148,7 @@ TrainingStep decode() {
   return forward(m, w);
 }
 
-TrainingStep gpt_step(const GptSize& s) {
+TrainingStep gpt_step(const GptSize& s, const Optimizer& optimizer) {
   Model m;
   Weights w(m);
   const int64_t tokens = s.batch * s.time;
@@ -159,7 +157,7 @@ TrainingStep gpt_step(const GptSize& s) {
   Tensor x = reshape(embedding(table, token), {s.batch, s.time, s.width}) + slice(place, 0, 0, s.time);
   for (int64_t l = 0; l < s.layers; ++l) x = gpt_block(w, x, fmt::format("block{}", l), s.heads, 0);
   const Tensor logits = contract("mk,nk->mn", reshape(w.norm(x, "norm"), {tokens, s.width}), table);
-  return training(m, w, cross_entropy(logits, label), kAdamW);
+  return training(m, w, cross_entropy(logits, label), optimizer);
 }
 
 const std::vector<std::string>& names() {
@@ -167,14 +165,16 @@ const std::vector<std::string>& names() {
   return all;
 }
 
-std::optional<TrainingStep> build(const std::string& name) {
-  if (name == "heads") return heads_step(128);
-  if (name == "cnn") return cnn_step(128);
+std::optional<TrainingStep> build(const std::string& name, double loss_scale) {
+  Optimizer adam, adamw = kAdamW;
+  adam.loss_scale = adamw.loss_scale = loss_scale;
+  if (name == "heads") return heads_step(128, adamw);
+  if (name == "cnn") return cnn_step(128, adam);
   if (name == "residual") return residual_forward(8);
-  if (name == "block") return block_step();
+  if (name == "block") return block_step(kTime, adamw);
   if (name == "lstm") return lstm_gradients();
   if (name == "decode") return decode();
-  if (name == "gpt") return gpt_step();
+  if (name == "gpt") return gpt_step({}, adamw);
   return std::nullopt;
 }
 

@@ -19,7 +19,9 @@ struct GptSize {
 
 /// Training steps with AdamW (the CNN's with Optimizer's defaults): three classifiers on one trunk; two convolutions with pooling
 /// and two dense layers on 28x28 pictures; one transformer block; GPT-2, whose tokens and labels are [batch * time].
-TrainingStep heads_step(int64_t batch), cnn_step(int64_t batch), block_step(int64_t time = kTime), gpt_step(const GptSize& size = {});
+inline const Optimizer kAdamW{.algorithm = Algorithm::adamw, .weight_decay = 0.01};
+TrainingStep heads_step(int64_t batch, const Optimizer& optimizer = kAdamW), cnn_step(int64_t batch, const Optimizer& optimizer = {}),
+    block_step(int64_t time = kTime, const Optimizer& optimizer = kAdamW), gpt_step(const GptSize& size = {}, const Optimizer& optimizer = kAdamW);
 /// An LSTM's loss and gradients.
 struct LstmSize {
   int64_t batch = 32, steps = kSteps, in = 128, hidden = 256;
@@ -28,8 +30,8 @@ TrainingStep lstm_gradients(const LstmSize& size = {});
 /// Forward passes: the three classifiers' logits; two convolutions beside a shortcut; GPT-2 124M's next token.
 TrainingStep heads_forward(int64_t batch), residual_forward(int64_t batch), decode();
 
-/// A model that the command knows by name; nothing for other names.
+/// A model that the command knows by name, a training step with this Optimizer::loss_scale; nothing for other names.
 const std::vector<std::string>& names();
-std::optional<TrainingStep> build(const std::string& name);
+std::optional<TrainingStep> build(const std::string& name, double loss_scale = 0);
 
 }  // namespace quern::zoo

@@ -25,6 +25,7 @@ struct Setting {
   int64_t number() const;
   std::pair<int64_t, int64_t> range() const;   // "64", or "1..4096"
   double rate() const;                    // in [0, 1)
+  double positive() const;                // below 1000000
 };
 
 /// --dim, --input-shape, --bind: what an ONNX model leaves open.
@@ -34,15 +35,16 @@ struct OnnxArguments {
   onnx::ImportOptions options() const;
 };
 
+struct PassArguments;
 /// A MODEL argument with its --set values.
 struct ModelArgument {
   std::string name;
   std::vector<std::string> settings;   // "hidden=512,256"
   OnnxArguments onnx;
   void add_to(CLI::App& command);
-  /// A registered model's training step, or the graph of a .qir or .onnx file, whose weights are states with values in
+  /// A registered model's training step, as the precision of `passes` wants it, or the graph of a .qir or .onnx file, whose weights are states with values in
   /// `weights`. Throws Error(usage) or Error(bad_file).
-  Graph load(NamedTensors* weights = nullptr) const;
+  Graph load(const PassArguments& passes, NamedTensors* weights = nullptr) const;
 };
 
 struct MlpConfig;
@@ -72,6 +74,7 @@ struct PassArguments {
   std::string fp = "default", precision = "f32", matmul = "f32", plan;
   void add_to(CLI::App& command);
   CompileOptions options(const Target& target) const;
+  double loss_scale() const;   // of training steps: Optimizer::loss_scale
 };
 
 /// --time-passes: where the time went from the command's start to an executable, phase by phase.

@@ -92,7 +92,7 @@ void dump(const DumpArguments& a) {
   const bool graph_itself = a.what == "ir" || a.what == "dot" || a.what == "svg";
   if (std::find(kWhat.begin(), kWhat.end(), a.what) == kWhat.end()) throw Error(Code::bad_value, fmt::format("--what {}: wants {}", a.what, fmt::join(kWhat, ", "))).with_help(suggestion(a.what, kWhat, "ir is the default"));
   if (!a.after.empty() && !graph_itself) throw Error(Code::bad_value, fmt::format("--after goes with --what ir, dot or svg, not {}", a.what)).with_help("leave --after out");
-  const Graph graph = a.model.load();
+  const Graph graph = a.model.load(a.passes);
   CompileOptions options = a.passes.options({});
   options.want_source = true;
   set_target(options.passes, parse_target(a.target), options.f32_products);
@@ -166,7 +166,7 @@ struct CompileArguments {
 void compile_command(const CompileArguments& a) {
   if (a.out == "-" && a.json.wants_stdout()) throw Error(Code::bad_value, "-o - and --json - are both standard output").with_help("give one of them a file");
   TimeBudget times;
-  const Graph graph = a.model.load();
+  const Graph graph = a.model.load(a.passes);
   times.lap("trace");
   CompileReport report;
   const Program p = compile(graph, a.passes.options(parse_target(a.target)), &report);

@@ -27,12 +27,14 @@ namespace quern {
 
 void ModelArgument::add_to(CLI::App& command) {
   command.add_option("model", name, fmt::format("a registered model (mlp, {}), a .qir or an .onnx file", fmt::join(zoo::names(), ", ")))->required();
-  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, batch (batch=1..4096: one program for all these sizes); gpt: batch, time, layers, width, heads, vocabulary; lstm: batch, steps, in, hidden")->allow_extra_args(false);
+  command.add_option("--set", settings, "a model's setting, e.g. hidden=512,256; mlp: inputs, classes, hidden, dropout, clip, batch (batch=1..4096: one program for all these sizes); gpt: batch, time, layers, width, heads, vocabulary, clip (clip=1.0: gradients together are no longer than that); lstm: batch, steps, in, hidden")->allow_extra_args(false);
   onnx.add_to(command);
 }
 
 [[noreturn]] static void bad_setting(const Setting& s, const std::string& wants) {
-  throw Error(Code::bad_setting, fmt::format("--set {}={}: wants {}", s.key, s.value, wants)).with_help(fmt::format("e.g. --set {}", s.key == "hidden" ? "hidden=512,256" : s.key == "dropout" ? "dropout=0.2" : s.key + "=64"));
+  throw Error(Code::bad_setting, fmt::format("--set {}={}: wants {}", s.key, s.value, wants)).with_help(fmt::format("e.g. --set {}", s.key == "hidden" ? "hidden=512,256" : s.key == "dropout" ? "dropout=0.2"
+                                                                                                                                                                        : s.key == "clip"      ? "clip=1.0"
+                                                                                                                                                                                               : s.key + "=64"));
 }
 
 Setting::Setting(const std::string& text, const std::vector<std::string>& known) {
@@ -71,10 +73,20 @@ std::pair<int64_t, int64_t> Setting::range() const {
   if (low.number() > high.number()) bad_setting(*this, "a size, or bounds like 1..4096");
   return {low.number(), high.number()};
 }
-double Setting::rate() const {
+// The number, or a NaN where the text is none.
+static double real_number(const std::string& text) {
   char* end = nullptr;
-  const double v = std::strtod(value.c_str(), &end);
-  if (value.empty() || *end || !(v >= 0 && v < 1)) bad_setting(*this, "a number in [0, 1)");   // a NaN is not in it
+  const double v = std::strtod(text.c_str(), &end);
+  return text.empty() || *end ? std::nan("") : v;
+}
+double Setting::rate() const {
+  const double v = real_number(value);
+  if (!(v >= 0 && v < 1)) bad_setting(*this, "a number in [0, 1)");
+  return v;
+}
+double Setting::positive() const {
+  const double v = real_number(value);
+  if (!(v > 0 && v < 1e6)) bad_setting(*this, "a number above 0");
   return v;
 }
 
@@ -85,25 +97,33 @@ void want_affordable(const MlpConfig& config, int64_t batch) {
   want_memory("a model", 4 * (3 * parameters + static_cast<double>(batch) * rows));   // with two moments
 }
 
-Graph ModelArgument::load(NamedTensors* weights) const {
+Graph ModelArgument::load(const PassArguments& passes, NamedTensors* weights) const {
   if (name == "mlp") {
     MlpConfig config{784, 10, {256}, 0};
+    Optimizer optimizer{.loss_scale = passes.loss_scale()};
     Batch batch = 64;
     for (const std::string& text : settings) {
-      const Setting s(text, {"inputs", "classes", "hidden", "batch", "dropout"});
+      const Setting s(text, {"inputs", "classes", "hidden", "batch", "dropout", "clip"});
       if (s.key == "hidden") config.hidden = s.numbers();
       else if (s.key == "inputs") config.inputs = s.number();
       else if (s.key == "classes") config.classes = s.number();
       else if (s.key == "batch") batch = {s.range().first, s.range().second};
+      else if (s.key == "clip") optimizer.clip_norm = s.positive();
       else config.dropout = s.rate();
     }
     want_affordable(config, batch.high);
-    return mlp_step(config, batch, {}, 1).graph;
+    return mlp_step(config, batch, optimizer, 1).graph;
   }
   if (name == "gpt") {
     zoo::GptSize size;
+    Optimizer optimizer = zoo::kAdamW;
+    optimizer.loss_scale = passes.loss_scale();
     for (const std::string& text : settings) {
-      const Setting s(text, {"batch", "time", "layers", "width", "heads", "vocabulary"});
+      const Setting s(text, {"batch", "time", "layers", "width", "heads", "vocabulary", "clip"});
+      if (s.key == "clip") {
+        optimizer.clip_norm = s.positive();
+        continue;
+      }
       (s.key == "batch" ? size.batch : s.key == "time" ? size.time
                                    : s.key == "layers" ? size.layers
                                    : s.key == "width"  ? size.width
@@ -113,7 +133,7 @@ Graph ModelArgument::load(NamedTensors* weights) const {
     if (size.width % size.heads) throw Error(Code::bad_setting, fmt::format("--set heads={}: {} does not divide the width of {}", size.heads, size.heads, size.width)).with_help("--set width=768 --set heads=12");
     const double width = static_cast<double>(size.width);   // parameters start as zeros, each with two moments
     want_memory("a model", 12 * width * (static_cast<double>(size.vocabulary + std::max<int64_t>(size.time, 1024)) + 13 * width * static_cast<double>(size.layers)));
-    return zoo::gpt_step(size).graph;
+    return zoo::gpt_step(size, optimizer).graph;
   }
   if (name == "lstm") {
     zoo::LstmSize size;
@@ -128,7 +148,7 @@ Graph ModelArgument::load(NamedTensors* weights) const {
     return zoo::lstm_gradients(size).graph;
   }
   if (!settings.empty()) throw Error(Code::bad_setting, "--set is for the models mlp, gpt and lstm").with_help("leave it out, or name one of these");
-  if (auto step = zoo::build(name)) return std::move(step->graph);
+  if (auto step = zoo::build(name, passes.loss_scale())) return std::move(step->graph);
   if (name.size() > 5 && name.substr(name.size() - 5) == ".onnx") {
     onnx::Imported imported = onnx::import_file(name, onnx.options());
     if (weights) *weights = std::move(imported.weights);
@@ -162,17 +182,19 @@ void PassArguments::add_to(CLI::App& command) {
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));
   command.add_option("--fp", fp, "strict: products and sums as the graph has them, whatever they cost; default: kernels may make sums over a product they do not keep in another order, and leave out what a mask hides; fast: besides, bf16 and f16 stay in f32 between the ops of a kernel, and on a GPU what reads or makes them takes the machine's exponentials, quotients and error functions")->check(CLI::IsMember({"strict", "default", "fast"}));
-  command.add_option("--precision", precision, "f32, or bf16: products of f32 read bf16, sum in f32 and give bf16, maps between them are of bf16; parameters, their gradients, reductions, softmax, norms, losses and updates stay f32")->check(CLI::IsMember({"f32", "bf16"}));
+  command.add_option("--precision", precision, "f32, or bf16 or f16: products of f32 read it, sum in f32 and give it, maps between them are of it; parameters, their gradients, reductions, softmax, norms, losses and updates stay f32. Registered training steps scale their loss for f16, and others must")->check(CLI::IsMember({"f32", "bf16", "f16"}));
   add_matmul(command, matmul);
   command.add_option("--plan", plan, "a plan file that quern tune has written for this target: schedules of kernels, which change no result");
   command.add_flag("--no-cache", no_cache, "neither read nor write the kernel cache");
 }
 
+double PassArguments::loss_scale() const { return precision == "f16" ? kLossScale : 0; }
+
 CompileOptions PassArguments::options(const Target& target) const {
   CompileOptions o;
   o.target = target;
   o.passes.fp = fp == "strict" ? Fp::strict : fp == "fast" ? Fp::fast : Fp::standard;
-  if (precision == "bf16") o.passes.compute = DType::bf16;
+  if (precision != "f32") o.passes.compute = precision == "bf16" ? DType::bf16 : DType::f16;
   o.f32_products = f32_products(matmul);
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;

@@ -157,7 +157,7 @@ void run(const Arguments& a) {
     times.lap("load");
   } else {
     if (!device && !a.passes.plan.empty()) throw Error(Code::bad_value, "the interpreter has no kernels: it takes no --plan").with_help("leave --plan out, or give --device cpu");
-    graph = a.model.load(&model_weights);
+    graph = a.model.load(a.passes, &model_weights);
     times.lap("trace");
     CompileReport report;
     if (device) executable = jit(*device, graph, a.passes.options(device->target()), &report);

@@ -22,7 +22,7 @@ struct Arguments {
   int64_t epochs = 0, batch = 0, steps = -1, seeds = 1;
   uint32_t seed = 1;
   std::optional<double> rate;
-  double decay = 0;
+  double decay = 0, clip = 0;
   bool losses = false;
   PassArguments passes;
   JsonArgument json;
@@ -42,6 +42,7 @@ void train(const Arguments& a) {
   TrainOptions o;
   if (a.rate && !(*a.rate > 0 && *a.rate < 1e6)) throw Error(Code::bad_value, fmt::format("--lr {}: wants a number above 0", *a.rate)).with_help("e.g. --lr 0.001");
   if (!(a.decay >= 0 && a.decay < 1e6)) throw Error(Code::bad_value, fmt::format("--weight-decay {}: wants a number of at least 0", a.decay)).with_help("e.g. --weight-decay 0.01");
+  if (!(a.clip >= 0 && a.clip < 1e6)) throw Error(Code::bad_value, fmt::format("--clip-norm {}: wants a number of at least 0", a.clip)).with_help("e.g. --clip-norm 1.0; 0 clips nothing");
   o.optimizer.algorithm = parse_algorithm(a.algorithm);
   o.optimizer.schedule = parse_schedule(a.schedule);
   const std::unique_ptr<Device> device = a.device == "interpret" ? nullptr : open_device(a.device);
@@ -56,6 +57,8 @@ void train(const Arguments& a) {
   o.optimizer.warmup = o.optimizer.schedule == Schedule::linear_warmup ? 100 : 0;
   o.optimizer.learning_rate = a.rate.value_or(3e-3);
   o.optimizer.weight_decay = a.decay;
+  o.optimizer.clip_norm = a.clip;
+  o.optimizer.loss_scale = a.passes.loss_scale();
   for (const std::string& text : a.settings) {
     const Setting s(text, {"hidden", "dropout"});
     if (s.key == "dropout") o.model.dropout = s.rate();
@@ -105,6 +108,7 @@ void register_train(CLI::App& root) {
   c->add_option("--steps", a->steps, "stop after N steps")->check(CLI::Range(0, 1000000000));
   c->add_option("--lr", a->rate, "learning rate, above 0; default 0.003");
   c->add_option("--weight-decay", a->decay, "from 0; adamw: decoupled, others: added to the gradient")->capture_default_str();
+  c->add_option("--clip-norm", a->clip, "gradients are scaled so that the norm of all of them together is at most this; 0: they are not")->capture_default_str();
   c->add_option("--optimizer", a->algorithm, "sgd, momentum, adam or adamw")->capture_default_str();
   c->add_option("--schedule", a->schedule, "constant, cosine or linear")->capture_default_str();
   c->add_option("--seed", a->seed, "of initial values, dropout and the order of batches")->capture_default_str();

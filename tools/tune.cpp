@@ -143,7 +143,7 @@ void tune(const Arguments& a) {
   if (!a.passes.plan.empty()) throw Error(Code::bad_value, "tune starts from the standard plan: it takes no --plan").with_help("-o says where the plan is written");
   const auto device = open_device(a.device);
   if (device->name() == "null") throw Error(Code::bad_value, fmt::format("--device {}: it has no time to measure", a.device)).with_help("--device cpu or cuda");
-  const Graph graph = a.model.load();
+  const Graph graph = a.model.load(a.passes);
   CompileOptions options = a.passes.options(device->target());
   options.use_cache = false;   // a program from the cache has no kernels to look into
   CompileReport report;

@@ -4,9 +4,12 @@
 //   after:  %1 = constant {value=1};  %2 = mul %1, %0;  %3 = add %2, %2;  output "dy" %3
 // Calls that have a derivative of their own (checkpoint, the user's) are kept until all derivatives around them are taken.
 // Establishes: no call but those of kernels, no op whose meaning is Expand, no put_add of a dtype that sums are not made in;
-// in the bodies of control flow, too. Behind all derivatives products become those of a short float, where that is asked for (mixed.h).
+// in the bodies of control flow, too. Behind all derivatives products become those of a short float, where that is asked for (mixed.h);
+// f16 is refused where derivatives change states and no state scales the loss: most of them would be below its least number.
+#include <algorithm>
 #include <map>
 
+#include "ir/names.h"
 #include "ir/op.h"
 #include "ir/ops/define.h"
 #include "passes/graph/autodiff.h"
@@ -91,9 +94,30 @@ Graph expand_graph(const Graph& graph, Mode mode) {
   return dead_code(b.finish());
 }
 
+// Does a derivative in reverse mode become part of what follows it to an output or a state?
+bool differentiates(const Graph& graph, const std::vector<NodeId>& roots) {
+  std::vector<char> derived(graph.nodes.size());
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& n = graph.nodes[i];
+    derived[i] = n.attrs.transform == Transform::vjp || std::any_of(n.args.begin(), n.args.end(), [&](NodeId a) { return derived[static_cast<size_t>(a)]; });
+    for (const auto& body : {n.attrs.body, n.attrs.otherwise})
+      if (body && !derived[i]) derived[i] = differentiates(*body, body->roots());
+  }
+  return std::any_of(roots.begin(), roots.end(), [&](NodeId r) { return derived[static_cast<size_t>(r)]; });
+}
+void want_scaled_loss(const Graph& graph) {
+  std::vector<NodeId> next;
+  for (const State& s : graph.states) {
+    if (s.name == kLossScaleState) return;
+    next.push_back(s.output);
+  }
+  if (differentiates(graph, next)) throw Error(Code::bad_value, "a training step in f16 wants a loss scale: small gradients would be zero").with_help("build it with minimize and Optimizer::loss_scale = kLossScale (frontend/optim.h), which makes the state \"loss_scale\"; or use bf16, which needs none");
+}
+
 }  // namespace
 
 Graph expand(const Graph& graph, PassContext& context) {
+  if (context.compute == DType::f16) want_scaled_loss(graph);
   Graph out = expand_graph(graph, {true, true});
   if (context.compute != DType::f32) out = mixed(out, context.compute);
   return context.fp == Fp::fast ? store_what_is_compared(out) : out;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "frontend/checkpoint.h"
+#include "ir/names.h"
 #include "models/dataset.h"
 #include "models/trainer.h"
 #include "tests/support/device.h"
@@ -20,6 +21,7 @@ class Mlp : public test::OnDevice {
     for (NodeId i : graph.inputs) {   // second moments (Adam's) are never negative
       const bool counts = !is_float(graph.type(i).dtype), moment = graph.at(i).attrs.name.ends_with(".v");
       inputs.push_back(test::random_tensor(graph.type(i), counts || moment ? 0 : -0.4, counts ? 10 : 0.4, random));
+      if (graph.at(i).attrs.name == kLossScaleState) inputs.back() = HostTensor::full(DType::f32, {}, 1024);
     }
     const std::vector<HostTensor> want = interpret(reference, inputs), got = compiled(graph)->run(inputs);
     const double bound = tolerance_of(reference).bound();
@@ -53,6 +55,41 @@ TEST_F(Mlp, EveryOptimizersStepMatchesInterpreter) {
       open.states.clear();
       expect_like_interpreter(open);
     }
+}
+
+TEST_F(Mlp, ClippingAndTheLossScaleMatchInterpreter) {
+  for (const Optimizer& o : {Optimizer{.clip_norm = 0.1, .norm_output = true}, {.loss_scale = 1024}, {.algorithm = Algorithm::adamw, .weight_decay = 0.01, .clip_norm = 0.1, .norm_output = true, .loss_scale = 1024, .scale_growth = 1}}) {
+    SCOPED_TRACE(fmt::format("clip {} scale {}", o.clip_norm, o.loss_scale));
+    Graph open = mlp_step({20, 10, {16}, 0}, 8, o, 1).graph;
+    for (const State& s : open.states) open.outputs.push_back({"next " + s.name, s.output});
+    open.states.clear();
+    expect_like_interpreter(open);
+  }
+}
+
+// A step that overflows f16 leaves every state as it was, bit by bit, but for the scale, which is halved.
+TEST_F(Mlp, AnOverflowLeavesTheStatesAlone) {
+  const TrainingStep step = mlp_step({20, 10, {16}, 0}, 8, {.clip_norm = 1, .norm_output = true, .loss_scale = kLossScale, .scale_growth = 2}, 1);
+  CompileOptions options;
+  options.passes.compute = DType::f16;
+  const auto run = jit(*device, step.graph, options);
+  for (const auto& [name, value] : step.initial) run->set_state(name, value);
+  const auto with = [&](double x) {
+    std::map<std::string, HostTensor> before;
+    for (const auto& [name, value] : step.initial) before[name] = run->state(name);
+    const auto out = run->run({HostTensor::full(DType::f32, {8, 20}, x), HostTensor::full(DType::i32, {8}, 3)});
+    EXPECT_EQ(std::isfinite(out[1].at(0)), x < 1e5) << "grad_norm";
+    for (const auto& [name, value] : before)
+      if (name != kLossScaleState && name != "good_steps") {
+        EXPECT_EQ(run->state(name) == value, x > 1e5) << name;
+      }
+    return run->state(kLossScaleState).at(0);
+  };
+  EXPECT_EQ(with(0.25), 65536);
+  EXPECT_EQ(with(1e6), 32768);   // x is infinite in f16
+  EXPECT_EQ(with(0.25), 32768);
+  EXPECT_EQ(with(0.25), 65536);
+  EXPECT_EQ(run->state("step").at(0), 3);
 }
 
 TEST_F(Mlp, FirstLossesMatchInterpreter) {
@@ -110,21 +147,34 @@ TEST_F(Mlp, TrainsToAccuracy) {
   std::printf("mean test accuracy of 3 seeds on %s: %.2f %%\n", device->name().c_str(), 100 * sum / 3);
 }
 
-// Products of bf16, masters of f32: the same accuracy within what seeds make of it.
+// Products of bf16 or f16, masters of f32: the same accuracy within what seeds make of it, and in f16 the same losses on the way.
 TEST_F(Mlp, MixedPrecisionTrainsAsWell) {
   const Dataset digits = load_digits();
-  double sum = 0, mixed = 0;
+  double sum = 0, mixed = 0, scaled = 0;
   for (uint32_t seed : {1u, 2u, 3u}) {
     TrainOptions options;
     options.seed = seed;
-    sum += train_mlp(digits, device.get(), options, {}).test_accuracy;
+    const TrainResult exact = train_mlp(digits, device.get(), options, {});
+    sum += exact.test_accuracy;
     options.compile.passes.compute = DType::bf16;
     const TrainResult r = train_mlp(digits, device.get(), options, {});
     for (const auto& [name, value] : r.states) EXPECT_NE(value.dtype, DType::bf16) << name;
     mixed += r.test_accuracy;
+    options.compile.passes.compute = DType::f16;
+    options.optimizer.loss_scale = kLossScale;
+    const TrainResult f16 = train_mlp(digits, device.get(), options, {});
+    scaled += f16.test_accuracy;
+    ASSERT_EQ(f16.losses.size(), exact.losses.size());
+    double apart = 0, mean = 0;
+    for (size_t i = 0; i < exact.losses.size(); ++i) apart += std::fabs(f16.losses[i] - exact.losses[i]), mean += exact.losses[i];
+    EXPECT_LT(apart, 0.02 * mean);
+    const auto state = [&](const std::string& name) { return std::find_if(f16.states.begin(), f16.states.end(), [&](const auto& s) { return s.first == name; }); };
+    ASSERT_NE(state(kLossScaleState), f16.states.end()) << "a checkpoint holds it";
+    EXPECT_GE(state("step")->second.at(0), static_cast<double>(exact.losses.size()) - 8) << "few steps are left out";
   }
   EXPECT_GT(mixed / 3, sum / 3 - 0.01);
-  std::printf("mean test accuracy of 3 seeds on %s: %.2f %% in f32, %.2f %% in bf16 with f32 masters\n", device->name().c_str(), 100 * sum / 3, 100 * mixed / 3);
+  EXPECT_GT(scaled / 3, sum / 3 - 0.01);
+  std::printf("mean test accuracy of 3 seeds on %s: %.2f %% in f32, %.2f %% in bf16, %.2f %% in f16 with f32 masters\n", device->name().c_str(), 100 * sum / 3, 100 * mixed / 3, 100 * scaled / 3);
 }
 
 TEST_F(Mlp, FirstMixedLossesMatchInterpreter) {

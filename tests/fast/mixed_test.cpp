@@ -104,6 +104,22 @@ TEST(Mixed, TwiceIsOnce) {
   }
 }
 
+// What derivatives update in f16 wants a loss scale; a forward pass does not, nor do outputs of gradients.
+TEST(Mixed, StepsInF16WantALossScale) {
+  PassContext f16;
+  f16.compute = DType::f16;
+  const Optimizer scaled{.clip_norm = 1, .loss_scale = kLossScale};
+  EXPECT_THROW(expand(small_mlp(), f16), Error);
+  EXPECT_THROW(expand(small_gpt(), f16), Error);
+  const Graph step = mlp_step({20, 4, {16}, 0}, 8, scaled, 1).graph, mixed = expand(step, f16);
+  verify(mixed);
+  EXPECT_EQ(expand(mixed, f16).nodes.size(), mixed.nodes.size());
+  for (const State& s : mixed.states) EXPECT_EQ(mixed.type(s.output).dtype, DType::f32) << s.name;
+  expand(zoo::gpt_step({.batch = 2, .time = 8, .layers = 1, .width = 16, .heads = 2, .vocabulary = 33}, scaled).graph, f16);
+  expand(mlp_predict({20, 4, {16}, 0}, 8), f16);
+  expand(zoo::lstm_gradients({.batch = 2, .steps = 3, .in = 4, .hidden = 5}).graph, f16);
+}
+
 // Kernels of mixed graphs on the tile interpreter, with ragged tiles, in both ways of rounding.
 TEST(Mixed, ThroughTiles) {
   std::mt19937_64 random(12);

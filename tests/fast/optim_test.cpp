@@ -1,11 +1,15 @@
-// Optimizers on the interpreter: several steps beside the papers' formulas in f64, and what an element of a parameter costs.
+// Optimizers on the interpreter: several steps beside the papers' formulas in f64, and what an element of a parameter costs;
+// clipping, and the loss scale's states through good and bad steps.
 #include <cmath>
+#include <map>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "frontend/optim.h"
 #include "ir/interpret.h"
+#include "ir/names.h"
+#include "passes/pass.h"
 
 namespace quern {
 namespace {
@@ -81,6 +85,157 @@ TEST(Optim, AdamDividesEachElementOnce) {
     EXPECT_EQ(divisions, 1);
     EXPECT_EQ(roots, 1);
   }
+}
+
+// --- clipping and the loss scale ---
+
+// A graph with states, run step by step.
+struct Stepped {
+  Graph graph;
+  std::map<std::string, HostTensor> values;   // inputs and states; behind a step outputs, too
+  Stepped(Model& model, const std::vector<std::pair<std::string, HostTensor>>& initial, DType compute = DType::f32) {
+    PassContext context;
+    context.compute = compute;
+    graph = expand(model.finish(), context);
+    values = {initial.begin(), initial.end()};
+  }
+  void step() {
+    std::vector<HostTensor> inputs;
+    for (NodeId i : graph.inputs) inputs.push_back(values.at(graph.at(i).attrs.name));
+    const std::vector<HostTensor> next = interpret(graph, inputs);
+    for (size_t o = 0; o < graph.outputs.size(); ++o) values[graph.outputs[o].name] = next[o];
+    for (size_t s = 0; s < graph.states.size(); ++s) values[graph.states[s].name] = next[graph.outputs.size() + s];
+  }
+  double number(const std::string& name) const { return values.at(name).at(0); }
+};
+
+constexpr int64_t kSizes[] = {16, 5, 16};
+Stepped clipped(const Optimizer& o) {
+  Model model;
+  Params params(model, 1);
+  std::vector<Tensor> gradients;
+  for (int64_t i = 0; i < 3; ++i) {
+    const Shape shape = i == 2 ? Shape{2, 8} : Shape{kSizes[i]};
+    gradients.push_back(model.input(fmt::format("g{}", i), DType::f32, shape));
+    params.add(fmt::format("w{}", i), shape, Init::zeros);
+  }
+  const auto initial = apply_updates(model, params, gradients, o);
+  return {model, initial};
+}
+
+// torch.nn.utils.clip_grad_norm_: g * min(1, clip / (norm + 1e-6)), the norm that of all gradients together.
+TEST(Optim, ClippingShortensAllGradientsTogether) {
+  for (const double clip : {0.5, 3.0, 1e9}) {
+    Stepped run = clipped({.algorithm = Algorithm::sgd, .learning_rate = 1, .clip_norm = clip, .norm_output = true});
+    double squares = 0;
+    for (int64_t i = 0; i < 3; ++i) {
+      const Shape shape = i == 2 ? Shape{2, 8} : Shape{kSizes[i]};
+      HostTensor g(DType::f32, shape);
+      for (int64_t e = 0; e < kSizes[i]; ++e) g.data<float>()[e] = static_cast<float>(gradient_at(i + 1, e) * 1e6), squares += g.at(e) * g.at(e);
+      run.values[fmt::format("g{}", i)] = g;
+    }
+    run.step();
+    const double norm = std::sqrt(squares), factor = std::min(1.0, clip / (norm + 1e-6));
+    EXPECT_NEAR(run.number("grad_norm"), norm, 1e-6 * norm);
+    EXPECT_EQ(factor == 1, clip == 1e9);
+    for (int64_t i = 0; i < 3; ++i) {
+      const HostTensor &w = run.values[fmt::format("w{}", i)], &g = run.values[fmt::format("g{}", i)];
+      for (int64_t e = 0; e < kSizes[i]; ++e) EXPECT_NEAR(w.at(e), -factor * g.at(e), 1e-6 * norm * factor) << clip << " " << i << " " << e;
+      if (factor == 1) {
+        EXPECT_EQ(w.at(0), -g.at(0)) << "what is short enough stays bit for bit";
+      }
+    }
+  }
+}
+
+// Gradients of zero stay zero: the 1e-6. An infinite one gives NaN, as in PyTorch; without a loss scale nothing hides it.
+TEST(Optim, ClippingOfNothingAndOfInfinity) {
+  Stepped run = clipped({.algorithm = Algorithm::sgd, .learning_rate = 1, .clip_norm = 1});
+  for (int64_t i = 0; i < 3; ++i) run.values[fmt::format("g{}", i)] = HostTensor(DType::f32, i == 2 ? Shape{2, 8} : Shape{kSizes[i]});
+  run.step();
+  EXPECT_EQ(run.number("w0"), 0);
+  run.values["g1"].data<float>()[2] = INFINITY;
+  run.step();
+  EXPECT_TRUE(std::isnan(run.values["w1"].at(2)));
+  EXPECT_EQ(run.number("w0"), 0);
+}
+
+TEST(Optim, TheLossScaleBeginsAtTheLoss) {
+  EXPECT_THROW(clipped({.loss_scale = kLossScale}), Error);
+  EXPECT_THROW(clipped({.clip_norm = -1}), Error);
+  EXPECT_THROW(clipped({.clip_norm = std::nan("")}), Error);
+  for (const Optimizer& o : {Optimizer{.loss_scale = 3}, {.loss_scale = -2}, {.loss_scale = std::nan("")}, {.loss_scale = 2, .scale_growth = 0}}) {
+    Model model;
+    Params params(model, 1);
+    const Tensor w = params.add("w", {4}, Init::ones);
+    EXPECT_THROW(minimize(model, params, sum(w * w), o), Error) << o.loss_scale;
+  }
+}
+
+// loss = share * sum(w * x), in f16 on the way back: the gradient is share * x, and overflows where the scale times that does.
+Stepped scaled(const Optimizer& o, double share = 1) {
+  Model model;
+  Params params(model, 1);
+  const Tensor x = model.input("x", DType::f32, {8});
+  const Tensor w = cast(params.add("w", {8}, Init::ones), DType::f16);
+  const Tensor loss = sum(cast(w * cast(x, DType::f16), DType::f32)) * share;
+  model.output("loss", loss);
+  const auto initial = minimize(model, params, loss, o);
+  return {model, initial};
+}
+
+// A bad step leaves all states but the scale as they were and halves it; so many good ones double it; a bad one between them starts anew.
+TEST(Optim, TheLossScaleFollowsOverflow) {
+  for (const Algorithm algorithm : {Algorithm::sgd, Algorithm::momentum, Algorithm::adam, Algorithm::adamw}) {
+    Stepped run = scaled({.algorithm = algorithm, .learning_rate = 0.01, .weight_decay = 0.01, .clip_norm = 1e4, .norm_output = true, .loss_scale = 1024, .scale_growth = 3});
+    const auto with = [&](double x) { run.values["x"] = HostTensor::full(DType::f32, {8}, x), run.step(); };
+    double scale = 1024, good = 0, steps = 0;
+    for (const double x : {1.0, 0.5, 100.0, 100.0, 1.0, 1.0, 1.0, 2.0, 90.0, 1.0}) {
+      const auto before = run.values;
+      with(x);
+      const bool fits = scale * x <= 65504;
+      if (fits) ++steps;
+      good = fits ? good + 1 : 0;
+      scale *= fits ? good == 3 ? 2 : 1 : 0.5;
+      if (good == 3) good = 0;
+      EXPECT_EQ(run.number(kLossScaleState), scale) << x;
+      EXPECT_EQ(run.number("good_steps"), good) << x;
+      EXPECT_EQ(run.number("step"), steps) << x;
+      EXPECT_EQ(std::isfinite(run.number("grad_norm")), fits);
+      for (const State& s : run.graph.states) {
+        if (s.name == kLossScaleState || s.name == "good_steps") continue;
+        EXPECT_EQ(run.values[s.name].bytes == before.at(s.name).bytes, !fits) << s.name;
+      }
+      if (fits) {
+        EXPECT_NEAR(run.number("grad_norm"), std::sqrt(8.0) * x, 1e-6 * x);
+      }
+    }
+    EXPECT_EQ(steps, 8);
+  }
+}
+
+// The scale rounds nothing: what is updated is bit for bit what is updated without it, as long as f16 holds both.
+TEST(Optim, TheLossScaleRoundsNothing) {
+  for (const double clip : {0.0, 1.0}) {
+    Stepped with = scaled({.learning_rate = 0.01, .clip_norm = clip, .loss_scale = 256}), without = scaled({.learning_rate = 0.01, .clip_norm = clip});
+    for (int k = 0; k < 4; ++k) {
+      HostTensor x(DType::f32, {8});
+      for (int64_t i = 0; i < 8; ++i) x.data<float>()[i] = static_cast<float>(std::sin(k * 8.0 + static_cast<double>(i)));
+      with.values["x"] = without.values["x"] = x;
+      with.step(), without.step();
+      for (const State& s : without.graph.states) EXPECT_EQ(with.values[s.name].bytes, without.values[s.name].bytes) << s.name;
+    }
+    EXPECT_EQ(with.number("step"), 4);
+  }
+}
+
+// Gradients below f16's least number are zero but for the scale.
+TEST(Optim, TheLossScaleKeepsSmallGradients) {
+  const double share = 0x1p-30;
+  Stepped with = scaled({.algorithm = Algorithm::sgd, .learning_rate = 0x1p20, .loss_scale = kLossScale}, share), without = scaled({.algorithm = Algorithm::sgd, .learning_rate = 0x1p20}, share);
+  for (Stepped* run : {&with, &without}) run->values["x"] = HostTensor::full(DType::f32, {8}, 1), run->step();
+  EXPECT_EQ(with.number("w"), 1 - 0x1p-10);
+  EXPECT_EQ(without.number("w"), 1);
 }
 
 }  // namespace

@@ -25,6 +25,9 @@ TEST(Cli, Good) {
   expect("train mlp --device interpret --epochs 1 --steps 4 --losses", 0, "step 4 loss");
   expect("train mlp --epochs 30 --seeds 2", 0, "mean test accuracy of 2 seeds: 97");
   for (const char* what : {"ir", "dot", "tile", "plan", "kernels", "fusion", "program"}) expect(std::string("dump mlp --set batch=4 --what ") + what, 0, "");
+  expect("train mlp --epochs 30 --precision f16 --clip-norm 1.0", 0, "test accuracy 97");
+  expect("check mlp --set batch=4 --set clip=0.5 --precision f16", 0, "passed");
+  expect("dump gpt --set layers=1 --set clip=1.0 --precision f16 --what ir", 0, "loss_scale");
   expect("fuzz graphs -n 10 --seed 4 --grad --target cpu:v128", 0, "on cpu:v128: 0 mismatches");
   expect("check mlp --set batch=4 --grad --target cpu:v128", 0, "passed");
   expect("check mlp --set batch=4", 0, "the last from 0 to 20");   // second moments are not negative
@@ -93,6 +96,11 @@ TEST(Cli, Bad) {
   expect("train mlp --device cuda:sm_90a", 2, "--target");
   expect("check mlp --target cuda:0", 2, "--device");
   expect("check mlp --target tpu", 2, "targets are");
+  expect("train mlp --clip-norm -1", 2, "--clip-norm");
+  expect("dump mlp --set clip=0", 2, "clip=1.0");
+  const std::string unscaled = testing::TempDir() + "unscaled.qir";
+  expect("dump mlp -o " + unscaled, 0, "");
+  expect("compile " + unscaled + " -o /dev/null --precision f16", 2, "loss_scale");
   expect("train mlp --optimizer sgdd", 2, "optimizers are");
   expect("train mlp --data /nonexistent", 3, "No such file");
   expect("check missing.qir", 3, "missing.qir");
