@@ -146,6 +146,12 @@ struct Arena {
     return now;
   }
   void finish() {
+    // A GPU's launches run side by side but where they share memory: the place of a small value is left alone for some steps.
+    constexpr int64_t kSmall = 64 << 10;
+    constexpr int kSteps = 8;
+    if (program.target.kind == TargetKind::cuda)
+      for (Lifetime& l : lifetimes)
+        if (l.bytes <= kSmall) l.last += kSteps;
     const MemoryPlan plan = plan_memory(lifetimes);
     program.arena_bytes = plan.total;
     program.lower_bound = plan.lower_bound;

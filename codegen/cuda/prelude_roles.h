@@ -63,6 +63,7 @@ __device__ __forceinline__ void qn_together(int self) {
 }
 __device__ __forceinline__ void qn_turn(int self) { if (self == 0) asm volatile("bar.sync 5, 256;" ::: "memory"); else asm volatile("bar.sync 6, 256;" ::: "memory"); }
 __device__ __forceinline__ void qn_pass(int to) { if (to == 0) asm volatile("bar.arrive 5, 256;" ::: "memory"); else asm volatile("bar.arrive 6, 256;" ::: "memory"); }
+__device__ __forceinline__ void qn_meet(int barrier, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
 // Clusters: each block shows SUMS registers of THREADS threads, in groups of four; then all may read them, till all have. A sum goes
 // through the blocks in their order.
 __device__ __forceinline__ void qn_seen() { __syncwarp(); asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }

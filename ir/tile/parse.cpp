@@ -56,8 +56,16 @@ class Parser {
       if (it == axes_.end()) r_.fail("an axis within one that is not declared");
       k_.axes[a].within = it->second;
     }
-    for (bool work = false; (work = r_.accept("work")) || r_.accept("grid");) {
+    if (r_.accept("cluster")) {
+      r_.expect("of");
+      k_.cluster = r_.integer();
+      if (k_.cluster < 1 || k_.cluster > 16) r_.fail("a cluster has 1 to 16 blocks");
+      if (r_.accept("seq")) k_.steps = axis();
+    }
+    for (bool work = false, beside = false; (work = false, beside = r_.accept("beside")) || (work = r_.accept("work")) || r_.accept("grid");) {
+      if (beside) r_.expect("grid");
       Phase p;
+      p.beside = beside;
       p.grid = axis_list("(", ")");
       p.mirrored = !work && r_.accept("mirrored");
       if (work) roles(p);
@@ -197,7 +205,9 @@ class Parser {
     r_.expect("%");
     b.name = r_.word();
     r_.expect(":");
-    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : BufferKind::scratch;
+    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out
+                                            : r_.accept("view")  ? BufferKind::view
+                                                                 : BufferKind::scratch;
     if (b.kind == BufferKind::scratch) r_.expect("scratch");
     b.dtype = r_.dtype();
     r_.expect("[");
@@ -212,6 +222,10 @@ class Parser {
         if (b.room < b.shape.back() || b.room > kMaxExtent) r_.fail("the room of an extent is its bound at least, and 2^40 at most");
       }
       if (b.shape.size() > 64) r_.fail("a buffer of rank above 64");
+    }
+    if (b.kind == BufferKind::view) {
+      r_.expect("of");
+      b.of = buffer_reference();
     }
     if (!buffers_.emplace(b.name, static_cast<BufferId>(k_.buffers.size())).second) r_.fail("a buffer is named twice");
     k_.buffers.push_back(std::move(b));
