@@ -20,6 +20,7 @@ constexpr int64_t kMostThreads = 256;      // of a block: with more, a thread ma
 constexpr size_t kMostPhases = 24, kLookBehind = 8;
 constexpr double kLeastGain = 0.5;         // microseconds
 constexpr int64_t kClusters[] = {1, 8, 16};
+constexpr double kInRoles = 2;             // microseconds of a kernel that is not looked into
 
 /// One launch, as it is weighed.
 struct Node {
@@ -27,13 +28,14 @@ struct Node {
   std::string why;                         // it stays alone; "": it may be joined
   struct Access {
     int64_t base, offset, bytes;           // which memory
-    Operand operand;                       // as a member's parameter
+    Member::Operand operand;                       // as a member's parameter
     int64_t slot;                          // that is all of it
     bool written;
   };
   std::vector<Access> accesses;
   GpuWork work;
-  double alone = 0;                        // microseconds
+  double alone = kInRoles, edge = kLaunchMicroseconds;   // microseconds
+  std::vector<char> follows;               // which of those before it it must
 };
 
 bool overlap(const Node::Access& a, const Node::Access& b) { return a.base == b.base && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes; }
@@ -41,6 +43,29 @@ bool conflict(const Node& a, const Node& b) {
   return std::any_of(a.accesses.begin(), a.accesses.end(), [&](const Node::Access& x) {
     return std::any_of(b.accesses.begin(), b.accesses.end(), [&](const Node::Access& y) { return (x.written || y.written) && overlap(x, y); });
   });
+}
+
+// Which launches follow which. One that follows a single other, which no other follows directly, while nothing runs beside either of them,
+// begins while that one ends (runtime/cuda/recording.h).
+void connect(std::vector<Node>& nodes) {
+  const size_t n = nodes.size();
+  std::vector<size_t> level(n), width(n + 1), readers(n), before(n, n);
+  std::vector<std::vector<char>> behind(n, std::vector<char>(n));   // also by way of others
+  for (size_t i = 0; i < n; ++i) {
+    nodes[i].follows.resize(i);
+    size_t direct = 0;
+    for (size_t m = i; m-- > 0;) {
+      if (!(nodes[i].follows[m] = conflict(nodes[m], nodes[i])) || behind[i][m]) continue;
+      ++direct, ++readers[m], before[i] = m;
+      level[i] = std::max(level[i], level[m] + 1);
+      behind[i][m] = 1;
+      for (size_t x = 0; x < m; ++x) behind[i][x] |= behind[m][x];
+    }
+    if (direct != 1) before[i] = n;
+    ++width[level[i]];
+  }
+  for (size_t i = 0; i < n; ++i)
+    if (const size_t m = before[i]; m < n && readers[m] == 1 && width[level[m]] == 1 && width[level[i]] == 1) nodes[i].edge = kBesideMicroseconds;
 }
 
 class Former {
@@ -82,6 +107,7 @@ class Former {
         out.push_back(std::move(steps[i++]));
         continue;
       }
+      connect(nodes);
       std::vector<Step> launches(std::make_move_iterator(steps.begin() + static_cast<int64_t>(i)), std::make_move_iterator(steps.begin() + static_cast<int64_t>(end)));
       straight(nodes, launches, 0, nodes.size(), out);
       i = end;
@@ -103,7 +129,6 @@ class Former {
       if (!resolve(a, loop) && n.why.empty()) n.why = "an operand has another place in each step of a loop around";
       n.accesses.push_back(a);
     }
-    n.alone = gpu_microseconds({&n.work}, kMultiprocessors, 0);
     if (!n.why.empty()) return n;
     n.work = gpu_work(k);
     n.alone = gpu_microseconds({&n.work}, kMultiprocessors, 0);
@@ -136,7 +161,7 @@ class Former {
     std::vector<std::vector<size_t>> out;
     for (size_t n = from; n < to; ++n) {
       for (size_t m = from; m < n; ++m)
-        if (conflict(nodes[m], nodes[n])) level[n - from] = std::max(level[n - from], level[m - from] + 1);
+        if (nodes[n].follows[m]) level[n - from] = std::max(level[n - from], level[m - from] + 1);
       out.resize(std::max(out.size(), level[n - from] + 1));
       out[level[n - from]].push_back(n);
     }
@@ -163,8 +188,8 @@ class Former {
       double start = 0;
       for (size_t x = inside ? from : n; x < (inside ? to : n + 1); ++x)
         for (size_t m = first; m < (inside ? from : n); ++m)
-          if (conflict(nodes[m], nodes[x])) start = std::max(start, done[m]);
-      const double over = start + kLaunchMicroseconds + (inside ? joined : nodes[n].alone);
+          if (nodes[x].follows[m]) start = std::max(start, done[m]);
+      const double over = start + (inside ? kLaunchMicroseconds + joined : nodes[n].edge + nodes[n].alone);
       if (inside) std::fill(done.begin() + static_cast<int64_t>(from), done.begin() + static_cast<int64_t>(to), over), n = to - 1;
       else done[n] = over;
       end = std::max(end, over);
@@ -221,6 +246,7 @@ class Former {
     if (best.to < last) straight(nodes, launches, best.to, last, out);
   }
 
+  // Why a loop stays one goes to the report where it is a loop of launches alone.
   std::optional<Launch> whole_loop(const Loop& loop) {
     if (loop.symbol || loop.backward || loop.count < 1 || loop.steps.empty() || loop.steps.size() > kMostPhases) return std::nullopt;
     std::vector<Node> nodes;
@@ -229,13 +255,23 @@ class Former {
       if (!launch) return std::nullopt;
       nodes.push_back(node(*launch, loop.id));
     }
-    if (!may_join(nodes, 0, nodes.size()) || !partly_read(nodes, 0, nodes.size(), true).empty()) return std::nullopt;
+    const auto no = [&](const std::string& why) {
+      report_.clusters.push_back(fmt::format("the loop of {} and {} behind it stays a loop: {}", name(nodes[0]), nodes.size() - 1, why));
+      return std::nullopt;
+    };
+    for (const Node& n : nodes)
+      if (!n.why.empty()) return no(fmt::format("of {}, {}", name(n), n.why));
+    if (const std::string why = partly_read(nodes, 0, nodes.size(), true); !why.empty()) return no(why);
+    connect(nodes);
+    if (std::all_of(nodes.begin() + 1, nodes.end(), [](const Node& n) { return n.edge < kLaunchMicroseconds; })) nodes[0].edge = kBesideMicroseconds;   // one line
     const auto phases = levels(nodes, 0, nodes.size());
     Choice best;
     const double before = static_cast<double>(loop.count) * apart(nodes, 0, nodes.size(), 0, 0, 0);
     for (int64_t cluster : kClusters)
       if (const double gain = before - kLaunchMicroseconds - static_cast<double>(loop.count) * together(nodes, phases, cluster); gain > std::max(best.gain * 1.02, kLeastGain)) best = {gain, before, 0, nodes.size(), cluster};
-    return best.cluster ? join(nodes, 0, nodes.size(), loop.count, best.cluster, best.gain) : std::nullopt;
+    if (!best.cluster) return no("a cluster would take longer");
+    auto out = join(nodes, 0, nodes.size(), loop.count, best.cluster, best.gain);
+    return out ? std::move(out) : no(nodes[0].why);
   }
 
   std::optional<Launch> join(std::vector<Node>& nodes, size_t from, size_t to, int64_t steps, int64_t cluster, double gain) {

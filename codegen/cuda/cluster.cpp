@@ -38,7 +38,7 @@ std::string Emitter::run_cluster(const std::string& name) {
   for (size_t b = 0; b < k_.buffers.size(); ++b)
     if (const Buffer& view = k_.buffers[b]; view.of >= 0) line(fmt::format("const {}* const p{} = p{};", memory_type(view.dtype), b, view.of));
   if (k_.steps >= 0) open(fmt::format("for (ix {0} = 0; {0} < {1}; ++{0})", place(k_.steps).start, place(k_.steps).extent));
-  const std::string barrier = k_.cluster > 1 ? "qn_seen(); qn_all_seen();" : "__syncthreads();";
+  const std::string barrier = k_.cluster > 1 ? "qn_cluster_meet();" : "__syncthreads();";
   int64_t before = 0;         // instances since the last barrier
   bool in_shared = false;     // they have used shared memory
   bool wide = false;

@@ -7,7 +7,8 @@
 
 namespace quern {
 
-constexpr double kLaunchMicroseconds = 1.3, kClusterBarrierMicroseconds = 0.35, kBlockBarrierMicroseconds = 0.05;
+// Of a launch behind others; of one that begins while the one before ends; of a barrier between a phase's stores and the next one's loads.
+constexpr double kLaunchMicroseconds = 1.3, kBesideMicroseconds = 0.6, kClusterBarrierMicroseconds = 0.45, kBlockBarrierMicroseconds = 0.05;
 constexpr int64_t kMultiprocessors = 132;
 
 struct GpuWork {

@@ -47,7 +47,7 @@ class Joiner {
   std::map<std::pair<int64_t, Shape>, BufferId> views_;
   std::map<std::pair<const Kernel*, AxisId>, AxisId> axes_;
 
-  Shape shape_of(const Buffer& b, const Operand& o) const {
+  Shape shape_of(const Buffer& b, const Member::Operand& o) const {
     Shape shape = b.shape;
     if (o.entries > 0) shape.insert(shape.begin(), o.entries);
     return shape;
@@ -59,7 +59,7 @@ class Joiner {
       for (const Member& m : members_)
         for (size_t b = 0; b < m.operands.size(); ++b) {
           const Buffer& buffer = m.kernel->buffers[b];
-          const Operand& o = m.operands[b];
+          const Member::Operand& o = m.operands[b];
           if ((buffer.kind == BufferKind::out) != stored) continue;
           Buffer made{"", buffer.kind, buffer.dtype, shape_of(buffer, o)};
           const auto [it, fresh] = found.emplace(o.memory, made);
@@ -91,7 +91,7 @@ class Joiner {
   }
 
   // The buffer in which a member sees what is at one of its parameters.
-  BufferId seen(const Buffer& buffer, const Operand& o) {
+  BufferId seen(const Buffer& buffer, const Member::Operand& o) {
     const Place& p = places_.at(o.memory);
     const Shape shape = shape_of(buffer, o);
     std::vector<Buffer>& all = out_.kernel.buffers;
@@ -142,7 +142,7 @@ class Joiner {
         else index(b.index);
       const size_t old = static_cast<size_t>(std::exchange(buffer, buffers[static_cast<size_t>(buffer)]));
       if (old >= m.operands.size() || m.operands[old].entries == 0) return;
-      const Operand& o = m.operands[old];
+      const Member::Operand& o = m.operands[old];
       Index entry = o.step < 0 ? (Index::axis(0, steps_) * -1 + (o.first + o.entries * ceil_div(steps_, o.entries))) : Index::axis(0, steps_) * o.step + o.first;
       if (entry.low() < 0 || entry.high() >= o.entries) entry = floor_mod(entry, o.entries);
       at.insert(at.begin(), BoxIndex(entry));

@@ -12,12 +12,12 @@
 
 namespace quern {
 
-/// What a kernel's parameter is: a piece of memory, or, in a loop, entry (first + step * t) mod entries of it in step t.
-struct Operand {
-  int64_t memory;
-  int64_t first = 0, step = 0, entries = 0;
-};
 struct Member {
+  /// What a parameter is: a piece of memory, or, in a loop, entry (first + step * t) mod entries of it in step t.
+  struct Operand {
+    int64_t memory;
+    int64_t first = 0, step = 0, entries = 0;
+  };
   const tile::Kernel* kernel;
   std::vector<Operand> operands;
   bool beside = false;   // the one before it

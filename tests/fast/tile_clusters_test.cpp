@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "codegen/image.h"
-#include "ir/support/error.h"
+#include "ir/support/check.h"
 #include "passes/tile/gpu_cost.h"
 #include "passes/tile/sequence.h"
 
@@ -140,8 +140,8 @@ TEST(TileClusters, GeneratedText) {
     return all.substr(all.find("extern \"C\""));
   };
   EXPECT_NE(text(false).find("__cluster_dims__(16, 1, 1)"), std::string::npos);
-  EXPECT_NE(text(false).find("qn_seen(); qn_all_seen();"), std::string::npos);
-  EXPECT_EQ(text(true).find("qn_all_seen"), std::string::npos);
+  EXPECT_NE(text(false).find("qn_cluster_meet();"), std::string::npos);
+  EXPECT_EQ(text(true).find("qn_cluster_meet"), std::string::npos);
   EXPECT_EQ(text(false).find("__ldg"), std::string::npos);
 }
 
