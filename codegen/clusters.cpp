@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "ir/support/fault.h"
 #include "passes/tile/gpu_cost.h"
 #include "passes/tile/sequence.h"
 
@@ -281,7 +280,7 @@ class Former {
       std::vector<Member> out;
       for (const auto& level : phases)
         for (size_t n : level) {
-          Member m{&kernels[static_cast<size_t>(nodes[n].image)], {}, n != level[0] || (planted(Fault::barrier_left_out) && !out.empty())};
+          Member m{&kernels[static_cast<size_t>(nodes[n].image)], {}, n != level[0]};
           for (const Node::Access& a : nodes[n].accesses) {
             const auto same = std::find_if(memories.begin(), memories.end(), [&](const Node::Access* b) { return a.base == b->base && a.offset == b->offset && a.bytes == b->bytes; });
             m.operands.push_back(a.operand);

@@ -7,19 +7,10 @@
 #include <fmt/format.h>
 
 #include "ir/support/reader.h"
-#include "ir/tile/kernel.h"
+#include "ir/tile/scalar.h"
 
 namespace quern::tile {
 namespace {
-
-// The dtype that an op node has by its type rule, which also checks its arguments.
-DType infer_scalar(const ScalarExpr& e, size_t i) {
-  std::vector<Type> args;
-  for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
-  Attrs attrs;
-  if (names_dtype(e[i].op)) attrs.dtype = {e[i].dtype};
-  return def_of(e[i].op).infer({e[i].op, args, attrs, {}}).dtype;
-}
 
 class Parser {
  public:
@@ -205,9 +196,7 @@ class Parser {
     r_.expect("%");
     b.name = r_.word();
     r_.expect(":");
-    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out
-                                            : r_.accept("view")  ? BufferKind::view
-                                                                 : BufferKind::scratch;
+    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : r_.accept("view") ? BufferKind::view : BufferKind::scratch;
     if (b.kind == BufferKind::scratch) r_.expect("scratch");
     b.dtype = r_.dtype();
     r_.expect("[");

@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "ir/support/overloaded.h"
-#include "ir/tile/kernel.h"
+#include "ir/tile/scalar.h"
 
 namespace quern::tile {
 namespace {
@@ -267,13 +267,8 @@ class Verifier {
   // Number and dtypes of the arguments, by the op's own type rule.
   void scalar_op(const ScalarExpr& e, size_t i) const {
     check(means<Map>(e[i].op), "a scalar op is elementwise");
-    std::vector<Type> args;
-    for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
-    Attrs attrs;
-    if (names_dtype(e[i].op)) attrs.dtype = {e[i].dtype};
     try {
-      const Type type = def_of(e[i].op).infer({e[i].op, args, attrs, {}});
-      check(type.dtype == e[i].dtype, "a scalar op has its rule's dtype");
+      check(infer_scalar(e, i) == e[i].dtype, "a scalar op has its rule's dtype");
     } catch (const Error& error) {
       check(error.kind == ErrorKind::internal, error.what());
       throw;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "ir/support/fault.h"
 #include "passes/tile/facts.h"
 
 namespace quern {
@@ -168,7 +169,7 @@ class Joiner {
     };
     for (Phase p : from.phases) {
       axes(p.grid), block(p.body);
-      p.beside = m.beside;
+      p.beside = m.beside || (planted(Fault::barrier_left_out) && !k.phases.empty());
       k.phases.push_back(std::move(p));
     }
     for (const SourceLoc& s : from.sources)

