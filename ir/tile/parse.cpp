@@ -196,8 +196,8 @@ class Parser {
     r_.expect("%");
     b.name = r_.word();
     r_.expect(":");
-    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : r_.accept("view") ? BufferKind::view : BufferKind::scratch;
-    if (b.kind == BufferKind::scratch) r_.expect("scratch");
+    b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : BufferKind::scratch;
+    if (b.kind == BufferKind::scratch && !r_.accept("scratch")) r_.expect("view"), b.kind = BufferKind::view;
     b.dtype = r_.dtype();
     r_.expect("[");
     while (!r_.accept("]")) {

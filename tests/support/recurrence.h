@@ -11,7 +11,8 @@ inline Graph recurrence(int64_t batch, int64_t steps, int64_t hidden) {
   const Scan s = scan([&](const std::vector<Tensor>& c, const std::vector<Tensor>& row) {
     const Tensor next = tanh(row[0] + matmul(c[0], u));
     return ScanStep{{next}, {next}};
-  }, {h}, {x});
+  },
+                      {h}, {x});
   m.output("h", s.carries[0]);
   m.output("all", s.stacked[0]);
   return m.finish();
