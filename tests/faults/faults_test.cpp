@@ -53,7 +53,7 @@ std::string first_guess(Fault fault) {
     case Fault::gradient_rounded: return sweep("mixed", "*Masters*");
     case Fault::window_walked_late: return sweep("heads", "*Windows");
     case Fault::one_head_walked: return sweep("heads", "*SharedKeys");
-    case Fault::barrier_left_out: return sweep("clusters", "*TwoKernels*");
+    case Fault::barrier_left_out: return sweep("clusters", "*MissingBarriers*");
     case Fault::slot_released_early: return sweep("roles", "*GeneratedProducts");
     case Fault::ties_not_shared: return sweep("autodiff", "*Ties*");
     case Fault::fanout_overwritten: return sweep("autodiff", "*UsesAddUp");
