@@ -23,7 +23,8 @@ struct Schedule {
 enum class Once { nothing, what_does_not_change };
 /// When the place of a small value is another's: in the next step, or, for launches that run side by side but where they share memory,
 /// some steps later.
-enum class Reuse { at_once, later };
+enum class Reuse { at_once,
+                   later };
 /// Fills `program`'s slots, lists and steps. `at_bound` is `kernels` at the symbol's bound, which the schedule is of.
 void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Reuse reuse, Program& program);
 
