@@ -145,7 +145,12 @@ struct Arena {
     }
     return now;
   }
-  void finish() {
+  void finish(Reuse reuse) {
+    constexpr int64_t kSmall = 64 << 10;
+    constexpr int kSteps = 8;
+    if (reuse == Reuse::later)
+      for (Lifetime& l : lifetimes)
+        if (l.bytes <= kSmall) l.last += kSteps;
     const MemoryPlan plan = plan_memory(lifetimes);
     program.arena_bytes = plan.total;
     program.lower_bound = plan.lower_bound;
@@ -455,7 +460,7 @@ class Level {
 
 }  // namespace
 
-void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Program& program) {
+void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Reuse reuse, Program& program) {
   Arena arena{program, schedule, {}, 0, {}, {}, {}};
   if (once == Once::what_does_not_change) arena.once = unchanging_calls(kernels);
   std::vector<NodeId>& calls = schedule.calls.at(&at_bound);
@@ -463,7 +468,7 @@ void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, On
   const int end = arena.number(at_bound, 0);
   for (NodeId call : arena.once) arena.setup_end = std::max(arena.setup_end, arena.when.at({&at_bound, call}).last + 1);
   program.steps = Level(kernels, at_bound, arena, end).run();
-  arena.finish();
+  arena.finish(reuse);
 }
 
 }  // namespace quern

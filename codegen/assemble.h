@@ -21,7 +21,11 @@ struct Schedule {
 
 /// What runs before the first run alone.
 enum class Once { nothing, what_does_not_change };
+/// When the place of a small value is another's: in the next step, or, for launches that run side by side but where they share memory,
+/// some steps later.
+enum class Reuse { at_once,
+                   later };
 /// Fills `program`'s slots, lists and steps. `at_bound` is `kernels` at the symbol's bound, which the schedule is of.
-void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Program& program);
+void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Reuse reuse, Program& program);
 
 }  // namespace quern

@@ -15,6 +15,7 @@
 
 #include "codegen/assemble.h"
 #include "codegen/cache.h"
+#include "codegen/clusters.h"
 #include "codegen/image.h"
 #include "codegen/stored.h"
 #include "emitters.h"
@@ -48,7 +49,7 @@ double milliseconds_since(Clock::time_point start) {
 
 std::string cache_key(const tile::Kernel& planned, const Target& target, bool want_source) {
   const std::string version = target.kind == TargetKind::cpu ? cpu::compiler_version() : cuda::compiler_version();
-  return fmt::format("quern image 5 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
+  return fmt::format("quern image 6 " QN_EMITTERS "\n{}\n{}\n{}\n{}", to_string(target), version, want_source, tile::structure(planned));
 }
 
 std::vector<KernelImage> compile_all(const std::vector<tile::Kernel>& kernels, const CompileOptions& options, Cache& cache, CompileReport& report) {
@@ -133,6 +134,7 @@ void describe(KernelImage& image, const tile::Kernel& planned, const tile::Kerne
   const tile::Kernel meant = bounded ? bounds(join(lowered)) : lowered;   // what a mask leaves
   image.flops = 0;
   for (const tile::Phase& p : meant.phases) image.flops += flops_of(meant, p.body);
+  if (planned.steps >= 0) image.flops *= static_cast<double>(planned.axes[static_cast<size_t>(planned.steps)].extent);
   image.bytes = 0;
   image.operands = planned.params();
   image.outputs = std::count_if(planned.buffers.begin(), planned.buffers.end(), [](const tile::Buffer& b) { return b.kind == tile::BufferKind::out; });
@@ -363,6 +365,12 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   lap("lower and plan");
 
   program.target = options.target;
+  for (const auto& [call, of_bounds] : schedule.images) schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
+  const bool once = !std::count(options.passes.disabled.begin(), options.passes.disabled.end(), "setup");
+  assemble(r.kernels, at_bound, schedule, once ? Once::what_does_not_change : Once::nothing, options.target.kind == TargetKind::cuda && options.passes.memory_limit < 0 ? Reuse::later : Reuse::at_once, program);
+  if (options.target.kind == TargetKind::cuda && options.target.arch == "sm_90a" && !std::count(options.passes.disabled.begin(), options.passes.disabled.end(), "clusters")) form_clusters(program, r, bound_of);
+  lap("memory plan");
+
   program.images = compile_all(r.planned, options, cache, r);
   for (size_t i = 0; i < program.images.size(); ++i) {
     describe(program.images[i], r.planned[i], r.lowered[i]);
@@ -370,9 +378,6 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   }
   lap("images");
 
-  for (const auto& [call, of_bounds] : schedule.images) schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
-  const bool once = !std::count(options.passes.disabled.begin(), options.passes.disabled.end(), "setup");
-  assemble(r.kernels, at_bound, schedule, once ? Once::what_does_not_change : Once::nothing, program);
   const int64_t temporaries = program.arena_bytes + kept_bytes(program);
   if (options.passes.memory_limit >= 0 && temporaries > options.passes.memory_limit && !program.setup.empty()) {
     given.passes.disabled.push_back("setup");
@@ -384,7 +389,6 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   }
   if (options.passes.memory_limit >= 0 && temporaries > options.passes.memory_limit)
     throw Error(Code::out_of_memory, fmt::format("the memory plan has {} bytes of temporaries, the limit is {}", temporaries, options.passes.memory_limit)).with_help("raise the limit: loops and branches, and copies of states, are not recomputed");
-  lap("memory plan");
   if (whole) unfit = all_scheduled ? store_program(cache, key, program) : "its plan has kernels of other programs";   // whose note would be lost
   r.program = unfit.empty() ? "kept in the cache" : "not kept: " + unfit;
   take_notes();

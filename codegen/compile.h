@@ -29,6 +29,7 @@ struct CompileReport {
   std::string program;                        // of the whole program: "from the cache", "kept in the cache" or why neither
   std::vector<Verdict> verdicts;
   int64_t compiled = 0, cached = 0;
+  std::vector<std::string> clusters;          // launches that became one, and why others did not
   std::vector<std::string> notes;             // events: values recomputed, cache entries damaged, cache unusable, …
 };
 

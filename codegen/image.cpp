@@ -68,6 +68,7 @@ void fields(Image& image, Stream& s) {
   s.number(image.threads);
   s.number(image.shared_bytes);
   s.number(image.resident);
+  s.number(image.cluster);
   s.number(image.waits);
   s.records(image.maps);
   s.number(image.operands);

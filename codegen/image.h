@@ -12,8 +12,9 @@ namespace quern {
 std::vector<uint8_t> save_image(const KernelImage& image);
 std::optional<KernelImage> load_image(const std::vector<uint8_t>& bytes);
 
-/// Fills the grid from the kernel's axes; so many blocks do each instance as share it.
+/// Fills the grid from the kernel's axes; so many blocks do each instance as share it; a cluster is the grid.
 inline void set_grid(KernelImage& image, const tile::Kernel& kernel) {
+  if (kernel.cluster) return void(image.grid = image.others = kernel.cluster);
   image.grid = image.others = kernel.sharers(kernel.phases.at(0));
   for (tile::AxisId a : kernel.phases.at(0).grid) {
     const tile::Axis& axis = kernel.axes[static_cast<size_t>(a)];

@@ -51,8 +51,9 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
   for (const std::string& name : context.disabled) {
     std::vector<std::string> names;
     for (const Pass& p : pipeline()) names.emplace_back(p.name);
-    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup and precision may be disabled"));
-    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup and precision can");
+    names.emplace_back("clusters");   // of launches, when all is planned (codegen/clusters.h)
+    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, precision and clusters may be disabled"));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, precision and clusters can");
   }
   auto start = std::chrono::steady_clock::now();
   const auto lap = [&] {

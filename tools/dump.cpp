@@ -151,6 +151,8 @@ void dump(const DumpArguments& a) {
     }
     if (!p.setup.empty()) text += "setup\n" + steps_text(p, p.setup, "  ") + "steps\n";
     text += steps_text(p, p.steps, p.setup.empty() ? "" : "  ");
+    for (const std::string& l : report.clusters) text += "# " + l + "\n";
+    more["clusters"] = report.clusters;
   }
   emit(a, text, more);
 }

@@ -43,10 +43,10 @@ void Emitter::across(ValueId v, Op combine, int64_t bits, Result result) {
   line(fmt::format("{0}* const e{1} = ({0}*)(shared + {2});", type, v, scratch_bytes_));
   for (int64_t from = 0; from < n; from += chunk) {
     const int64_t here = std::min(chunk, n - from);
-    line("__syncthreads();");
+    line(sync_);
     line("#pragma unroll");
     line(fmt::format("for (int r = 0; r < {}; ++r) e{}[r * {} + tid] = {}[r + {}];", here, v, threads_, x, from));
-    line("__syncthreads();");
+    line(sync_);
     if (scattered) break;
     line("#pragma unroll");
     open(fmt::format("for (int r = 0; r < {}; ++r)", here));

@@ -67,24 +67,40 @@ Emitter::Emitter(const Kernel& kernel, int arch) : k_(kernel), arch_(arch) {
 }
 
 std::string Emitter::run(const std::string& name) {
-  QN_CHECK(k_.phases.size() == 1, "a CUDA kernel has one phase");
+  if (k_.cluster) return run_cluster(name);
+  QN_CHECK(k_.phases.size() == 1, "a CUDA kernel has one phase, or is a cluster's");
   const bool roles = !k_.phases[0].roles.empty();   // whose instances are counted by the blocks
   if (waits() && !roles) line("qn_behind_others();");
-  std::string params;
-  for (size_t b = 0; b < k_.buffers.size(); ++b) {
-    if (k_.buffers[b].kind == BufferKind::scratch) {
-      line(fmt::format("{0}* const p{1} = ({0}*)(shared + {2});", memory_type(k_.buffers[b].dtype), b, scratch_bytes_));
-      scratch_bytes_ += round_up(count(k_.buffers[b].shape) * size_of(k_.buffers[b].dtype), 16);
-      continue;
-    }
-    // Inputs and outputs may share memory (states in place): no __restrict__.
-    params += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
-  }
-  params += ", const i64 size";
+  place_scratch();
+  const std::string params = this->params();
   if (std::any_of(places_.begin(), places_.end(), [](const Place& p) { return p.symbolic; }) || (roles && std::any_of(k_.axes.begin(), k_.axes.end(), [](const Axis& a) { return a.symbol > 0; })))
     line("const ix n = (ix)size;");
   if (roles) return run_roles(name, params);
-  std::string rest = "blockIdx.x";
+  instance();
+  std::string head = fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", wide_index() ? "i64" : "int", threads_, name, params);
+  if (shared_bytes() > 0) head += "  extern __shared__ __align__(16) u8 shared[];\n";
+  return head + "  const int tid = threadIdx.x;\n" + out_ + "}\n";
+}
+
+// Inputs and outputs may share memory (states in place): no __restrict__.
+std::string Emitter::params() const {
+  std::string out;
+  for (size_t b = 0; b < static_cast<size_t>(k_.params()); ++b) out += fmt::format("{}{}{}* p{}", b ? ", " : "", k_.buffers[b].kind == BufferKind::in ? "const " : "", memory_type(k_.buffers[b].dtype), b);
+  return out + ", const i64 size";
+}
+
+void Emitter::place_scratch() {
+  for (size_t b = 0; b < k_.buffers.size(); ++b) {
+    const int64_t bytes = count(k_.buffers[b].shape) * size_of(k_.buffers[b].dtype);
+    if (k_.buffers[b].kind != BufferKind::scratch || bytes == 0) continue;
+    line(fmt::format("{0}* const p{1} = ({0}*)(shared + {2});", memory_type(k_.buffers[b].dtype), b, scratch_bytes_));
+    scratch_bytes_ += round_up(bytes, 16);
+  }
+}
+
+// What a block does for one instance of the grid.
+void Emitter::instance() {
+  std::string rest = instance_;
   const std::vector<AxisId>& grid = k_.phases[0].grid;
   size_t left = grid.size();
   if (k_.phases[0].mirrored) rest = mirrored(grid[left - 2], grid[left - 1]), left -= 2;
@@ -99,9 +115,6 @@ std::string Emitter::run(const std::string& name) {
   scattered_ = scattered_sum();
   if (scattered_) sum_then_rest(*scattered_);
   else block(k_.phases[0].body);
-  std::string head = fmt::format("typedef {} ix;\nextern \"C\" __global__ void __launch_bounds__({}) {}({}) {{\n", wide_index() ? "i64" : "int", threads_, name, params);
-  if (shared_bytes() > 0) head += "  extern __shared__ __align__(16) u8 shared[];\n";
-  return head + "  const int tid = threadIdx.x;\n" + out_ + "}\n";
 }
 
 void Emitter::axis_base(AxisId a) {
@@ -297,7 +310,7 @@ bool Emitter::is_read(BufferId b) const {
 void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
   const Buffer& b = buffer(l.buffer);
   const std::vector<AxisId>& axes = value(l.out).axes;
-  if (b.kind == BufferKind::out && !is_own(l.buffer)) line("__syncthreads();");   // another thread may have stored it
+  if (b.kind == BufferKind::out && !is_own(l.buffer)) line(sync_);   // another thread may have stored it
   const AxisId vector = vector_axis(l.buffer, l.index, axes, places, &l);
   define(l.out, places, prefix);
   read(l, places, vector);
@@ -341,7 +354,7 @@ void Emitter::statement(const Store& s) {
   const std::vector<AxisId> axes(used.begin(), used.end());
   const std::string writer = owner(axes);
   // A buffer may be overwritten in place: every thread with a copy must have read it.
-  if (!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) line("__syncthreads();");
+  if (!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) line(sync_);
   const AxisId vector = vector_axis(s.buffer, s.index, axes, places_);
   Registers r;
   over(axes, places_, vector, r, [&] {

@@ -47,11 +47,17 @@ class Emitter {
   int64_t threads_ = 32;
   int64_t scratch_bytes_ = 0;    // of the kernel's scratch, at the start of shared memory
   int64_t shared_bytes_ = 0;     // most that any other use of it wants, behind
+  std::string instance_ = "blockIdx.x", sync_ = "__syncthreads();";   // the number of the grid instance; all its threads meet
   int repeats_ = 0;              // loops of several steps around the statement
   bool products_ = true;         // are there any? (With roles, as if.)
   Places places_;
   std::string out_, indent_ = "  ";
   std::map<tile::ValueId, std::string> names_;
+
+  std::string params() const;
+  void place_scratch();
+  void instance();
+  std::string run_cluster(const std::string& name);   // cluster.cpp
 
   // --- text ---
   void line(const std::string& text) { out_ += indent_ + text + "\n"; }

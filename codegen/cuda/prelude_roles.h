@@ -63,6 +63,15 @@ __device__ __forceinline__ void qn_together(int self) {
 }
 __device__ __forceinline__ void qn_turn(int self) { if (self == 0) asm volatile("bar.sync 5, 256;" ::: "memory"); else asm volatile("bar.sync 6, 256;" ::: "memory"); }
 __device__ __forceinline__ void qn_pass(int to) { if (to == 0) asm volatile("bar.arrive 5, 256;" ::: "memory"); else asm volatile("bar.arrive 6, 256;" ::: "memory"); }
+// All threads of a cluster: what they stored before is seen by all of them behind. One thread's fence is for its block, which has met.
+__device__ __forceinline__ void qn_cluster_meet() {
+  __syncthreads();
+  if (threadIdx.x == 0) asm volatile("fence.acq_rel.cluster;" ::: "memory");
+  __syncwarp();
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void qn_meet(int barrier, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
 // Clusters: each block shows SUMS registers of THREADS threads, in groups of four; then all may read them, till all have. A sum goes
 // through the blocks in their order.
 __device__ __forceinline__ void qn_seen() { __syncwarp(); asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }

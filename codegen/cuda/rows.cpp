@@ -172,13 +172,13 @@ bool Emitter::walk_own_steps(const Seq& q) {
 // what is left of the block's number.
 std::string Emitter::mirrored(AxisId i, AxisId j) {
   const int64_t n = ceil_div(place(i).extent, place(i).tile), width = n % 2 ? n : n - 1, last = n % 2 ? n - 2 : n - 1;
-  line(fmt::format("const u32 at_square = blockIdx.x % {0}u, pair = at_square / 2, fold = pair / {1}u, step = pair % {1}u, length = {2}u - fold;", n * n, std::max<int64_t>(width, 1), n - 1));
+  line(fmt::format("const u32 at_square = {3} % {0}u, pair = at_square / 2, fold = pair / {1}u, step = pair % {1}u, length = {2}u - fold;", n * n, std::max<int64_t>(width, 1), n - 1, instance_));
   line("u32 square_row = fold, square_column = fold + 1 + step;");
   line(fmt::format("if (step >= length) square_row = {0}u - fold, square_column = {0}u - fold + 1 + step - length;", last));
   line(fmt::format("if (at_square >= {0}u) square_row = square_column = at_square - {0}u;", n * (n - 1)));
   line(fmt::format("const ix {} = (ix)(at_square & 1 && at_square < {}u ? square_column : square_row) * {};", place(i).start, n * (n - 1), place(i).tile));
   line(fmt::format("const ix {} = (ix)(at_square & 1 && at_square < {}u ? square_row : square_column) * {};", place(j).start, n * (n - 1), place(j).tile));
-  return fmt::format("(blockIdx.x / {}u)", n * n);
+  return fmt::format("({} / {}u)", instance_, n * n);
 }
 
 // The axis, other than the tile's vectors', along which neighbours lie in memory, where the tile is a square to be turned.
@@ -230,12 +230,12 @@ void Emitter::load_turned(const Load& l, AxisId across) {
     if (!s.condition.empty()) line(fmt::format("qn_clear({}); if ({})", q, s.condition));
     line(fmt::format("qn_read({}, p{} + ({}));", q, l.buffer, s.position));
   });
-  line("__syncthreads();");
+  line(sync_);
   each_vector([&](const Registers& r, const std::string& q) {
     line("#pragma unroll");
     line(fmt::format("for (int x = 0; x < {}; ++x) {}[{}] = {}[x];", v, square, place_in("(" + in_tile(read[static_cast<size_t>(across)], r.at(across)) + " + x)", in_tile(read[static_cast<size_t>(along)], r.at(along))), q));
   });
-  line("__syncthreads();");
+  line(sync_);
   define(l.out, places_);
   Registers r;
   over(axes, places_, along, r, [&] {
@@ -290,7 +290,7 @@ void Emitter::to_shared(const std::vector<AxisId>& axes, const Load& l, const St
     });
   });
   if (asynchronous) line("qn_commit(); qn_wait<0>();");
-  line("__syncthreads();");
+  line(sync_);
 }
 
 }  // namespace quern::cuda

@@ -17,9 +17,10 @@ KernelImage emit(const Kernel& kernel, const std::string& arch) {
   image.name = "k_" + hash_hex(structure(kernel)).substr(0, 16);
   const std::string text = emitter.run(image.name);
   const bool roles = !kernel.phases[0].roles.empty();
-  image.source = std::string(kPrelude) + (roles ? kRolesPrelude : "") + text;
+  image.source = std::string(kPrelude) + (roles || kernel.cluster ? kRolesPrelude : "") + text;
   set_grid(image, kernel);
   image.resident = roles && kernel.phases[0].shared < 0;   // blocks that share are there together, for one instance
+  image.cluster = kernel.cluster;
   image.waits = emitter.waits();
   image.maps = emitter.maps();
   image.threads = emitter.threads();

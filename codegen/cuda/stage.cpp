@@ -258,7 +258,7 @@ void Emitter::staged(const Seq& q) {
     line("int full = 0;");
     open(fmt::format("for (ix step = 0; step < {}; ++step)", steps));
     line(fmt::format("qn_wait<{}>();", stages - 2));
-    line("__syncthreads();");
+    line(sync_);
     line(fmt::format("if (step + {0} < {1}) fetch(step + {0}, full == 0 ? {0} : full - 1);", stages - 1, steps));
     line("qn_commit();");
     stage("full");
@@ -272,7 +272,7 @@ void Emitter::staged(const Seq& q) {
     stage("(step & 1)");
     put(a);
     put(b);
-    line("__syncthreads();");
+    line(sync_);
     line(fmt::format("if (step + 1 < {}) fetch(step + 1);", steps));
     multiply();
     close();

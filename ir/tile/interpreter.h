@@ -24,8 +24,11 @@ class Interpreter {
       if (k_.buffers[b].kind == BufferKind::out) writer_.emplace(static_cast<BufferId>(b), std::vector<int64_t>(static_cast<size_t>(buffers_[b]->size()), -1));
     }
     scratch_.resize(k_.buffers.size());
-    for (size_t b = buffers_.size(); b < k_.buffers.size(); ++b) scratch_[b] = HostTensor(k_.buffers[b].dtype, k_.buffers[b].shape);
-    for (size_t b = buffers_.size(); b < k_.buffers.size(); ++b) buffers_.push_back(&scratch_[b]);
+    for (size_t b = buffers_.size(); b < k_.buffers.size(); ++b) {
+      const BufferId of = k_.buffers[b].of;
+      if (of < 0) scratch_[b] = HostTensor(k_.buffers[b].dtype, k_.buffers[b].shape);
+      buffers_.push_back(of < 0 ? &scratch_[b] : buffers_[static_cast<size_t>(of)]);
+    }
     start_.assign(k_.axes.size(), 0);
     extent_.assign(k_.axes.size(), 1);
     at_.assign(k_.axes.size(), 0);
@@ -34,6 +37,15 @@ class Interpreter {
 
   virtual ~Interpreter() = default;
   void run() {
+    if (k_.steps < 0) return phases();
+    loop({k_.steps}, 0, [&] {
+      at_[static_cast<size_t>(k_.steps)] = start_[static_cast<size_t>(k_.steps)];
+      phases();
+    });
+  }
+
+ protected:
+  void phases() {
     for (const Phase& p : k_.phases) {
       for (auto& [buffer, writers] : writer_) std::fill(writers.begin(), writers.end(), -1);
       instance_ = 0;
@@ -49,7 +61,6 @@ class Interpreter {
     }
   }
 
- protected:
   struct Tile {
     std::vector<int64_t> strides;   // by the value's axes
     std::vector<Scalar> data;

@@ -1,10 +1,11 @@
 // TILE IR: GRAMMAR AND SEMANTICS. One kernel as a small sequential program over tiles (blocks of values).
 //
-//   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* phase+ "}"
+//   kernel   ::= "kernel" name "(" buffer,* ")" "{" axis* ["cluster" "of" number ["seq" axis-name]] phase+ "}"
 //   buffer   ::= %name ":" ("in" | "out" | "scratch") dtype "[" extent,* "]"     one extent may be symbolic
+//              | %name ":" "view" dtype "[" extent,* "]" "of" %buffer
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["shared" "along" axis-name] "{" chan* role+ "}"
+//   phase    ::= ["beside"] "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["shared" "along" axis-name] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -70,6 +71,11 @@
 // `work … shared along a`: so many blocks as the axis a has tiles do each instance together; the r-th stands in the r-th tile of a, so that its loops over
 // axes within a sum that share. `share %v` shows the others its tile; `deal` is an `each` whose steps, counted over all instances of the role,
 // are dealt to the blocks in turn; there `total %v` is the sum of all their %v, in the order of the shares, where axes within its own stand.
+//
+// Clusters (sm_90a). In a `cluster of n` the phases are one launch of n blocks, which stand on neighbouring multiprocessors: instances of a phase are
+// dealt to the blocks, and all blocks wait for each other behind a phase, but for the next one where that runs `beside` it: then none of
+// the phases between two such barriers touches what another of them stores. With `seq a` all phases run in order once for
+// each coordinate of the axis a, which may stand in any index. A view is the memory of another parameter, in another shape.
 #pragma once
 #include <optional>
 #include <string>
@@ -84,7 +90,7 @@ using AxisId = int;
 using ValueId = int;
 using BufferId = int;
 
-enum class BufferKind { in, out, scratch };
+enum class BufferKind { in, out, scratch, view };
 struct Buffer {
   std::string name;    // generated: p0, p1, …, s0
   BufferKind kind;
@@ -93,6 +99,7 @@ struct Buffer {
   int64_t symbol = 0;  // > 0: the extent of dim `along` is so many times the symbol
   int64_t along = 0;
   int64_t room = 0;    // > 0: and in memory it has so many places, where that matters
+  BufferId of = -1;    // of a view: whose memory it is
   Shape layout() const;    // the shape that it has places for
   Shape strides() const;   // elements from one to the next, of each dim
 };
@@ -233,6 +240,7 @@ struct Role {
 struct Phase {
   std::vector<AxisId> grid;
   Block body;
+  bool beside = false;     // the phase before it
   bool mirrored = false;   // instances (i, j) and (j, i) of the last two axes, of as many tiles each, are neighbours
   // With roles, whose bodies replace this one:
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
@@ -245,14 +253,17 @@ struct Phase {
 
 struct Kernel {
   std::string name;                // generated from its ops: k3_contract_add_tanh
-  std::vector<Buffer> buffers;     // parameters first (inputs, then outputs), scratch last
+  std::vector<Buffer> buffers;     // parameters first (inputs, then outputs), scratch and views last
   std::vector<Axis> axes;
   std::vector<Value> values;
   std::vector<Phase> phases;
+  int64_t cluster = 0;             // > 0: so many blocks run all phases (CUDA)
+  AxisId steps = -1;               // >= 0: the axis for each of whose coordinates they do
   std::vector<SourceLoc> sources;  // every user line whose op is computed here
 
-  int64_t params() const;          // how many buffers are not scratch
+  int64_t params() const;          // how many buffers are neither scratch nor views
   int64_t sharers(const Phase& phase) const { return phase.shared < 0 ? 1 : ceil_div(axes[static_cast<size_t>(phase.shared)].extent, axes[static_cast<size_t>(phase.shared)].tile); }   // blocks of an instance
+  BufferId memory(BufferId b) const { return buffers[static_cast<size_t>(b)].of < 0 ? b : buffers[static_cast<size_t>(b)].of; }   // the parameter, or scratch, that it is
   Index coordinate(AxisId axis) const { return Index::axis(axis, axes[axis].extent); }
 };
 

@@ -7,19 +7,10 @@
 #include <fmt/format.h>
 
 #include "ir/support/reader.h"
-#include "ir/tile/kernel.h"
+#include "ir/tile/scalar.h"
 
 namespace quern::tile {
 namespace {
-
-// The dtype that an op node has by its type rule, which also checks its arguments.
-DType infer_scalar(const ScalarExpr& e, size_t i) {
-  std::vector<Type> args;
-  for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
-  Attrs attrs;
-  if (names_dtype(e[i].op)) attrs.dtype = {e[i].dtype};
-  return def_of(e[i].op).infer({e[i].op, args, attrs, {}}).dtype;
-}
 
 class Parser {
  public:
@@ -56,8 +47,16 @@ class Parser {
       if (it == axes_.end()) r_.fail("an axis within one that is not declared");
       k_.axes[a].within = it->second;
     }
-    for (bool work = false; (work = r_.accept("work")) || r_.accept("grid");) {
+    if (r_.accept("cluster")) {
+      r_.expect("of");
+      k_.cluster = r_.integer();
+      if (k_.cluster < 1 || k_.cluster > 16) r_.fail("a cluster has 1 to 16 blocks");
+      if (r_.accept("seq")) k_.steps = axis();
+    }
+    for (bool work = false, beside = false; (work = false, beside = r_.accept("beside")) || (work = r_.accept("work")) || r_.accept("grid");) {
+      if (beside) r_.expect("grid");
       Phase p;
+      p.beside = beside;
       p.grid = axis_list("(", ")");
       p.mirrored = !work && r_.accept("mirrored");
       if (work) roles(p);
@@ -198,7 +197,7 @@ class Parser {
     b.name = r_.word();
     r_.expect(":");
     b.kind = r_.accept("in") ? BufferKind::in : r_.accept("out") ? BufferKind::out : BufferKind::scratch;
-    if (b.kind == BufferKind::scratch) r_.expect("scratch");
+    if (b.kind == BufferKind::scratch && !r_.accept("scratch")) r_.expect("view"), b.kind = BufferKind::view;
     b.dtype = r_.dtype();
     r_.expect("[");
     while (!r_.accept("]")) {
@@ -212,6 +211,10 @@ class Parser {
         if (b.room < b.shape.back() || b.room > kMaxExtent) r_.fail("the room of an extent is its bound at least, and 2^40 at most");
       }
       if (b.shape.size() > 64) r_.fail("a buffer of rank above 64");
+    }
+    if (b.kind == BufferKind::view) {
+      r_.expect("of");
+      b.of = buffer_reference();
     }
     if (!buffers_.emplace(b.name, static_cast<BufferId>(k_.buffers.size())).second) r_.fail("a buffer is named twice");
     k_.buffers.push_back(std::move(b));

@@ -13,7 +13,7 @@
 namespace quern::tile {
 namespace {
 
-constexpr const char* kBufferKinds[] = {"in", "out", "scratch"};
+constexpr const char* kBufferKinds[] = {"in", "out", "scratch", "view"};
 
 class Printer {
  public:
@@ -23,11 +23,12 @@ class Printer {
     std::string out = "kernel " + k_.name + "(";
     for (size_t b = 0; b < k_.buffers.size(); ++b) {
       const Buffer& buffer = k_.buffers[b];
-      out += fmt::format("{}%{}: {} {}", b ? ", " : "", buffer.name, kBufferKinds[static_cast<int>(buffer.kind)], type_text(buffer));
+      out += fmt::format("{}%{}: {} {}{}", b ? ", " : "", buffer.name, kBufferKinds[static_cast<int>(buffer.kind)], type_text(buffer), buffer.of < 0 ? "" : " of %" + k_.buffers[static_cast<size_t>(buffer.of)].name);
     }
     out += ") {\n";
     for (const Axis& a : k_.axes) out += fmt::format("  axis {}<{} by {}{}{}{}{}{}\n", a.name, extent_text(a.extent, a.symbol), a.tile, a.from ? " from " + index(*a.from) : "", a.to ? " to " + index(*a.to) : "", a.within >= 0 ? " within " + axis(a.within) : "", a.lanes ? " lanes" : "", spread(a.spread));
-    for (const Phase& p : k_.phases) out += p.roles.empty() ? fmt::format("  grid ({}) {}{}\n", names(p.grid), p.mirrored ? "mirrored " : "", block(p.body, "  ", nullptr)) : work(p);
+    if (k_.cluster) out += fmt::format("  cluster of {}{}\n", k_.cluster, k_.steps < 0 ? "" : " seq " + axis(k_.steps));
+    for (const Phase& p : k_.phases) out += p.roles.empty() ? fmt::format("  {}grid ({}) {}{}\n", p.beside ? "beside " : "", names(p.grid), p.mirrored ? "mirrored " : "", block(p.body, "  ", nullptr)) : work(p);
     return out + "}\n";
   }
 
@@ -216,7 +217,7 @@ std::string structure(const Kernel& kernel) {
 
 int64_t Kernel::params() const {
   int64_t n = 0;
-  for (const Buffer& b : buffers) n += b.kind != BufferKind::scratch;
+  for (const Buffer& b : buffers) n += b.kind == BufferKind::in || b.kind == BufferKind::out;
   return n;
 }
 

@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "ir/support/overloaded.h"
-#include "ir/tile/kernel.h"
+#include "ir/tile/scalar.h"
 
 namespace quern::tile {
 namespace {
@@ -74,10 +74,18 @@ class Verifier {
     for (size_t v = 0; v < k_.values.size(); ++v)
       if (!shared.count(static_cast<ValueId>(v))) disjoint(k_.values[v]);
     for (size_t b = 1; b < k_.buffers.size(); ++b)
-      check(k_.buffers[b].kind == BufferKind::scratch || k_.buffers[b - 1].kind != BufferKind::scratch, "scratch comes last");
+      check(static_cast<int64_t>(b) >= k_.params() || is_param(k_.buffers[b - 1]), "parameters come first");
+    for (const Buffer& b : k_.buffers) {
+      check((b.kind == BufferKind::view) == (b.of >= 0), "a view is one of a buffer");
+      if (b.of < 0) continue;
+      const Buffer& whole = k_.buffers.at(static_cast<size_t>(b.of));
+      check(is_param(whole) && !whole.symbol && !b.symbol && b.dtype == whole.dtype && count(b.shape) == count(whole.shape), "a view has a parameter's memory");
+    }
+    if (k_.cluster) cluster();
     for (const Phase& p : k_.phases) {
       open_.clear();
       defined_.clear();
+      if (k_.steps >= 0) enter({k_.steps});
       enter(p.grid);
       if (p.mirrored) {
         check(p.grid.size() >= 2 && p.roles.empty(), "a mirrored grid has two axes");
@@ -98,6 +106,34 @@ class Verifier {
 
   void check(bool condition, const std::string& message) const {
     if (!condition) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: kernel verifier: {} in\n{}", message, to_string(k_)));
+  }
+  static bool is_param(const Buffer& b) { return b.kind == BufferKind::in || b.kind == BufferKind::out; }
+  // What a block touches.
+  struct Touched {
+    std::set<BufferId> all, stored;
+  };
+  void collect(const Block& block, Touched& out) const {
+    for (const Stmt& s : block) {
+      if (const auto* l = std::get_if<Load>(&s.node)) out.all.insert(k_.memory(l->buffer));
+      if (const auto* t = std::get_if<Store>(&s.node)) out.all.insert(k_.memory(t->buffer)), out.stored.insert(k_.memory(t->buffer));
+      if (const auto* q = std::get_if<Seq>(&s.node)) collect(q->body, out);
+      if (const auto* e = std::get_if<Each>(&s.node)) collect(e->body, out);
+    }
+  }
+  void cluster() const {
+    check(k_.cluster <= 16, "a cluster has up to 16 blocks");
+    check(k_.steps < 0 || (k_.axes.at(static_cast<size_t>(k_.steps)).tile == 1 && !k_.axes[static_cast<size_t>(k_.steps)].symbol), "the steps of a cluster are a constant number");
+    std::vector<Touched> since;   // the last barrier
+    for (const Phase& p : k_.phases) {
+      check(p.roles.empty(), "the phases of a cluster have no roles");
+      check(&p != &k_.phases[0] || !p.beside, "the first phase is beside none");
+      if (!p.beside) since.clear();
+      Touched mine;
+      collect(p.body, mine);
+      const auto meet = [](const std::set<BufferId>& a, const std::set<BufferId>& b) { return std::any_of(a.begin(), a.end(), [&](BufferId x) { return b.count(x) > 0; }); };
+      for (const Touched& t : since) check(!meet(mine.all, t.stored) && !meet(mine.stored, t.all), "there is a barrier between phases of which one touches what the other stores");
+      since.push_back(std::move(mine));
+    }
   }
   void enter(const std::vector<AxisId>& axes) {
     for (AxisId a : axes) {
@@ -194,7 +230,7 @@ class Verifier {
   }
   // In roles a tile need not name axes of which it has one element.
   bool covers(const Value& v, const std::set<AxisId>& axes) const {
-    return std::all_of(axes.begin(), axes.end(), [&](AxisId a) { return std::count(v.axes.begin(), v.axes.end(), a) > 0 || (phase_ && k_.axes[static_cast<size_t>(a)].tile == 1); });
+    return std::all_of(axes.begin(), axes.end(), [&](AxisId a) { return std::count(v.axes.begin(), v.axes.end(), a) > 0 || a == k_.steps || (phase_ && k_.axes[static_cast<size_t>(a)].tile == 1); });
   }
   void statement(const Load& l) {
     const Buffer& b = buffer(l.buffer, l.index.size());
@@ -231,13 +267,8 @@ class Verifier {
   // Number and dtypes of the arguments, by the op's own type rule.
   void scalar_op(const ScalarExpr& e, size_t i) const {
     check(means<Map>(e[i].op), "a scalar op is elementwise");
-    std::vector<Type> args;
-    for (int a : e[i].args) args.push_back({e[static_cast<size_t>(a)].dtype, {}, {}});
-    Attrs attrs;
-    if (names_dtype(e[i].op)) attrs.dtype = {e[i].dtype};
     try {
-      const Type type = def_of(e[i].op).infer({e[i].op, args, attrs, {}});
-      check(type.dtype == e[i].dtype, "a scalar op has its rule's dtype");
+      check(infer_scalar(e, i) == e[i].dtype, "a scalar op has its rule's dtype");
     } catch (const Error& error) {
       check(error.kind == ErrorKind::internal, error.what());
       throw;
@@ -405,7 +436,7 @@ class Verifier {
   }
   void statement(const Store& s) {
     const Buffer& b = buffer(s.buffer, s.index.size());
-    check(b.kind != BufferKind::in, "inputs are not written");
+    check(b.kind == BufferKind::out || b.kind == BufferKind::scratch, "inputs are not written");
     check(!s.stream || b.kind == BufferKind::out, "only outputs are streamed");
     const std::set<AxisId> axes = box(s.index);
     const Value& v = use(s.value);

@@ -53,8 +53,10 @@ class CudaImage : public LoadedImage {
     want(driver().module_load(&module, image.code.data()), "cuModuleLoadData");
     module_.reset(module);
     want(driver().module_function(&function, module, image.name.c_str()), "cuModuleGetFunction");
-    constexpr int kMaxDynamicShared = 8;
+    constexpr int kMaxDynamicShared = 8, kAnyCluster = 14;
+    constexpr int64_t kPortableCluster = 8;
     if (image.shared_bytes > (48 << 10)) want(driver().function_attribute(function, kMaxDynamicShared, static_cast<int>(image.shared_bytes)), "cuFuncSetAttribute");
+    if (image.cluster > kPortableCluster) want(driver().function_attribute(function, kAnyCluster, 1), "cuFuncSetAttribute");
   }
   ~CudaImage() override { context_.try_enter(); }
   Handle function = nullptr;
