@@ -47,7 +47,7 @@ std::string sweep(const std::string& program, const std::string& filter) {
 }
 
 // Errors of some percent, below the greatest one that roundings of bf16 could make.
-const std::string check_short = std::string(QN_COMMAND) + " check " QN_SOURCE_DIR "/tests/cases/check/product.qir --samples 1 --precision bf16";
+const std::string check_short = std::string(QN_COMMAND) + " check " QN_SOURCE_DIR "/tests/faults/product.qir --samples 1 --precision bf16";
 
 std::string first_guess(Fault fault) {
   switch (fault) {
