@@ -135,23 +135,24 @@ void Emitter::close() {
 
 // --- places and coordinates ---
 
-// Positions and indices fit 32 bits unless a buffer or an index is huge.
+constexpr int64_t kMost = int64_t{1} << 30;   // of what is computed in 32 bits
+static bool is_large(const Index& e, int64_t stride) { return std::max(std::abs(e.low()), std::abs(e.high())) >= kMost / std::max<int64_t>(stride, 1); }
+
+// Coordinates and indices fit 32 bits unless an axis or an index is huge.
 bool Emitter::wide_index() const {
-  constexpr int64_t kMost = int64_t{1} << 30;
-  const auto large = [](const Index& e, int64_t stride) { return std::max(std::abs(e.low()), std::abs(e.high())) >= kMost / std::max<int64_t>(stride, 1); };
   for (const Axis& a : k_.axes)
     if (a.extent + a.tile >= kMost) return true;
-  if (phase_) return std::any_of(k_.buffers.begin(), k_.buffers.end(), [](const Buffer& b) { return count(b.layout()) >= kMost; });
+  if (phase_) return false;
   const Facts facts(k_);
-  for (const Load* l : facts.loads) {
-    const Shape strides = buffer(l->buffer).strides();
-    if (count(buffer(l->buffer).layout()) >= kMost) return true;
-    for (size_t d = 0; d < l->index.size(); ++d)
-      if (l->index[d].gather < 0 && large(l->index[d].index, strides[d])) return true;
-  }
-  for (const Store* s : facts.stores)
-    if (count(buffer(s->buffer).layout()) >= kMost) return true;
-  return false;
+  return std::any_of(facts.loads.begin(), facts.loads.end(), [](const Load* l) { return std::any_of(l->index.begin(), l->index.end(), [](const BoxIndex& b) { return b.gather < 0 && is_large(b.index, 1); }); });
+}
+
+// Positions in a buffer do unless it is huge, or a load reaches far out of it.
+bool Emitter::is_wide(BufferId b, const std::vector<BoxIndex>& box) const {
+  const Shape strides = buffer(b).strides();
+  bool wide = count(buffer(b).layout()) >= kMost;
+  for (size_t d = 0; d < box.size(); ++d) wide = wide || (box[d].gather < 0 && is_large(box[d].index, strides[d]));
+  return wide;
 }
 
 int64_t Emitter::registers(const std::vector<AxisId>& axes, const Places& places) {
@@ -253,13 +254,14 @@ static std::string both(const std::string& a, const std::string& b) { return a.e
 Emitter::Spot Emitter::spot(BufferId b, const std::vector<BoxIndex>& box, const std::vector<AxisId>& axes, const Registers& r, const Places& places) const {
   const Shape strides = buffer(b).strides();
   Spot s{"", inside(axes, r, places)};
+  const char* const wide = is_wide(b, box) ? "(i64)" : "";
   for (size_t d = 0; d < box.size(); ++d) {
     const bool gathered = box[d].gather >= 0;
     const std::string i = gathered ? "(i64)" + at(box[d].gather, r, places) : index(box[d].index, r, places);
     if (gathered || box[d].index.low() < 0 || box[d].index.high() >= buffer(b).shape[d])
       s.condition = both(s.condition, fmt::format("(u64)(i64)({}) < {}ull", i, buffer(b).shape[d]));
     if (!gathered && box[d].index.is_constant() && box[d].index.value() == 0) continue;
-    s.position += fmt::format("{}{}{}", s.position.empty() ? "" : " + ", i, strides[d] == 1 ? "" : fmt::format(" * {}", strides[d]));
+    s.position += fmt::format("{}{}{}{}", s.position.empty() ? "" : " + ", gathered ? "" : wide, i, strides[d] == 1 ? "" : fmt::format(" * {}", strides[d]));
   }
   if (s.position.empty()) s.position = "0";
   return s;

@@ -76,6 +76,7 @@ class Emitter {
   std::string coordinate(tile::AxisId a, const Registers& r, const Places& places) const;
   std::string index(const Index& e, const Registers& r, const Places& places) const;
   bool wide_index() const;
+  bool is_wide(tile::BufferId b, const std::vector<tile::BoxIndex>& box) const;
   std::string mirrored(tile::AxisId i, tile::AxisId j);
   void axis_base(tile::AxisId a);   // declares where this thread stands in the axis's tile
   /// Unrolled loops over the registers of `axes`; the step along `stepped` is its vector.

@@ -217,14 +217,25 @@ class RolePlanner {
     const double loads = rows * (is_aligned(*a_) ? 0.9 : 1.5) + bn * (is_aligned(*b_) ? 0.9 : 1.5);
     const double crossing = blocks * ((is_aligned(*a_) ? 0 : rows) + (is_aligned(*b_) ? 0 : bn)) / 40;
     const double all = blocks * (rows + bn) / (shared ? 48 : 93) * (shared || operand_bytes() > kCache ? 1 : 0);
+    // What the blocks of a wave read, each tile of an operand once. Blocks of several waves drift apart; where that is far more than a cache holds,
+    // a quarter of all loads then comes from memory (5.0 of 19.8 GB of 50257x768, 16384 summed).
+    const int64_t down = ceil_div(extent(row_), s.rows()), along = ceil_div(extent(column_), s.columns), walked = std::min(down, std::max(kGroup, at_once / along));
+    const int64_t wave_bytes = (walked * s.rows() + std::min(along, ceil_div(at_once, walked)) * s.columns) * summed() * operand_size();
+    const double missed = waves > 1 && !shared && places_.empty() && wave_bytes > 2 * kCache ? blocks * (rows + bn) * kRow / 4 / 2400 : 0;
     const double windows = places_.empty() ? 0 : blocks * (rows + bn) / 80;   // what they read again comes from the cache that all share
-    const double step = std::max({units, loads, crossing, all, windows, s.instances == 1 ? 112.0 : 0.0});
+    const double step = std::max({units, loads, crossing, all, missed, windows, s.instances == 1 ? 112.0 : 0.0});
     double mainloop = step;
     for (AxisId a : steps()) mainloop *= static_cast<double>(ceil_div(shared && a == shared_axis() ? share_of(s.shares) : extent(a), step_along(a)));
-    const double after = tile / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1) / static_cast<double>(s.shares);
+    const bool crowded = !shared && loaded(s) > 0 && s.sums() + loaded(s) + part_sums(s) > kRegisters;   // a part's loads wait for one another
+    const double after = tile / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1) * (crowded ? 1.5 : 1) / static_cast<double>(s.shares);
     const double exchange = shared ? 1000 + 150 * static_cast<double>(s.shares) + tile * 4 * static_cast<double>(s.shares - 1) / static_cast<double>(s.shares) / 24 : 0;
     const double time = s.turns ? waves * mainloop + (waves > 1 ? 1 : 2) * after : waves * (mainloop + exchange + after);
     return std::max(1800 + time, 2000 + static_cast<double>(operand_bytes()) / 2700);
+  }
+  int64_t summed() const {
+    int64_t n = 1;
+    for (AxisId a : steps()) n *= extent(a);
+    return n;
   }
   int64_t operand_bytes() const {
     int64_t bytes = 0;
@@ -377,13 +388,14 @@ class RolePlanner {
   }
 
   // Registers of what a part loads.
-  int64_t loaded() const {
+  int64_t loaded(const Tiling& tiling) const {
     int64_t bytes = 0;
     for (const Stmt& s : before_.phases[0].body)
       if (const auto* l = std::get_if<Load>(&s.node))
-        bytes += (has(l->out, row_) ? 2 : 1) * (has(l->out, column_) ? part_columns(tiling_) / 4 : 1) * size_of(before_.values[static_cast<size_t>(l->out)].dtype);
+        bytes += (has(l->out, row_) ? 2 : 1) * (has(l->out, column_) ? part_columns(tiling) / 4 : 1) * size_of(before_.values[static_cast<size_t>(l->out)].dtype);
     return ceil_div(bytes, 4);
   }
+  int64_t part_sums(const Tiling& s) const { return 64 * part_columns(s) / 128; }
   // Loads, maps and stores around the product, for one part.
   Block after(ValueId total) {
     Block out;
@@ -396,8 +408,8 @@ class RolePlanner {
       return names[v] = value(before_.values[static_cast<size_t>(v)].dtype, std::move(axes));
     };
     // All loads are on their way together, and where registers allow it while the part before is computed.
-    const int64_t sums = share_ < 0 ? tiling_.sums() : 0, part_sums = 64 * part_columns(tiling_) / 128;   // shared ones are in memory by then
-    const bool ahead = sums + 2 * loaded() + part_sums <= (tiling_.instances > 2 ? kFewRegisters : kRegisters);
+    const int64_t sums = share_ < 0 ? tiling_.sums() : 0;   // shared ones are in memory by then
+    const bool ahead = sums + 2 * loaded(tiling_) + part_sums(tiling_) <= (tiling_.instances > 2 ? kFewRegisters : kRegisters);
     for (const Stmt& s : before_.phases[0].body)
       if (const auto* l = std::get_if<Load>(&s.node)) out.push_back({Load{renamed(l->out), l->buffer, moved(l->index), ahead}});
     if (share_ >= 0 && !planted(Fault::share_left_out)) out.push_back(in_role(Total{part, total}));
