@@ -90,7 +90,10 @@ using AxisId = int;
 using ValueId = int;
 using BufferId = int;
 
-enum class BufferKind { in, out, scratch, view };
+enum class BufferKind { in,
+                        out,
+                        scratch,
+                        view };
 struct Buffer {
   std::string name;    // generated: p0, p1, …, s0
   BufferKind kind;

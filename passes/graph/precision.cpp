@@ -1,11 +1,12 @@
 // precision: where values of short floats (bf16, f16) are rounded. By default every op rounds to its dtype, so that a
 // fused kernel computes bit for bit what its ops would compute alone. Under Fp::fast a value stays in f32
-// between the ops of one kernel; what a kernel stores, a product's operands, casts that the user wrote and what is compared round as ever (a value
+// between the ops of one kernel; what a kernel stores, a product's operands, casts that the user wrote and two values that are compared round as ever (a value
 // beside the stored maximum that it is part of must equal it); a product of short floats gives its f32 sum (lower.h).
 //   before: %2 = exp %0 : bf16[8];  %3 = add %2, %1 : bf16[8];  output %3      (two roundings)
 //   after:  %2 = cast %0 : f32[8];  %3 = exp %2;  %4 = cast %1 : f32[8];  %5 = add %3, %4;  %6 = cast %5 : bf16[8];  output %6
 // Every rounding that falls away is in the ledger. Relies on partition; changes bodies of kernels alone.
 #include "ir/op.h"
+#include "passes/graph/rebuild.h"
 #include "passes/pass.h"
 
 namespace quern {
@@ -56,9 +57,13 @@ class Widener {
     if (n.op == Op::cast && n.type.dtype == DType::f32 && is_short(body_.type(n.args[0]))) return cast(narrow(n.args[0]), DType::f32);
     return widened ? cast(narrow(id), DType::f32) : narrow(id);
   }
+  // Two values: with a number it makes no difference that one could notice.
+  bool compares(const Node& n) const {
+    return n.args.size() == 2 && means<Map>(n.op) && n.type.dtype == DType::boolean && !number_of(body_, n.args[0]) && !number_of(body_, n.args[1]);
+  }
   // Does the op compute with short floats that may as well be f32?
   bool widens(const Node& n) const {
-    if (is_discontinuous(n.op)) return false;
+    if (compares(n)) return false;
     if (n.op == Op::cast) return is_short(body_.type(n.args[0])) && n.type.dtype == DType::f32;
     if (!means<Map>(n.op) && !means<Reduce>(n.op) && !means<Contract>(n.op) && !(means<View>(n.op) && wide_[static_cast<size_t>(n.args[0])] >= 0)) return false;
     for (NodeId a : n.args)
