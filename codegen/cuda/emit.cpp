@@ -112,6 +112,7 @@ void Emitter::instance() {
   }
   for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
   products_ = !Facts(k_).products.empty();
+  overwritten_ = overwritten_rows(k_);
   scattered_ = scattered_sum();
   if (scattered_) sum_then_rest(*scattered_);
   else block(k_.phases[0].body);
@@ -306,7 +307,7 @@ void Emitter::block(const Block& stmts) {
 
 bool Emitter::is_read(BufferId b) const {
   const Facts facts(k_);
-  return std::any_of(facts.loads.begin(), facts.loads.end(), [&](const Load* l) { return l->buffer == b; });
+  return std::count(overwritten_.outputs.begin(), overwritten_.outputs.end(), b) || std::any_of(facts.loads.begin(), facts.loads.end(), [&](const Load* l) { return l->buffer == b; });
 }
 
 void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
@@ -557,6 +558,7 @@ void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>
 
 void Emitter::statement(const Seq& q) {
   if (role_) return role_seq(q);
+  meet_before(q.body);
   if (is_staged(q)) return staged(q);
   if (walk_own_steps(q) || walk_ahead(q)) return;
   const std::map<size_t, Op> later = deferred(q);
@@ -585,6 +587,7 @@ void Emitter::statement(const Seq& q) {
 
 void Emitter::statement(const Each& e) {
   if (role_) return role_each(e.axes, e.body);
+  meet_before(e.body);
   const auto* l = e.body.size() == 2 ? std::get_if<Load>(&e.body[0].node) : nullptr;
   const auto* s = l ? std::get_if<Store>(&e.body[1].node) : nullptr;
   if (s && s->value == l->out && buffer(s->buffer).kind == BufferKind::scratch) return to_shared(e.axes, *l, *s);

@@ -12,6 +12,7 @@
 #include "codegen/program.h"
 #include "ir/tile/kernel.h"
 #include "passes/tile/atoms.h"
+#include "passes/tile/overwrite.h"
 
 namespace quern::cuda {
 
@@ -104,6 +105,11 @@ class Emitter {
   }
   void map_elements(const tile::MapTile& m, const Places& places);
   void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
+  Overwritten overwritten_;
+  // A loop may overwrite what lies in this block's rows: every thread has read it.
+  void meet_before(const tile::Block& body) {
+    if (std::count(overwritten_.behind.begin(), overwritten_.behind.end(), &body)) line(sync_);
+  }
   bool is_read(tile::BufferId b) const;
   bool is_own(tile::BufferId b) const;
   std::optional<int64_t> stride_in_vector(const Index& e, tile::AxisId a, int64_t vector) const;
