@@ -357,7 +357,7 @@ void Emitter::statement(const Store& s) {
   const std::vector<AxisId> axes(used.begin(), used.end());
   const std::string writer = owner(axes);
   // A buffer may be overwritten in place: every thread with a copy must have read it.
-  if (!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) line(sync_);
+  if ((!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) || std::count(overwritten_.stores.begin(), overwritten_.stores.end(), &s)) line(sync_);
   const AxisId vector = vector_axis(s.buffer, s.index, axes, places_);
   Registers r;
   over(axes, places_, vector, r, [&] {

@@ -108,7 +108,7 @@ class Emitter {
   Overwritten overwritten_;
   // A loop may overwrite what lies in this block's rows: every thread has read it.
   void meet_before(const tile::Block& body) {
-    if (std::count(overwritten_.behind.begin(), overwritten_.behind.end(), &body)) line(sync_);
+    if (std::count(overwritten_.loops.begin(), overwritten_.loops.end(), &body)) line(sync_);
   }
   bool is_read(tile::BufferId b) const;
   bool is_own(tile::BufferId b) const;
