@@ -311,6 +311,7 @@ bool Emitter::is_read(BufferId b) const {
 }
 
 void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
+  if (l.early) return take_early(l);
   const Buffer& b = buffer(l.buffer);
   const std::vector<AxisId>& axes = value(l.out).axes;
   if (b.kind == BufferKind::out && !is_own(l.buffer)) line(sync_);   // another thread may have stored it

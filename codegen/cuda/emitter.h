@@ -171,7 +171,9 @@ class Emitter {
     int64_t size, rows, row_bytes, columns;   // bytes of an element; rows of row_bytes, in so many columns
     int64_t bytes() const { return rows * row_bytes * columns; }
   };
-  struct Ring { int64_t at, bytes, depth, readers, copies, barriers; };   // bytes from the start of shared memory; of one slot
+  struct Ring {
+    int64_t at, bytes, depth, readers, copies, barriers, early = -1;
+  };   // bytes from the start of shared memory; of one slot
   struct SharedTile { std::string address; Part part; tile::AxisId axis; };   // an operand of a product; its axis that is not summed
   const tile::Phase* phase_ = nullptr;     // with roles
   const tile::Role* role_ = nullptr;
@@ -200,6 +202,10 @@ class Emitter {
   int64_t steps_of(const std::vector<tile::AxisId>& axes) const;   // of an each
   static std::vector<const tile::Load*> loads_ahead(const tile::Block& body);
   void stand(const std::vector<tile::AxisId>& axes, const std::string& step);
+  void find_early(const tile::Role& r, int64_t& barriers);
+  void ask_early(const tile::Each& e);
+  void take_early(const tile::Load& l);
+  const tile::Block* parts_ = nullptr;     // of a role: the steps over parts that are emitted
   void read_ahead(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& step);
   std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
   std::string past(const std::vector<tile::AxisId>& axes) const;   // whether it has

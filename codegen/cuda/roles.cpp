@@ -142,14 +142,20 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
     if (ring.readers) ring.barriers = barriers, barriers += 2 * ring.depth;
     rings_.push_back(ring);
   }
-  for (Ring& r : rings_) r.barriers = shared_bytes_ + 8 * r.barriers;
+  for (const Role& r : p.roles) find_early(r, barriers);
+  for (Ring& r : rings_) {
+    r.barriers = shared_bytes_ + 8 * r.barriers;
+    if (r.early >= 0) r.early = shared_bytes_ + 8 * r.early;
+  }
   shared_bytes_ += 8 * barriers;
 
   line("const u32 ring = (u32)__cvta_generic_to_shared(shared);");
   line("const int group = threadIdx.x >> 7, tid = threadIdx.x & 127;");
   open("if (threadIdx.x == 0)");
-  for (const Ring& r : rings_)
+  for (const Ring& r : rings_) {
+    if (r.early >= 0) line(fmt::format("for (int i = 0; i < {}; ++i) qn_barrier(ring + {} + 8 * i, 1);", r.copies, r.early));
     if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, 1); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers));
+  }
   line("qn_barriers_made();");
   const size_t prefetch = out_.size();   // of the maps, which are known at the end
   close();
@@ -185,6 +191,7 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
     const int channel = static_cast<int>(c);
     if (has<Fetch>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 1;", c));
     if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0, parity{0} = 0;", c));
+    if (has<Put>(r, channel) && rings_[c].early >= 0) line(fmt::format("u32 early{} = 0;", c));
     if (has<Put>(r, channel)) line(fmt::format("u32 slot{0} = 0; const u32 ring{0} = ring + {1} + self * {2};", c, rings_[c].at, rings_[c].bytes * rings_[c].depth));
   }
   if (!one_thread)
@@ -241,6 +248,8 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   if (r.turns)
     for (const Stmt& s : r.body)
       if (const auto* q = std::get_if<Seq>(&s.node); q && std::any_of(q->axes.begin(), q->axes.end(), steps)) zero_sums(*q);
+  for (const Stmt& s : r.body)
+    if (const auto* e = std::get_if<Each>(&s.node)) ask_early(*e);
   block(r.body);
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
@@ -481,8 +490,11 @@ void Emitter::in_role(const Release& r) {
 void Emitter::in_role(const Put& p) {
   const Channel& c = phase_->channels[static_cast<size_t>(p.channel)];
   const Ring& r = rings_[static_cast<size_t>(p.channel)];
-  line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
-  line("qn_together(self);");
+  if (r.early < 0) {   // else this warp alone has read what lay in its rows
+    line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
+    line("qn_together(self);");
+  }
+  const std::string slot = r.early < 0 ? fmt::format("slot{}", p.channel) : "step";
   int64_t at = 0;
   const char* thread = has_few_registers() ? "qn_here(tid)" : "tid";   // registers are few: places in a slot are not kept
   for (size_t n = 0; n < p.values.size(); ++n) {
@@ -492,9 +504,9 @@ void Emitter::in_role(const Put& p) {
     const AxisId rows = turned ? part.inner : part.outer;
     const Spread& columns = turned ? outer : inner;
     QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.columns * part.row_bytes == 64 * part.size : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
-    line(fmt::format("qn_put_{}{}<{}>(ring{} + slot{} * {} + {}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
-                                                                                                                                                                  : "32",
-                     turned ? part.rows : part.row_bytes / part.size, p.channel, p.channel, r.bytes, at, name(p.values[n]), thread));
+    line(fmt::format("qn_put_{}{}<{}>(ring{} + {} * {} + {}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
+                                                                                                                                                              : "32",
+                     turned ? part.rows : part.row_bytes / part.size, p.channel, slot, r.bytes, at, name(p.values[n]), thread));
     at += round_up(part.bytes(), 1024);
   }
 }
@@ -502,18 +514,19 @@ void Emitter::in_role(const Fence&) { line("qn_fence();"); }
 void Emitter::in_role(const Send& s) {
   const Channel& c = phase_->channels[static_cast<size_t>(s.channel)];
   const Ring& r = rings_[static_cast<size_t>(s.channel)];
+  const std::string slot = r.early < 0 ? fmt::format("slot{}", s.channel) : "step";
   line("qn_together(self);");
   open("if (tid == 0)");
   int64_t at = 0;
   for (size_t n = 0; n < s.stores.size(); ++n) {
     const Part p = part(c.parts[n]);
     for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("qn_send({}, ring{} + slot{} * {} + {}{});", tensor_map(s.stores[n].buffer, s.stores[n].index, p, false), s.channel, s.channel, r.bytes, at + x * p.rows * p.row_bytes, corner(s.stores[n].index, p, x)));
+      line(fmt::format("qn_send({}, ring{} + {} * {} + {}{});", tensor_map(s.stores[n].buffer, s.stores[n].index, p, false), s.channel, slot, r.bytes, at + x * p.rows * p.row_bytes, corner(s.stores[n].index, p, x)));
     at += round_up(p.bytes(), 1024);
   }
   line("qn_sending();");
   close();
-  line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
+  if (r.early < 0) line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
 }
 
 // The assembler moves a wait above what is computed before it, and has moved what rounds sums to f16 and packs them above the wait for

@@ -10,7 +10,7 @@
 //   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" ["stream"] %buffer "[" index,* "]" "=" %v     also gathered
-//   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
+//   op       ::= "load" ["ahead" | "early"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
 //   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
 //              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name,* ")" block ["else" block] | "turn" | "pass"
@@ -63,6 +63,7 @@
 // leaves less than it and all behind it in flight (n of them); its result is defined from there on, and before to the next issue that adds to it.
 // `role x n along a`: instance g has the g-th tile of the axis, which lies within one of the work's. `in turns`: instance g
 // has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
+// `load early`, in an each that sends to the same place: asked for before the first product of the instance, each step's into the slot that the step puts.
 // `slice`: the part of a tile where axes within its own stand. `past (a, b)`: in all steps of the loop over a and b but the first, in which
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
 // The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums, or, of 32 bits, as a map takes it out of a slot
@@ -154,7 +155,12 @@ inline std::vector<BoxIndex> box_of(const std::vector<Index>& index) { return st
 struct Stmt;
 using Block = std::vector<Stmt>;
 
-struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; bool ahead = false; };
+struct Load {
+  ValueId out;
+  BufferId buffer;
+  std::vector<BoxIndex> index;
+  bool ahead = false, early = false;
+};
 struct MapTile {
   ValueId out;
   ScalarExpr expr;
@@ -223,6 +229,8 @@ inline std::vector<const Block*> blocks_of(const InRole& s) {
 struct Stmt {
   std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store, InRole> node;
 };
+/// What sends to the place of an early load, of the each that both stand in; null: nothing, or more than one part.
+const Send* sent_over(const Block& each, const Load& early);
 
 // --- roles ---
 using ChannelId = int;

@@ -27,6 +27,7 @@ constexpr int64_t kCache = 20 << 20;      // bytes of operands that stay near th
 constexpr int64_t kMany = 1 << 20;        // elements of the other operand from which rows fewer than a tile has pay
 constexpr int64_t kRegisters = 200, kFewRegisters = 120;   // of a thread, for sums and what follows them; where three instances multiply
 constexpr int64_t kDealt = 32;            // columns of what a block adds up at a time
+constexpr int64_t kStages = 4;            // of operands, left beside what is loaded early
 
 /// A way to take the tiles.
 struct Tiling {
@@ -189,7 +190,7 @@ class RolePlanner {
   int64_t part_columns(const Tiling& s) const { return s.shares > 1 ? kDealt : 128 / widest_; }
   int64_t ring_bytes(const Tiling& s) const {   // of outputs, all instances
     int64_t bytes = 0;
-    for (DType d : output_types()) bytes += s.instances * s.sends * 64 * part_columns(s) * size_of(d);
+    for (DType d : output_types()) bytes += s.instances * (takes_early(s) ? parts(s) : s.sends) * 64 * part_columns(s) * size_of(d);
     return bytes;
   }
   std::vector<DType> output_types() const {
@@ -197,6 +198,22 @@ class RolePlanner {
     for (const Store* s : stores_)
       if (const DType d = before_.buffers[static_cast<size_t>(s->buffer)].dtype; !std::count(out.begin(), out.end(), d)) out.push_back(d);
     return out;
+  }
+  // A load of the one output's type and place waits in the output's slots while the product is made, where all parts of a tile fit.
+  int64_t parts(const Tiling& s) const { return s.blocks * s.columns / part_columns(s); }
+  const Load* early_load() const {
+    if (stores_.size() != 1 || turned_ || widest_ != 2 || before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype == DType::boolean) return nullptr;
+    for (const Stmt& s : before_.phases[0].body)
+      if (const auto* l = std::get_if<Load>(&s.node); l && before_.buffers[static_cast<size_t>(l->buffer)].dtype == before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype)
+        if (std::equal(l->index.begin(), l->index.end(), stores_[0]->index.begin(), stores_[0]->index.end(), [](const BoxIndex& a, const BoxIndex& b) { return a.index == b.index; }) &&
+            quern::out_of_reach(before_, l->buffer, l->index, row_, column_).empty())
+          return l;
+    return nullptr;
+  }
+  bool takes_early(const Tiling& s) const {
+    const int64_t slots = s.instances * parts(s) * 64 * part_columns(s) * widest_;
+    return s.shares == 1 && early_load() && before_.axes[static_cast<size_t>(row_)].symbol == 0 && extent(row_) % s.rows() == 0 && extent(column_) % s.columns == 0 &&
+           (kShared - 1024 - slots) / slot_bytes(s) >= kStages;
   }
   int64_t stages(const Tiling& s) const { return std::min<int64_t>(8, (kShared - 1024 - ring_bytes(s)) / slot_bytes(s)); }
 
@@ -226,7 +243,7 @@ class RolePlanner {
     const double step = std::max({units, loads, crossing, all, missed, windows, s.instances == 1 ? 112.0 : 0.0});
     double mainloop = step;
     for (AxisId a : steps()) mainloop *= static_cast<double>(ceil_div(shared && a == shared_axis() ? share_of(s.shares) : extent(a), step_along(a)));
-    const bool crowded = !shared && loaded(s) > 0 && s.sums() + loaded(s) + part_sums(s) > kRegisters;   // a part's loads wait for one another
+    const bool crowded = !shared && loaded(s) > 0 && !takes_early(s) && s.sums() + loaded(s) + part_sums(s) > kRegisters;   // a part's loads wait for one another
     const double after = tile / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1) * (crowded ? 1.5 : 1) / static_cast<double>(s.shares);
     const double exchange = shared ? 1000 + 150 * static_cast<double>(s.shares) + tile * 4 * static_cast<double>(s.shares - 1) / static_cast<double>(s.shares) / 24 : 0;
     const double time = s.turns ? waves * mainloop + (waves > 1 ? 1 : 2) * after : waves * (mainloop + exchange + after);
@@ -326,7 +343,7 @@ class RolePlanner {
     p.group = kGroup;
     p.shared = share_;
     p.channels.push_back({"c0", {part_of(a_->buffer, a_->index, row_, depth_), part_of(b_->buffer, b_->index, column_, depth_)}, stages(s)});
-    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, turned_ ? std::vector{part_columns_, part_rows_} : std::vector{part_rows_, part_columns_}}}, s.sends});
+    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, turned_ ? std::vector{part_columns_, part_rows_} : std::vector{part_rows_, part_columns_}}}, takes_early(s) ? parts(s) : s.sends});
 
     Fetch fetch{0, {}};
     for (const Load* l : {a_, b_}) fetch.loads.push_back({value(before_.buffers[static_cast<size_t>(l->buffer)].dtype, {l == a_ ? row_ : column_, depth_}), l->buffer, l->index});
@@ -411,7 +428,10 @@ class RolePlanner {
     const int64_t sums = share_ < 0 ? tiling_.sums() : 0;   // shared ones are in memory by then
     const bool ahead = sums + 2 * loaded(tiling_) + part_sums(tiling_) <= (tiling_.instances > 2 ? kFewRegisters : kRegisters);
     for (const Stmt& s : before_.phases[0].body)
-      if (const auto* l = std::get_if<Load>(&s.node)) out.push_back({Load{renamed(l->out), l->buffer, moved(l->index), ahead}});
+      if (const auto* l = std::get_if<Load>(&s.node)) {
+        const bool early = takes_early(tiling_) && l == early_load();
+        out.push_back({Load{renamed(l->out), l->buffer, moved(l->index), ahead && !early, early}});
+      }
     if (share_ >= 0 && !planted(Fault::share_left_out)) out.push_back(in_role(Total{part, total}));
     else out.push_back(in_role(Slice{part, total}));
     const std::vector<DType> types = output_types();

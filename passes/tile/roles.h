@@ -1,7 +1,8 @@
 // roles (sm_90a): a product of 16-bit floats or of tf32 whose operands and outputs the copy engine can reach → the planned form with roles
 // and channels (ir/tile/kernel.h). One role fetches tiles of both operands into a ring; the others multiply with wgmma, either sharing
 // a tile of the output or in turns, so that one multiplies while the other computes what follows the product; that goes
-// out in parts of 64 rows through a ring of its own. What a part reads is asked for at once, and where registers allow it while the part before is computed. Where tiles are few and the sum is long, several blocks share a tile: each sums a
+// out in parts of 64 rows through a ring of its own. What a part reads is asked for at once, and where registers allow it while the part before is computed; what lies
+// like the output, in 16 bits, before the product, by the copy engine, in the slots from which the output goes out. Where tiles are few and the sum is long, several blocks share a tile: each sums a
 // part, shows its sums to the others, and adds up and finishes what it is dealt of the tile. A convolution with channels last is such a product,
 // too: rows are pictures, and the sum walks the places of a window or a picture beside 64 channels or pictures. Which tiles, how many instances, stages and
 // shares: the least cost by a model of the time, a function of extents and bytes.

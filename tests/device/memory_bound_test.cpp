@@ -62,7 +62,7 @@ TEST_F(MemoryBound, RowsAreOverwritten) {
     want.pop_back();
     const std::vector<HostTensor> got = in_place->run(in);
     for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-5) << classes << ": " << o;   // other kernels, too
-    if (rows * classes * 4 > 64 << 10) EXPECT_LT(in_place->program().arena_bytes, 3 * rows * classes * 4 / 2) << classes;   // not twice; small values are kept apart
+    if (rows * classes * 4 > 64 << 10) { EXPECT_LT(in_place->program().arena_bytes, 3 * rows * classes * 4 / 2) << classes; }   // not twice; small values are kept apart
   }
   Model m;
   const Tensor x = m.input("x", DType::f32, {64, 64}), w = m.input("w", DType::f32, {64, 64}), h = matmul(x, w);

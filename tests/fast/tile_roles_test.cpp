@@ -298,6 +298,20 @@ TEST(TileRoles, SharedSums) {   // few tiles and a long sum
   }
 }
 
+TEST(TileRoles, EarlyLoads) {   // of the output's type and place, where tiles are whole
+  expect_planned(product(256, 128, 200, false, false, true));
+  std::string why;
+  const auto text = [&](const std::string& of) { return to_string(plan_roles(parse_kernel(of), why).value()); };
+  const std::string planned = text(product(256, 128, 200, false, true, true, "f16", "f16"));
+  EXPECT_NE(planned.find("load early %p3"), std::string::npos) << planned;
+  EXPECT_EQ(planned.find("load early %p2"), std::string::npos);   // a row of it
+  EXPECT_EQ(text(product(264, 128, 200, false, true, true)).find("early"), std::string::npos);
+  EXPECT_EQ(text(product(256, 128, 200, false, true, true, "bf16", "f32")).find("early"), std::string::npos);   // slots have no room
+  const size_t depth = planned.find(" x ", planned.find("chan %c1")) + 3;
+  expect_error(planned.substr(0, depth) + "9" + planned.substr(depth + 1), "a slot of its own");
+  expect_error(replaced(planned, "load early %p3[", "load early %p3[1 + "), "where the same step sends to");
+}
+
 TEST(TileRoles, FewRows) { expect_planned(product(5, 1032, 1024, false, true, true)); }   // of a large matrix
 
 TEST(TileRoles, GeneratedInTurns) {   // many tiles: the work of one instance follows the other's
