@@ -270,10 +270,12 @@ TEST(CudaCompile, AMemoryLimitIsKept) {
   EXPECT_LE(compile(graph, options).arena_bytes, options.passes.memory_limit);
 }
 
-// Sums of instances in turns are cleared before the turn; what a part needs from memory is asked for before the part before it is computed; what is
-// only sent is rounded where two are put together.
+// Sums of instances in turns are cleared before the turn; what a part needs from memory is asked for before the part before it is computed, or, where
+// it lies like the output, before the turn; what is only sent is rounded where two are put together.
 TEST(CudaCompile, WhatFollowsAProductInRoles) {
-  const tile::Kernel planned = plan_cuda(tile::parse_kernel(R"(kernel k(%p0: in bf16[16384,768], %p1: in bf16[768,768], %p2: in bf16[16384,768], %p3: out bf16[16384,768]) {
+  std::string body;
+  const auto emit = [&](const std::string& dtype) {
+    const tile::Kernel planned = plan_cuda(tile::parse_kernel(R"(kernel k(%p0: in bf16[16384,768], %p1: in bf16[768,768], %p2: in )" + dtype + R"([16384,768], %p3: out bf16[16384,768]) {
   axis i0<16384 by 1
   axis i1<768 by 1
   axis i2<768 by 1
@@ -284,25 +286,32 @@ TEST(CudaCompile, WhatFollowsAProductInRoles) {
       %4: f32[i0, i1] = mma[bf16] i2 (%1, %2, %3)
       yield %4
     }
-    %5: bf16[i0, i1] = load %p2[i0, i1]
+    %5: )" + dtype + R"([i0, i1] = load %p2[i0, i1]
     %6: bf16[i0, i1] = map(cast<bf16>(add(a0, cast<f32>(a1)))) (%0, %5)
     store %p3[i0, i1] = %6
   }
 }
 )"),
-                                         "sm_90a", F32Products::f32);
-  ASSERT_EQ(planned.phases[0].roles.size(), 2u);
-  ASSERT_TRUE(planned.phases[0].roles[1].turns) << tile::to_string(planned);
-  const std::string source = cuda::emit(planned, "sm_90a").source, body = source.substr(source.find("extern \"C\""));
+                                           "sm_90a", F32Products::f32);
+    ASSERT_EQ(planned.phases[0].roles.size(), 2u);
+    ASSERT_TRUE(planned.phases[0].roles[1].turns) << tile::to_string(planned);
+    const std::string source = cuda::emit(planned, "sm_90a").source;
+    body = source.substr(source.find("extern \"C\""));
+  };
   const auto at = [&](const std::string& text) {
     EXPECT_NE(body.find(text), std::string::npos) << text << " is not in\n"
                                                   << body;
     return body.find(text);
   };
+  emit("f16");
   EXPECT_LT(at("[r] = 0;"), at("qn_turn(self)"));
   EXPECT_LT(at("if (const int next = 0"), at("for (int step = 0"));
   EXPECT_LT(at("if (const int next = step + 1"), at("qn_put_bf16"));
   EXPECT_EQ(body.find("qn_round_bf16"), std::string::npos);
+  emit("bf16");
+  EXPECT_LT(at("qn_room<0>();"), at("qn_turn(self)"));
+  EXPECT_LT(at("qn_take_bf16<64>"), at("qn_put_bf16<64>"));
+  EXPECT_EQ(body.find("const int next"), std::string::npos);
 }
 
 // Rows in parts: each box lies in one part, and a tile's further boxes count on along the whole axis.
