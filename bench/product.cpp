@@ -100,6 +100,8 @@ std::vector<SuiteCase> suite_gpu_products() {
     SuiteCase s{"product", c.name, {}, [graph = c.graph] { return TrainingStep{graph, {}}; }, c.peer, c.flops};
     for (NodeId i : c.graph.inputs) s.inputs.push_back({c.graph.type(i).shape, 0, c.graph.type(i).dtype});
     s.matmul = c.matmul;
+    s.bytes = c.bytes;
+    s.weight = 2;
     if (c.matmul == F32Products::tf32) s.tolerance = kTf32Tolerance;
     out.push_back(std::move(s));
   }
