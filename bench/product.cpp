@@ -77,12 +77,9 @@ void run_together(Harness& h, const Case& c) {
   executable.run();
   if (peer) h.want_equal(c.name, mean_abs(executable.output(0)), *peer, 2e-3);
   const auto ours = [&] {
-    return block([&](size_t) {
-      return microseconds([&] {
-               executable.run();
-               h.device.synchronize();
-             }) /
-             static_cast<double>(together);
+    return block_together(together, [&] {
+      executable.run();
+      h.device.synchronize();
     });
   };
   std::function<std::vector<double>()> theirs;

@@ -155,12 +155,9 @@ std::function<std::vector<double>()> RepeatedProgram::copy() {
 }
 
 std::vector<double> RepeatedProgram::block_of(Executable& e) {
-  return bench::block([&](size_t) {
-    return microseconds([&] {
-             e.run();
-             device_.synchronize();
-           }) /
-           static_cast<double>(together_);
+  return block_together(together_, [&] {
+    e.run();
+    device_.synchronize();
   });
 }
 

@@ -3,6 +3,7 @@
 // faster on this machine: by the CPU's roofline, by a copy of the same bytes on a GPU.
 #pragma once
 #include <map>
+#include <set>
 
 #include "bench/ceilings.h"
 #include "bench/child.h"
@@ -66,6 +67,7 @@ class SuitePeers {
     std::string name;
     std::unique_ptr<Child> child;   // none: it has failed, and does not start again
     std::map<std::string, double> seconds = {};   // by op, how long the last case took to prepare
+    std::set<std::string> lacks = {};             // ops of cases that it did not have
     int starts = 1;
   };
   std::vector<Peer> children_;
