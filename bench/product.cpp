@@ -77,12 +77,9 @@ void run_together(Harness& h, const Case& c) {
   executable.run();
   if (peer) h.want_equal(c.name, mean_abs(executable.output(0)), *peer, 2e-3);
   const auto ours = [&] {
-    return block([&](size_t) {
-      return microseconds([&] {
-               executable.run();
-               h.device.synchronize();
-             }) /
-             static_cast<double>(together);
+    return block_together(together, [&] {
+      executable.run();
+      h.device.synchronize();
     });
   };
   std::function<std::vector<double>()> theirs;
@@ -100,6 +97,8 @@ std::vector<SuiteCase> suite_gpu_products() {
     SuiteCase s{"product", c.name, {}, [graph = c.graph] { return TrainingStep{graph, {}}; }, c.peer, c.flops};
     for (NodeId i : c.graph.inputs) s.inputs.push_back({c.graph.type(i).shape, 0, c.graph.type(i).dtype});
     s.matmul = c.matmul;
+    s.bytes = c.bytes;
+    s.weight = 2;
     if (c.matmul == F32Products::tf32) s.tolerance = kTf32Tolerance;
     out.push_back(std::move(s));
   }

@@ -26,6 +26,7 @@ std::vector<SuiteCase> suite_gpu_models() {
     const auto add = [&](const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double flops, std::function<TrainingStep()> build) {
       out.push_back({"model", fmt::format("model {} {}", how, name), inputs, std::move(build), {{"op", op}, {"matmul", how}}, flops});
       out.back().matmul = matmul;
+      out.back().weight = 6;
       if (matmul == F32Products::tf32) out.back().tolerance = kTf32Tolerance;
     };
     for (int64_t b : {1, 8, 32, 128, 512, 4096})
@@ -76,12 +77,13 @@ std::vector<SuiteCase> suite_gpu_gpt() {
     const GptSize size{.batch = batch, .time = 1024};
     const int64_t tokens = size.batch * size.time, parameters = size.width * (size.vocabulary + size.time + size.layers * (12 * size.width + 13) + 2);
     const SuiteCase::Input text{{tokens}, size.vocabulary};
-    SuiteCase c{"gpt", fmt::format("gpt 124M {}x{} step bf16", size.batch, size.time), {text, text}, [size] { return gpt_step(size); }, {{"op", "gpt_step"}, {"heads", size.heads}, {"layers", size.layers}, {"time", size.time}}};
+    SuiteCase c{"gpt", fmt::format("gpt 124M {}x{} step bf16", size.batch, size.time), {text, text}, [size] { return gpt_step(size); }, {{"op", "gpt_step"}, {"heads", size.heads}, {"layers", size.layers}, {"time", size.time}, {"first", "torch-compile"}}};   // which needs less memory, and is the faster one
     c.tokens = static_cast<double>(tokens);
     c.flops = c.tokens * 6 * static_cast<double>(parameters + size.layers * size.width * size.time);   // llm.c's count
     c.tolerance = kTf32Tolerance;
     c.passes.compute = DType::bf16;
     c.passes.fp = Fp::fast;
+    c.weight = 40;
     out.push_back(std::move(c));
   }
   return out;
