@@ -291,7 +291,7 @@ class CudaDevice : public Device {
     }
     EncodedMap out;
     const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16   ? kFloat16
-                                                    : dtype == DType::boolean ? kByte
+                                                    : size_of(dtype) == 1     ? kByte
                                                     : m.rounded               ? kTensorFloat32
                                                                               : kFloat32;
     const int swizzle = m.row_bytes > 128 ? 0 : m.row_bytes == 128 ? kSwizzle32 + 2
