@@ -79,7 +79,7 @@ std::string Emitter::product_helper(const Atom& atom, const Mma& m, int64_t step
   const bool asked = add != "0" && add != "1";
   const auto type = [&](ValueId v) { return m.precision == Precision::f8 ? name_of(value(v).dtype).substr(2) : std::string_view(kPrecisions[static_cast<int>(m.precision)]); };   // e4m3
   std::string name = fmt::format("qn_product_{}_{}{}_{}{}x{}{}", atom.name, type(m.a), type(m.a) == type(m.b) ? "" : fmt::format("_{}", type(m.b)), a.registers ? 'r' : a.along ? 'k'
-                                                                                                            : 'm',
+                                                                                                                                                                                : 'm',
                                  b.along ? 'k' : 'n', steps, asked ? "" : "_" + add);
   for (const Walk* w : {&a, &b})
     if (!w->registers && w->every < steps) name += fmt::format("_{}", w->jump);
@@ -92,10 +92,10 @@ std::string Emitter::product_helper(const Atom& atom, const Mma& m, int64_t step
   for (int64_t s = 0; s < steps; ++s) {
     const std::string left = a.registers ? fmt::format("{{{}}}", list(sums + 4 * static_cast<int>(s), 4, "%{}")) : "a";
     const std::string majors = tiles_.at(m.b).part.size != 2 ? "" : fmt::format("{}, {}", a.registers ? "" : a.along ? ", 0"
-                                                                                                                    : ", 1",
-                                                                               b.along ? 0 : 1);
+                                                                                                                     : ", 1",
+                                                                                b.along ? 0 : 1);
     helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, {}, b, {}, 1, 1{};\\n\"\n", atom.name, type(m.a), type(m.b), list(0, sums, "%{}"), left, s ? "1" : asked ? "p"
-                                                                                                                                                                                    : add,
+                                                                                                                                                                                              : add,
                             majors);
     if (s + 1 == steps) break;
     const auto next = [&](const Walk& w) { return (s + 1) % w.every ? w.step : w.jump; };

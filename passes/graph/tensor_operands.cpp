@@ -88,7 +88,7 @@ std::optional<Product> large_product(const Graph& g, const Node& n, const std::v
     for (size_t d = 0; d < o.letters.size(); ++d) {
       const bool sum = !has(spec.out, o.letters[d]);
       if (!sum && has(p.operands[1 - side].letters, o.letters[d])) continue;
-      if (o.shape[d] < kSide || o.shape[d] * size_of(o.dtype) % 16 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
+      if (o.shape[d] < kSide || o.shape[d] * (sum ? size_of(o.dtype) : 4) % 16 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
       if (!sum) o.kept = o.shape[d];
       else if (side == 0) p.sum = o.letters[d], multiplications = checked_mul(multiplications, o.shape[d]);
     }

@@ -10,8 +10,8 @@
 
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
-#include "passes/tile/of_bytes.h"
 #include "passes/tile/nested.h"
+#include "passes/tile/of_bytes.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/regroup.h"
