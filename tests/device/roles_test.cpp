@@ -225,7 +225,7 @@ TEST_F(Roles, ProductsOfBytes) {
         const double factor = inputs[2].at(i) * inputs[3].at(j), want = sum * factor, found = got[0].at(i * p.n + j);
         const double inner = p.wide == DType::bf16 ? 0x1p-8 : 0;
         ASSERT_NEAR(found, want, (ulp + inner) * std::abs(want) + std::abs(factor) * size * (bytes ? 0x1p-11 : 0x1p-18) + (size_of(p.out) == 1 ? 0x1p-10 : p.out == DType::f16 ? 0x1p-24
-                                                                                                                                                                              : 0))
+                                                                                                                                                                               : 0))
             << i << ", " << j;
         if (p.out == DType::f32 && p.wide == DType::f32 && factor != 0 && size > 0) {
           double& most = p.positive ? worst_positive : worst;
