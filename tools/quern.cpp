@@ -196,6 +196,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   o.passes.fp = fp == "strict" ? Fp::strict : fp == "fast" ? Fp::fast : Fp::standard;
   if (precision != "f32") o.passes.compute = precision == "bf16" ? DType::bf16 : DType::f16;
   o.f32_products = f32_products(matmul);
+  if (o.f32_products == F32Products::f8 && !(target.kind == TargetKind::cuda && target.arch == "sm_90a")) throw Error(Code::bad_value, fmt::format("--matmul f8 is for the tensor cores of sm_90a, not for {}", to_string(target))).with_help("without it products of 8-bit floats are those of what they are cast to");
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
   o.passes.memory_limit = memory_limit;
