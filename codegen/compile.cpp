@@ -224,7 +224,7 @@ void set_target(PassContext& context, const Target& target, F32Products products
     context.row_bytes = 16;   // where the copy engine's rows start
     if (context.fp != Fp::strict) context.product_blocks = kProductBlocks;
     if (products != F32Products::f32) {
-      context.split_operands = products == F32Products::tf32x3;
+      context.split_operands = products == F32Products::tf32x3, context.operands_of_bytes = products == F32Products::f8;
       context.large_product = context.split_operands ? kSplitProduct : kTurnedProduct;
     }
   }

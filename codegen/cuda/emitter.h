@@ -215,7 +215,7 @@ class Emitter {
     int64_t step, every, jump;
   };   // of an operand along the sum: from one instruction to the next, and after so many
   Walk walk(const SharedTile& t, tile::AxisId k) const;
-  std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
+  std::string product_helper(const tile::Atom& atom, const tile::Mma& m, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
   std::string settle_helper(int64_t sums, int64_t left);
   Part part(const tile::Value& v) const;
   int64_t slot_bytes(const tile::Channel& c) const;

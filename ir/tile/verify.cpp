@@ -308,7 +308,7 @@ class Verifier {
     for (const Value* v : {&a, &b})
       for (AxisId x : v->axes)
         check(std::count(acc.axes.begin(), acc.axes.end(), x) + std::count(m.axes.begin(), m.axes.end(), x) == 1, "an operand's axis is the sum's or is summed");
-    check(is_float(acc.dtype) && is_float(a.dtype) && a.dtype == b.dtype, "an mma takes floats, both operands alike");
+    check(is_float(acc.dtype) && (m.precision == Precision::f8 ? is_f8(a.dtype) && is_f8(b.dtype) : is_float(a.dtype) && a.dtype == b.dtype), "an mma takes floats, both operands alike or of 8 bits");
     check(!m.issued || phase_, "products are issued in roles");
     define(m.out);
     const Value& out = k_.values[static_cast<size_t>(m.out)];

@@ -103,7 +103,7 @@ class RolePlanner {
         loop_ = q;
       } else if (const auto* t = std::get_if<Store>(&s.node)) {
         const DType d = before_.buffers[static_cast<size_t>(t->buffer)].dtype;
-        want(d == DType::bf16 || d == DType::f16 || d == DType::f32 || d == DType::boolean, fmt::format("an output is {}", name_of(d)));
+        want(d == DType::bf16 || d == DType::f16 || d == DType::f32 || size_of(d) == 1, fmt::format("an output is {}", name_of(d)));
         stores_.push_back(t);
         widest_ = std::max<int64_t>(widest_, size_of(d));
       } else if (const auto* m = std::get_if<MapTile>(&s.node)) {
@@ -118,7 +118,7 @@ class RolePlanner {
     product_ = std::get_if<Mma>(&loop_->body.back().node);
     const auto *first = std::get_if<Load>(&loop_->body[0].node), *second = std::get_if<Load>(&loop_->body[1].node);
     want(product_ && first && second && product_->out == loop_->yields[0] && product_->acc == loop_->carries[0].var && loop_->carries[0].init.f == 0, "its loop is not one product of two loads");
-    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16 || product_->precision == Precision::tf32, "its operands have not 16 bits");
+    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16 || product_->precision == Precision::tf32 || in_parts(), "its operands have not 16 bits");
     want(loop_->axes == product_->axes, "it sums over axes of several loops");
     step_ = kRow / operand_size();
     a_ = first->out == product_->a ? first : second, b_ = first->out == product_->b ? first : second;
@@ -165,15 +165,18 @@ class RolePlanner {
     return why;
   }
 
-  // Operands of 32 bits are multiplied where they run along the sum; one that does not is the rows', and goes through registers.
+  // Operands of 32 bits are multiplied where they run along the sum; one that does not is the rows', and goes through registers. Those of 8 run along it.
   void find_operands() {
-    if (product_->precision != Precision::tf32) return;
     const auto runs = [&](const Load* l) { return step_of(before_, l->buffer, l->index, depth_) == 1; };
+    want(!in_parts() || (runs(a_) && runs(b_)), "an operand of 8 bits lies across the sum");
+    if (product_->precision != Precision::tf32) return;
     want(runs(a_) || runs(b_), "both operands of 32 bits lie across the sum");
     taken_ = !runs(a_) || !runs(b_);
     turned_ = !runs(b_);
     if (turned_) std::swap(a_, b_), std::swap(row_, column_);
   }
+  // Sums of f8 keep few bits: those of one step are added up in f32, in registers of their own.
+  bool in_parts() const { return product_->precision == Precision::f8; }
   int64_t operand_size() const { return size_of(before_.values[static_cast<size_t>(product_->a)].dtype); }
 
   // Shares are parts of the axis that has most steps of the sum; what each of so many has, in whole steps.
@@ -240,7 +243,8 @@ class RolePlanner {
     const int64_t wave_bytes = (walked * s.rows() + std::min(along, ceil_div(at_once, walked)) * s.columns) * summed() * operand_size();
     const double missed = waves > 1 && !shared && places_.empty() && wave_bytes > 2 * kCache ? blocks * (rows + bn) * kRow / 4 / 2400 : 0;
     const double windows = places_.empty() ? 0 : blocks * (rows + bn) / 80;   // what they read again comes from the cache that all share
-    const double step = std::max({units, loads, crossing, all, missed, windows, s.instances == 1 ? 112.0 : 0.0});
+    const double added = in_parts() ? (tile / 128 + 60) / static_cast<double>(s.instances * s.instances) / 1.45 : 0;   // behind the products of an instance, beside another's
+    const double step = std::max({units + added, loads, crossing, all, missed, windows, s.instances == 1 ? 112.0 : 0.0});
     double mainloop = step;
     for (AxisId a : steps()) mainloop *= static_cast<double>(ceil_div(shared && a == shared_axis() ? share_of(s.shares) : extent(a), step_along(a)));
     const bool crowded = !shared && loaded(s) > 0 && !takes_early(s) && s.sums() + loaded(s) + part_sums(s) > kRegisters;   // a part's loads wait for one another
@@ -267,6 +271,7 @@ class RolePlanner {
   bool is_possible(const Tiling& s) const {
     if (stages(s) < 3 || (s.instances > 2 && s.shares == 1)) return false;   // of three each has registers for its sums, and few for what follows
     if (taken_ && s.blocks > 1) return false;                                // an operand in registers has 64 rows
+    if (in_parts() && (s.blocks > 1 || s.turns || 2 * s.sums() > (s.instances > 2 ? kFewRegisters : kRegisters))) return false;   // maps of sums have 64 rows, too, and work while another instance multiplies
     if (s.shares > 1) return !s.turns && ceil_div(extent(shared_axis()), share_of(s.shares)) == s.shares && s.rows() * s.columns * 4 <= stages(s) * slot_bytes(s);
     return s.sums() <= 128 || (ops_ == 0 && stores_.size() == 1);   // beside more sums there is no room for what is computed from them
   }
@@ -332,6 +337,7 @@ class RolePlanner {
       k_.axes[static_cast<size_t>(shared_axis())].within = share_;
     }
     const Atom atom = *find_atom(atom_name(), product_->precision);
+    if (in_parts()) k_.axes[static_cast<size_t>(rows)].spread = rows_of(atom, 1, 0), k_.axes[static_cast<size_t>(column_)].spread = columns_of(atom, 1, 0);
     if (taken_) k_.axes[static_cast<size_t>(rows)].spread = rows_of(atom, 1, 0), k_.axes[static_cast<size_t>(depth_)].spread = depth_of(atom);
     k_.axes[static_cast<size_t>(part_rows_)].spread = rows_of(atom, 1, 0);
     k_.axes[static_cast<size_t>(part_columns_)].spread = columns_of(atom, 1, 0);
@@ -366,9 +372,10 @@ class RolePlanner {
   std::string atom_name() const { return fmt::format("m64n{}k{}", tiling_.columns, 32 / operand_size()); }
 
   void multiply(Role& math, AxisId rows, const Tiling& s) {
-    const DType dtype = before_.values[static_cast<size_t>(product_->a)].dtype;
+    const auto type_of = [&](const Load* l) { return before_.buffers[static_cast<size_t>(l->buffer)].dtype; };
+    const DType dtype = type_of(a_);
     const ValueId carry = value(DType::f32, {rows, column_}), sum = value(DType::f32, {rows, column_}), total = value(DType::f32, {rows, column_});
-    const ValueId a = value(dtype, {row_, depth_}), b = value(dtype, {column_, depth_});
+    const ValueId a = value(dtype, {row_, depth_}), b = value(type_of(b_), {column_, depth_});
     Seq q{steps(), {{carry, loop_->carries[0].init}}, {}, {sum}, {total}};
     // Products read operands in registers to their end: those of one step are taken when that of the step before is done.
     const Stmt done = in_role(Await{0}), release = in_role(Past{steps(), {in_role(Release{0, 0})}});
@@ -386,16 +393,28 @@ class RolePlanner {
     }
     Mma m{sum, product_->precision, {depth_}, carry, mine, b, atom_name()};
     m.issued = true;
+    const bool in_parts = this->in_parts() && !planted(Fault::short_sums_kept);
+    if (in_parts) {
+      m.acc = value(DType::f32, {rows, column_}), m.out = value(DType::f32, {rows, column_});
+      q.body.push_back({MapTile{m.acc, {{ScalarNode::Kind::constant, DType::f32, Op::add, {}, Scalar::of(DType::f32, 0)}}, {}}});
+    }
     q.body.push_back({m});
-    if (!taken_) {
+    if (this->in_parts()) {
+      const Block done = {in_role(Await{0}), in_role(Release{0, 0})};
+      q.body.insert(q.body.end(), done.begin(), done.end());
+      if (planted(Fault::slot_released_early)) std::swap(q.body[q.body.size() - 2], q.body.back());
+      if (in_parts) q.body.push_back({MapTile{sum, sum_of_two(), {carry, m.out}}});
+    } else if (!taken_) {
       q.body.push_back(in_role(Await{1}));
       q.body.push_back(in_role(Past{steps(), {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
     }
     if (s.turns) math.body.push_back(in_role(Turn{true}));
     math.body.push_back({std::move(q)});
     if (s.turns) math.body.push_back(in_role(Turn{false}));
-    math.body.push_back(in_role(Await{0}));
-    math.body.push_back(in_role(Release{0, 0}));
+    if (!this->in_parts()) {
+      math.body.push_back(in_role(Await{0}));
+      math.body.push_back(in_role(Release{0, 0}));
+    }
     if (s.shares == 1) {
       math.body.push_back({Each{{part_rows_, part_columns_}, after(total)}});
     } else {
@@ -404,6 +423,11 @@ class RolePlanner {
     }
   }
 
+  static ScalarExpr sum_of_two() {
+    ScalarExpr e{{ScalarNode::Kind::operand, DType::f32}, {ScalarNode::Kind::operand, DType::f32}, {ScalarNode::Kind::op, DType::f32, Op::add, {0, 1}}};
+    e[1].operand = 1;
+    return e;
+  }
   // Registers of what a part loads.
   int64_t loaded(const Tiling& tiling) const {
     int64_t bytes = 0;

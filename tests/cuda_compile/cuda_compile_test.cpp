@@ -367,6 +367,22 @@ TEST(CudaCompile, RolesWithoutSpills) {
         ASSERT_FALSE(plan_cuda(test::kernels_of(g).at(0), "sm_90a", F32Products::tf32).phases[0].roles.empty()) << spec;
         all.add(fmt::format("product tf32 {}x{}x{} {} {}", s[0], s[1], s[2], spec, after), g, {"sm_90a"}, F32Products::tf32);
       }
+  std::set<int64_t> columns;   // of tiles of bytes
+  for (const Shape& s : {Shape{512, 512, 512}, {1024, 1024, 1024}, {4096, 4096, 4096}, {16384, 3072, 768}, {1000, 1040, 784}, {192, 192, 8192}, {64, 64, 512}})
+    for (const DType out : {DType::bf16, DType::f32, DType::f8e4m3})
+      for (const auto& [left, right] : {std::pair{DType::f8e4m3, DType::f8e4m3}, {DType::f8e5m2, DType::f8e4m3}, {DType::f8e4m3, DType::f8e5m2}, {DType::f8e5m2, DType::f8e5m2}}) {
+        if (left == DType::f8e5m2 && out != DType::bf16) continue;
+        Model m;
+        const Tensor a = m.input("a", left, {s[0], s[2]}), b = m.input("b", right, {s[1], s[2]}), rows = m.input("r", DType::f32, {s[0], 1}), row = m.input("c", DType::f32, {s[1]});
+        m.output("y", cast(contract("mk,nk->mn", cast(a, DType::f32), cast(b, DType::f32)) * rows * row, out));
+        const Graph g = m.finish();
+        std::string why;
+        const tile::Kernel k = plan_cuda(test::kernels_of(g).at(0), "sm_90a", F32Products::f8, &why);
+        ASSERT_FALSE(k.phases[0].roles.empty()) << tile::to_string(k) << why;
+        columns.insert(k.axes[1].tile);
+        all.add(fmt::format("product {} {} {}x{}x{} {}", name_of(left), name_of(right), s[0], s[1], s[2], name_of(out)), g, {"sm_90a"}, F32Products::f8);
+      }
+  EXPECT_EQ(columns, (std::set<int64_t>{64, 128, 192}));
   for (const std::string& t : tilings) std::printf("%s\n", t.c_str());
   Findings findings;
   std::vector<Unit>& units = all.units["sm_90a"];

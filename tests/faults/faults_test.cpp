@@ -60,6 +60,7 @@ std::string first_guess(Fault fault) {
     case Fault::one_head_walked: return sweep("heads", "*SharedKeys");
     case Fault::barrier_left_out: return sweep("clusters", "*MissingBarriers*");
     case Fault::slot_released_early: return sweep("roles", "*GeneratedProducts");
+    case Fault::short_sums_kept: return sweep("roles", "*ProductsOfBytes");
     case Fault::ties_not_shared: return sweep("autodiff", "*Ties*");
     case Fault::fanout_overwritten: return sweep("autodiff", "*UsesAddUp");
     case Fault::vmap_axis: return sweep("op", "*Vmap/reduce_sum");
