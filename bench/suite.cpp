@@ -99,7 +99,7 @@ Json run_case(const SuiteCase& c, Device& device, CompiledCase compiled, SuitePe
     if (!p.samples.empty() && !error) error = ours.error(p.samples);
   }
   std::erase_if(peers, [&](const PreparedPeer& p) {
-    if (std::abs(mine - p.check) <= c.tolerance * std::abs(p.check)) return false;
+    if (std::abs(mine - p.check) <= c.tolerance * std::max(std::abs(p.check), c.least)) return false;
     wrong.push_back(fmt::format("our result is {:.9g}, {} has {:.9g}", mine, p.name, p.check));
     return true;
   });

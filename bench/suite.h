@@ -33,6 +33,7 @@ struct SuiteCase {
   double target = 1;                 // the ratio (best peer's time / ours) that is wanted
   double tokens = 0;                 // of one run, where a rate of them is told
   double tolerance = 2e-3;           // between results of ours and of a peer
+  double least = 0;                  // results nearer to 0 differ as those of this size
   PassContext passes;                // of our program: its precision
   double bytes = 0;                  // read and written, for a GPU's roofline alone, where `read` and `written` are not told
   double weight = 1;                 // its share of a limited time, in seconds that it takes about
