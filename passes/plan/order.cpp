@@ -15,7 +15,7 @@ namespace quern {
 namespace {
 
 constexpr int64_t kCopy = 1 << 20;   // about what a GPU moves in the time of a launch
-constexpr int64_t kNone = 1 << 10;     // bytes that hardly count
+constexpr int64_t kNone = 1 << 10;   // bytes that hardly count
 constexpr int64_t kAlike = 128;      // peaks that differ by such a part are about equal
 
 class Orderer {

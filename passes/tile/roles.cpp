@@ -205,7 +205,7 @@ class RolePlanner {
   // A load of the one output's type and place waits in the output's slots while the product is made, where all parts of a tile fit.
   int64_t parts(const Tiling& s) const { return s.blocks * s.columns / part_columns(s); }
   const Load* early_load() const {
-    if (stores_.size() != 1 || turned_ || widest_ != 2 || before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype == DType::boolean) return nullptr;
+    if (stores_.size() != 1 || turned_ || size_of(before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype) != 2) return nullptr;
     for (const Stmt& s : before_.phases[0].body)
       if (const auto* l = std::get_if<Load>(&s.node); l && before_.buffers[static_cast<size_t>(l->buffer)].dtype == before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype)
         if (std::equal(l->index.begin(), l->index.end(), stores_[0]->index.begin(), stores_[0]->index.end(), [](const BoxIndex& a, const BoxIndex& b) { return a.index == b.index; }) &&

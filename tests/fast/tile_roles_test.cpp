@@ -1,6 +1,7 @@
 // Products written by hand in the planned form with roles and channels (ir/tile/kernel.h): they compute what the lowered kernel
 // computes, for every depth of their rings; and each breach of the protocol is found and named.
 #include <cmath>
+#include <cstring>
 
 #include <gtest/gtest.h>
 
@@ -361,6 +362,10 @@ TEST(TileRoles, EarlyLoads) {   // of the output's type and place, where tiles a
   EXPECT_EQ(planned.find("load early %p2"), std::string::npos);   // a row of it
   EXPECT_EQ(text(product(264, 128, 200, false, true, true)).find("early"), std::string::npos);
   EXPECT_EQ(text(product(256, 128, 200, false, true, true, "bf16", "f32")).find("early"), std::string::npos);   // slots have no room
+  std::string bytes = product(256, 128, 200, false, true, true);
+  for (const char* of : {"%p3: in bf16", "%p4: out bf16", "%6: bf16", "%7: bf16"}) bytes = replaced(bytes, of, std::string(of, std::strlen(of) - 4) + "f8e4m3");
+  bytes = replaced(bytes, bytes.substr(bytes.find("map(add(mul"), bytes.find(" (%0, %5, %6)") - bytes.find("map(add(mul")), "map(cast<f8e4m3>(add(add(a0, cast<f32>(a1)), cast<f32>(a2))))");
+  EXPECT_EQ(text(bytes).find("early"), std::string::npos);
   const size_t depth = planned.find(" x ", planned.find("chan %c1")) + 3;
   expect_error(planned.substr(0, depth) + "9" + planned.substr(depth + 1), "a slot of its own");
   expect_error(replaced(planned, "load early %p3[", "load early %p3[1 + "), "where the same step sends to");
