@@ -144,11 +144,12 @@ __device__ inline u32 qn_philox(u32 key, u32 stream, u64 index) {
   }
   u32 w = (u32)(index % 4); return w == 0 ? c0 : w == 1 ? c1 : w == 2 ? c2 : c3;
 }
-// The kernels of a recorded step overlap: those behind this one may begin now, and come no further than here till it is done; what
-// follows here finds those before it done and all that they wrote. All threads pass here before they touch global memory.
+// The kernels of a recorded step overlap: a block of one may begin where the blocks of the one before have ended, and comes no further than here till
+// that one is done; what follows here finds those before it done and all that they wrote. All threads pass here before they touch global memory.
+// None lets others begin earlier: their blocks would take the places that are free, and those of products, which then meet on them by chance, run
+// apart and no longer read the same rows at the same time (up to 1.45 of the time of convolutions' gradients on an H100).
 __device__ __forceinline__ void qn_behind_others() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }

@@ -27,7 +27,7 @@ constexpr unsigned kHostMemory = 1, kDeviceMemory = 2;
 struct EdgeKind {
   unsigned char from = 0, to = 0, type = 0, reserved[5] = {};
 };   // CUgraphEdgeData
-constexpr EdgeKind kProgrammatic{1, 0, 1, {}};   // from where all blocks let others begin, or are done
+constexpr EdgeKind kProgrammatic{1, 0, 1, {}};   // from where all blocks have ended, though what they wrote is not yet seen by all
 
 struct alignas(64) EncodedMap { unsigned long long words[16]; };   // CUtensorMap
 

@@ -15,7 +15,7 @@ namespace quern::cuda_driver {
 /// When a node may begin: behind those that it waits for; or, of a kernel that waits by itself, beside the one of its kind that it waits
 /// for. Such a kernel passes its wait when that one is done, and what it wrote is seen; that one has passed its own by then, so what
 /// it waited for is done as well, and an edge that follows from two others may be left out here as anywhere. A kernel begins when
-/// all blocks of the one before it have, so none of these waits for a place that it holds. But kernels of other branches
+/// all blocks of the one before it have ended, so none of these waits for a place that it holds. But kernels of other branches
 /// would: it begins beside only where it and the one before are the only nodes of their levels.
 enum class Begins : uint8_t { behind,
                               beside };
