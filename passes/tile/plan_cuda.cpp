@@ -29,6 +29,7 @@ constexpr int64_t kBlock = 256;          // threads, where nothing else decides
 constexpr int64_t kMachine = 132 * 1024; // threads that keep a large GPU busy; a constant, so that plans do not vary
 constexpr int64_t kShared = 96 << 10;    // bytes of shared memory for the stages of a product; half of it before sm_80
 constexpr int64_t kShortSide = 16;       // products with a shorter side are direct
+constexpr int64_t kManySums = 64;        // of a thread
 constexpr int64_t kAhead = 16;           // loads of a thread down a column, of a matrix that is read once
 constexpr int64_t kShortSum = 8;         // of a column: one thread's, whose loads are on their way together
 constexpr int64_t kHeld = 96, kHeldOfRow = 32;   // registers of a thread for tiles of rows: of all, of each
@@ -367,8 +368,10 @@ class Planner {
       axis(j).spread = columns_of(*atom, shape.column_warps, 0);
     } else {
       const int64_t v = m->precision == Precision::f64 ? 2 : 4;
-      // Rows that are read along the sum are taken one by one, so that their vectors meet different banks.
-      axis(i).spread = {4, 3, shape.row_warps, row_at, runs_along(has(m->a, i) ? m->a : m->b, depth) ? 1 : std::min(v, shape.rows / (4 * shape.row_warps))};
+      // Rows that are read along the sum are taken one by one, so that their vectors meet different banks, but where a thread has so many sums
+      // that those vectors' registers would leave room for one block only (38.9 TFLOP/s at 4096 on an H100, 46.6 with rows turned on their way).
+      const bool along = runs_along(has(m->a, i) ? m->a : m->b, depth) && shape.rows * shape.columns < kManySums * 32 * shape.row_warps * shape.column_warps;
+      axis(i).spread = {4, 3, shape.row_warps, row_at, along ? 1 : std::min(v, shape.rows / (4 * shape.row_warps))};
       axis(j).spread = {8, 0, shape.column_warps, 0, std::min(v, shape.columns / (8 * shape.column_warps))};
     }
     axis(depth).spread = {1, 0, shape.depth_warps, depth_at, 1};
