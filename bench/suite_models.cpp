@@ -28,7 +28,7 @@ std::vector<SuiteCase> suite_gpu_models() {
     const auto add = [&](const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double flops, std::function<TrainingStep()> build) {
       out.push_back({"model", fmt::format("model {} {}", how, name), inputs, std::move(build), {{"op", op}, {"matmul", how}}, flops});
       out.back().matmul = matmul;
-      out.back().weight = 6;
+      out.back().weight = 5;
       if (matmul == F32Products::tf32) out.back().tolerance = kTf32Tolerance;
       if (std::string(op).ends_with("_step")) out.back().least = kLearned;
     };
@@ -87,7 +87,7 @@ std::vector<SuiteCase> suite_gpu_gpt() {
     c.tolerance = kTf32Tolerance;
     c.passes.compute = DType::bf16;
     c.passes.fp = Fp::fast;
-    c.weight = 40;
+    c.weight = 55;
     out.push_back(std::move(c));
   }
   return out;

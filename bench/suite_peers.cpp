@@ -17,7 +17,8 @@ namespace {
 constexpr int kAnswerSeconds = 900;   // a peer that compiles does so before its first answer
 constexpr int kStarts = 3;            // of a peer whose process ends
 constexpr double kTiming = 1.0 / 3;   // of a case's share, kept for its rounds
-constexpr double kPatience = 3;       // shares, and at least a minute, that a peer may take where nothing is known of it
+constexpr double kPatience = 3, kLeastPatience = 35;   // shares, and at least so many seconds, that a peer may take where nothing is known of it
+constexpr double kForgotten = 0.7;    // of how long the last case took, each time that one is left out for it: the first one of a kind takes longest
 
 struct Framework {
   const char* name;
@@ -144,13 +145,17 @@ std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, const Shares&
     double& last = peer.seconds[op];
     const double left = time.left() - kTiming * time.share();
     if (time.limited() && left < last && peer.lacks.count(op)) return;   // nothing is missed
-    if (time.limited() && left < last) throw Error(Code::peer_failed, left <= 0 ? std::string("left out: the case's share of the time is over") : fmt::format("left out: the last {} took {:.1f} s, and {:.1f} s are left of this case's share", op, last, left));
+    if (time.limited() && left < last) {
+      const double took = last;
+      if (last < kPatience * time.share()) last *= kForgotten;
+      throw Error(Code::peer_failed, left <= 0 ? std::string("left out: the case's share of the time is over") : fmt::format("left out: one such {} took about {:.1f} s, and {:.1f} s are left of this case's share", op, took, left));
+    }
     if (peer.child && peer.child->ended() && peer.starts++ < kStarts) peer.child.reset(), peer.child = start_child(peer.name, threads_, kind_).first;
     if (!peer.child || peer.child->ended()) throw Error(Code::peer_failed, "its process has ended, and is not started again");
     const auto start = std::chrono::steady_clock::now();
     const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
     try {
-      const Json answer = peer.child->ask({{"prepare", wanted}}, std::clamp(kPatience * time.share(), 60.0, std::max(60.0, time.until_end())));
+      const Json answer = peer.child->ask({{"prepare", wanted}}, std::clamp(kPatience * time.share(), kLeastPatience, std::max(kLeastPatience, time.until_end())));
       last = seconds();
       if (answer.contains("unsupported")) {
         peer.lacks.insert(op);
