@@ -1,6 +1,11 @@
 // A dense row-major tensor in host memory: constants, inputs, outputs, checkpoints, the interpreter's values.
 #pragma once
+#include <algorithm>
 #include <cstddef>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include "ir/dtype.h"
@@ -8,10 +13,41 @@
 
 namespace quern {
 
+/// So many bytes, at first 0. Nothing is written until then: the pages of what stays 0 (first values of an optimizer) are never touched.
+class ZeroedBytes {
+ public:
+  ZeroedBytes() = default;
+  explicit ZeroedBytes(size_t size) : data_(static_cast<std::byte*>(std::calloc(std::max<size_t>(size, 1), 1))), size_(size) {
+    if (!data_) throw std::bad_alloc();
+  }
+  ZeroedBytes(const ZeroedBytes& o) : ZeroedBytes(o.size_) { std::copy(o.begin(), o.end(), begin()); }
+  ZeroedBytes(ZeroedBytes&& o) noexcept : data_(std::move(o.data_)), size_(std::exchange(o.size_, 0)) {}
+  ZeroedBytes& operator=(ZeroedBytes o) noexcept { return data_.swap(o.data_), std::swap(size_, o.size_), *this; }
+
+  size_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  std::byte* data() { return data_.get(); }
+  const std::byte* data() const { return data_.get(); }
+  std::byte& operator[](size_t i) { return data()[i]; }
+  const std::byte& operator[](size_t i) const { return data()[i]; }
+  std::byte* begin() { return data(); }
+  std::byte* end() { return data() + size_; }
+  const std::byte* begin() const { return data(); }
+  const std::byte* end() const { return data() + size_; }
+  bool operator==(const ZeroedBytes& o) const { return std::equal(begin(), end(), o.begin(), o.end()); }
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const { std::free(p); }
+  };
+  std::unique_ptr<std::byte[], Free> data_;
+  size_t size_ = 0;
+};
+
 struct HostTensor {
   DType dtype = DType::f32;
   Shape shape;
-  std::vector<std::byte> bytes;
+  ZeroedBytes bytes;
 
   HostTensor() = default;
   HostTensor(DType dtype, Shape shape);                 // zeros

@@ -31,9 +31,9 @@ KernelTimer::KernelTimer(Device& device, const tile::Kernel& lowered, int64_t si
   const std::vector<HostTensor> values = random_inputs(inputs.finish(), random);
   for (size_t b = 0; b < values.size(); ++b) {
     const tile::Buffer& buffer = lowered.buffers[b];
-    std::vector<std::byte> all = values[b].bytes;
-    all.resize(static_cast<size_t>(quern::count(buffer.layout()) * size_of(buffer.dtype)));
-    for (size_t done = values[b].bytes.size(); done < all.size(); done *= 2) std::copy_n(all.begin(), std::min(done, all.size() - done), all.begin() + static_cast<std::ptrdiff_t>(done));
+    ZeroedBytes all(static_cast<size_t>(quern::count(buffer.layout()) * size_of(buffer.dtype)));
+    std::copy(values[b].bytes.begin(), values[b].bytes.end(), all.begin());
+    for (size_t done = values[b].bytes.size(); done < all.size(); done *= 2) std::copy_n(all.begin(), std::min(done, all.size() - done), all.begin() + done);
     const int64_t bytes = static_cast<int64_t>(all.size());
     operands_.push_back({device_.alloc(std::max<int64_t>(bytes, 64)), bytes, buffer.kind == tile::BufferKind::out});
     device_.upload(operands_.back().ptr, all.data(), bytes);

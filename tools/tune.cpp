@@ -110,9 +110,9 @@ class Whole {
     for (size_t i = 0; i < inputs_.size(); ++i) executable_.set_input(static_cast<int64_t>(i), inputs_[i]);
   }
   /// Everything that one run leaves behind.
-  std::vector<std::vector<std::byte>> results() {
+  std::vector<ZeroedBytes> results() {
     reset();
-    std::vector<std::vector<std::byte>> out;
+    std::vector<ZeroedBytes> out;
     for (const HostTensor& t : executable_.run(inputs_)) out.push_back(t.bytes);
     for (const auto& [name, value] : states_) out.push_back(executable_.state(name).bytes);
     return out;

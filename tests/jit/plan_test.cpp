@@ -55,13 +55,13 @@ std::vector<HostTensor> interpreted(const tile::Kernel& k) {
   tile::interpret(k, buffers);
   return values;
 }
-std::vector<std::vector<std::byte>> bytes_of(const std::vector<HostTensor>& tensors) {
-  std::vector<std::vector<std::byte>> out;
+std::vector<ZeroedBytes> bytes_of(const std::vector<HostTensor>& tensors) {
+  std::vector<ZeroedBytes> out;
   for (const HostTensor& t : tensors) out.push_back(t.bytes);
   return out;
 }
 /// All that one run of the program leaves.
-std::vector<std::vector<std::byte>> run(Device& device, const Graph& graph, const CompileOptions& options) {
+std::vector<ZeroedBytes> run(Device& device, const Graph& graph, const CompileOptions& options) {
   const auto executable = jit(device, graph, options);
   std::mt19937_64 random(5);
   const std::vector<HostTensor> all = random_inputs(graph, random);
