@@ -96,8 +96,11 @@ struct Take {};
 struct PutAdd {};
 struct Source {};                                   // input, constant, iota, random: see Op
 struct Body {};                                     // call, scan, while_loop, cond, result
-/// Stands for simpler ops, built in the same graph.
-struct Expand { NodeId (*build)(GraphBuilder& b, const Node& node, std::span<const NodeId> args); };
+/// Stands for simpler ops, built in the same graph; `apart`: for more of them with less work in all, where products have kernels of their own. Null: there is no such form.
+struct Expand {
+  using Build = NodeId (*)(GraphBuilder& b, const Node& node, std::span<const NodeId> args);
+  Build build, apart = nullptr;
+};
 using Meaning = std::variant<Map, View, Reduce, Cumulate, Contract, Take, PutAdd, Source, Body, Expand>;
 
 /// Derivative rule: given the node in `b` and the cotangent of its result, the cotangents of its arguments

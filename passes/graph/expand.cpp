@@ -23,8 +23,12 @@ namespace quern {
 namespace {
 
 // What is replaced beside transforms. `composed`: ops that stand for simpler ones; within a derivative not yet: their own
-// rules may be better than those of what they stand for. `last`: calls with a derivative of their own; no derivative follows.
-struct Mode { bool composed, last; };
+// rules may be better than those of what they stand for. `last`: calls with a derivative of their own; no derivative follows. `apart`: ops of
+// so many bytes an element and fewer are more products, with less work in all.
+struct Mode {
+  bool composed, last;
+  int64_t apart;
+};
 Graph expand_graph(const Graph& graph, Mode mode);
 
 std::shared_ptr<const Graph> expand_body(const std::shared_ptr<const Graph>& body, Mode mode) {
@@ -40,7 +44,7 @@ bool keeps(const Node& n, Mode mode) {
 std::vector<NodeId> expand_call(GraphBuilder& b, const Node& node, const std::vector<NodeId>& args, Mode mode) {
   const Transform transform = node.attrs.transform;
   const bool mapped = transform == Transform::vmap, differentiated = transform == Transform::vjp || transform == Transform::jvp;   // vmap knows primitive ops alone
-  const Graph body = expand_graph(*node.attrs.body, {mapped || (mode.composed && !differentiated), mode.last && !differentiated});
+  const Graph body = expand_graph(*node.attrs.body, {mapped || (mode.composed && !differentiated), mode.last && !differentiated, mode.apart});
   if (mapped) return vmap_inline(b, body, args, node.attrs.axes);
   if (!differentiated) return b.inline_body(body, args);
   // Two arguments may be one node: differentiate a private copy, whose inputs are distinct, then put it in.
@@ -81,7 +85,7 @@ Graph expand_graph(const Graph& graph, Mode mode) {
     } else if (n.op == Op::result && !keeps(graph.at(n.args[0]), mode)) {
       map[i] = {map[static_cast<size_t>(n.args[0])][static_cast<size_t>(n.attrs.index[0])]};
     } else if (const Expand* stands_for = std::get_if<Expand>(&def_of(n.op).meaning); stands_for && (mode.composed || def_of(n.op).vjp == vjp_of_expansion)) {
-      map[i] = {stands_for->build(b, n, args)};
+      map[i] = {(stands_for->apart && size_of(n.type.dtype) <= mode.apart ? stands_for->apart : stands_for->build)(b, n, args)};
     } else if (means<PutAdd>(n.op) && mode.composed && (n.type.dtype == DType::bf16 || n.type.dtype == DType::f16)) {   // updates add up in memory
       args[0] = cast_like(b, args[0], DType::f32), args[2] = cast_like(b, args[2], DType::f32);
       map[i] = {cast_like(b, b.add(n.op, std::move(args), n.attrs, where), n.type.dtype)};
@@ -118,7 +122,8 @@ void want_scaled_loss(const Graph& graph) {
 
 Graph expand(const Graph& graph, PassContext& context) {
   if (context.compute == DType::f16) want_scaled_loss(graph);
-  Graph out = expand_graph(graph, {true, true});
+  const int64_t apart = context.row_bytes == 0 ? 0 : size_of(context.compute == DType::f32 ? DType::bf16 : DType::f32);   // of products that the copy engine feeds
+  Graph out = expand_graph(graph, {true, true, apart});
   if (context.compute != DType::f32) out = mixed(out, context.compute);
   return context.fp == Fp::fast ? store_what_is_compared(out) : out;
 }

@@ -61,6 +61,29 @@ TEST(Convolution, GradientsMatchCentralDifferences) {
   }
 }
 
+// Where the copy engine feeds products of short floats, strides' gradients are a product for each phase: of bf16 here, with the same sums.
+TEST(Convolution, PhasesGiveWhatOneProductGives) {
+  const auto products = [](const Graph& g) { return std::count_if(g.nodes.begin(), g.nodes.end(), [](const Node& n) { return n.op == Op::contract; }); };
+  int in_phases = 0;
+  for (const test::Convolution& c : test::convolutions()) {
+    const test::Case k = test::case_of(c, DType::f32);
+    SCOPED_TRACE(k.name);
+    Model m;
+    const auto [y, x] = test::build(c, m, DType::f32);
+    m.output("y", y);
+    m.output("dx", grad(sum(y * y), {x})[0]);
+    const Graph g = m.finish();
+    PassContext one, apart;
+    one.compute = apart.compute = DType::bf16;
+    apart.row_bytes = 16;
+    const Graph whole = expand(g, one), parts = expand(g, apart);
+    in_phases += products(parts) > products(whole);
+    const std::vector<HostTensor> want = interpret(whole, k.inputs), got = interpret(parts, k.inputs);
+    for (size_t o = 0; o < want.size(); ++o) expect_near(got[o], want[o].to_doubles(), 1e-5);
+  }
+  EXPECT_EQ(in_phases, 6);   // where there are more phases than one, and 8 at most
+}
+
 // The derivative of a derivative: of the squared norm of the kernel's gradient.
 TEST(Convolution, SecondDerivative) {
   const auto loss = [](Model& m) {

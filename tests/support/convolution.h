@@ -72,20 +72,24 @@ inline std::string name_of(const Convolution& c) {
                      fmt::join(c.kernel, ","), fmt::join(c.o.stride, ","), fmt::join(c.o.dilation, ","), fmt::join(c.o.low, ","), fmt::join(c.o.high, ","));
 }
 
-/// Not expanded: the interpreter then runs the op itself.
-inline Case case_of(const Convolution& c, DType dtype) {
-  Model m;
+/// y and x, the model's first input.
+inline std::pair<Tensor, Tensor> build(const Convolution& c, Model& m, DType dtype) {
   const auto join = [](Shape a, const Shape& b) { a.insert(a.end(), b.begin(), b.end()); return a; };
   const Tensor x = m.input("x", dtype, join({c.batch, c.in}, c.extents));
   if (c.kind == Convolution::conv || c.kind == Convolution::transposed) {
     const bool t = c.kind == Convolution::transposed;
     const Tensor w = m.input("w", dtype, join(t ? Shape{c.in, c.out / c.groups} : Shape{c.out, c.in / c.groups}, c.kernel));
     const Tensor b = c.bias ? m.input("b", dtype, {c.out}) : Tensor();
-    m.output("y", t ? conv_transpose(x, w, b, c.o) : conv(x, w, b, c.o));
-  } else {
-    const PoolOptions o{c.o.stride, c.o.dilation, c.o.low, c.o.high, c.kind != Convolution::avg_pool_inside};
-    m.output("y", c.kind == Convolution::max_pool ? max_pool(x, c.kernel, o) : avg_pool(x, c.kernel, o));
+    return {t ? conv_transpose(x, w, b, c.o) : conv(x, w, b, c.o), x};
   }
+  const PoolOptions o{c.o.stride, c.o.dilation, c.o.low, c.o.high, c.kind != Convolution::avg_pool_inside};
+  return {c.kind == Convolution::max_pool ? max_pool(x, c.kernel, o) : avg_pool(x, c.kernel, o), x};
+}
+
+/// Not expanded: the interpreter then runs the op itself.
+inline Case case_of(const Convolution& c, DType dtype) {
+  Model m;
+  m.output("y", build(c, m, dtype).first);
   Case out{name_of(c), m.finish(), {}};
   std::mt19937_64 random(5);
   for (NodeId i : out.graph.inputs) out.inputs.push_back(random_tensor(out.graph.type(i), -1, 1, random));
