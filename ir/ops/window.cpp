@@ -191,18 +191,12 @@ HostTensor eval_convolve(const Node& node, std::span<const HostTensor* const> ar
   return out;
 }
 // How position i' = i + start = base*q + p of a windowed dim with holes between its elements meets just the places k = base*j + p, at element q - j: a base of
-// `base` and a dilation of -1, as in the data gradient of a strided convolution. The position is (q, p), of q from `first` on, and p its phase.
-struct Phases {
-  int64_t base, first, positions;
-};
-Phases phases_of(const Step& s, int64_t extent) {
-  const int64_t first = planted(Fault::convolve_start) ? s.start / s.base : floor_div(s.start, s.base);
-  return {s.base, first, floor_div(s.start + extent - 1, s.base) - first + 1};
-}
+// `base` and a dilation of -1, as in the data gradient of a strided convolution. p is the position's phase.
 bool has_phases(const Step& s) { return s.base > 1 && s.stride == 1 && s.dilation == -1; }
+int64_t first_of(int64_t start, int64_t base) { return planted(Fault::convolve_start) ? start / base : floor_div(start, base); }
 
-// A product for each phase, of the places that it meets. Their results lie one after the other, letters of r last, and what they are is read from there:
-//   y[…, q, p, …] = products[p][…, q, …]
+// A product for each phase, of the places that it meets. Positions i = base*a + b, of one b, have one phase; their products lie one after the other, letters
+// of r last, and y is read from there:  y[…, a, b, …] = products[b][…, a, …]
 NodeId build_phases(GraphBuilder& b, const Node& node, std::span<const NodeId> args) {
   const Attrs& a = node.attrs;
   const Type x = b.type(args[0]), r = b.type(args[1]);
@@ -212,47 +206,48 @@ NodeId build_phases(GraphBuilder& b, const Node& node, std::span<const NodeId> a
   for (const bool last : {false, true})
     for (size_t d = 0; d < spec.out.size(); ++d)
       if ((spec.lhs.find(spec.out[d]) == std::string::npos) == last) order.push_back(d);
-  Attrs product, window, inside, joined;
+  Attrs product, inside, joined;
   std::string out;
   for (size_t d : order) out += spec.out[d];
   product.spec = text({spec.lhs, spec.rhs, out});
   joined.shape = inside.limit = node.type.shape;
   inside.start.resize(joined.shape.size()), inside.stride.assign(joined.shape.size(), 1);
-  Shape phases;   // how many, of each windowed dim
+  Shape phases, positions;   // of each windowed dim
   for (size_t d = 0; d < n; ++d) {
-    const Step s = step_of(a, d);
-    const Phases p = has_phases(s) ? phases_of(s, a.shape[d]) : Phases{1, 0, a.shape[d]};
-    phases.push_back(p.base);
-    window.shape.push_back(p.positions);
-    if (has_phases(s)) add_step(window, p.first, 1, -1, 1);
-    else add_step(window, s.start, s.stride, s.dilation, s.base);
-    joined.shape[y_first + d] = p.positions * p.base;
-    inside.start[y_first + d] = has_phases(s) ? s.start - p.first * p.base : 0;
-    inside.limit[y_first + d] = inside.start[y_first + d] + a.shape[d];
+    phases.push_back(has_phases(step_of(a, d)) ? a.base[d] : 1);
+    positions.push_back(ceil_div(a.shape[d], phases[d]));
+    joined.shape[y_first + d] = positions[d] * phases[d];
   }
-  Shape axes(x.shape.size()), one{1};   // of a phase's result
+  Shape axes(x.shape.size()), one{1};   // one: of a phase's result
   std::iota(axes.begin(), axes.end(), 0);
-  for (size_t d : order) one.push_back(d < y_first ? node.type.shape[d] : window.shape[d - y_first]);
+  for (size_t d : order) one.push_back(d < y_first ? node.type.shape[d] : positions[d - y_first]);
   const NodeId zero = b.scalar(x.dtype, 0);
   std::vector<NodeId> results;
-  for (int64_t phase = 0; phase < count(phases); ++phase) {
-    Attrs places;
+  for_each_index(phases, [&](const Shape& from) {
+    Attrs window, places, shape;
+    window.shape = positions, shape.shape = one;
     places.start.resize(r.shape.size()), places.limit = r.shape, places.stride.assign(r.shape.size(), 1);
     Shape wide = x.shape;
-    for (size_t d = n, left = static_cast<size_t>(phase); d-- > 0; left /= static_cast<size_t>(phases[d])) {
-      const int64_t p = static_cast<int64_t>(left) % phases[d];
-      places.start[r_first + d] = std::min(p, r.shape[r_first + d]), places.stride[r_first + d] = phases[d];
+    for (size_t d = 0; d < n; ++d) {
+      const Step s = step_of(a, d);
+      int64_t &first = places.start[r_first + d], extent = r.shape[r_first + d];
+      if (has_phases(s)) {
+        const int64_t q = first_of(s.start + from[d], s.base);
+        add_step(window, q, 1, -1, 1);
+        first = std::min(s.start + from[d] - q * s.base, extent);
+        places.stride[r_first + d] = s.base;
+      } else {
+        add_step(window, s.start, s.stride, s.dilation, s.base);
+      }
+      wide.push_back(ceil_div(extent - first, places.stride[r_first + d]));
     }
-    for (size_t d = 0; d < n; ++d) wide.push_back(ceil_div(r.shape[r_first + d] - places.start[r_first + d], phases[d]));
-    Attrs shape;
-    shape.shape = one;
     if (std::find(wide.begin(), wide.end(), 0) != wide.end()) {   // it meets no place
       results.push_back(broadcast_to(b, zero, {}, one));
-      continue;
+      return;
     }
     const NodeId y = b.add(Op::contract, {b.add(Op::window, {broadcast_to(b, args[0], axes, wide), zero}, window), b.add(Op::slice, {args[1]}, places)}, product);
     results.push_back(b.add(Op::reshape, {y}, shape));
-  }
+  });
   Attrs along, apart, back;
   along.axes = {0};
   apart.shape = phases;
@@ -292,15 +287,14 @@ NodeId build_convolve(GraphBuilder& b, const Node& node, std::span<const NodeId>
       cuts.shape.push_back(places);
       continue;
     }
-    const Phases p = phases_of(s, a.shape[d]);
-    const int64_t share = ceil_div(places, s.base);
-    window.shape.push_back(p.positions);
-    add_step(window, p.first, 1, -1, 1);
+    const int64_t first = first_of(s.start, s.base), positions = floor_div(s.start + a.shape[d] - 1, s.base) - first + 1, share = ceil_div(places, s.base);
+    window.shape.push_back(positions);
+    add_step(window, first, 1, -1, 1);
     wide.push_back(share);
     padding.high[r_first + d] = share * s.base - places;
     cuts.shape.insert(cuts.shape.end(), {share, s.base});
-    joined.shape[y_first + d] = p.positions * s.base;
-    inside.start[y_first + d] = s.start - p.first * s.base;
+    joined.shape[y_first + d] = positions * s.base;
+    inside.start[y_first + d] = s.start - first * s.base;
     inside.limit[y_first + d] = inside.start[y_first + d] + a.shape[d];
     while ((spec.lhs + spec.rhs).find(fresh) != std::string::npos) ++fresh;
     // Behind the letters of the dim's kernel places and positions, which end the operands.
@@ -318,7 +312,8 @@ NodeId build_convolve(GraphBuilder& b, const Node& node, std::span<const NodeId>
 NodeId build_convolve_apart(GraphBuilder& b, const Node& node, std::span<const NodeId> args) {
   const Attrs& a = node.attrs;
   int64_t phases = 1;
-  for (size_t d = 0; d < a.shape.size() && phases <= kFewPhases; ++d) phases = a.base[d] == 1 ? phases : has_phases(step_of(a, d)) && a.base[d] <= kFewPhases ? phases * a.base[d] : kFewPhases + 1;
+  for (size_t d = 0; d < a.shape.size() && phases <= kFewPhases; ++d) phases = a.base[d] == 1 ? phases : has_phases(step_of(a, d)) && a.base[d] <= kFewPhases ? phases * a.base[d]
+                                                                                                                                                              : kFewPhases + 1;
   return count(node.type.shape) > 0 && phases > 1 && phases <= kFewPhases ? build_phases(b, node, args) : build_convolve(b, node, args);
 }
 // The sum over positions o and kernel places k of x[(o*stride + k*dilation + start)/base] r[k] g[o] in three ways: for x
