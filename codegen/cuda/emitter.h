@@ -165,7 +165,12 @@ class Emitter {
     int64_t size, rows, row_bytes, columns;   // bytes of an element; rows of row_bytes, in so many columns
     int64_t bytes() const { return rows * row_bytes * columns; }
   };
-  struct Ring { int64_t at, bytes, depth, readers, copies, barriers; };   // bytes from the start of shared memory; of one slot
+  struct Ring {
+    std::vector<int64_t> at, bytes;   // of each part: from the start of shared memory, of one slot
+    int64_t depth, readers, copies, barriers;
+    int64_t putters;                  // > 0: instances that fill it for readers
+    int64_t size() const;             // of one of the copies
+  };
   struct SharedTile { std::string address; Part part; tile::AxisId axis; };   // an operand of a product; its axis that is not summed
   const tile::Phase* phase_ = nullptr;     // with roles
   const tile::Role* role_ = nullptr;
@@ -186,7 +191,7 @@ class Emitter {
   int last_got_ = -1;                      // channel
   std::string helpers_;                    // functions before the kernel
   std::string run_roles(const std::string& name, const std::string& params);
-  void role(const tile::Role& r, int64_t first, int64_t groups);
+  void role(const tile::Role& r);
   void role_seq(const tile::Seq& q);
   void zero_sums(const tile::Seq& q);
   std::set<tile::ValueId> zeroed_;         // what loops are to carry, cleared before
@@ -206,7 +211,6 @@ class Emitter {
   std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
   std::string settle_helper(int64_t sums, int64_t left);
   Part part(const tile::Value& v) const;
-  int64_t slot_bytes(const tile::Channel& c) const;
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p, bool rounded);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
@@ -230,6 +234,15 @@ class Emitter {
   void in_role(const tile::Share& s);
   void in_role(const tile::Deal& d);
   void in_role(const tile::Total& t);
+  void in_role(const tile::Add& a);
+  void put_part(const tile::Put& p);
+  void send_parts(const char* how, int channel, const std::vector<tile::Store>& stores, const std::string& number);
+  std::string slot(int channel, size_t part, const std::string& number) const;   // its address
+  std::set<int> counted_;                  // channels of which each step of the role's loop gets or puts one: its number is theirs
+  const tile::Seq* counted_in_ = nullptr;
+  void find_counted(const tile::Role& r);
+  std::vector<tile::AxisId> loops_;        // of seqs around
+  int turns_ = 0;                          // adds spelled so far, each with turns of its own
   bool has_step(const tile::Axis& axis) const;
   void role_loops(const std::vector<tile::AxisId>& axes, bool first_apart, const std::function<void()>& body);
   std::string bound(const Index& e, bool last) const;

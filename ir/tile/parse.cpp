@@ -112,11 +112,13 @@ class Parser {
         role.count = r_.integer();
         if (role.count < 1 || role.count > 8) r_.fail("a role has 1 to 8 instances");
         if (r_.accept("along")) {
-          role.along = axis();
+          do role.along.push_back(axis());
+          while (r_.accept(","));
         } else {
           r_.expect("in");
-          r_.expect("turns");
-          role.turns = true;
+          role.steps = r_.accept("steps");
+          role.turns = !role.steps;
+          if (role.turns) r_.expect("turns");
         }
       }
       if (r_.accept("regs")) role.registers = r_.integer();
@@ -178,6 +180,15 @@ class Parser {
       r_.expect("to");
       send.stores = places<Store>(c);
       return Stmt{InRole{std::move(send)}};
+    }
+    if (r_.accept("add")) {
+      Add add{0, {}, -1};
+      const Channel& c = channel(add.channel);
+      r_.expect("to");
+      add.stores = places<Store>(c);
+      r_.expect("over");
+      add.over = axis();
+      return Stmt{InRole{std::move(add)}};
     }
     if (r_.accept("await")) return Stmt{InRole{Await{r_.integer()}}};
     if (r_.accept("turn")) return Stmt{InRole{Turn{true}}};

@@ -406,7 +406,7 @@ class WeightedRoles : NestedWalk {
     // Channels: of the rows, of each walked operand with its vectors, of results.
     std::vector<size_t> comes_with(vectors_.size());
     const auto chan = [&](std::vector<Value> parts, int64_t depth) { p.channels.push_back({fmt::format("c{}", p.channels.size()), std::move(parts), depth}); };
-    Role load{"load"}, math{"math", kInstances, mine_};
+    Role load{"load"}, math{"math", kInstances, {mine_}};
     load.registers = kLoadRegisters, math.registers = kRegisters;
     std::vector<Value> parts;
     Fetch all{0, {}};

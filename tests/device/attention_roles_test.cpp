@@ -15,6 +15,7 @@
 #include "tests/support/attention_text.h"
 #include "tests/support/device.h"
 #include "tests/support/distance.h"
+#include "tests/support/gradient_text.h"
 
 namespace quern {
 namespace {
@@ -88,6 +89,64 @@ TEST_F(AttentionRoles, ByHand) {
     check({2, 200, 80, causal, "bf16", 0.1});
     check({40, 384, 64, causal, "bf16", 0.3, 3, 64});
     check({1, 64, 128, causal, "f16", 1});
+  }
+}
+
+// All three gradients in one kernel, the queries' added to by blocks in order: more instances than multiprocessors, so that turns are waited for.
+class GradientsInOrder : public test::OnDevice {
+ protected:
+  void check(const test::GradientText& g, int launches) {
+    SCOPED_TRACE(testing::Message() << g.heads << "x" << g.time << "x" << g.size << (g.causal ? " causal" : ""));
+    const DType dtype = g.dtype == "f16" ? DType::f16 : DType::bf16;
+    KernelImage image = cuda::emit(tile::parse_kernel(g.ordered()), device->target().arch);
+    cuda::compile(image, device->target().arch);
+    const auto loaded = device->load(image);
+    std::mt19937_64 random(3);
+    std::vector<HostTensor> values;
+    std::vector<MemoryRange> operands;
+    for (int b = 0; b < 9; ++b) {
+      const bool row = b == 4 || b == 5;
+      values.push_back(test::random_tensor({row || b == 8 ? DType::f32 : dtype, row ? Shape{g.heads, g.time} : Shape{g.heads, g.time, g.size}, {}}, b == 4 ? 4 : -1, b == 4 ? 6 : 1, random));
+      const int64_t bytes = static_cast<int64_t>(values.back().bytes.size());
+      operands.push_back({device->alloc(bytes), bytes, b >= 6});
+      device->upload(operands.back().ptr, values.back().bytes.data(), bytes);
+    }
+    std::vector<std::vector<std::byte>> first(3);
+    for (int n = 0; n < launches; ++n) {
+      device->launch(*loaded, image, operands, 1);
+      device->synchronize();
+      for (size_t b = 6; b < 9; ++b) {
+        device->download(values[b].bytes.data(), operands[b].ptr, operands[b].bytes);
+        if (n == 0) first[b - 6].assign(values[b].bytes.begin(), values[b].bytes.end());
+        ASSERT_TRUE(std::equal(first[b - 6].begin(), first[b - 6].end(), values[b].bytes.begin())) << "launch " << n << ", result " << b;
+      }
+    }
+    for (const MemoryRange& o : operands) device->free(o.ptr);
+    std::vector<std::vector<double>> x, want(3, std::vector<double>(static_cast<size_t>(g.heads * g.time * g.size)));
+    for (const HostTensor& t : values) x.push_back(t.to_doubles());
+    for (int64_t h = 0; h < g.heads; ++h)
+      for (int64_t i = 0; i < g.time; ++i)
+        for (int64_t j = 0; j <= (g.causal ? i : g.time - 1); ++j) {
+          const size_t query = static_cast<size_t>((h * g.time + i) * g.size), key = static_cast<size_t>((h * g.time + j) * g.size), row = static_cast<size_t>(h * g.time + i), size = static_cast<size_t>(g.size);
+          double s = 0, t = 0;
+          for (size_t d = 0; d < size; ++d) s += x[0][query + d] * x[1][key + d], t += x[3][query + d] * x[2][key + d];
+          const double p = std::exp(s * g.scale - x[4][row]), ds = p * (t + x[5][row]);
+          for (size_t d = 0; d < size; ++d) want[0][key + d] += ds * g.scale * x[0][query + d], want[1][key + d] += p * x[3][query + d], want[2][query + d] += ds * x[1][key + d];
+        }
+    for (size_t b = 0; b < 3; ++b) {
+      double off = 0, all = 0;
+      for (size_t i = 0; i < want[b].size(); ++i) off += (want[b][i] - x[6 + b][i]) * (want[b][i] - x[6 + b][i]), all += want[b][i] * want[b][i];
+      EXPECT_LT(std::sqrt(off / all), dtype == DType::f16 ? 2e-3 : 1e-2) << "result " << b;
+    }
+  }
+};
+TEST_F(GradientsInOrder, ByHand) {
+  if (device->target().arch != "sm_90a") GTEST_SKIP() << "roles are for sm_90a";
+  for (bool causal : {true, false}) {
+    check({3, 384, 128, causal}, 3);
+    check({2, 200, 64, causal, "f16"}, 3);
+    check({40, 1000, 64, causal}, 20);
+    check({24, 1000, 128, causal, "f16"}, 20);
   }
 }
 

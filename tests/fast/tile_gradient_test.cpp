@@ -65,6 +65,42 @@ TEST(TileGradient, Derived) {
   }
 }
 
+// The three gradients in one kernel, the queries' as a sum over the blocks of keys in the work's order: by hand, as passes are to make it.
+std::string in_order(const GradientText& g) {
+  const std::string text = g.ordered();
+  EXPECT_EQ(to_string(parse_kernel(text)), to_string(parse_kernel(to_string(parse_kernel(text)))));
+  return text;
+}
+TEST(TileGradient, InOrder) {
+  for (bool causal : {false, true})
+    for (int64_t size : {64, 128}) {
+      const GradientText g{1, 200, size, causal, "f16", 0.125};
+      SCOPED_TRACE(g.ordered());
+      std::vector<double> keys = run(g.keys()), queries = run(g.queries());
+      std::vector<double> got = run(in_order(g));
+      const size_t n = queries.size();
+      ASSERT_EQ(got.size(), 3 * n);
+      for (size_t i = 2 * n; i < 3 * n; ++i) got[i] *= g.scale;
+      expect_near(keys, {got.begin(), got.begin() + static_cast<std::ptrdiff_t>(2 * n)}, 0.02);
+      expect_near(queries, {got.begin() + static_cast<std::ptrdiff_t>(2 * n), got.end()}, 0.02);
+    }
+}
+TEST(TileGradient, OrdersThatCannotBe) {
+  const GradientText g{1, 300, 64, true, "f16", 0.125};
+  const auto fails = [](const std::string& text, const std::string& reason) {
+    try {
+      run(text);
+      ADD_FAILURE() << text;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(reason), std::string::npos) << e.what();
+    }
+  };
+  // Tiles of the first keys first, which wait for no one: but those behind them walk fewer blocks, and are no neighbours any more where a walk has gaps.
+  fails(replaced(g.ordered(), " in steps", " in turns"), "outside of its turn");
+  fails(replaced(g.ordered(), "put %c4 (%26)\n", ""), "deadlock");
+  fails(replaced(g.ordered(), "over i1", "over i0"), "the work's last axis");
+}
+
 constexpr GradientText kSmall{1, 200, 16, true, "bf16", 0.25};
 
 // One product of each kind in a step, whatever of the loops before had its own; two sums share the walk.
