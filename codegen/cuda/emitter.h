@@ -191,7 +191,7 @@ class Emitter {
   int last_got_ = -1;                      // channel
   std::string helpers_;                    // functions before the kernel
   std::string run_roles(const std::string& name, const std::string& params);
-  void role(const tile::Role& r);
+  void role(const tile::Role& r, int64_t first);
   void role_seq(const tile::Seq& q);
   void zero_sums(const tile::Seq& q);
   std::set<tile::ValueId> zeroed_;         // what loops are to carry, cleared before
@@ -238,10 +238,13 @@ class Emitter {
   void put_part(const tile::Put& p);
   void send_parts(const char* how, int channel, const std::vector<tile::Store>& stores, const std::string& number);
   std::string slot(int channel, size_t part, const std::string& number) const;   // its address
-  std::set<int> counted_;                  // channels of which each step of the role's loop gets or puts one: its number is theirs
+  std::set<int> counted_, once_;           // channels of which each step of the role's loop, or each claimed instance, gets or puts one: its number is theirs
   const tile::Seq* counted_in_ = nullptr;
   void find_counted(const tile::Role& r);
   std::vector<tile::AxisId> loops_;        // of seqs around
+  int64_t claims_ = 0;                     // where the number of what is claimed lies, behind its barriers
+  void open_claimed(const tile::Role& r);
+  void claim();
   int turns_ = 0;                          // adds spelled so far, each with turns of its own
   bool has_step(const tile::Axis& axis) const;
   void role_loops(const std::vector<tile::AxisId>& axes, bool first_apart, const std::function<void()>& body);

@@ -2,6 +2,8 @@
 // A box has a turn, a number in the device's memory: 0, or 1 more than the number of the tile, along the axis summed over, that has
 // added last. Who has a neighbour before it waits for that one's; who has none behind it puts 0 back, so that the next launch finds it so.
 // A tile waits for earlier ones alone, whose blocks run: as many blocks as fit at once are launched, and each has its tiles in order.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "codegen/cuda/emitter.h"
@@ -13,7 +15,7 @@ using namespace tile;
 
 // Where an instance puts what others get, or has some steps alone, numbers in rings follow from one count of steps.
 void Emitter::find_counted(const Role& r) {
-  counted_.clear(), counted_in_ = nullptr;
+  counted_.clear(), once_.clear(), counted_in_ = nullptr;
   bool wanted = r.steps;
   for (const Stmt& s : r.body) {
     const auto* q = std::get_if<Seq>(&s.node);
@@ -28,7 +30,35 @@ void Emitter::find_counted(const Role& r) {
     QN_CHECK(!wanted || !counted_in_, "one loop of a role puts what others get");
     if (wanted) counted_in_ = q;
   }
-  if (!wanted) counted_.clear();
+  if (!wanted) return counted_.clear();
+  const auto power = [](int64_t n) { return (n & (n - 1)) == 0; };
+  QN_CHECK(power(r.count) && std::ranges::all_of(counted_, [&](int c) { return power(rings_[static_cast<size_t>(c)].depth); }), "steps are counted by powers of two");
+  for (const Stmt& s : r.body)
+    if (const auto* in = std::get_if<InRole>(&s.node))
+      if (const auto* g = std::get_if<Get>(&in->node); g && phase_->claimed && rings_[static_cast<size_t>(g->channel)].depth == 1) once_.insert(g->channel);
+}
+
+// The first role claims, the others are told; a number past the last is told, too. The last claim of a launch puts the counter back.
+void Emitter::open_claimed(const Role& r) {
+  const bool claims = &r == &phase_->roles[0], counts = !counted_.empty();
+  if (!counts) line(fmt::format("u32 told = {};", claims ? 1 : 0));
+  open(claims ? "for (int item = blockIdx.x;;)" : "for (;;)");
+  line(fmt::format("qn_wait_for(ring + {}, {});", claims_ + (claims ? 8 : 0), counts ? "steps >> 31" : "told"));
+  line(counts ? "steps ^= 1u << 31;" : "told ^= 1;");
+  if (claims) {
+    line(fmt::format("qn_tell(ring + {}, item);", claims_ + 16));
+    line(fmt::format("qn_release(ring + {});", claims_));
+  } else {
+    line(fmt::format("const int item = qn_told(ring + {});", claims_ + 16));
+    if (!only_moves(r)) line("__syncwarp();");
+    line(fmt::format("{}qn_release(ring + {});", only_moves(r) ? "" : "if ((tid & 31) == 0) ", claims_ + 8));
+  }
+  line("if (item >= items) break;");
+}
+void Emitter::claim() {
+  line("const u32 claimed = atomicAdd(&qn_claims, 1u);");
+  line("if (claimed == items - 1) qn_claims = 0;");
+  line("item = gridDim.x + claimed;");
 }
 
 // Behind the release of all that get it; a warp at a time says that its part is there.

@@ -30,6 +30,9 @@ __device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, 
 __device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y, int z) { asm volatile(QN_ADD("3d", "%2,%3,%4") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z) : "memory"); }
 __device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y, int z, int u) { asm volatile(QN_ADD("4d", "%2,%3,%4,%5") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u) : "memory"); }
 __device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y, int z, int u, int v) { asm volatile(QN_ADD("5d", "%2,%3,%4,%5,%6") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v) : "memory"); }
+// The number of the instance that a block has claimed, from the role that claims to all others.
+__device__ __forceinline__ void qn_tell(u32 to, int x) { asm volatile("st.shared.b32 [%0], %1;" :: "r"(to), "r"(x) : "memory"); }
+__device__ __forceinline__ int qn_told(u32 from) { int x; asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(from) : "memory"); return x; }
 // Turns: what copies have added or stored is there for who finds the number.
 __device__ __forceinline__ void qn_await_turn(const u32* turn, u32 of) {
   u32 now;

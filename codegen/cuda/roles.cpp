@@ -153,12 +153,19 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
         if (Ring& r = rings_[c]; (p.channels[c].parts[n].axes.size() < 2) == vectors) r.at[n] = shared_bytes_, shared_bytes_ += r.bytes[n] * r.depth * r.copies;
   for (Ring& r : rings_) r.barriers = shared_bytes_ + 8 * r.barriers;
   shared_bytes_ += 8 * barriers;
+  if (p.claimed) claims_ = shared_bytes_, shared_bytes_ += 24;   // full, empty, the number
 
   line("const u32 ring = (u32)__cvta_generic_to_shared(shared);");
   line("const int group = threadIdx.x >> 7, tid = threadIdx.x & 127;");
   open("if (threadIdx.x == 0)");
   for (const Ring& r : rings_)
     if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, {3}); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers, std::max<int64_t>(1, 4 * r.putters)));
+  if (p.claimed) {
+    int64_t told = 0;
+    for (const Role& r : p.roles) told += &r == &p.roles[0] ? 0 : r.count * (only_moves(r) ? 1 : 4);
+    line(fmt::format("qn_barrier(ring + {}, 1); qn_barrier(ring + {}, {});", claims_, claims_ + 8, told));
+    helpers_ += "__device__ u32 qn_claims;\n";
+  }
   line("qn_barriers_made();");
   const size_t prefetch = out_.size();   // of the maps, which are known at the end
   close();
@@ -176,7 +183,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
       if (only_moves(r)) {
         open(r.count == 1 ? fmt::format("if (tid == {})", 32 * first) : fmt::format("if (tid >= {} && tid < {} && tid % 32 == 0)", 32 * first, 32 * (first + r.count)));
         line(fmt::format("const int self = (tid >> 5) - {};", first));
-        role(r);
+        role(r, 0);
         close();
         first += r.count;
       }
@@ -188,7 +195,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
     open(fmt::format("{}if (group < {})", first ? "else " : "", first + r.count));
     registers(r);
     line(fmt::format("const int self = group - {};", first));
-    role(r);
+    role(r, first);
     close();
     first += r.count;
   }
@@ -202,16 +209,16 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   return head + ") {\n  extern __shared__ __align__(1024) u8 shared[];\n" + out_ + "}\n";
 }
 
-void Emitter::role(const Role& r) {
+void Emitter::role(const Role& r, int64_t first) {
   const Phase& p = *phase_;
   role_ = &r;
   const bool one_thread = only_moves(r);
   find_counted(r);
-  if (!counted_.empty()) line("u32 steps = 0;");
+  if (!counted_.empty()) line("u32 steps = 0;");   // bit 31: instances, where they are claimed
   for (size_t c = 0; c < p.channels.size(); ++c) {
     const int channel = static_cast<int>(c);
     if (has<Fetch>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 1;", c));
-    if (counted_.count(channel)) continue;
+    if (counted_.count(channel) || once_.count(channel)) continue;
     if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0, parity{0} = 0;", c));
     if (has<Put>(r, channel)) line(fmt::format("u32 slot{} = 0;", c));
   }
@@ -230,6 +237,8 @@ void Emitter::role(const Role& r) {
     open("");
     line(fmt::format("const int item = blockIdx.x / {0}, share = blockIdx.x % {0};", k_.sharers(p)));
     line(fmt::format("const ix {} = share * {};", place(p.shared).start, place(p.shared).tile));
+  } else if (p.claimed) {
+    open_claimed(r);
   } else if (p.backward || p.winding) {   // from long instances to short ones: blocks take them there and back, so that all have as much to do
     open("for (int item = blockIdx.x, turn = 0; item < items; item = (item / (int)gridDim.x + 2) * (int)gridDim.x - 1 - item % (int)gridDim.x, ++turn)");
   } else {
@@ -262,7 +271,9 @@ void Emitter::role(const Role& r) {
   line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)({}r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, p.backward ? "columns - 1 - " : "", place(column).tile));
   for (AxisId a : r.along) {
     const Place& around = place(k_.axes[static_cast<size_t>(a)].within);
-    line(fmt::format("const ix {} = {}{};", place(a).start, around.start, around.tile == place(a).tile ? "" : fmt::format(" + self * {}", place(a).tile)));
+    // Places that the rows do not have are found anew: their registers are wanted.
+    const std::string mine = a == r.along[0] ? "self" : fmt::format("((qn_here(threadIdx.x) >> 7) - {})", first);
+    line(fmt::format("const ix {} = {}{};", place(a).start, around.start, around.tile == place(a).tile ? "" : fmt::format(" + {} * {}", mine, place(a).tile)));
   }
   in_flight_.clear(), reads_.clear(), others_.clear(), puts_.clear(), sums_.clear();
   last_got_ = -1;
@@ -273,6 +284,7 @@ void Emitter::role(const Role& r) {
     for (const Stmt& s : r.body)
       if (const auto* q = std::get_if<Seq>(&s.node); q && std::any_of(q->axes.begin(), q->axes.end(), steps)) zero_sums(*q);
   block(r.body);
+  if (p.claimed && &r == &p.roles[0]) claim();
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
   if (has<Deal>(r)) line("qn_all_seen();");   // before it the others may read what this block shows
@@ -431,10 +443,12 @@ void Emitter::in_role(const Get& g) {
   const Channel& c = phase_->channels[static_cast<size_t>(g.channel)];
   const Ring& r = rings_[static_cast<size_t>(g.channel)];
   last_got_ = g.channel;
-  if (counted_.count(g.channel)) line(fmt::format("const u32 now{0} = step % {1}, parity{0} = step / {1} & 1;", g.channel, r.depth));
+  const bool counted = counted_.count(g.channel), once = once_.count(g.channel);
+  if (counted) line(fmt::format("const u32 now{0} = step % {1}, parity{0} = step / {1} & 1;", g.channel, r.depth));
+  else if (once) line(fmt::format("const u32 now{0} = 0, parity{0} = steps >> 31 ^ 1;", g.channel));
   else line(fmt::format("before{0} = now{0}; now{0} = slot{0}; parity{0} = phase{0};", g.channel));
   line(fmt::format("qn_wait_for(ring + {0} + 8 * now{1}, parity{1});", r.barriers, g.channel));
-  if (!counted_.count(g.channel)) line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
+  if (!counted && !once) line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
   for (size_t n = 0; n < g.outs.size(); ++n) {
     const Part p = part(c.parts[n]);
     const std::string now = slot(g.channel, n, fmt::format("now{}", g.channel));
@@ -559,7 +573,7 @@ void Emitter::in_role(const Await& a) {
   computed_ = false;
   if (!some) return line(fmt::format("qn_products_left<{}>();", a.left));
   for (; static_cast<int64_t>(in_flight_.size()) > a.left; in_flight_.erase(in_flight_.begin())) line(fmt::format("{}({});", settle_helper(in_flight_[0].registers, a.left), in_flight_[0].sum));
-  if (behind) end_block();
+  if (behind || !counted_.empty()) end_block();
 }
 void Emitter::in_role(const Past& p) {
   const auto part = [&](const Block& body, const std::vector<ValueId>& yields) {

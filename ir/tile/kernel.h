@@ -5,7 +5,7 @@
 //              | %name ":" "view" dtype "[" extent,* "]" "of" %buffer
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= ["beside"] "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["shared" "along" axis-name] "{" chan* role+ "}"
+//   phase    ::= ["beside"] "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["claimed"] ["shared" "along" axis-name] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
 //   role     ::= "role" name ["x" count ("along" axis-name,+ | "in" "turns" | "in" "steps")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
@@ -54,7 +54,7 @@
 // `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100; error functions within 2^-20.
 //
 // Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
-// the last, so that neighbours share what they read; `winding` each block there and back, so that all have as much to do where instances grow shorter; `backward` the same from the last tile of the last axis on. Its roles run side by side, each its block for every instance in order,
+// the last, so that neighbours share what they read; `winding` each block there and back, so that all have as much to do where instances grow shorter; `backward` the same from the last tile of the last axis on; `claimed` each block takes the next one in order when it is almost done with the one before. Its roles run side by side, each its block for every instance in order,
 // and meet in channels alone. A channel is a ring of `depth` slots, each a tuple of tiles in shared memory (axes outermost first).
 // What is filled has a serial number, from 0 on over all instances; number s lies in slot s % depth. `fetch` fills the next
 // one from memory, asynchronously, when all readers have released number s - depth; `get` waits for the next one; `release %c@s-1` gives
@@ -259,6 +259,7 @@ struct Phase {
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
   bool backward = false;           // along the last axis
   bool winding = false;            // or not backward, but there and back
+  bool claimed = false;            // each block takes the next instance when it is almost done with the one before
   AxisId shared = -1;              // >= 0: the axis whose tiles the blocks of an instance take
   std::vector<Channel> channels;
   std::vector<Role> roles;

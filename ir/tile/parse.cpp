@@ -83,6 +83,7 @@ class Parser {
     p.group = r_.integer();
     p.backward = r_.accept("backward");
     p.winding = !p.backward && r_.accept("winding");
+    p.claimed = r_.accept("claimed");
     if (r_.accept("shared")) {
       r_.expect("along");
       p.shared = axis();

@@ -129,9 +129,9 @@ class Printer {
     return fmt::format("{}", fmt::join(out, ", "));
   }
   std::string work(const Phase& p) {
-    std::string out = fmt::format("  work ({}) in groups of {}{}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : p.winding ? " winding"
-                                                                                                                                       : "",
-                                  p.shared >= 0 ? " shared along " + axis(p.shared) : "");
+    std::string out = fmt::format("  work ({}) in groups of {}{}{}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : p.winding ? " winding"
+                                                                                                                                         : "",
+                                  p.claimed ? " claimed" : "", p.shared >= 0 ? " shared along " + axis(p.shared) : "");
     channels_ = &p.channels;
     for (const Channel& c : p.channels) {
       std::vector<std::string> parts;

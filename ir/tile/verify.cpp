@@ -333,6 +333,7 @@ class Verifier {
       for (const Value& v : c.parts)
         for (AxisId a : v.axes) check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
     }
+    check(!p.claimed || (!p.winding && p.shared < 0 && !p.roles.empty() && only_moves(p.roles[0]) && std::ranges::none_of(p.roles, [](const Role& r) { return r.turns; })), "instances are claimed by a role that moves slots, in order, for all roles");
     if (p.shared >= 0) {
       check(k_.sharers(p) >= 2 && k_.sharers(p) <= 8 && !k_.axes.at(static_cast<size_t>(p.shared)).symbol, "2 to 8 blocks share an instance");
       enter({p.shared});

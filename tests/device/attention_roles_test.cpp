@@ -124,7 +124,8 @@ class GradientsInOrder : public test::OnDevice {
     for (const MemoryRange& o : operands) device->free(o.ptr);
     std::vector<std::vector<double>> x, want(3, std::vector<double>(static_cast<size_t>(g.heads * g.time * g.size)));
     for (const HostTensor& t : values) x.push_back(t.to_doubles());
-    for (int64_t h = 0; h < g.heads; ++h)
+    const int64_t every = 1 + g.heads / 3;   // heads that are looked at
+    for (int64_t h = 0; h < g.heads; h += every)
       for (int64_t i = 0; i < g.time; ++i)
         for (int64_t j = 0; j <= (g.causal ? i : g.time - 1); ++j) {
           const size_t query = static_cast<size_t>((h * g.time + i) * g.size), key = static_cast<size_t>((h * g.time + j) * g.size), row = static_cast<size_t>(h * g.time + i), size = static_cast<size_t>(g.size);
@@ -135,7 +136,8 @@ class GradientsInOrder : public test::OnDevice {
         }
     for (size_t b = 0; b < 3; ++b) {
       double off = 0, all = 0;
-      for (size_t i = 0; i < want[b].size(); ++i) off += (want[b][i] - x[6 + b][i]) * (want[b][i] - x[6 + b][i]), all += want[b][i] * want[b][i];
+      for (size_t i = 0; i < want[b].size(); ++i)
+        if (static_cast<int64_t>(i) / (g.time * g.size) % every == 0) off += (want[b][i] - x[6 + b][i]) * (want[b][i] - x[6 + b][i]), all += want[b][i] * want[b][i];
       EXPECT_LT(std::sqrt(off / all), dtype == DType::f16 ? 2e-3 : 1e-2) << "result " << b;
     }
   }
@@ -145,8 +147,8 @@ TEST_F(GradientsInOrder, ByHand) {
   for (bool causal : {true, false}) {
     check({3, 384, 128, causal}, 3);
     check({2, 200, 64, causal, "f16"}, 3);
-    check({40, 1000, 64, causal}, 20);
-    check({24, 1000, 128, causal, "f16"}, 20);
+    check({20, 1000, 64, causal}, 20);
+    check({18, 1000, 128, causal, "f16"}, 20);
   }
 }
 

@@ -74,7 +74,7 @@ std::string in_order(const GradientText& g) {
 TEST(TileGradient, InOrder) {
   for (bool causal : {false, true})
     for (int64_t size : {64, 128}) {
-      const GradientText g{1, 200, size, causal, "f16", 0.125};
+      const GradientText g{1, 136, size, causal, "f16", 0.125};
       SCOPED_TRACE(g.ordered());
       std::vector<double> keys = run(g.keys()), queries = run(g.queries());
       std::vector<double> got = run(in_order(g));
@@ -85,8 +85,9 @@ TEST(TileGradient, InOrder) {
       expect_near(queries, {got.begin() + static_cast<std::ptrdiff_t>(2 * n), got.end()}, 0.02);
     }
 }
+// What the interpreter, or the verifier, finds of plans that add wrongly: its blocks wait for one another as a device's do.
 TEST(TileGradient, OrdersThatCannotBe) {
-  const GradientText g{1, 300, 64, true, "f16", 0.125};
+  const GradientText g{1, 200, 64, true, "f16", 0.125};
   const auto fails = [](const std::string& text, const std::string& reason) {
     try {
       run(text);
@@ -95,10 +96,11 @@ TEST(TileGradient, OrdersThatCannotBe) {
       EXPECT_NE(std::string(e.what()).find(reason), std::string::npos) << e.what();
     }
   };
-  // Tiles of the first keys first, which wait for no one: but those behind them walk fewer blocks, and are no neighbours any more where a walk has gaps.
-  fails(replaced(g.ordered(), " in steps", " in turns"), "outside of its turn");
-  fails(replaced(g.ordered(), "put %c4 (%26)\n", ""), "deadlock");
+  fails(replaced(g.ordered(), "        put %c4 (%26)\n", ""), "deadlock");
+  fails(replaced(g.ordered(), "        release %c3@s\n", ""), "deadlock");
   fails(replaced(g.ordered(), "over i1", "over i0"), "the work's last axis");
+  fails(replaced(g.ordered(), " backward", " winding"), "in order");
+  fails(replaced(g.ordered(), "put %c3 (%22)", "put %c3 (%19)\n        put %c3 (%22)"), "deadlock");
 }
 
 constexpr GradientText kSmall{1, 200, 16, true, "bf16", 0.25};

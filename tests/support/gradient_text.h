@@ -57,13 +57,13 @@ struct GradientText {
     return out + sum(81, 51, "i6", 80, 0) + store(90, 50, "%p6") + "  }\n}\n";
   }
   /// All three in one walk over the queries, in roles: the queries' own, before it is scaled, is %p8, added to by all blocks of keys in order.
-  std::string ordered(int64_t group = 8) const {
+  std::string ordered(int64_t group = 8, const char* how = " claimed") const {
     const int64_t block = size == 64 ? 128 : 64, blocks = (time + block - 1) / block;
     const std::string type = fmt::format("{}[{},{},{}]", dtype, heads, time, size), rows = fmt::format("f32[{},{}]", heads, time), query = fmt::format("i3*{} + i4", block);
     std::string out = fmt::format("kernel k(%p0: in {0}, %p1: in {0}, %p2: in {0}, %p3: in {0}, %p4: in {1}, %p5: in {1}, %p6: out {0}, %p7: out {0}, %p8: out f32[{2},{3},{4}]) {{\n", type, rows, heads, time, size);
     out += fmt::format("  axis i0<{0} by 1\n  axis i1<{1} by 128\n  axis i2<{2} by {2} threads 4@0 vector 2\n  axis i3<{3} by 1{4}\n  axis i4<{5} by {5} threads 4@0 vector 2\n", heads, time, size, blocks, causal ? fmt::format(" from i1//{}", block) : "", block);
     out += fmt::format("  axis i5<{0} by 64 within i1 threads 8@2 warps 4@0\n  axis i6<{1} by 64 within i2 threads 4@0 vector 2\n  axis i7<{2} by 64 within i4 threads 8@2 warps 4@0\n  axis i8<{1} by 64 within i2 threads 4@0 vector 2\n", time, size, block);
-    out += fmt::format("  work (i2, i4, i0, i1) in groups of {}{} {{\n", group, causal ? " backward" : "");
+    out += fmt::format("  work (i2, i4, i0, i1) in groups of {}{}{} {{\n", group, causal ? " backward" : "", how);
     out += fmt::format("    chan %c0 ({0}[i1, i2], {0}[i1, i2]) x 1\n    chan %c1 ({0}[i4, i2], f32[i4]) x 2\n    chan %c2 ({0}[i4, i2], f32[i4]) x 2\n    chan %c3 ({0}[i1, i4]) x 1\n    chan %c4 (f32[i4, i2]) x 2\n    chan %c5 ({0}[i5, i6]) x 1\n", dtype);
     out += fmt::format(R"(    role load regs 40 {{
       fetch %c0 (%p1[i0, i1, i2], %p2[i0, i1, i2])
