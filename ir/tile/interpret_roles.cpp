@@ -170,10 +170,10 @@ class RoleInterpreter : public Interpreter {
     fetched_.clear();
     shares_.clear();
     addends_.clear();
-    // Blocks wait for one another where they add in order: so there are some.
+    // Blocks wait for one another where they add in order: so there are some, the last to add the first to run.
     const bool adds = std::ranges::any_of(p.roles, [&](const Role& r) { return has(r.body, [](const InRole& s) { return std::holds_alternative<Add>(s.node); }); });
     blocks_ = adds ? 3 : 1;
-    for (int64_t b = 0; b < k_.sharers(p) * blocks_; ++b) block_of_roles(p, b);
+    for (int64_t b = k_.sharers(p) * blocks_; b-- > 0;) block_of_roles(p, b);
     for (const auto& i : instances_) find_addends(*i);
     for (bool all_done = false; !all_done;) {
       all_done = true;

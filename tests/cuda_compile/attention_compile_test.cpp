@@ -77,6 +77,18 @@ TEST(AttentionCompile, GradientsWithoutSpills) {
       }
 }
 
+// All three gradients in one kernel, the queries' as a sum in order.
+TEST(AttentionCompile, GradientsInOrderWithoutSpills) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  for (int64_t size : {64, 128})
+    for (bool causal : {true, false})
+      for (int64_t time : {4096, 4000}) expect_clean(tile::parse_kernel(test::GradientText{64, time, size, causal, causal ? "bf16" : "f16"}.ordered()));
+}
+
 TEST(AttentionCompile, SharedKeysAndWindowsWithoutSpills) {
   try {
     cuda::compiler_version();
