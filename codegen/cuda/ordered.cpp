@@ -3,6 +3,7 @@
 // added last. Who has a neighbour before it waits for that one's; who has none behind it puts 0 back, so that the next launch finds it so.
 // A tile waits for earlier ones alone, whose blocks run: as many blocks as fit at once are launched, and each has its tiles in order.
 #include <algorithm>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -12,6 +13,21 @@
 namespace quern::cuda {
 
 using namespace tile;
+
+int64_t Emitter::Ring::size() const { return depth * std::accumulate(bytes.begin(), bytes.end(), int64_t{0}); }
+std::string Emitter::slot(int channel, size_t part, const std::string& number) const {
+  const Ring& r = rings_[static_cast<size_t>(channel)];
+  return fmt::format("ring + {} + {} * {}", r.at[part], number, r.bytes[part]);
+}
+// The parts of a slot on their way to memory, each column of 128 bytes by itself.
+void Emitter::send_parts(const char* how, int channel, const std::vector<Store>& stores, const std::string& number) {
+  for (size_t n = 0; n < stores.size(); ++n) {
+    const Part p = part(phase_->channels[static_cast<size_t>(channel)].parts[n]);
+    for (int64_t x = 0; x < p.columns; ++x)
+      line(fmt::format("{}({}, {} + {}{});", how, tensor_map(stores[n].buffer, stores[n].index, p, false), slot(channel, n, number), x * p.rows * p.row_bytes, corner(stores[n].index, p, x)));
+  }
+  line("qn_sending();");
+}
 
 // Where an instance puts what others get, or has some steps alone, numbers in rings follow from one count of steps.
 void Emitter::find_counted(const Role& r) {

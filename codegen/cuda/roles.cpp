@@ -3,7 +3,6 @@
 // aligned, rows of at most 128 bytes, swizzled as TMA and wgmma have them; a row that is longer lies in columns of 128 bytes,
 // one after the other. Fetched slots have two barriers, full and empty: number s waits for parity s / depth % 2.
 #include <algorithm>
-#include <numeric>
 
 #include <fmt/format.h>
 
@@ -52,11 +51,6 @@ Emitter::Part Emitter::part(const Value& v) const {
   const int64_t size = size_of(v.dtype), inner = place(v.axes[1]).tile * size, row = std::min<int64_t>(inner, 128);
   QN_CHECK(inner % row == 0 && (row == 128 || row == 64 || row == 32), "rows of 32, 64 or 128 bytes, or columns of such");
   return {&v, v.axes[0], v.axes[1], size, place(v.axes[0]).tile, row, inner / row};
-}
-int64_t Emitter::Ring::size() const { return depth * std::accumulate(bytes.begin(), bytes.end(), int64_t{0}); }
-std::string Emitter::slot(int channel, size_t part, const std::string& number) const {
-  const Ring& r = rings_[static_cast<size_t>(channel)];
-  return fmt::format("ring + {} + {} * {}", r.at[part], number, r.bytes[part]);
 }
 
 // Rows of a part that a copy moves: no more than the buffer has, in whole groups of a swizzle; of a summed axis all, those past it are zeros.
@@ -540,19 +534,11 @@ void Emitter::in_role(const Put& p) {
     const Spread& columns = turned ? outer : inner;
     QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.columns * part.row_bytes == 64 * part.size : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
     line(fmt::format("qn_put_{}{}<{}>({}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
-                                                                                                                                                                  : "32",
+                                                                                                                                           : "32",
                      turned ? part.rows : part.row_bytes / part.size, slot(p.channel, n, fmt::format("(self * {} + slot{})", r.depth, p.channel)), name(p.values[n]), thread));
   }
 }
 void Emitter::in_role(const Fence&) { line("qn_fence();"); }
-void Emitter::send_parts(const char* how, int channel, const std::vector<Store>& stores, const std::string& number) {
-  for (size_t n = 0; n < stores.size(); ++n) {
-    const Part p = part(phase_->channels[static_cast<size_t>(channel)].parts[n]);
-    for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("{}({}, {} + {}{});", how, tensor_map(stores[n].buffer, stores[n].index, p, false), slot(channel, n, number), x * p.rows * p.row_bytes, corner(stores[n].index, p, x)));
-  }
-  line("qn_sending();");
-}
 void Emitter::in_role(const Send& s) {
   const Ring& r = rings_[static_cast<size_t>(s.channel)];
   line("qn_together(self);");

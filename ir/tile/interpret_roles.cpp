@@ -13,29 +13,18 @@
 namespace quern::tile {
 namespace {
 
-bool has(const Block& block, const std::function<bool(const InRole&)>& test) {
-  return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
-    if (const auto* q = std::get_if<Seq>(&s.node)) return has(q->body, test);
-    if (const auto* e = std::get_if<Each>(&s.node)) return has(e->body, test);
-    const auto* r = std::get_if<InRole>(&s.node);
-    return r && (test(*r) || std::ranges::any_of(blocks_of(*r), [&](const Block* inner) { return has(*inner, test); }));
-  });
-}
-bool moves(const Stmt& s) {
-  if (const auto* q = std::get_if<Seq>(&s.node)) return std::ranges::all_of(q->body, moves);
-  const auto* r = std::get_if<InRole>(&s.node);
-  if (!r) return false;
-  if (std::holds_alternative<Past>(r->node)) return std::ranges::all_of(blocks_of(*r), [](const Block* b) { return std::ranges::all_of(*b, moves); });
-  return std::holds_alternative<Fetch>(r->node) || std::holds_alternative<Get>(r->node) || std::holds_alternative<Add>(r->node);
-}
-
 class RoleInterpreter : public Interpreter {
  public:
   using Interpreter::Interpreter;
 
  private:
   struct Step {
-    enum class Kind { run, start, yield, finish, item, pass };
+    enum class Kind { run,
+                      start,
+                      yield,
+                      finish,
+                      item,
+                      pass };
     Kind kind;   // start, yield, finish: of a seq; item: of the work, the next one; pass: a get that is another instance's
     const Stmt* stmt = nullptr;
     std::vector<int64_t> starts, extents;
@@ -171,7 +160,7 @@ class RoleInterpreter : public Interpreter {
     shares_.clear();
     addends_.clear();
     // Blocks wait for one another where they add in order: so there are some, the last to add the first to run.
-    const bool adds = std::ranges::any_of(p.roles, [&](const Role& r) { return has(r.body, [](const InRole& s) { return std::holds_alternative<Add>(s.node); }); });
+    const bool adds = std::ranges::any_of(p.roles, [&](const Role& r) { return has_in_role(r.body, [](const InRole& s) { return std::holds_alternative<Add>(s.node); }); });
     blocks_ = adds ? 3 : 1;
     for (int64_t b = k_.sharers(p) * blocks_; b-- > 0;) block_of_roles(p, b);
     for (const auto& i : instances_) find_addends(*i);
@@ -196,9 +185,9 @@ class RoleInterpreter : public Interpreter {
     for (size_t c = 0; c < p.channels.size(); ++c) {
       rings_.push_back(ring(p.channels[c], 0));
       for (const Role& role : p.roles)
-        if (has(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns || role.steps ? 1 : role.count;
+        if (has_in_role(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns || role.steps ? 1 : role.count;
       for (const Role& role : p.roles)
-        if (has(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.back().putters += role.count;
+        if (has_in_role(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.back().putters += role.count;
       shared.push_back(&rings_.back());
       fetched_.emplace_back(static_cast<ChannelId>(c), &rings_.back());
     }
@@ -210,7 +199,7 @@ class RoleInterpreter : public Interpreter {
         i->tiles.resize(k_.values.size());
         for (size_t c = 0; c < p.channels.size(); ++c) {
           Ring* mine = shared[c];
-          if (!is_got(p, static_cast<ChannelId>(c)) && has(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
+          if (!is_got(p, static_cast<ChannelId>(c)) && has_in_role(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
           i->rings.push_back(mine);
         }
         items(p, [&] {
@@ -245,11 +234,11 @@ class RoleInterpreter : public Interpreter {
       if (i->has_turn) fail(i->name + " never passes its turn on");
       for (const auto& [c, n] : i->put)
         if (!is_got(*phase_, c))
-        for (Ring::Slot& s : i->rings[static_cast<size_t>(c)]->slots) {
-          if (s.serial >= 0 && !s.sending) fail(fmt::format("{} never sends {}", i->name, named(c, s.serial)));
-          me_ = i.get();
-          land(s);
-        }
+          for (Ring::Slot& s : i->rings[static_cast<size_t>(c)]->slots) {
+            if (s.serial >= 0 && !s.sending) fail(fmt::format("{} never sends {}", i->name, named(c, s.serial)));
+            me_ = i.get();
+            land(s);
+          }
     }
     for (const auto& [c, r] : fetched_)
       for (const auto& s : r->slots)
@@ -448,7 +437,10 @@ class RoleInterpreter : public Interpreter {
   }
   // Who adds where, in the order of the work: neighbours along the axis.
   using Place = std::pair<const Add*, std::vector<int64_t>>;
-  struct Addends { std::vector<std::pair<int64_t, int64_t>> by; size_t done = 0; };   // items, and where they stand
+  struct Addends {
+    std::vector<std::pair<int64_t, int64_t>> by;
+    size_t done = 0;
+  };   // items, and where they stand
   std::map<Place, Addends> addends_;
   Place place_of(const Add& a, const std::vector<int64_t>& starts) const {
     std::vector<int64_t> at;
@@ -590,20 +582,6 @@ class RoleInterpreter : public Interpreter {
 };
 
 }  // namespace
-
-bool only_moves(const Role& role) {
-  return std::ranges::all_of(role.body, [](const Stmt& s) { return moves(s); });
-}
-bool is_got(const Phase& p, ChannelId c) {
-  return std::ranges::any_of(p.roles, [&](const Role& r) {
-    return has(r.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && g->channel == c; });
-  });
-}
-bool lies_within(const Kernel& k, AxisId inner, AxisId outer) {
-  for (AxisId a = inner; a >= 0; a = k.axes[static_cast<size_t>(a)].within)
-    if (a == outer) return true;
-  return false;
-}
 
 std::unique_ptr<Interpreter> interpreter(const Kernel& kernel, std::vector<HostTensor*> buffers) { return std::make_unique<RoleInterpreter>(kernel, std::move(buffers)); }
 

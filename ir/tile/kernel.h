@@ -210,7 +210,11 @@ struct Turn { bool taken; };                              // or passed on
 struct Share { ValueId value; };
 struct Deal { std::vector<AxisId> axes; Block body; };
 struct Total { ValueId out, arg; };
-struct Add { int channel; std::vector<Store> stores; AxisId over; };
+struct Add {
+  int channel;
+  std::vector<Store> stores;
+  AxisId over;
+};
 struct InRole {
   std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn, Share, Deal, Total, Add> node;
 };

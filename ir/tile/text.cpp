@@ -140,8 +140,8 @@ class Printer {
     }
     for (const Role& r : p.roles)
       out += fmt::format("    role {}{}{}{} {}\n", r.name, r.count > 1 || !r.along.empty() || r.turns ? fmt::format(" x {}", r.count) : "", !r.along.empty() ? " along " + names(r.along) : r.turns ? " in turns"
-                                                                                                                                                             : r.steps   ? " in steps"
-                                                                                                                                                                         : "",
+                                                                                                                                                                                        : r.steps   ? " in steps"
+                                                                                                                                                                                                    : "",
                          r.registers ? fmt::format(" regs {}", r.registers) : "", block(r.body, "    ", nullptr));
     return out + "  }\n";
   }

@@ -82,7 +82,8 @@ struct GradientText {
 )",
                        query);
     const std::string product = fmt::format("issue mma[{}, m64n{{}}k16]", dtype), scores = fmt::format(fmt::runtime(product), block), sums = fmt::format(fmt::runtime(product), size);
-    const std::string value = fmt::format("        %20: f32[i2, i5] = {} i4 (%8, %19, %14)\n", sums), seen = causal ? fmt::format("le(coord(i5), coord({}))", query) : time % 128 ? fmt::format("lt(coord(i5), {}:i64)", time) : "";
+    const std::string value = fmt::format("        %20: f32[i2, i5] = {} i4 (%8, %19, %14)\n", sums), seen = causal ? fmt::format("le(coord(i5), coord({}))", query) : time % 128 ? fmt::format("lt(coord(i5), {}:i64)", time)
+                                                                                                                                                                                  : "";
     const bool late = size == 64;   // the values' product is issued behind the weights' gradient
     out += fmt::format(R"(      %1: {0}[i1, i2], %2: {0}[i1, i2] = get %c0
       %3: {0}[i2, i5] = slice %1
