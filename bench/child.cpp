@@ -1,6 +1,8 @@
 // See child.h. The child's standard input and output are one socket.
 #include "bench/child.h"
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include <poll.h>
@@ -41,20 +43,23 @@ Child::~Child() {
   ::waitpid(pid_, nullptr, 0);
 }
 
-Json Child::ask(const Json& request) {
+Json Child::ask(const Json& request, double seconds) {
+  const double longest = std::min<double>(seconds, seconds_);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(longest);
   const std::string line = request.dump() + "\n";
   for (size_t at = 0; at < line.size();) {
     const ssize_t n = ::send(socket_, line.data() + at, line.size() - at, MSG_NOSIGNAL);
-    if (n < 0) throw failed("the peer's process has ended");
+    if (n < 0) throw gone("the peer's process has ended");
     at += static_cast<size_t>(n);
   }
   size_t end;
   while ((end = buffer_.find('\n')) == std::string::npos) {
     pollfd p{socket_, POLLIN, 0};
-    if (::poll(&p, 1, seconds_ * 1000) == 0) throw failed(fmt::format("the peer gave no answer in {} s", seconds_));
+    const double left = std::chrono::duration<double>(until - std::chrono::steady_clock::now()).count();
+    if (left <= 0 || ::poll(&p, 1, static_cast<int>(left * 1000) + 1) == 0) throw gone(fmt::format("the peer gave no answer in {:.0f} s", longest));
     char block[65536];
     const ssize_t n = ::recv(socket_, block, sizeof block, 0);
-    if (n <= 0) throw failed("the peer's process has ended");
+    if (n <= 0) throw gone("the peer's process has ended");
     buffer_.append(block, static_cast<size_t>(n));
   }
   const Json answer = Json::parse(buffer_.substr(0, end), nullptr, false);
@@ -62,6 +67,12 @@ Json Child::ask(const Json& request) {
   if (!answer.is_object()) throw failed("the peer's answer is not JSON");
   if (answer.contains("error")) throw failed(answer["error"].get<std::string>());
   return answer;
+}
+
+Error Child::gone(const std::string& why) {
+  ended_ = true;
+  ::kill(pid_, SIGKILL);
+  return failed(why);
 }
 
 Error Child::failed(const std::string& why) const { return Error(Code::peer_failed, why).with_help("run it by hand to see why: python3 " + script_); }

@@ -16,15 +16,19 @@ class Child {
   ~Child();
   Child(const Child&) = delete;
 
-  /// Throws Error(device) with the peer's own words where it answers with an error, or ends.
-  Json ask(const Json& request);
+  /// Throws Error(device) with the peer's own words where it answers with an error, or ends. It is ended where it gives no answer in `seconds`, or in
+  /// those of the constructor: what it would answer later is no answer to the next request.
+  Json ask(const Json& request, double seconds = 1e9);
+  bool ended() const { return ended_; }
 
  private:
   std::string script_, buffer_;
   int seconds_, socket_ = -1;
+  bool ended_ = false;
   pid_t pid_ = 0;
 
   Error failed(const std::string& why) const;
+  Error gone(const std::string& why);
 };
 
 }  // namespace quern::bench

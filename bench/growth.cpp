@@ -88,7 +88,7 @@ void run(const Arguments& a) {
     Json points = Json::array();
     double least = std::numeric_limits<double>::infinity();
     for (const Point& p : curve.points) {
-      SuiteProgram program(*device, p.c);
+      SuiteProgram program(*device, p.c, compile_case(p.c, device->target()));
       program.check();
       std::vector<double> medians;
       for (int64_t r = 0; r < (p.c.peer.contains("compile") ? std::min<int64_t>(a.rounds, 3) : a.rounds); ++r) medians.push_back(spread(program.block()).median);

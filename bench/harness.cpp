@@ -35,6 +35,12 @@ std::vector<double> block(const std::function<double(size_t run)>& f) {
   return times;
 }
 
+std::vector<double> block_together(int64_t runs, const std::function<void()>& f) {
+  std::vector<double> times = block([&](size_t) { return microseconds(f); });
+  for (double& t : times) t /= static_cast<double>(runs);
+  return times;
+}
+
 Harness::Times Harness::interleave(const std::function<std::vector<double>()>& ours, const std::function<std::vector<double>()>& peer) const {
   std::vector<double> mine, other;
   const auto turn = [](const std::function<std::vector<double>()>& f, std::vector<double>& times) {

@@ -25,6 +25,8 @@ Spread spread(std::vector<double> values);
 double microseconds(const std::function<void()>& f);
 /// Runs `f(run)` until the block is full; microseconds of each run but the first. `f` times itself.
 std::vector<double> block(const std::function<double(size_t run)>& f);
+/// The same where `f` does so many runs in one: a block is as long as any other.
+std::vector<double> block_together(int64_t runs, const std::function<void()>& f);
 
 struct Harness {
   Device& device;

@@ -21,6 +21,7 @@ struct PreparedPeer {
   /// Microseconds of each run of one block; not synchronised: of each step of many that are enqueued together.
   std::function<std::vector<double>(bool synchronised)> block;
   std::vector<std::vector<double>> samples = {};   // of the suite on a GPU: elements of each output, computed in f64
+  double seconds = 0;                              // that it took to make ready
 };
 
 class Child;

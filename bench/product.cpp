@@ -1,4 +1,4 @@
-// Products of bf16, and of f32 in all the ways that --matmul names, on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
+// Products of bf16, of 8-bit floats, and of f32 in all the ways that --matmul names, on a GPU, in the layouts that a training step has: both operands as they lie, one or both transposed; with a
 // bias and an activation behind it. Many runs are one CUDA graph, the peer's as well, so that the time is the GPU's.
 #include <algorithm>
 
@@ -23,15 +23,17 @@ Case case_of(const Problem& p, DType dtype, F32Products matmul) {
   Model g;
   const Shape a = ta ? Shape{p.k, p.m} : Shape{p.m, p.k}, b = tb ? Shape{p.n, p.k} : Shape{p.k, p.n};
   const Tensor x = g.input("a", dtype, a), w = g.input("b", dtype, b);
-  Tensor y = contract(fmt::format("{},{}->mn", ta ? "km" : "mk", tb ? "nk" : "kn"), x, w);
+  const auto operand = [&](const Tensor& t) { return is_f8(dtype) ? cast(t, DType::f32) : t; };
+  Tensor y = contract(fmt::format("{},{}->mn", ta ? "km" : "mk", tb ? "nk" : "kn"), operand(x), operand(w));
+  if (is_f8(dtype)) y = cast(y, DType::bf16);
   Json shapes = {a, b};
   if (p.epilogue) {
     y = tanh(y + g.input("bias", dtype, {p.n}));
     shapes.push_back({p.n});
   }
   g.output("y", y);
-  const std::string how = dtype == DType::f32 ? kF32Products[static_cast<size_t>(matmul)] : std::string(name_of(dtype));
-  Case c{fmt::format("product {} {} {}x{}x{}{}", how, p.layout, p.m, p.n, p.k, p.epilogue ? " bias tanh" : ""), g.finish(), 2.0 * static_cast<double>(p.m * p.n * p.k), static_cast<double>(size_of(dtype)) * static_cast<double>(p.m * p.k + p.n * p.k + p.m * p.n), {{"op", "product"}, {"layout", p.layout}, {"shapes", shapes}, {"matmul", kF32Products[static_cast<size_t>(matmul)]}}};
+  const std::string how = dtype == DType::bf16 ? std::string(name_of(dtype)) : kF32Products[static_cast<size_t>(matmul)];
+  Case c{fmt::format("product {} {} {}x{}x{}{}", how, p.layout, p.m, p.n, p.k, p.epilogue ? " bias tanh" : ""), g.finish(), 2.0 * static_cast<double>(p.m * p.n * p.k), static_cast<double>(size_of(dtype) * (p.m * p.k + p.n * p.k) + size_of(is_f8(dtype) ? DType::bf16 : dtype) * p.m * p.n), {{"op", "product"}, {"layout", p.layout}, {"shapes", shapes}, {"matmul", kF32Products[static_cast<size_t>(matmul)]}}};
   c.matmul = matmul;
   return c;
 }
@@ -46,6 +48,8 @@ std::vector<Case> cases() {
         if (matmul == F32Products::tf32 || n > 1024) out.push_back(case_of({n, n, n, layout}, DType::f32, matmul));
   for (const Problem& p : std::initializer_list<Problem>{{4096, 4096, 4096, "TT"}, {16384, 768, 768, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}, {16384, 3072, 768, "NN"}, {16384, 768, 3072, "NN"}, {768, 3072, 16384, "TN"}, {3072, 768, 16384, "TN"}, {1000, 1032, 776, "NT"}, {1000, 1032, 776, "NN"}, {4096, 256, 784, "NN"}, {4096, 512, 200, "NN"}, {16384, 3072, 768, "NN", true}})
     out.push_back(case_of(p, DType::f32, F32Products::tf32));
+  for (const Problem& p : std::initializer_list<Problem>{{1024, 1024, 1024, "NT"}, {2048, 2048, 2048, "NT"}, {4096, 4096, 4096, "NT"}, {4096, 4096, 4096, "NN"}, {4096, 4096, 4096, "TN"}, {8192, 8192, 8192, "NT"}, {16384, 3072, 768, "NT"}, {16384, 768, 3072, "NT"}})
+    out.push_back(case_of(p, DType::f8e4m3, F32Products::f8));
   return out;
 }
 
@@ -77,12 +81,9 @@ void run_together(Harness& h, const Case& c) {
   executable.run();
   if (peer) h.want_equal(c.name, mean_abs(executable.output(0)), *peer, 2e-3);
   const auto ours = [&] {
-    return block([&](size_t) {
-      return microseconds([&] {
-               executable.run();
-               h.device.synchronize();
-             }) /
-             static_cast<double>(together);
+    return block_together(together, [&] {
+      executable.run();
+      h.device.synchronize();
     });
   };
   std::function<std::vector<double>()> theirs;
@@ -100,7 +101,9 @@ std::vector<SuiteCase> suite_gpu_products() {
     SuiteCase s{"product", c.name, {}, [graph = c.graph] { return TrainingStep{graph, {}}; }, c.peer, c.flops};
     for (NodeId i : c.graph.inputs) s.inputs.push_back({c.graph.type(i).shape, 0, c.graph.type(i).dtype});
     s.matmul = c.matmul;
-    if (c.matmul == F32Products::tf32) s.tolerance = kTf32Tolerance;
+    s.bytes = c.bytes;
+    s.weight = 2;
+    if (c.matmul == F32Products::tf32 || c.matmul == F32Products::f8) s.tolerance = kTf32Tolerance;
     out.push_back(std::move(s));
   }
   return out;

@@ -55,20 +55,16 @@ HostTensor rounded(const HostTensor& value, DType dtype) {
   return out;
 }
 
-RepeatedProgram::RepeatedProgram(Device& device, const SuiteCase& c) : device_(device) {
-  TrainingStep built = c.build();
+RepeatedProgram::RepeatedProgram(Device& device, const SuiteCase& c, CompiledCase compiled) : device_(device) {
+  TrainingStep& built = compiled.built;
   const Graph& graph = built.graph;
   trains_ = !built.initial.empty();
   states_ = std::move(built.initial);
   for (const State& s : graph.states)
     if (!trains_) states_.emplace_back(s.name, HostTensor(DType::f32, graph.type(s.input).shape));
   parameters_ = fill_parameters(states_);
-  CompileOptions options;
-  options.use_cache = false;
-  options.target = device.target();
-  options.f32_products = c.matmul;
   float_error_ = c.matmul == F32Products::tf32 ? kTf32Error : kFloatError;
-  const Program program = compile(graph, options);
+  const Program& program = compiled.program;
   int64_t inputs = 0, moved = static_cast<int64_t>(c.read + c.written);
   for (NodeId id : graph.inputs) inputs += graph.type(id).bytes();
   outputs_ = graph.outputs.size();
@@ -159,12 +155,9 @@ std::function<std::vector<double>()> RepeatedProgram::copy() {
 }
 
 std::vector<double> RepeatedProgram::block_of(Executable& e) {
-  return bench::block([&](size_t) {
-    return microseconds([&] {
-             e.run();
-             device_.synchronize();
-           }) /
-           static_cast<double>(together_);
+  return block_together(together_, [&] {
+    e.run();
+    device_.synchronize();
   });
 }
 
@@ -174,7 +167,7 @@ Ceilings measure_ceilings(Device& device) {
   SuiteCase c = plain_case("ceilings", "", {square, square}, {}, [](Model& g, const std::vector<Tensor>& x) { g.output("y", contract("mk,nk->mn", x[0], x[1])); });
   c.flops = 2.0 * kSide * kSide * kSide;
   c.read = c.written = kCopied;
-  RepeatedProgram program(device, c);
+  RepeatedProgram program(device, c, compile_case(c, device.target()));
   const auto least = [](const std::function<std::vector<double>()>& block) {
     block();
     const std::vector<double> us = block();

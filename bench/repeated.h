@@ -12,7 +12,7 @@ HostTensor rounded(const HostTensor& value, DType dtype);
 /// parameters' first values in every block.
 class RepeatedProgram {
  public:
-  RepeatedProgram(Device& device, const SuiteCase& c);
+  RepeatedProgram(Device& device, const SuiteCase& c, CompiledCase compiled);
   Json request(const SuiteCase& c) const;
   bool out_of_cache() const { return true; }
   double check();

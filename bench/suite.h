@@ -1,10 +1,14 @@
 // `quern bench suite cpu` and `quern bench suite cuda`: whole families of work beside every peer that is installed, measured in
-// one run. A case is met where its ratio (the best peer's time / ours) reaches a target, or where no program could be much
+// one run, in a time that is shared fairly where there is a limit. A case is met where its ratio (the best peer's time / ours) reaches a target, or where no program could be much
 // faster on this machine: by the CPU's roofline, by a copy of the same bytes on a GPU.
 #pragma once
-#include "bench/child.h"
+#include <map>
+#include <set>
+
 #include "bench/ceilings.h"
+#include "bench/child.h"
 #include "bench/harness.h"
+#include "bench/suite_time.h"
 #include "models/mlp.h"
 
 namespace quern::bench {
@@ -29,7 +33,10 @@ struct SuiteCase {
   double target = 1;                 // the ratio (best peer's time / ours) that is wanted
   double tokens = 0;                 // of one run, where a rate of them is told
   double tolerance = 2e-3;           // between results of ours and of a peer
+  double least = 0;                  // results nearer to 0 differ as those of this size
   PassContext passes;                // of our program: its precision
+  double bytes = 0;                  // read and written, for a GPU's roofline alone, where `read` and `written` are not told
+  double weight = 1;                 // its share of a limited time, in seconds that it takes about
 };
 std::vector<SuiteCase> suite_products(), suite_memory(), suite_models();   // of the CPU
 std::vector<SuiteCase> suite_rows(), suite_gpu_products(), suite_gpu_convolutions(), suite_gpu_models(), suite_gpu_gpt();   // of a GPU, but for GPT-2's for RepeatedProgram
@@ -47,8 +54,9 @@ class SuitePeers {
   /// Throws Error(usage) for a name that is none.
   SuitePeers(const std::vector<std::string>& names, int threads, TargetKind kind);
   ~SuitePeers();
-  /// Those that know the case; `failures`: name → why it failed at it.
-  std::vector<PreparedPeer> prepare(const Json& request, Json& failures);
+  /// Those that know the case, one after the other, as some of them tune; `failures`: name → why it failed at it, or was left out, as it
+  /// took longer for the last such case than is left. One whose process has ended is started again.
+  std::vector<PreparedPeer> prepare(const Json& request, const Shares& time, Json& failures);
   /// Name → {"version"} or {"missing": why}.
   const Json& found() const { return found_; }
   bool any() const { return !libraries_.empty() || !children_.empty(); }
@@ -56,7 +64,16 @@ class SuitePeers {
  private:
   using Product = std::function<void(bool ta, bool tb, int64_t m, int64_t n, int64_t k, const float* a, const float* b, float* c)>;
   std::vector<std::pair<std::string, Product>> libraries_;
-  std::vector<std::pair<std::string, std::unique_ptr<Child>>> children_;
+  struct Peer {
+    std::string name;
+    std::unique_ptr<Child> child;   // none: it has failed, and does not start again
+    std::map<std::string, double> seconds = {};   // by op, how long the last case took to prepare
+    std::set<std::string> lacks = {};             // ops of cases that it did not have
+    int starts = 1;
+  };
+  std::vector<Peer> children_;
+  int threads_;
+  TargetKind kind_;
   Json found_ = Json::object();
 
   std::string open_library(const std::string& name, int threads);

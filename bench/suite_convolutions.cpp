@@ -33,6 +33,7 @@ std::vector<SuiteCase> suite_gpu_convolutions() {
         c.written = 2.0 * static_cast<double>(count(what[0] == 'f' ? y : what[0] == 'd' ? x
                                                                                         : w));
       }
+      c.weight = 2;
       out.push_back(std::move(c));
     }
   }

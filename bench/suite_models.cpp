@@ -12,6 +12,8 @@ using namespace zoo;
 namespace {
 
 const double kTrunk = 4.0 * 200 * 512 + 6.0 * (512 * 256 + 256 * 128 + 3 * 128 * 10), kForward = 2.0 * (200 * 512 + 512 * 256 + 256 * 128 + 3 * 128 * 10);   // flops of a row
+constexpr double kLearned = 1e-3;   // a loss that is learned is what is left of logits of about 10, which f32 rounds to 1e-6
+
 double mlp_flops(int64_t batch) { return static_cast<double>(batch) * (4.0 * 784 * 256 + 6.0 * 256 * 10); }
 double lstm_flops(const LstmSize& s) { return static_cast<double>(s.batch * s.steps) * 4 * static_cast<double>(s.hidden) * (4.0 * static_cast<double>(s.in) + 6.0 * static_cast<double>(s.hidden)); }
 std::vector<SuiteCase::Input> heads_inputs(int64_t b) { return {{{b, kInputs}}, {{b}, kHeadClasses}, {{b}, kHeadClasses}, {{b}, kHeadClasses}}; }
@@ -26,7 +28,9 @@ std::vector<SuiteCase> suite_gpu_models() {
     const auto add = [&](const std::string& name, const char* op, const std::vector<SuiteCase::Input>& inputs, double flops, std::function<TrainingStep()> build) {
       out.push_back({"model", fmt::format("model {} {}", how, name), inputs, std::move(build), {{"op", op}, {"matmul", how}}, flops});
       out.back().matmul = matmul;
+      out.back().weight = 6;
       if (matmul == F32Products::tf32) out.back().tolerance = kTf32Tolerance;
+      if (std::string(op).ends_with("_step")) out.back().least = kLearned;
     };
     for (int64_t b : {1, 8, 32, 128, 512, 4096})
       add(fmt::format("784-256-10 step, batch {}", b), "mlp_step", {{{b, 784}}, {{b}, 10}}, mlp_flops(b), [b] { return mlp_step({784, 10, {256}, 0}, b, {}, 1); });
@@ -45,6 +49,7 @@ std::vector<SuiteCase> suite_models() {
     more["op"] = op;
     out.push_back({family, family + " " + name, inputs, std::move(build), std::move(more), flops});
     out.back().target = target;
+    if (std::string(op).ends_with("_step")) out.back().least = kLearned;
   };
   const auto mlp_target = [](int64_t batch) { return batch <= 32 ? 2.0 : 1.2; };
   for (int64_t b : {1, 8, 32, 128, 512, 4096})
@@ -76,12 +81,13 @@ std::vector<SuiteCase> suite_gpu_gpt() {
     const GptSize size{.batch = batch, .time = 1024};
     const int64_t tokens = size.batch * size.time, parameters = size.width * (size.vocabulary + size.time + size.layers * (12 * size.width + 13) + 2);
     const SuiteCase::Input text{{tokens}, size.vocabulary};
-    SuiteCase c{"gpt", fmt::format("gpt 124M {}x{} step bf16", size.batch, size.time), {text, text}, [size] { return gpt_step(size); }, {{"op", "gpt_step"}, {"heads", size.heads}, {"layers", size.layers}, {"time", size.time}}};
+    SuiteCase c{"gpt", fmt::format("gpt 124M {}x{} step bf16", size.batch, size.time), {text, text}, [size] { return gpt_step(size); }, {{"op", "gpt_step"}, {"heads", size.heads}, {"layers", size.layers}, {"time", size.time}, {"first", "torch-compile"}}};   // which needs less memory, and is the faster one
     c.tokens = static_cast<double>(tokens);
     c.flops = c.tokens * 6 * static_cast<double>(parameters + size.layers * size.width * size.time);   // llm.c's count
     c.tolerance = kTf32Tolerance;
     c.passes.compute = DType::bf16;
     c.passes.fp = Fp::fast;
+    c.weight = 40;
     out.push_back(std::move(c));
   }
   return out;

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <chrono>
 #include <future>
 
 #include <fmt/format.h>
@@ -14,6 +15,9 @@ namespace quern::bench {
 namespace {
 
 constexpr int kAnswerSeconds = 900;   // a peer that compiles does so before its first answer
+constexpr int kStarts = 3;            // of a peer whose process ends
+constexpr double kTiming = 1.0 / 3;   // of a case's share, kept for its rounds
+constexpr double kPatience = 3;       // shares, and at least a minute, that a peer may take where nothing is known of it
 
 struct Framework {
   const char* name;
@@ -57,7 +61,7 @@ std::vector<std::string> SuitePeers::names(TargetKind kind) {
   return all;
 }
 
-SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads, TargetKind kind) {
+SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads, TargetKind kind) : threads_(threads), kind_(kind) {
   const std::vector<std::string> known = names(kind);
   for (const std::string& name : wanted)
     if (std::find(known.begin(), known.end(), name) == known.end()) throw Error(Code::bad_value, fmt::format("--peers {}: there is no such peer", name)).with_help(suggestion(name, known, "peers are " + fmt::format("{}", fmt::join(known, ", ")) + ", or none"));
@@ -77,7 +81,7 @@ SuitePeers::SuitePeers(const std::vector<std::string>& wanted, int threads, Targ
   for (auto& [name, start] : starting)
     note(name, [&] {
       auto [child, version] = start.get();
-      children_.emplace_back(name, std::move(child));
+      children_.push_back({name, std::move(child)});
       return version;
     });
 }
@@ -114,7 +118,7 @@ std::string SuitePeers::open_library(const std::string& name, int threads) {
   return fmt::format("{}.{}.{}", version()->major, version()->minor, version()->patch);
 }
 
-std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, Json& failures) {
+std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, const Shares& time, Json& failures) {
   std::vector<PreparedPeer> out;
   const int64_t sets = request.at("sets");
   if (request.at("op") == "matmul")
@@ -133,19 +137,44 @@ std::vector<PreparedPeer> SuitePeers::prepare(const Json& request, Json& failure
       run(0);
       out.push_back({name, mean_abs((*data)[0].c), [run](bool) { return block([&](size_t r) { return microseconds([&] { run(r); }); }); }});
     }
-  for (auto& [name, pointer] : children_) {
-    Child& child = *pointer;
+  const std::string op = request.at("op");
+  Json wanted = request;
+  wanted["exact"] = true;   // of the first one that has it
+  const auto prepare_one = [&](Peer& peer) {
+    double& last = peer.seconds[op];
+    const double left = time.left() - kTiming * time.share();
+    if (time.limited() && left < last && peer.lacks.count(op)) return;   // nothing is missed
+    if (time.limited() && left < last) throw Error(Code::peer_failed, left <= 0 ? std::string("left out: the case's share of the time is over") : fmt::format("left out: the last {} took {:.1f} s, and {:.1f} s are left of this case's share", op, last, left));
+    if (peer.child && peer.child->ended() && peer.starts++ < kStarts) peer.child.reset(), peer.child = start_child(peer.name, threads_, kind_).first;
+    if (!peer.child || peer.child->ended()) throw Error(Code::peer_failed, "its process has ended, and is not started again");
+    const auto start = std::chrono::steady_clock::now();
+    const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
     try {
-      const Json answer = child.ask({{"prepare", request}});
-      if (answer.contains("unsupported")) continue;
-      out.push_back({name, answer.at("check"), [&child](bool) {
+      const Json answer = peer.child->ask({{"prepare", wanted}}, std::clamp(kPatience * time.share(), 60.0, std::max(60.0, time.until_end())));
+      last = seconds();
+      if (answer.contains("unsupported")) {
+        peer.lacks.insert(op);
+        return;
+      }
+      Child& child = *peer.child;
+      out.push_back({peer.name, answer.at("check"), [&child](bool) {
                        return child.ask({{"measure", {{"milliseconds", kBlockMilliseconds}, {"runs", kBlockRuns}}}}).at("us").get<std::vector<double>>();
                      },
-                     answer.value("samples", std::vector<std::vector<double>>{})});
-    } catch (const Error& e) {
-      failures[name] = e.what();
+                     answer.value("samples", std::vector<std::vector<double>>{}), last});
+      if (!out.back().samples.empty()) wanted["exact"] = false;
+    } catch (const Error&) {
+      last = seconds();
+      throw;
     }
-  }
+  };
+  std::vector<Peer*> order;
+  for (Peer& p : children_) order.push_back(&p);
+  std::stable_partition(order.begin(), order.end(), [&](const Peer* p) { return request.value("first", "") == p->name; });
+  for (Peer* p : order) try {
+      prepare_one(*p);
+    } catch (const Error& e) {
+      failures[p->name] = e.what();
+    }
   return out;
 }
 

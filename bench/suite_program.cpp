@@ -41,13 +41,36 @@ std::vector<ParameterFill> fill_parameters(std::vector<std::pair<std::string, Ho
 
 HostTensor suite_input(const SuiteCase::Input& i, int64_t set, int64_t position) { return i.classes ? labels(stream_of(set, position), i.shape[0], i.classes) : uniform(stream_of(set, position), i.shape); }
 
-SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c) : device_(device) {
-  TrainingStep built = c.build();
-  CompileOptions options;
-  options.use_cache = false;
-  options.target = device.target();
-  options.passes = c.passes;
-  const Program program = compile(built.graph, options);
+CompiledCase compile_case(const SuiteCase& c, const Target& target) {
+  CompiledCase out{c.build(), {}, {}};
+  out.options.use_cache = false;
+  out.options.target = target;
+  out.options.passes = c.passes;
+  out.options.f32_products = c.matmul;
+  out.program = compile(out.built.graph, out.options);
+  return out;
+}
+
+CompiledAhead::CompiledAhead(const std::vector<SuiteCase>& cases, const Target& target) : cases_(cases), results_(cases.size()) {
+  const auto work = [this, target] {
+    for (size_t i; (i = next_++) < cases_.size();) try {
+        results_[i].set_value(compile_case(cases_[i], target));
+      } catch (...) {
+        results_[i].set_exception(std::current_exception());
+      }
+  };
+  for (unsigned t = 0; t < std::max(1u, std::thread::hardware_concurrency() / 2); ++t) threads_.emplace_back(work);   // each has compilers of its own
+}
+
+void CompiledAhead::wait() {
+  for (std::thread& t : threads_) t.join();
+  threads_.clear();
+}
+
+SuiteProgram::SuiteProgram(Device& device, const SuiteCase& c, CompiledCase compiled) : device_(device) {
+  TrainingStep& built = compiled.built;
+  CompileOptions& options = compiled.options;
+  const Program& program = compiled.program;
   if (c.peer.contains("compile")) {
     graph_ = built.graph;
     if (c.peer["compile"] == "warm") {

@@ -1,5 +1,9 @@
 // Our program of a suite's case (bench/suite.h), with its parameters and input sets.
 #pragma once
+#include <atomic>
+#include <future>
+#include <thread>
+
 #include "bench/private_cache.h"
 #include "bench/suite.h"
 
@@ -20,9 +24,33 @@ ParameterFill parameter_fill(const std::string& name, const Shape& shape, size_t
 std::vector<ParameterFill> fill_parameters(std::vector<std::pair<std::string, HostTensor>>& initial);
 HostTensor suite_input(const SuiteCase::Input& input, int64_t set, int64_t position);
 
+/// Our program of a case, not yet on the device.
+struct CompiledCase {
+  TrainingStep built;
+  CompileOptions options;
+  Program program;
+};
+CompiledCase compile_case(const SuiteCase& c, const Target& target);
+
+/// All cases' programs, compiled side by side in their order. Nothing is timed before `wait`.
+class CompiledAhead {
+ public:
+  CompiledAhead(const std::vector<SuiteCase>& cases, const Target& target);
+  ~CompiledAhead() { wait(); }
+  /// Waits for this one; throws what its compilation threw.
+  CompiledCase take(size_t i) { return results_[i].get_future().get(); }
+  void wait();
+
+ private:
+  const std::vector<SuiteCase>& cases_;
+  std::vector<std::promise<CompiledCase>> results_;
+  std::atomic<size_t> next_ = 0;
+  std::vector<std::thread> threads_;
+};
+
 class SuiteProgram {
  public:
-  SuiteProgram(Device& device, const SuiteCase& c);
+  SuiteProgram(Device& device, const SuiteCase& c, CompiledCase compiled);
   /// What the peers are asked for.
   Json request(const SuiteCase& c) const;
   bool out_of_cache() const { return out_of_cache_; }

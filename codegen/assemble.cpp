@@ -8,6 +8,7 @@
 #include "codegen/assemble.h"
 
 #include <algorithm>
+#include <functional>
 #include <set>
 #include <utility>
 
@@ -19,50 +20,12 @@
 #include "passes/graph/setup.h"
 #include "passes/plan/memory.h"
 #include "passes/plan/place.h"
+#include "passes/tile/overwrite.h"
 
 namespace quern {
 namespace {
 
 struct Interval { int first, last; };   // of steps
-
-// Does a nested block touch the buffer, or store anything?
-bool nested_use(const tile::Block& block, tile::BufferId buffer, bool nested) {
-  return std::any_of(block.begin(), block.end(), [&](const tile::Stmt& s) {
-    if (const auto* load = std::get_if<tile::Load>(&s.node)) return nested && load->buffer == buffer;
-    if (const auto* seq = std::get_if<tile::Seq>(&s.node)) return nested_use(seq->body, buffer, true);
-    if (const auto* each = std::get_if<tile::Each>(&s.node)) return nested_use(each->body, buffer, true);
-    return nested && std::holds_alternative<tile::Store>(s.node);
-  });
-}
-
-// May output `out` of the kernel share memory with input `in`? Only when every instance reads of it exactly the elements
-// that it stores, before it does, at the top of its block; and when all outputs have the same axes: then the thread
-// that stores an element is the one whose reads of it count, also where a GPU's other threads hold copies.
-bool may_overwrite(const tile::Kernel& k, tile::BufferId in, tile::BufferId out) {
-  if (k.phases.size() != 1 || k.buffers[static_cast<size_t>(in)].shape != k.buffers[static_cast<size_t>(out)].shape) return false;
-  const tile::Block& block = k.phases[0].body;
-  if (nested_use(block, in, false)) return false;
-  const tile::Store* stored = nullptr;
-  std::vector<const tile::Store*> stores;
-  for (const tile::Stmt& s : block)
-    if (const auto* store = std::get_if<tile::Store>(&s.node)) {
-      stores.push_back(store);
-      if (store->buffer == out) stored = store;
-    }
-  if (!stored) return false;
-  const auto axes = [&](const tile::Store* s) { return k.values[static_cast<size_t>(s->value)].axes; };
-  if (std::any_of(stores.begin(), stores.end(), [&](const tile::Store* s) { return axes(s) != axes(stored); })) return false;
-  bool written = false;
-  for (const tile::Stmt& s : block) {
-    written = written || std::get_if<tile::Store>(&s.node) == stored;
-    const auto* load = std::get_if<tile::Load>(&s.node);
-    if (!load || load->buffer != in) continue;
-    if (written) return false;
-    for (size_t d = 0; d < stored->index.size(); ++d)
-      if (load->index[d].gather >= 0 || stored->index[d].gather >= 0 || !(load->index[d].index == stored->index[d].index)) return false;
-  }
-  return true;
-}
 
 // The calls whose results are the same in every run, of the program's own graph. What lies in one range of memory with what
 // is made in every run is made with it.
@@ -88,6 +51,7 @@ std::set<NodeId> unchanging_calls(const Graph& kernels) {
 struct Arena {
   Program& program;
   const Schedule& schedule;
+  Reuse reuse;
   std::set<NodeId> once;        // calls of the program's own graph, which stand first
   int setup_end = 0;            // when the last of them is over
   std::map<KernelCall, Interval> when;
@@ -145,12 +109,11 @@ struct Arena {
     }
     return now;
   }
-  void finish(Reuse reuse) {
-    constexpr int64_t kSmall = 64 << 10;
+  bool is_reused_later(int64_t bytes) const { return reuse == Reuse::later && bytes <= 64 << 10; }
+  void finish() {
     constexpr int kSteps = 8;
-    if (reuse == Reuse::later)
-      for (Lifetime& l : lifetimes)
-        if (l.bytes <= kSmall) l.last += kSteps;
+    for (Lifetime& l : lifetimes)
+      if (is_reused_later(l.bytes)) l.last += kSteps;
     const MemoryPlan plan = plan_memory(lifetimes);
     program.arena_bytes = plan.total;
     program.lower_bound = plan.lower_bound;
@@ -219,6 +182,7 @@ class Level {
   std::vector<std::pair<NodeId, int64_t>> late_;   // value, slot: copied after the last step
   std::map<NodeId, int64_t> kept_;                 // what late copies read of leaves: a copy from before the first step
   std::vector<Step> before_;
+  std::map<NodeId, size_t> lifetime_of_;           // of wholes in the arena; those that took the place of another have its
 
   const Interval& when(NodeId call) const { return arena_.when.at({&graph_, call}); }
   NodeId whole(NodeId id) const { return places_[static_cast<size_t>(id)].whole; }
@@ -266,13 +230,24 @@ class Level {
       if (whole(r) == s.input) return false;
     const int made = made_.at(whole(s.output)).first, last = last_read_.count(s.input) ? last_read_.at(s.input) : -1;
     if (last != made) return last < made;
-    if (graph_.at(s.output).op != Op::result || whole(s.output) != s.output) return false;
-    const NodeId call = graph_.at(s.output).args[0];
+    return overwrites(s.output, s.input, Overwriting::elements_or_rows);
+  }
+  // Where the value is made, does the kernel that reads `old` there for the last time allow its memory for it?
+  enum class Overwriting { rows,
+                           elements_or_rows };
+  bool overwrites(NodeId made, NodeId old, Overwriting how) const {
+    if (graph_.at(made).op != Op::result || whole(made) != made || is_control_flow(graph_.at(graph_.at(made).args[0]).op)) return false;
+    const NodeId call = graph_.at(made).args[0];
     const Node& n = graph_.at(call);
-    const auto out = static_cast<tile::BufferId>(n.args.size()) + static_cast<tile::BufferId>(graph_.at(s.output).attrs.index[0]);
+    const auto out = static_cast<tile::BufferId>(n.args.size()) + static_cast<tile::BufferId>(graph_.at(made).attrs.index[0]);
+    const auto allows = [&](tile::BufferId in) {
+      const std::vector<const tile::Kernel*>& planned = arena_.schedule.planned.at({&graph_, call});
+      return (how == Overwriting::elements_or_rows && overwrites_elements(*arena_.schedule.lowered.at({&graph_, call}), in, out)) ||
+             std::all_of(planned.begin(), planned.end(), [&](const tile::Kernel* k) { return overwrites_rows(*k, in, out).has_value(); });
+    };
     for (size_t a = 0; a < n.args.size(); ++a) {
-      if (whole(n.args[a]) != s.input || planted(Fault::state_in_place)) continue;
-      if (n.args[a] != s.input || !may_overwrite(*arena_.schedule.lowered.at({&graph_, call}), static_cast<tile::BufferId>(a), out)) return false;
+      if (whole(n.args[a]) != old || planted(Fault::state_in_place)) continue;
+      if (n.args[a] != old || !allows(static_cast<tile::BufferId>(a))) return false;
     }
     return true;
   }
@@ -294,6 +269,18 @@ class Level {
     }
   }
 
+  // A value of the arena that the kernel which makes `w` reads for the last time, and whose place it may take; -1: none.
+  NodeId dying_at(NodeId w, const std::function<int(NodeId)>& last_of) const {
+    if (graph_.at(w).op != Op::result || whole(w) != w || is_symbolic(symbolic_.type(w).shape) || arena_.is_reused_later(graph_.type(w).bytes())) return -1;
+    const Interval& now = made_.at(w);
+    for (NodeId a : graph_.at(graph_.at(w).args[0]).args) {
+      const auto it = lifetime_of_.find(a);
+      if (it == lifetime_of_.end() || last_of(a) != now.first || arena_.lifetimes[it->second].last != now.first || now.last != now.first) continue;
+      if (graph_.type(a) == graph_.type(w) && overwrites(w, a, Overwriting::rows)) return a;
+    }
+    return -1;
+  }
+
   std::vector<Step> steps() {
     std::set<NodeId> until_end;
     for (const auto& [value, to] : late_) until_end.insert(whole(value));
@@ -303,6 +290,14 @@ class Level {
       if (!slot_of_.count(w) && !of_control(w) && is_kept(w)) {
         slot_of_[w] = new_slot(SlotKind::kept, w, "");
       } else if (!slot_of_.count(w) && !of_control(w)) {
+        const NodeId old = dying_at(w, last_of);
+        const size_t place = old >= 0 ? lifetime_of_.at(old) : arena_.lifetimes.size();
+        lifetime_of_[w] = place;
+        if (old >= 0) {
+          slot_of_[w] = slot_of_.at(old), arena_.lifetimes[place].last = last_of(w);
+          lifetime_of_.erase(old);   // for one alone
+          continue;
+        }
         arena_.lifetimes.push_back({round_up(graph_.type(w).bytes(), 64), made.first, last_of(w)});
         arena_.slots.push_back(slot_of_[w] = new_slot(SlotKind::arena, w, ""));
       }
@@ -461,14 +456,14 @@ class Level {
 }  // namespace
 
 void assemble(const Graph& kernels, const Graph& at_bound, Schedule schedule, Once once, Reuse reuse, Program& program) {
-  Arena arena{program, schedule, {}, 0, {}, {}, {}};
+  Arena arena{program, schedule, reuse, {}, 0, {}, {}, {}};
   if (once == Once::what_does_not_change) arena.once = unchanging_calls(kernels);
   std::vector<NodeId>& calls = schedule.calls.at(&at_bound);
   std::stable_partition(calls.begin(), calls.end(), [&](NodeId call) { return arena.once.count(call) > 0; });
   const int end = arena.number(at_bound, 0);
   for (NodeId call : arena.once) arena.setup_end = std::max(arena.setup_end, arena.when.at({&at_bound, call}).last + 1);
   program.steps = Level(kernels, at_bound, arena, end).run();
-  arena.finish(reuse);
+  arena.finish();
 }
 
 }  // namespace quern

@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "passes/tile/gpu_cost.h"
+#include "passes/tile/overwrite.h"
 #include "passes/tile/sequence.h"
 
 namespace quern {
@@ -65,6 +66,13 @@ void connect(std::vector<Node>& nodes) {
   }
   for (size_t i = 0; i < n; ++i)
     if (const size_t m = before[i]; m < n && readers[m] == 1 && width[level[m]] == 1 && width[level[i]] == 1) nodes[i].edge = kBesideMicroseconds;
+}
+
+bool overwrites_its_rows(const tile::Kernel& k, const Launch& l) {
+  for (tile::BufferId in = 0; in < k.params(); ++in)
+    for (tile::BufferId out = 0; out < k.params(); ++out)
+      if (l.slots[static_cast<size_t>(in)] == l.slots[static_cast<size_t>(out)] && overwrites_rows(k, in, out)) return true;
+  return false;
 }
 
 class Former {
@@ -123,6 +131,7 @@ class Former {
     if (!k.phases[0].roles.empty()) n.why = "it has roles";
     else if (l.images.size() > 1 || std::any_of(k.axes.begin(), k.axes.end(), symbolic) || std::any_of(k.buffers.begin(), k.buffers.end(), symbolic)) n.why = "its size is the run's";
     else if (k.phases.size() != 1) n.why = "it has several phases";
+    else if (overwrites_its_rows(k, l)) n.why = "a result lies where a row did that it has read";   // its threads meet in between
     for (size_t o = 0; o < l.slots.size(); ++o) {
       Node::Access a{0, 0, 0, {}, l.slots[o], k.buffers[o].kind == tile::BufferKind::out};
       if (!resolve(a, loop) && n.why.empty()) n.why = "an operand has another place in each step of a loop around";

@@ -224,7 +224,7 @@ void set_target(PassContext& context, const Target& target, F32Products products
     context.row_bytes = 16;   // where the copy engine's rows start
     if (context.fp != Fp::strict) context.product_blocks = kProductBlocks;
     if (products != F32Products::f32) {
-      context.split_operands = products == F32Products::tf32x3;
+      context.split_operands = products == F32Products::tf32x3, context.operands_of_bytes = products == F32Products::f8;
       context.large_product = context.split_operands ? kSplitProduct : kTurnedProduct;
     }
   }
@@ -365,7 +365,10 @@ Program compile(const Graph& graph, CompileOptions options, CompileReport* repor
   lap("lower and plan");
 
   program.target = options.target;
-  for (const auto& [call, of_bounds] : schedule.images) schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
+  for (const auto& [call, of_bounds] : schedule.images) {
+    schedule.lowered[call] = &r.lowered[static_cast<size_t>(of_bounds.back())];
+    for (int64_t image : of_bounds) schedule.planned[call].push_back(&r.planned[static_cast<size_t>(image)]);
+  }
   const bool once = !std::count(options.passes.disabled.begin(), options.passes.disabled.end(), "setup");
   assemble(r.kernels, at_bound, schedule, once ? Once::what_does_not_change : Once::nothing, options.target.kind == TargetKind::cuda && options.passes.memory_limit < 0 ? Reuse::later : Reuse::at_once, program);
   if (options.target.kind == TargetKind::cuda && options.target.arch == "sm_90a" && !std::count(options.passes.disabled.begin(), options.passes.disabled.end(), "clusters")) form_clusters(program, r, bound_of);

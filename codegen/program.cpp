@@ -159,7 +159,7 @@ StepList write_steps(flatbuffers::FlatBufferBuilder& b, const std::vector<Step>&
 
 // A map names an operand, and the driver will take it.
 bool map_is_sound(const TensorMap& m, const KernelImage& i) {
-  const bool dtype = m.dtype == static_cast<int64_t>(DType::bf16) || m.dtype == static_cast<int64_t>(DType::f16) || m.dtype == static_cast<int64_t>(DType::boolean) || m.dtype == static_cast<int64_t>(DType::f32);
+  const bool dtype = m.dtype == static_cast<int64_t>(DType::bf16) || m.dtype == static_cast<int64_t>(DType::f16) || m.dtype == static_cast<int64_t>(DType::boolean) || m.dtype == static_cast<int64_t>(DType::f8e4m3) || m.dtype == static_cast<int64_t>(DType::f8e5m2) || m.dtype == static_cast<int64_t>(DType::f32);
   if (!dtype || m.rounded < 0 || m.rounded > (m.dtype == static_cast<int64_t>(DType::f32)) || m.operand < 0 || m.operand >= i.operands || m.rank < 1 || m.rank > TensorMap::kMostDims || m.symbol < 0 || m.symbol > UINT32_MAX || m.along < 0 || m.along >= m.rank || (m.row_bytes != 32 && m.row_bytes != 64 && (m.row_bytes < 128 || m.row_bytes % 128 != 0 || m.row_bytes > 1024))) return false;
   for (int64_t d = 0; d < m.rank; ++d)
     if (m.extents[d] < 1 || m.extents[d] > UINT32_MAX || m.box[d] < 1 || m.box[d] > 256 || m.strides[d] < 1 || m.strides[d] >= int64_t{1} << 40) return false;

@@ -63,10 +63,10 @@ double Tolerance::bound() const {
 
 double Tolerance::rms() const { return 4 * std::sqrt(squares); }
 
-Tolerance tolerance_of(const Graph& graph, bool tf32_products) {
+Tolerance tolerance_of(const Graph& graph, double products) {
   Tolerance t;
-  visit(graph, t, !tf32_products);
-  if (tf32_products) t.epsilon = std::max(t.epsilon, std::ldexp(1.0, -11)), t.squares += static_cast<double>(t.depth) * std::ldexp(1.0, -22);
+  visit(graph, t, products == 0);
+  t.epsilon = std::max(t.epsilon, products), t.squares += static_cast<double>(t.depth) * products * products;
   return t;
 }
 

@@ -3,11 +3,12 @@
 // The bound. Rounding each of an op's results costs eps relative to the operands' size, and a sum of n terms costs up
 // to n*eps in the worst order, sqrt(n)*eps in practice. A graph's error bound is
 //   bound = 16 * eps(dtype) * (depth + sqrt(longest reduction))   relative to max(1, max |reference|) of the tensor,
-// where eps is that of the least precise float dtype that the graph computes in, or of tf32 where products may round
-// their operands to it. Integers and bools must be equal.
+// where eps is that of the least precise float dtype that the graph computes in, or what products may lose by a licence of their own:
+// kTf32Products round their operands; kF8Products cut off what is below some 14 bits of sums of up to 128 terms (2^-12.5 of the terms' sizes
+// was seen on an H100). Integers and bools must be equal.
 // A scan counts its body once for each step, a while_loop once.
 // A sum of the graph's inputs as they come has no rounded terms: its eps is its accumulator's, f32 or better, and its
-// 16 * eps * sqrt(terms) is added on its own, unless products round to tf32.
+// 16 * eps * sqrt(terms) is added on its own, unless products have such a licence.
 //
 // The greatest error cannot see a wrong product of a short float: its bound is above 1 for sums of a thousand in bf16. So there is a
 // second measure, the root mean square of got - reference over that of the reference, of tensors of at least 64 elements. Where every op
@@ -30,7 +31,8 @@ struct Tolerance {
   double bound() const;
   double rms() const;
 };
-Tolerance tolerance_of(const Graph& graph, bool tf32_products = false);
+inline constexpr double kTf32Products = 0x1p-11, kF8Products = 0x1p-11;
+Tolerance tolerance_of(const Graph& graph, double products = 0);
 std::string to_string(const Tolerance& tolerance);   // "bound 3.1e-05 (f32: eps 6.0e-08, depth 12, reduction 784)"
 
 struct Difference {

@@ -49,6 +49,7 @@ struct PassContext {
   int lanes = 0, registers = 0;                 // of the vectors that it is laid out for
   int64_t large_product = 0;                    // from so many multiplications on, operands of f32 are stored for tensor cores (passes/graph/tensor_operands.cpp); 0: none are
   bool split_operands = false;                  // in two parts of tf32
+  bool operands_of_bytes = false;               // those of 8-bit floats are, and no others
   bool verify = true;
   bool time = false;
   std::function<void(const std::string& pass, const Graph& graph)> after;   // --print-ir-after-all

@@ -107,7 +107,9 @@ void check(const Arguments& a) {
   const bool as_is = graph.symbol || options.passes.compute != DType::f32;   // sizes are not written out; what is rounded depends on what a loop's body is
   const Graph reference = as_is ? expand(graph, options.passes) : reference_of(graph);
   const Symbol symbol = graph.symbol.value_or(Symbol{});
-  const Tolerance tolerance = tolerance_of(at_size(reference, symbol.high), options.f32_products == F32Products::tf32);
+  const double products = options.f32_products == F32Products::tf32 ? kTf32Products : options.f32_products == F32Products::f8 ? kF8Products
+                                                                                                                              : 0;
+  const Tolerance tolerance = tolerance_of(at_size(reference, symbol.high), products);
   std::mt19937_64 random(a.seed);
   std::vector<Difference> worst(graph.outputs.size());
   std::vector<double> bounds(worst.size(), tolerance.bound()), excess(worst.size(), -1);   // of the worst one; how far it is beyond

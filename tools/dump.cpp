@@ -93,7 +93,7 @@ void dump(const DumpArguments& a) {
   if (std::find(kWhat.begin(), kWhat.end(), a.what) == kWhat.end()) throw Error(Code::bad_value, fmt::format("--what {}: wants {}", a.what, fmt::join(kWhat, ", "))).with_help(suggestion(a.what, kWhat, "ir is the default"));
   if (!a.after.empty() && !graph_itself) throw Error(Code::bad_value, fmt::format("--after goes with --what ir, dot or svg, not {}", a.what)).with_help("leave --after out");
   const Graph graph = a.model.load(a.passes);
-  CompileOptions options = a.passes.options({});
+  CompileOptions options = a.passes.options(parse_target(a.target));
   options.want_source = true;
   set_target(options.passes, parse_target(a.target), options.f32_products);
   if (graph_itself) {

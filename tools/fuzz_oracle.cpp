@@ -374,10 +374,11 @@ Failure check_plans(const Target& target, const Graph& graph, const std::vector<
   return checked(graph, sets, strict, counts, [&] {
     PassContext context;
     context.fp = fp;
-    set_target(context, target);
+    set_target(context, target, F32Products::f8);   // which leaves all others as they are
+    context.large_product = 1;
     return [&, kernels = run_pipeline(graph, context)](const InputSet& inputs) {
       return run_tiles(kernels, kernels, inputs, [&](const Graph& body) {
-        tile::Kernel kernel = plan_cuda(lower(body, "k", 0, 0, 1, Updates::side_by_side), target.arch);
+        tile::Kernel kernel = plan_cuda(lower(body, "k", 0, 0, 1, Updates::side_by_side), target.arch, F32Products::f8);
         tile::verify(kernel);
         ++counts.kernels;
         counts.roles += has_roles(kernel);

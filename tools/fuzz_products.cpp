@@ -8,7 +8,7 @@ namespace {
 
 class Products {
  public:
-  explicit Products(std::mt19937_64& random) : random_(random), dtype_(draw({DType::bf16, DType::bf16, DType::f16, DType::f32})) {}
+  explicit Products(std::mt19937_64& random) : random_(random), dtype_(draw({DType::bf16, DType::bf16, DType::f16, DType::f32})), bytes_(dtype_ != DType::f32 && below(4) == 0) {}
 
   Graph run() {
     if (below(5) == 0) attention();
@@ -22,14 +22,15 @@ class Products {
   std::mt19937_64& random_;
   GraphBuilder b_;
   const DType dtype_;
+  const bool bytes_;   // operands of products are 8-bit floats, cast up
   NodeId last_ = -1;
 
   uint64_t below(uint64_t n) { return random_() % n; }
   template <class T>
   T draw(std::initializer_list<T> of) { return of.begin()[below(of.size())]; }
-  // Whole tiles and parts of them; rows that are a multiple of 16 bytes apart, mostly.
-  int64_t size() { return draw<int64_t>({64, 64, 72, 80, 96, 128, 128, 136, 160, 192, 200, 256, 264, 100, 131}); }
-  int64_t length() { return draw<int64_t>({64, 64, 72, 128, 136, 200, 264, 328, 520, 68}); }
+  // Whole tiles and parts of them; rows that are a multiple of 16 bytes apart, mostly, and of bytes all.
+  int64_t size() { return bytes_ ? 16 * static_cast<int64_t>(4 + below(14)) : draw<int64_t>({64, 64, 72, 80, 96, 128, 128, 136, 160, 192, 200, 256, 264, 100, 131}); }
+  int64_t length() { return bytes_ ? 16 * static_cast<int64_t>(4 + below(30)) : draw<int64_t>({64, 64, 72, 128, 136, 200, 264, 328, 520, 68}); }
   std::string name() { return "y" + std::to_string(b_.graph().outputs.size()); }
   NodeId input(Shape shape, DType dtype) { return b_.input("x" + std::to_string(b_.graph().inputs.size()), {dtype, std::move(shape), {}}); }
   NodeId cast(NodeId x, DType to) {
@@ -55,10 +56,13 @@ class Products {
     return b_.add(Op::contract, {lhs, rhs}, attrs);
   }
 
+  NodeId operand(NodeId x) { return bytes_ ? cast(cast(x, draw({DType::f8e4m3, DType::f8e5m2})), dtype_) : x; }
+  NodeId operand(const Shape& shape) { return bytes_ ? cast(input(shape, draw({DType::f8e4m3, DType::f8e5m2})), dtype_) : input(shape, dtype_); }
   // Of the last value, where there is one.
   NodeId product() {
     const bool chained = last_ >= 0 && b_.type(last_).dtype == dtype_ && below(4);
-    std::string lhs = below(2) ? "mk" : "km", rhs = below(2) ? "kn" : "nk", out = below(4) ? "mn" : "nm";
+    const uint64_t ways = bytes_ ? 5 : 2;   // bytes are multiplied along the sum
+    std::string lhs = below(ways) ? "mk" : "km", rhs = below(ways) ? "nk" : "kn", out = below(4) ? "mn" : "nm";
     Shape shape;
     if (chained) shape = b_.type(last_).shape;
     else {
@@ -70,7 +74,7 @@ class Products {
     if (batched) lhs = "b" + lhs, out = "b" + out;
     Shape other = rhs == "kn" ? Shape{k, n} : Shape{n, k};
     if (batched && !shared) rhs = "b" + rhs, other.insert(other.begin(), shape[0]);
-    const NodeId a = chained ? last_ : input(shape, dtype_), c = input(other, dtype_);
+    const NodeId a = chained ? operand(last_) : operand(shape), c = operand(other);
     const bool swapped = below(4) == 0;
     const NodeId made = swapped ? contract(c, a, rhs + "," + lhs + "->" + out) : contract(a, c, lhs + "," + rhs + "->" + out);
     return part(made, k);

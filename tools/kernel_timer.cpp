@@ -12,6 +12,7 @@ namespace quern {
 
 static constexpr double kBlockMicroseconds = 1000;
 static constexpr int64_t kMostLaunches = 1000;
+static constexpr int64_t kDrawn = (1 << 20) - 3;   // values of a buffer; a larger one has them again and again, a prime number apart
 
 double median(std::vector<double> values) {
   QN_CHECK(!values.empty(), "a median needs values");
@@ -24,14 +25,18 @@ KernelTimer::KernelTimer(Device& device, const tile::Kernel& lowered, int64_t si
   GraphBuilder inputs;
   for (int64_t b = 0; b < lowered.params(); ++b) {
     const tile::Buffer& buffer = lowered.buffers[static_cast<size_t>(b)];
-    inputs.input(buffer.name, {buffer.dtype, buffer.layout(), {}});
+    inputs.input(buffer.name, {buffer.dtype, {std::min(quern::count(buffer.layout()), kDrawn)}, {}});
   }
   std::mt19937_64 random(1);
   const std::vector<HostTensor> values = random_inputs(inputs.finish(), random);
   for (size_t b = 0; b < values.size(); ++b) {
-    const int64_t bytes = static_cast<int64_t>(values[b].bytes.size());
-    operands_.push_back({device_.alloc(std::max<int64_t>(bytes, 64)), bytes, lowered.buffers[b].kind == tile::BufferKind::out});
-    device_.upload(operands_.back().ptr, values[b].bytes.data(), bytes);
+    const tile::Buffer& buffer = lowered.buffers[b];
+    std::vector<std::byte> all = values[b].bytes;
+    all.resize(static_cast<size_t>(quern::count(buffer.layout()) * size_of(buffer.dtype)));
+    for (size_t done = values[b].bytes.size(); done < all.size(); done *= 2) std::copy_n(all.begin(), std::min(done, all.size() - done), all.begin() + static_cast<std::ptrdiff_t>(done));
+    const int64_t bytes = static_cast<int64_t>(all.size());
+    operands_.push_back({device_.alloc(std::max<int64_t>(bytes, 64)), bytes, buffer.kind == tile::BufferKind::out});
+    device_.upload(operands_.back().ptr, all.data(), bytes);
   }
 }
 

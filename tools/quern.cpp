@@ -172,7 +172,7 @@ void JsonArgument::write(const Json& value) const {
 }
 
 void add_matmul(CLI::App& command, std::string& matmul) {
-  command.add_option("--matmul", matmul, "cuda: how products of f32 are computed: as such; tf32: operands rounded to 11 bits, on tensor cores; tf32x3: all but the last bits of both operands, on tensor cores in three products")->check(CLI::IsMember(std::vector<std::string>(std::begin(kF32Products), std::end(kF32Products))))->capture_default_str();
+  command.add_option("--matmul", matmul, "cuda: how products of f32 are computed: as such; tf32: operands rounded to 11 bits, on tensor cores; tf32x3: all but the last bits of both operands, on tensor cores in three products; f8: as such, but products of 8-bit floats that are cast up are those of sm_90a's tensor cores, 14 bits of the sums of 128 terms, which are added up in f32")->check(CLI::IsMember(std::vector<std::string>(std::begin(kF32Products), std::end(kF32Products))))->capture_default_str();
 }
 F32Products f32_products(const std::string& matmul) { return static_cast<F32Products>(std::find(std::begin(kF32Products), std::end(kF32Products), matmul) - std::begin(kF32Products)); }
 
@@ -196,6 +196,7 @@ CompileOptions PassArguments::options(const Target& target) const {
   o.passes.fp = fp == "strict" ? Fp::strict : fp == "fast" ? Fp::fast : Fp::standard;
   if (precision != "f32") o.passes.compute = precision == "bf16" ? DType::bf16 : DType::f16;
   o.f32_products = f32_products(matmul);
+  if (o.f32_products == F32Products::f8 && !(target.kind == TargetKind::cuda && target.arch == "sm_90a")) throw Error(Code::bad_value, fmt::format("--matmul f8 is for the tensor cores of sm_90a, not for {}", to_string(target))).with_help("without it products of 8-bit floats are those of what they are cast to");
   o.passes.disabled = disabled;
   o.passes.bisect_limit = bisect_limit;
   o.passes.memory_limit = memory_limit;

@@ -64,6 +64,7 @@ struct Tuned {
   std::string name, fields;
   size_t candidates;
   double standard, best, change;   // microseconds; standard / best
+  Json timed;                      // of all candidates
 };
 
 /// Times a kernel's candidates; adds an entry to the plan where one is faster.
@@ -83,13 +84,15 @@ Tuned tune_kernel(Device& device, const tile::Kernel& lowered, int64_t size, con
   const int64_t scouts = candidates.size() == 1 ? kScouts : a.rounds;
   const Race first = race(runners, scouts);
   const size_t best = static_cast<size_t>(std::min_element(first.medians.begin(), first.medians.end()) - first.medians.begin());
-  Tuned out{lowered.name, "standard", candidates.size(), first.medians[0], first.medians[0], 1};
+  Json timed = Json::array();
+  for (size_t c = 0; c < candidates.size(); ++c) timed.push_back({{"schedule", to_string(candidates[c].fields)}, {"predicted", candidates[c].cost}, {"us", first.medians[c]}});
+  Tuned out{lowered.name, "standard", candidates.size(), first.medians[0], first.medians[0], 1, timed};
   if (first.ratios[best] < kNoise) return out;
   // The best of many is lucky as well: once more, alone.
   const Race again = race({runners[0], runners[best]}, a.rounds);
   if (again.ratios[1] < kNoise) return out;
   plan.kernels.push_back({lowered.name, structure_hash(lowered), candidates[best].fields, sums_of(candidates[best].planned), candidates[best].cost, candidates[0].cost, again.medians[1], again.medians[0]});
-  return {lowered.name, to_string(candidates[best].fields), candidates.size(), again.medians[0], again.medians[1], again.ratios[1]};
+  return {lowered.name, to_string(candidates[best].fields), candidates.size(), again.medians[0], again.medians[1], again.ratios[1], timed};
 }
 
 /// The whole program on random inputs, from the same states in every block.
@@ -159,7 +162,7 @@ void tune(const Arguments& a) {
     const Tuned t = tune_kernel(*device, report.lowered[i], before.images[i].bound, a, plan);
     fmt::print(out, "{:<44} {:>5} {:>12.2f} {:>12.2f} {:>8}  {}\n", t.name, t.candidates, t.standard, t.best, t.change > 1 ? fmt::format("{:+.1f} %", 100 * (1 / t.change - 1)) : "-", t.fields);
     std::fflush(out);
-    rows.push_back({{"kernel", t.name}, {"candidates", t.candidates}, {"standard_us", t.standard}, {"best_us", t.best}, {"ratio", t.change}, {"schedule", t.fields}});
+    rows.push_back({{"kernel", t.name}, {"candidates", t.candidates}, {"standard_us", t.standard}, {"best_us", t.best}, {"ratio", t.change}, {"schedule", t.fields}, {"timed", t.timed}});
   }
   if (rows.empty() && !a.kernel.empty()) throw Error(Code::bad_value, fmt::format("--kernel {}: no kernel of {} has this in its name", a.kernel, a.model.name)).with_help("quern dump MODEL --what kernels lists them");
   Json whole = nullptr;

@@ -6,7 +6,6 @@ PyTorch makes the data, as numpy would take seconds. "samples" are elements of t
 """
 import os
 
-import serve as shared
 from serve import MODELS, OPS, Prepared, model, op, serve
 from suite_torch import OPS as SHARED   # noqa: F401: layer_norm, softmax, sums and their derivatives, models, registered
 
@@ -17,6 +16,13 @@ BETA1, BETA2, EPSILON, RATE, DECAY = 0.9, 0.999, 1e-8, 1e-3, 0.01
 @op
 def product(torch, request, a, b, bias=None):
     ta, tb = (c == "T" for c in request["layout"])
+    if a.dtype == torch.float8_e4m3fn:
+        one = torch.ones((), device="cuda")
+
+        def scaled(a, b):   # it takes both along the sum
+            a, b = a.t().contiguous() if ta else a, b if tb else b.t().contiguous()
+            return torch._scaled_mm(a, b.t(), one, one, out_dtype=torch.bfloat16)
+        return scaled, (a, b)
 
     def f(a, b, bias=None):
         a, b = a.t() if ta else a, b.t() if tb else b
@@ -137,31 +143,34 @@ def adamw(jax, jnp, request, p, g, step, m, v):   # noqa: F811
     return m1, v1, p - RATE * (m1 / (1 - BETA1**t)) / (jnp.sqrt(v1 / (1 - BETA2**t)) + EPSILON) - RATE * DECAY * p
 
 
+def signed(u):
+    return u - (1 << 64) if u >= 1 << 63 else u
+
+
+def uniform(torch, stream, shape, dtype, scale, shift=0.0):
+    """The same bits as bench/data.h, made on the GPU."""
+    out = torch.empty(shape, device="cuda", dtype=dtype)
+    flat = out.view(-1)
+    for start in range(0, flat.numel(), 1 << 26):
+        n = min(1 << 26, flat.numel() - start)
+        z = torch.arange(start, start + n, device="cuda") + signed(((stream << 32) + 0x9E3779B97F4A7C15) % (1 << 64))
+        for shift_by, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            z = (z ^ (z >> shift_by & ((1 << 64 - shift_by) - 1))) * signed(factor)
+        flat[start:start + n] = ((z >> 40 & 0xFFFFFF).float() * 2.0**-23 - 1) * scale + shift
+    return out
+
+
 def data_of(torch, request):
-    """One input set: the same bits as bench/data.h, made on the GPU."""
+    """One input set."""
     from common import labels, stream_of
-
-    def signed(u):
-        return u - (1 << 64) if u >= 1 << 63 else u
-
-    def uniform(stream, shape, dtype, scale, shift):
-        out = torch.empty(shape, device="cuda", dtype=dtype)
-        flat = out.view(-1)
-        for start in range(0, flat.numel(), 1 << 26):
-            n = min(1 << 26, flat.numel() - start)
-            z = torch.arange(start, start + n, device="cuda") + signed(((stream << 32) + 0x9E3779B97F4A7C15) % (1 << 64))
-            for shift_by, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
-                z = (z ^ (z >> shift_by & ((1 << 64 - shift_by) - 1))) * signed(factor)
-            flat[start:start + n] = ((z >> 40 & 0xFFFFFF).float() * 2.0**-23 - 1) * scale + shift
-        return out
     out = []
     for position, i in enumerate(request["inputs"]):
         stream = stream_of(0, position)
         if i["classes"]:
             out.append(torch.from_numpy(labels(stream, i["shape"][0], i["classes"])).cuda())
         else:
-            dtype = torch.bfloat16 if i["dtype"] == "bf16" else torch.float32
-            out.append(uniform(stream, i["shape"], dtype, i["scale"], i["shift"]))
+            dtype = {"bf16": torch.bfloat16, "f8e4m3": torch.float8_e4m3fn}.get(i["dtype"], torch.float32)
+            out.append(uniform(torch, stream, i["shape"], dtype, i["scale"], i["shift"]))
     return out
 
 
@@ -189,13 +198,13 @@ class Replayed(Prepared):
         def go():
             self.replay()
             self.torch.cuda.synchronize()
-        return block(lambda i: microseconds(go) / self.times, how["milliseconds"], how["runs"])
+        return [t / self.times for t in block(lambda i: microseconds(go), how["milliseconds"], how["runs"])]   # a block is as long as any other
 
 
 def parameters_of(torch, request, transposed):
     """By name; `transposed`: matrices as [out, in], as torch.nn has them."""
-    _, values = shared.data_of({**request, "sets": 0})
-    p = {k: torch.from_numpy(v).cuda() for k, v in values.items()}
+    p = {q["name"]: uniform(torch, q["stream"], q["shape"], torch.float32, q["scale"]) if q["scale"] > 0 else torch.full(q["shape"], q["constant"], device="cuda", dtype=torch.float32)
+         for q in request["parameters"]}
     return {k: v.t().contiguous() if transposed and v.dim() == 2 else v for k, v in p.items()}
 
 
@@ -227,6 +236,9 @@ def function_of(torch, request, inputs):
 
 
 def exact_samples(torch, request, inputs):
+    """None where another peer has told them."""
+    if not request["exact"]:
+        return []
     f, args = function_of(torch, request, [t.double() if t.is_floating_point() else t for t in inputs])
     with torch.backends.cudnn.flags(benchmark=False):
         samples = sampled(torch, tuple_of(f(*args)))
@@ -319,8 +331,8 @@ def prepare_step(torch, request, compiled):
     """A training step: products in bf16 by autocast, masters f32, the optimizer's fused kernel."""
     from serve import MODELS, train
     from serve import data_of as arrays_of
-    arrays, values = arrays_of(request)
-    p = {k: torch.from_numpy(v.T.copy() if k.endswith(".weight") and v.ndim == 2 else v).cuda().requires_grad_() for k, v in values.items()}
+    arrays, _ = arrays_of({**request, "parameters": []})
+    p = {k: (v.t().contiguous() if k.endswith(".weight") and v.dim() == 2 else v).requires_grad_() for k, v in parameters_of(torch, request, False).items()}
     sets = [[torch.from_numpy(x).cuda().long() for x in s] for s in arrays]
     initial = {k: v.detach().clone() for k, v in p.items()}
 
@@ -511,6 +523,8 @@ def load(threads, variant):
         torch.set_float32_matmul_precision("high" if tf32 else "highest")
         if variant == "jax":
             jax.config.update("jax_default_matmul_precision", "tensorfloat32" if tf32 else "highest")
+        if request.get("matmul") == "f8" and variant in ("cublaslt", "jax"):   # which are not asked for it here
+            return None
         if variant == "cublaslt":
             return prepare_cublaslt(torch, library, request) if name == "product" else None
         if name == "gpt_step":

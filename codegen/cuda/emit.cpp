@@ -112,6 +112,7 @@ void Emitter::instance() {
   }
   for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
   products_ = !Facts(k_).products.empty();
+  overwritten_ = overwritten_rows(k_);
   scattered_ = scattered_sum();
   if (scattered_) sum_then_rest(*scattered_);
   else block(k_.phases[0].body);
@@ -306,10 +307,11 @@ void Emitter::block(const Block& stmts) {
 
 bool Emitter::is_read(BufferId b) const {
   const Facts facts(k_);
-  return std::any_of(facts.loads.begin(), facts.loads.end(), [&](const Load* l) { return l->buffer == b; });
+  return std::count(overwritten_.outputs.begin(), overwritten_.outputs.end(), b) || std::any_of(facts.loads.begin(), facts.loads.end(), [&](const Load* l) { return l->buffer == b; });
 }
 
 void Emitter::load(const Load& l, const Places& places, const std::string& prefix) {
+  if (l.early) return take_early(l);
   const Buffer& b = buffer(l.buffer);
   const std::vector<AxisId>& axes = value(l.out).axes;
   if (b.kind == BufferKind::out && !is_own(l.buffer)) line(sync_);   // another thread may have stored it
@@ -356,7 +358,7 @@ void Emitter::statement(const Store& s) {
   const std::vector<AxisId> axes(used.begin(), used.end());
   const std::string writer = owner(axes);
   // A buffer may be overwritten in place: every thread with a copy must have read it.
-  if (!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) line(sync_);
+  if ((!writer.empty() && !role_ && (repeats_ == 0 || is_read(s.buffer))) || std::count(overwritten_.stores.begin(), overwritten_.stores.end(), &s)) line(sync_);
   const AxisId vector = vector_axis(s.buffer, s.index, axes, places_);
   Registers r;
   over(axes, places_, vector, r, [&] {
@@ -557,6 +559,7 @@ void Emitter::loops(const std::vector<AxisId>& axes, const std::function<void()>
 
 void Emitter::statement(const Seq& q) {
   if (role_) return role_seq(q);
+  meet_before(q.body);
   if (is_staged(q)) return staged(q);
   if (walk_own_steps(q) || walk_ahead(q)) return;
   const std::map<size_t, Op> later = deferred(q);
@@ -585,6 +588,7 @@ void Emitter::statement(const Seq& q) {
 
 void Emitter::statement(const Each& e) {
   if (role_) return role_each(e.axes, e.body);
+  meet_before(e.body);
   const auto* l = e.body.size() == 2 ? std::get_if<Load>(&e.body[0].node) : nullptr;
   const auto* s = l ? std::get_if<Store>(&e.body[1].node) : nullptr;
   if (s && s->value == l->out && buffer(s->buffer).kind == BufferKind::scratch) return to_shared(e.axes, *l, *s);

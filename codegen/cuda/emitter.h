@@ -12,6 +12,7 @@
 #include "codegen/program.h"
 #include "ir/tile/kernel.h"
 #include "passes/tile/atoms.h"
+#include "passes/tile/overwrite.h"
 
 namespace quern::cuda {
 
@@ -104,6 +105,11 @@ class Emitter {
   }
   void map_elements(const tile::MapTile& m, const Places& places);
   void elements(const tile::MapTile& m, const Places& places, const std::map<size_t, std::string>& inverses);
+  Overwritten overwritten_;
+  // A loop may overwrite what lies in this block's rows: every thread has read it.
+  void meet_before(const tile::Block& body) {
+    if (std::count(overwritten_.loops.begin(), overwritten_.loops.end(), &body)) line(sync_);
+  }
   bool is_read(tile::BufferId b) const;
   bool is_own(tile::BufferId b) const;
   std::optional<int64_t> stride_in_vector(const Index& e, tile::AxisId a, int64_t vector) const;
@@ -166,10 +172,10 @@ class Emitter {
     int64_t bytes() const { return rows * row_bytes * columns; }
   };
   struct Ring {
-    std::vector<int64_t> at, bytes;   // of each part: from the start of shared memory, of one slot
-    int64_t depth, readers, copies, barriers;
-    int64_t putters;                  // > 0: instances that fill it for readers
-    int64_t size() const;             // of one of the copies
+    std::vector<int64_t> at, bytes;   // of each part: the first slot's place in shared memory, and how far the next one's is
+    int64_t depth, readers, copies, barriers, early = -1;
+    int64_t putters = 0;              // > 0: instances that fill it for readers
+    int64_t size = 0;                 // of the tiles of one of the copies
   };
   struct SharedTile { std::string address; Part part; tile::AxisId axis; };   // an operand of a product; its axis that is not summed
   const tile::Phase* phase_ = nullptr;     // with roles
@@ -199,6 +205,11 @@ class Emitter {
   int64_t steps_of(const std::vector<tile::AxisId>& axes) const;   // of an each
   static std::vector<const tile::Load*> loads_ahead(const tile::Block& body);
   void stand(const std::vector<tile::AxisId>& axes, const std::string& step);
+  void lay_out_rings();
+  void find_early(const tile::Role& r, int64_t& barriers);
+  void ask_early(const tile::Each& e);
+  void take_early(const tile::Load& l);
+  const tile::Block* parts_ = nullptr;     // of a role: the steps over parts that are emitted
   void read_ahead(const std::vector<tile::AxisId>& axes, const tile::Block& body, const std::string& step);
   std::string begin_of(tile::AxisId a) const;   // where a loop over it starts
   std::string past(const std::vector<tile::AxisId>& axes) const;   // whether it has
@@ -208,7 +219,7 @@ class Emitter {
     int64_t step, every, jump;
   };   // of an operand along the sum: from one instruction to the next, and after so many
   Walk walk(const SharedTile& t, tile::AxisId k) const;
-  std::string product_helper(const tile::Atom& atom, tile::Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
+  std::string product_helper(const tile::Atom& atom, const tile::Mma& m, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
   std::string settle_helper(int64_t sums, int64_t left);
   Part part(const tile::Value& v) const;
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
@@ -236,8 +247,9 @@ class Emitter {
   void in_role(const tile::Total& t);
   void in_role(const tile::Add& a);
   void put_part(const tile::Put& p);
-  void send_parts(const char* how, int channel, const std::vector<tile::Store>& stores, const std::string& number);
-  std::string slot(int channel, size_t part, const std::string& number) const;   // its address
+  void send_parts(const char* how, int channel, const std::vector<tile::Store>& stores, const std::function<std::string(size_t part, int64_t offset)>& at);
+  std::string slot(int channel, size_t part, const std::string& number, int64_t offset = 0) const;   // its address
+  std::string own_slot(int channel, size_t part, int64_t offset = 0) const;
   std::set<int> counted_, once_;           // channels of which each step of the role's loop, or each claimed instance, gets or puts one: its number is theirs
   const tile::Seq* counted_in_ = nullptr;
   void find_counted(const tile::Role& r);

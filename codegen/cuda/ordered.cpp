@@ -3,7 +3,6 @@
 // added last. Who has a neighbour before it waits for that one's; who has none behind it puts 0 back, so that the next launch finds it so.
 // A tile waits for earlier ones alone, whose blocks run: as many blocks as fit at once are launched, and each has its tiles in order.
 #include <algorithm>
-#include <numeric>
 
 #include <fmt/format.h>
 
@@ -14,17 +13,43 @@ namespace quern::cuda {
 
 using namespace tile;
 
-int64_t Emitter::Ring::size() const { return depth * std::accumulate(bytes.begin(), bytes.end(), int64_t{0}); }
-std::string Emitter::slot(int channel, size_t part, const std::string& number) const {
+// Rings one after the other; of a slot all tiles, and behind all rings the vectors, which need not lie at multiples of 1024.
+void Emitter::lay_out_rings() {
+  const auto is_vector = [](const Value& v) { return v.axes.size() < 2; };
+  for (size_t c = 0; c < rings_.size(); ++c) {
+    Ring& r = rings_[c];
+    int64_t slot = 0;
+    for (const Value& v : phase_->channels[c].parts) {
+      r.at.push_back(shared_bytes_ + slot);
+      slot += is_vector(v) ? 0 : round_up(part(v).bytes(), 1024);
+    }
+    r.bytes.assign(r.at.size(), slot);
+    r.size = r.depth * slot;
+    shared_bytes_ += r.copies * r.size;
+  }
+  for (size_t c = 0; c < rings_.size(); ++c)
+    for (size_t n = 0; n < rings_[c].at.size(); ++n)
+      if (const Value& v = phase_->channels[c].parts[n]; is_vector(v)) {
+        QN_CHECK(rings_[c].copies == 1, "no vectors are put");
+        rings_[c].at[n] = shared_bytes_, rings_[c].bytes[n] = round_up(part(v).bytes(), 128);
+        shared_bytes_ += rings_[c].depth * rings_[c].bytes[n];
+      }
+}
+std::string Emitter::slot(int channel, size_t part, const std::string& number, int64_t offset) const {
   const Ring& r = rings_[static_cast<size_t>(channel)];
-  return fmt::format("ring + {} + {} * {}", r.at[part], number, r.bytes[part]);
+  return fmt::format("ring + {} * {} + {}", number, r.bytes[part], r.at[part] + offset);
+}
+// Of the ring that an instance has for itself, where it puts now; early parts lie where their step does.
+std::string Emitter::own_slot(int channel, size_t part, int64_t offset) const {
+  const Ring& r = rings_[static_cast<size_t>(channel)];
+  return fmt::format("ring{0} + {1} * {2} + {3}", channel, r.early < 0 ? fmt::format("slot{}", channel) : "step", r.bytes[part], r.at[part] - r.at[0] + offset);
 }
 // The parts of a slot on their way to memory, each column of 128 bytes by itself.
-void Emitter::send_parts(const char* how, int channel, const std::vector<Store>& stores, const std::string& number) {
+void Emitter::send_parts(const char* how, int channel, const std::vector<Store>& stores, const std::function<std::string(size_t part, int64_t offset)>& at) {
   for (size_t n = 0; n < stores.size(); ++n) {
     const Part p = part(phase_->channels[static_cast<size_t>(channel)].parts[n]);
     for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("{}({}, {} + {}{});", how, tensor_map(stores[n].buffer, stores[n].index, p, false), slot(channel, n, number), x * p.rows * p.row_bytes, corner(stores[n].index, p, x)));
+      line(fmt::format("{}({}, {}{});", how, tensor_map(stores[n].buffer, stores[n].index, p, false), at(n, x * p.rows * p.row_bytes), corner(stores[n].index, p, x)));
   }
   line("qn_sending();");
 }
@@ -140,12 +165,13 @@ void Emitter::in_role(const Add& a) {
   line(fmt::format("const int column = {} / {}, before = column {} 1, behind = column {} 1;", over.start, over.tile, phase_->backward ? '+' : '-', phase_->backward ? '-' : '+'));
   line(fmt::format("u32* const turn = qn_turns{} + ({});", number, box));
   const std::string now = fmt::format("now{}", a.channel);
+  const auto got = [&](size_t part, int64_t offset) { return slot(a.channel, part, now, offset); };
   open(fmt::format("if ({})", has_step("before")));
   if (!planted(Fault::turn_not_waited_for)) line("qn_await_turn(turn, before + 1);");
-  send_parts("qn_add_box", a.channel, a.stores, now);
+  send_parts("qn_add_box", a.channel, a.stores, got);
   close();
   open("else");
-  send_parts("qn_send", a.channel, a.stores, now);
+  send_parts("qn_send", a.channel, a.stores, got);
   close();
   line("qn_room<0>();");
   line(fmt::format("qn_release(ring + {} + 8 * {});", r.barriers + 8 * r.depth, now));

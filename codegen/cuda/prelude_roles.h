@@ -152,6 +152,15 @@ template <int ROW> __device__ __forceinline__ u32 qn_swizzled(u32 at) { return a
     _Pragma("unroll") for (int e = 0; e < 4; ++e) { const float* x = v + (e & 1) * (COLUMNS / 4) + (2 * j + (e >> 1)) * 2; r[e] = qn_rounded_##type(x[0], x[1]); } \
     u32 at = qn_swizzled<128>((u32)(j * 16 + (lane >> 4) * 8 + (lane & 7)) * 128 + ((tid >> 5) * 2 + (lane >> 3 & 1)) * 16); \
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(to + at), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory"); } }
+// As they were put.
+#define QN_TAKE(type) template <int COLUMNS> __device__ __forceinline__ void qn_take_##type(float* v, u32 from, int tid) { \
+  const int lane = tid & 31; \
+  _Pragma("unroll") for (int j = 0; j < COLUMNS / 16; ++j) { \
+    u32 r[4]; \
+    u32 at = qn_swizzled<COLUMNS * 2>((u32)((tid >> 5) * 16 + (lane & 15)) * (COLUMNS * 2) + (j * 2 + (lane >> 4)) * 16); \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(from + at) : "memory"); \
+    _Pragma("unroll") for (int e = 0; e < 8; ++e) v[(e >> 1 & 1) * (COLUMNS / 4) + (2 * j + (e >> 2)) * 2 + (e & 1)] = qn_from_##type((u16)(r[e >> 1] >> (e & 1) * 16)); } }
+QN_TAKE(bf16) QN_TAKE(f16)
 QN_PUT(bf16) QN_PUT(f16) QN_PUT_TURNED(bf16) QN_PUT_TURNED(f16)
 template <int COLUMNS, class T> __device__ __forceinline__ void qn_put_turned_32(u32 to, const T* v, int tid) {   // 32 of the rows in a column of shared memory
   const int lane = tid & 31, warp = tid >> 5;

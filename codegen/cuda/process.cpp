@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -236,12 +237,15 @@ std::vector<std::string> compile(std::vector<KernelImage>& images, const std::st
   if (here && !images.empty()) notes.push_back("quern-cc is not beside this program, and QUERN_CC does not name it: kernels are compiled in this process, one after the other");
   std::vector<std::string> logs(images.size());
   std::vector<std::exception_ptr> problems(images.size());
+  std::vector<size_t> order(images.size());   // the longest first: one of them alone at the end would be waited for
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return images[a].source.size() > images[b].source.size(); });
   std::atomic<size_t> next = 0;
   const auto work = [&] {
-    for (size_t i; (i = next++) < images.size();) try {
-        logs[i] = compile(images[i], arch);
+    for (size_t at; (at = next++) < order.size();) try {
+        logs[order[at]] = compile(images[order[at]], arch);
       } catch (...) {
-        problems[i] = std::current_exception();
+        problems[order[at]] = std::current_exception();
       }
   };
   std::vector<std::thread> others;

@@ -52,10 +52,10 @@ void Emitter::issue(const Mma& m) {
     const uint64_t stride = along ? 0 : static_cast<uint64_t>(t.part.rows * t.part.row_bytes) >> 4;
     line(fmt::format("const u64 {} = {}ull | (({} & 0x3ffff) >> 4);", name, (uint64_t{1} << 62) | (uint64_t{64} << 32) | (stride << 16), t.address));
   };
-  QN_CHECK(m.precision != Precision::tf32 || (b.part.inner == k && (shared == tiles_.end() || shared->second.part.inner == k)), "operands of 32 bits in shared memory run along the sum");
+  QN_CHECK(b.part.size == 2 || (b.part.inner == k && (shared == tiles_.end() || shared->second.part.inner == k)), "operands of 8 or 32 bits in shared memory run along the sum");
   const Walk along_b = walk(b, k), along_a = shared == tiles_.end() ? Walk{true, true, 0, 1, 0} : walk(shared->second, k);
   const std::string add = adds_.at(m.acc);
-  const std::string call = product_helper(*atom, m.precision, place(k).tile / atom->k, along_a, along_b, add);
+  const std::string call = product_helper(*atom, m, place(k).tile / atom->k, along_a, along_b, add);
   open("");
   descriptor("db", b, along_b.along);
   if (!along_a.registers) descriptor("da", shared->second, along_a.along);
@@ -74,12 +74,12 @@ void Emitter::issue(const Mma& m) {
   computed_ = false;
 }
 
-std::string Emitter::product_helper(const Atom& atom, Precision precision, int64_t steps, const Walk& a, const Walk& b, const std::string& add) {
+std::string Emitter::product_helper(const Atom& atom, const Mma& m, int64_t steps, const Walk& a, const Walk& b, const std::string& add) {
   const int sums = atom.n / 2, operands = a.registers ? static_cast<int>(steps) * 4 : 1;
   const bool asked = add != "0" && add != "1";
-  const char* type = kPrecisions[static_cast<int>(precision)];
-  std::string name = fmt::format("qn_product_{}_{}_{}{}x{}{}", atom.name, type, a.registers ? 'r' : a.along ? 'k'
-                                                                                                            : 'm',
+  const auto type = [&](ValueId v) { return m.precision == Precision::f8 ? name_of(value(v).dtype).substr(2) : std::string_view(kPrecisions[static_cast<int>(m.precision)]); };   // e4m3
+  std::string name = fmt::format("qn_product_{}_{}{}_{}{}x{}{}", atom.name, type(m.a), type(m.a) == type(m.b) ? "" : fmt::format("_{}", type(m.b)), a.registers ? 'r' : a.along ? 'k'
+                                                                                                                                                                                : 'm',
                                  b.along ? 'k' : 'n', steps, asked ? "" : "_" + add);
   for (const Walk* w : {&a, &b})
     if (!w->registers && w->every < steps) name += fmt::format("_{}", w->jump);
@@ -91,11 +91,11 @@ std::string Emitter::product_helper(const Atom& atom, Precision precision, int64
   helpers_ += "\\n\"\n";
   for (int64_t s = 0; s < steps; ++s) {
     const std::string left = a.registers ? fmt::format("{{{}}}", list(sums + 4 * static_cast<int>(s), 4, "%{}")) : "a";
-    const std::string majors = precision == Precision::tf32 ? "" : fmt::format("{}, {}", a.registers ? "" : a.along ? ", 0"
-                                                                                                                    : ", 1",
-                                                                               b.along ? 0 : 1);
-    helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, {}, b, {}, 1, 1{};\\n\"\n", atom.name, type, type, list(0, sums, "%{}"), left, s ? "1" : asked ? "p"
-                                                                                                                                                                                    : add,
+    const std::string majors = tiles_.at(m.b).part.size != 2 ? "" : fmt::format("{}, {}", a.registers ? "" : a.along ? ", 0"
+                                                                                                                     : ", 1",
+                                                                                b.along ? 0 : 1);
+    helpers_ += fmt::format("    \"wgmma.mma_async.sync.aligned.{}.f32.{}.{} {{{}}}, {}, b, {}, 1, 1{};\\n\"\n", atom.name, type(m.a), type(m.b), list(0, sums, "%{}"), left, s ? "1" : asked ? "p"
+                                                                                                                                                                                              : add,
                             majors);
     if (s + 1 == steps) break;
     const auto next = [&](const Walk& w) { return (s + 1) % w.every ? w.step : w.jump; };

@@ -129,31 +129,33 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   }
   threads_ = 128 * groups;
   find_rounded();
-  // Rings, then barriers. Of a ring's parts all slots lie together: vectors, which need not lie at multiples of 1024, behind all tiles.
+  // Rings, then barriers.
   for (size_t c = 0; c < p.channels.size(); ++c) {
     const Channel& channel = p.channels[c];
-    Ring ring{{}, {}, channel.depth, 0, 1, 0, 0};
+    Ring ring{{}, {}, channel.depth, 0, 1, 0};
     for (const Role& r : p.roles) {
       if (has<Put>(r, static_cast<int>(c))) (is_got(p, static_cast<ChannelId>(c)) ? ring.putters : ring.copies) = r.count;
       if (has<Get>(r, static_cast<int>(c))) ring.readers += r.turns || r.steps ? 1 : r.count;
     }
     if (ring.readers) ring.barriers = barriers, barriers += 2 * ring.depth;
-    for (const Value& v : channel.parts) ring.at.push_back(0), ring.bytes.push_back(round_up(part(v).bytes(), v.axes.size() > 1 ? 1024 : 128));
     rings_.push_back(ring);
   }
-  for (const bool vectors : {false, true})
-    for (size_t c = 0; c < p.channels.size(); ++c)
-      for (size_t n = 0; n < p.channels[c].parts.size(); ++n)
-        if (Ring& r = rings_[c]; (p.channels[c].parts[n].axes.size() < 2) == vectors) r.at[n] = shared_bytes_, shared_bytes_ += r.bytes[n] * r.depth * r.copies;
-  for (Ring& r : rings_) r.barriers = shared_bytes_ + 8 * r.barriers;
+  lay_out_rings();
+  for (const Role& r : p.roles) find_early(r, barriers);
+  for (Ring& r : rings_) {
+    r.barriers = shared_bytes_ + 8 * r.barriers;
+    if (r.early >= 0) r.early = shared_bytes_ + 8 * r.early;
+  }
   shared_bytes_ += 8 * barriers;
   if (p.claimed) claims_ = shared_bytes_, shared_bytes_ += 24;   // full, empty, the number
 
   line("const u32 ring = (u32)__cvta_generic_to_shared(shared);");
   line("const int group = threadIdx.x >> 7, tid = threadIdx.x & 127;");
   open("if (threadIdx.x == 0)");
-  for (const Ring& r : rings_)
+  for (const Ring& r : rings_) {
+    if (r.early >= 0) line(fmt::format("for (int i = 0; i < {}; ++i) qn_barrier(ring + {} + 8 * i, 1);", r.copies, r.early));
     if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, {3}); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers, std::max<int64_t>(1, 4 * r.putters)));
+  }
   if (p.claimed) {
     int64_t told = 0;
     for (const Role& r : p.roles) told += &r == &p.roles[0] ? 0 : r.count * (only_moves(r) ? 1 : 4);
@@ -176,7 +178,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
     for (const Role& r : p.roles)
       if (only_moves(r)) {
         open(r.count == 1 ? fmt::format("if (tid == {})", 32 * first) : fmt::format("if (tid >= {} && tid < {} && tid % 32 == 0)", 32 * first, 32 * (first + r.count)));
-        line(fmt::format("const int self = (tid >> 5) - {};", first));
+        line(r.count == 1 ? "const int self = 0;" : fmt::format("const int self = (tid >> 5) - {};", first));
         role(r, 0);
         close();
         first += r.count;
@@ -188,7 +190,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
     if (only_moves(r)) continue;
     open(fmt::format("{}if (group < {})", first ? "else " : "", first + r.count));
     registers(r);
-    line(fmt::format("const int self = group - {};", first));
+    line(r.count == 1 ? "const int self = 0;" : fmt::format("const int self = group - {};", first));
     role(r, first);
     close();
     first += r.count;
@@ -214,7 +216,8 @@ void Emitter::role(const Role& r, int64_t first) {
     if (has<Fetch>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 1;", c));
     if (counted_.count(channel) || once_.count(channel)) continue;
     if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0, parity{0} = 0;", c));
-    if (has<Put>(r, channel)) line(fmt::format("u32 slot{} = 0;", c));
+    if (has<Put>(r, channel) && rings_[c].early >= 0) line(fmt::format("u32 early{} = 0;", c));
+    if (has<Put>(r, channel)) line(fmt::format("u32 slot{0} = 0; const u32 ring{0} = ring + {1} + self * {2};", c, rings_[c].at[0], rings_[c].size));
   }
   if (!one_thread)
     for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
@@ -277,6 +280,8 @@ void Emitter::role(const Role& r, int64_t first) {
   if (r.turns)
     for (const Stmt& s : r.body)
       if (const auto* q = std::get_if<Seq>(&s.node); q && std::any_of(q->axes.begin(), q->axes.end(), steps)) zero_sums(*q);
+  for (const Stmt& s : r.body)
+    if (const auto* e = std::get_if<Each>(&s.node)) ask_early(*e);
   block(r.body);
   if (p.claimed && &r == &p.roles[0]) claim();
   close();
@@ -427,7 +432,7 @@ void Emitter::in_role(const Fetch& f) {
     const Part p = part(c.parts[n]);
     const std::string map = tensor_map(f.loads[n].buffer, f.loads[n].index, p, rounded_.count(f.channel) > 0);
     for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("qn_fetch({} + {}, {}, full{});", slot(f.channel, n, fmt::format("slot{}", f.channel)), x * p.rows * p.row_bytes, map, corner(f.loads[n].index, p, x)));
+      line(fmt::format("qn_fetch({}, {}, full{});", slot(f.channel, n, fmt::format("slot{}", f.channel), x * p.rows * p.row_bytes), map, corner(f.loads[n].index, p, x)));
   }
   line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", f.channel, r.depth));
   close();
@@ -490,28 +495,6 @@ void Emitter::copy_part(ValueId out, const PartOfSum& p, const std::string& from
   close();
 }
 
-// Each block leaves its sums where the first ring was, in groups of four registers of all threads, and adds up of all blocks
-// the parts that it is dealt.
-void Emitter::in_role(const Share& s) {
-  const Value& v = value(s.value);
-  const int64_t sums = place(v.axes.at(0)).tile * place(v.axes.at(1)).tile / 128, threads = 128 * role_->count;
-  QN_CHECK(sums_.size() == 1 && v.dtype == DType::f32 && rings_.at(0).at.at(0) == 0 && sums * threads * 4 <= rings_[0].size(), "one sum is shared, which the first ring has room for");
-  line(fmt::format("qn_show<{}, {}>(ring, {}, self * 128 + tid);", sums, threads, name(s.value)));
-}
-void Emitter::in_role(const Deal& d) {
-  const int64_t sharers = k_.sharers(*phase_), before = steps_of(d.axes) % sharers;   // of each instance
-  role_each(d.axes, d.body, fmt::format("(share + self * {}) % {}", (sharers - before) % sharers, sharers), sharers);
-  line("qn_seen();");
-}
-void Emitter::in_role(const Total& t) {
-  PartOfSum p = part_of_sum(t.out, t.arg);
-  const int64_t threads = 128 * role_->count;
-  line(fmt::format("float s{}[{}];", t.out, p.registers));
-  line(fmt::format("qn_total<{}, {}, {}>(s{}, ring + ({}) * {} + (self * 128 + tid) * 16);", k_.sharers(*phase_), p.registers, threads, t.out, p.first, 16 * threads));
-  p.first = "0";
-  copy_part(t.out, p, fmt::format("s{}", t.out));
-}
-
 void Emitter::in_role(const Release& r) {
   QN_CHECK(r.behind <= 1, "the last two slots got are known");
   if (r.behind == 0 && r.channel == last_got_) last_got_ = -1;   // its barrier goes on
@@ -523,8 +506,10 @@ void Emitter::in_role(const Put& p) {
   const Channel& c = phase_->channels[static_cast<size_t>(p.channel)];
   const Ring& r = rings_[static_cast<size_t>(p.channel)];
   if (r.putters) return put_part(p);
-  line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
-  line("qn_together(self);");
+  if (r.early < 0) {   // else this warp alone has read what lay in its rows
+    line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
+    line("qn_together(self);");
+  }
   const char* thread = has_few_registers() ? "qn_here(tid)" : "tid";   // registers are few: places in a slot are not kept
   for (size_t n = 0; n < p.values.size(); ++n) {
     const Part part = this->part(c.parts[n]);
@@ -535,7 +520,7 @@ void Emitter::in_role(const Put& p) {
     QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.columns * part.row_bytes == 64 * part.size : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
     line(fmt::format("qn_put_{}{}<{}>({}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
                                                                                                                                            : "32",
-                     turned ? part.rows : part.row_bytes / part.size, slot(p.channel, n, fmt::format("(self * {} + slot{})", r.depth, p.channel)), name(p.values[n]), thread));
+                     turned ? part.rows : part.row_bytes / part.size, own_slot(p.channel, n), name(p.values[n]), thread));
   }
 }
 void Emitter::in_role(const Fence&) { line("qn_fence();"); }
@@ -543,9 +528,9 @@ void Emitter::in_role(const Send& s) {
   const Ring& r = rings_[static_cast<size_t>(s.channel)];
   line("qn_together(self);");
   open("if (tid == 0)");
-  send_parts("qn_send", s.channel, s.stores, fmt::format("(self * {} + slot{})", r.depth, s.channel));
+  send_parts("qn_send", s.channel, s.stores, [&](size_t part, int64_t offset) { return own_slot(s.channel, part, offset); });
   close();
-  line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
+  if (r.early < 0) line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
 }
 
 // The assembler moves a wait above what is computed before it, and has moved what rounds sums to f16 and packs them above the wait for

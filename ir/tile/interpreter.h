@@ -190,18 +190,23 @@ class Interpreter {
     if ((bits & 0x7f800000u) != 0x7f800000u) bits = (bits + 0x1000u) & ~0x1fffu;
     return static_cast<double>(std::bit_cast<float>(bits));
   }
+  // To 14 bits of significand, toward zero.
+  static double cut(double x) {
+    const uint32_t bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+    return std::isfinite(x) ? static_cast<double>(std::bit_cast<float>(bits & ~0x3ffu)) : x;
+  }
   void statement(const Mma& m) {
     const Value& out = k_.values[static_cast<size_t>(m.out)];
     fill(m.out, [&] {
       double sum = element(m.acc).f;
       elements(m.axes, 0, [&] {
-        const double a = element(m.a).f, b = element(m.b).f;
+        const double a = element(m.a).as_double(), b = element(m.b).as_double();
         if (!is_of_tf32(m.precision)) return void(sum += a * b);
         const double big_a = round_tf32(a), big_b = round_tf32(b);
         sum += big_a * big_b;
         if (m.precision == Precision::tf32x3) sum += big_a * round_tf32(b - big_b) + round_tf32(a - big_a) * big_b;
       });
-      return Scalar::of(out.dtype, sum);
+      return Scalar::of(out.dtype, m.precision == Precision::f8 ? cut(sum) : sum);
     });
   }
 

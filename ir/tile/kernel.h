@@ -10,7 +10,7 @@
 //   role     ::= "role" name ["x" count ("along" axis-name,+ | "in" "turns" | "in" "steps")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" ["stream"] %buffer "[" index,* "]" "=" %v     also gathered
-//   op       ::= "load" ["ahead"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
+//   op       ::= "load" ["ahead" | "early"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
 //   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
 //              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name,* ")" block ["else" block] | "turn" | "pass"
@@ -40,7 +40,8 @@
 // its instance has stored before.
 // reduce combines the tile's elements along the named axes, from the identity. mma: acc + sum over the named axes of
 // a*b, precision f64, f32 (fused), tf32 (operands rounded to nearest), tf32x3 (operands are sums of two of tf32, x = big + small; all of their
-// product but small*small), bf16, f16 (exact products, accumulated in f32).
+// product but small*small), bf16, f16 (exact products, accumulated in f32), f8 (exact products of both 8-bit floats, accumulated in f32, of which
+// 14 bits are kept: those below are cut off).
 // A map's expression uses the graph's elementwise ops, constants, operands (a0, a1 …), axis coordinates as i64, the
 // symbol, and random bits; each op rounds to its dtype as in ir/op.h.
 //
@@ -68,10 +69,11 @@
 // What one role puts and some role gets is one ring for all: each instance puts its part, fenced, and a number can be got when all have put theirs.
 // `add %c to (…) over a`: what was last got is added to memory, asynchronously, in the order in which the work has the tiles of its axis a: the first
 // to have such a step stores, each other one waits for the one before it, which is its neighbour; the slot is given back when it has been read.
+// `load early`, in an each that sends to the same place: asked for before the first product of the instance, each step's into the slot that the step puts.
 // `slice`: the part of a tile where axes within its own stand. `past (a, b)`: in all steps of the loop over a and b but the first, in which
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
 // The first operand of an issued product may be a tile in registers: rows of 64, as products leave their sums, or, of 32 bits, as a map takes it out of a slot
-// in which it lies across the sum. No other operand of 32 bits does.
+// in which it lies across the sum. No other operand of 32 bits does, and none of 8.
 // A part of one axis lies in its slot as it is in memory; maps read it there. What a role loads and stores itself, it does from registers.
 // `work … shared along a`: so many blocks as the axis a has tiles do each instance together; the r-th stands in the r-th tile of a, so that its loops over
 // axes within a sum that share. `share %v` shows the others its tile; `deal` is an `each` whose steps, counted over all instances of the role,
@@ -159,7 +161,12 @@ inline std::vector<BoxIndex> box_of(const std::vector<Index>& index) { return st
 struct Stmt;
 using Block = std::vector<Stmt>;
 
-struct Load { ValueId out; BufferId buffer; std::vector<BoxIndex> index; bool ahead = false; };
+struct Load {
+  ValueId out;
+  BufferId buffer;
+  std::vector<BoxIndex> index;
+  bool ahead = false, early = false;
+};
 struct MapTile {
   ValueId out;
   ScalarExpr expr;
@@ -172,8 +179,9 @@ enum class Precision { f64,
                        tf32,
                        tf32x3,
                        bf16,
-                       f16 };   // tf32: operands rounded to 11 bits of significand
-inline constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "tf32x3", "bf16", "f16"};
+                       f16,
+                       f8 };   // tf32: operands rounded to 11 bits of significand
+inline constexpr const char* kPrecisions[] = {"f64", "f32", "tf32", "tf32x3", "bf16", "f16", "f8"};
 inline bool is_of_tf32(Precision p) { return p == Precision::tf32 || p == Precision::tf32x3; }
 struct Mma {
   ValueId out;
@@ -233,6 +241,8 @@ inline std::vector<const Block*> blocks_of(const InRole& s) {
 struct Stmt {
   std::variant<Load, MapTile, ReduceTile, Mma, Seq, Each, Store, InRole> node;
 };
+/// What sends to the place of an early load, of the each that both stand in; null: nothing, or more than one part.
+const Send* sent_over(const Block& each, const Load& early);
 
 // --- roles ---
 using ChannelId = int;

@@ -477,8 +477,8 @@ class Parser {
     if (outs.size() != 1) r_.fail("expected a statement");
     const auto out = [&] { return define(outs[0].first, outs[0].second); };
     if (r_.accept("load")) {
-      const bool ahead = r_.accept("ahead");
-      Load l{0, buffer_reference(), {}, ahead};
+      const bool ahead = r_.accept("ahead"), early = r_.accept("early");
+      Load l{0, buffer_reference(), {}, ahead, early};
       l.index = box();
       l.out = out();
       return {std::move(l)};

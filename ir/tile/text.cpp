@@ -179,7 +179,9 @@ class Printer {
   }
   std::string stmt(const Stmt& s, const std::string& indent) const {
     return std::visit(
-        Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load {}%{}[{}]", l.ahead ? "ahead " : "", k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
+        Overloaded{[&](const Load& l) { return define(l.out) + fmt::format("load {}%{}[{}]", l.ahead ? "ahead " : l.early ? "early "
+                                                                                                                          : "",
+                                                                           k_.buffers[static_cast<size_t>(l.buffer)].name, box(l.index)); },
                    [&](const MapTile& m) { return define(m.out) + fmt::format("map{}({}) ({})", m.fast ? " fast" : "", expr(m.expr), values(m.args)); },
                    [&](const ReduceTile& r) { return define(r.out) + fmt::format("reduce<{}> {} (%{})", quern::name_of(r.combine), names(r.axes), number(r.arg)); },
                    [&](const Mma& m) {

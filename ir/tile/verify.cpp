@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <set>
 
+#include <utility>
+
 #include <fmt/format.h>
 
 #include "ir/support/overloaded.h"
@@ -103,6 +105,7 @@ class Verifier {
   std::set<ValueId> defined_;
   const Phase* phase_ = nullptr;   // whose roles are looked at
   const Role* role_ = nullptr;
+  const Each* each_ = nullptr;
 
   void check(bool condition, const std::string& message) const {
     if (!condition) throw Error(Code::general_bug, fmt::format("this is a bug in Quern: kernel verifier: {} in\n{}", message, to_string(k_)));
@@ -234,7 +237,21 @@ class Verifier {
   bool covers(const Value& v, const std::set<AxisId>& axes) const {
     return std::all_of(axes.begin(), axes.end(), [&](AxisId a) { return std::count(v.axes.begin(), v.axes.end(), a) > 0 || a == k_.steps || (phase_ && k_.axes[static_cast<size_t>(a)].tile == 1); });
   }
+  // Of whole tiles: a step that is left out would leave its slot filled.
+  void early(const Load& l) const {
+    check(each_ && role_ && phase_->shared < 0, "early loads stand in an each of a role");
+    const Send* send = sent_over(each_->body, l);
+    check(send != nullptr, "an early load lies where the same step sends to");
+    int64_t steps = 1;
+    for (AxisId a : each_->axes) {
+      const Axis& axis = k_.axes[static_cast<size_t>(a)];
+      check(axis.within >= 0 && !axis.symbol && axis.extent % k_.axes[static_cast<size_t>(axis.within)].tile == 0, "steps with early loads are parts of whole tiles");
+      steps *= k_.axes[static_cast<size_t>(axis.within)].tile / axis.tile;
+    }
+    check(channel(send->channel).depth == steps, "every early load has a slot of its own");
+  }
   void statement(const Load& l) {
+    if (l.early) early(l);
     const Buffer& b = buffer(l.buffer, l.index.size());
     const std::set<AxisId> axes = box(l.index);
     define(l.out);
@@ -293,7 +310,7 @@ class Verifier {
     for (const Value* v : {&a, &b})
       for (AxisId x : v->axes)
         check(std::count(acc.axes.begin(), acc.axes.end(), x) + std::count(m.axes.begin(), m.axes.end(), x) == 1, "an operand's axis is the sum's or is summed");
-    check(is_float(acc.dtype) && is_float(a.dtype) && a.dtype == b.dtype, "an mma takes floats, both operands alike");
+    check(is_float(acc.dtype) && (m.precision == Precision::f8 ? is_f8(a.dtype) && is_f8(b.dtype) : is_float(a.dtype) && a.dtype == b.dtype), "an mma takes floats, both operands alike or of 8 bits");
     check(!m.issued || phase_, "products are issued in roles");
     define(m.out);
     const Value& out = k_.values[static_cast<size_t>(m.out)];
@@ -322,7 +339,9 @@ class Verifier {
     }
   }
   void statement(const Each& e) {
+    const Each* around = std::exchange(each_, &e);
     nested(e.axes, [&] { block(e.body); });
+    each_ = around;
   }
   // --- roles ---
   void work(const Phase& p) {
@@ -470,6 +489,16 @@ class Verifier {
 
 bool is_walked(const Kernel& kernel, AxisId axis) {
   return std::any_of(kernel.phases.begin(), kernel.phases.end(), [&](const Phase& p) { return walks(kernel, p.body, axis); });
+}
+
+const Send* sent_over(const Block& each, const Load& early) {
+  for (const Stmt& s : each) {
+    const auto* r = std::get_if<InRole>(&s.node);
+    const auto* d = r ? std::get_if<Send>(&r->node) : nullptr;
+    const auto same = [](const BoxIndex& a, const BoxIndex& b) { return a.gather < 0 && b.gather < 0 && a.index == b.index; };
+    if (d && d->stores.size() == 1 && std::equal(d->stores[0].index.begin(), d->stores[0].index.end(), early.index.begin(), early.index.end(), same)) return d;
+  }
+  return nullptr;
 }
 
 void verify(const Kernel& kernel) { Verifier(kernel).run(); }

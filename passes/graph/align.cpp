@@ -5,8 +5,10 @@
 // A product's result that is transposed on its way to another one, whose operand would have to be in memory so, is made in that order:
 //   before: %2 = contract %0, %1 {spec="bhqk,bhkd->bhqd"};  %3 = transpose %2 {axes=[0,2,1,3]};  %4 = reshape %3;  %6 = contract %4, %5
 //   after:  %2 = contract %0, %1 {spec="bhqk,bhkd->bqhd"};  %3 = reshape %2;  %5 = contract %3, %4
-// Values stay the same: a sum has zeros at its end. A padded operand is written once (partition); what reads the result looks at
+// Rows are those in memory: a product that only transposes look at, or of transposed operands, as a convolution with channels last, has other ones than its
+// type says. Values stay the same: a sum has zeros at its end. A padded operand is written once (partition); what reads the result looks at
 // longer rows. Scores that are recomputed (recompute.h) stay as they are.
+#include <algorithm>
 #include <map>
 
 #include <fmt/format.h>
@@ -27,6 +29,7 @@ class Align {
   Align(const Graph& graph, PassContext& context) : g_(graph), context_(context), nested_(context.nested_products ? recomputed_nodes(graph) : std::vector<char>(graph.nodes.size())) {}
 
   Graph run() {
+    look_for_views();
     for (const Node& n : g_.nodes)
       if (means<Contract>(n.op))
         for (NodeId a : n.args) look_for_turned(source(g_, a));
@@ -61,6 +64,7 @@ class Align {
   std::vector<char> nested_;
   GraphBuilder b_;
 
+  std::map<NodeId, int64_t> seen_along_;
   std::map<NodeId, Shape> turned_;   // products: the order of their axes in which another one wants them
 
   // Of an operand: is it some product's result, transposed and then reshaped?
@@ -83,6 +87,39 @@ class Align {
     return nested_[static_cast<size_t>(id)] || (means<View>(n.op) && is_nested(n.args[0]));
   }
 
+  // The dim along which elements lie side by side where the value, or what it is a view of, is in memory.
+  size_t last_in_memory(NodeId id) const {
+    const Node& n = g_.at(id);
+    const size_t last = n.type.shape.empty() ? 0 : n.type.shape.size() - 1;
+    if (n.op == Op::transpose) return static_cast<size_t>(std::find(n.attrs.axes.begin(), n.attrs.axes.end(), static_cast<int64_t>(last_in_memory(n.args[0]))) - n.attrs.axes.begin());
+    if (n.op != Op::reshape) return last;
+    const auto longer = [](const Shape& s) {   // dims of more than one element
+      std::vector<size_t> out;
+      for (size_t d = 0; d < s.size(); ++d)
+        if (s[d] != 1) out.push_back(d);
+      return out;
+    };
+    const Shape &from = g_.type(n.args[0]).shape, &to = n.type.shape;
+    const std::vector<size_t> before = longer(from), after = longer(to);
+    const auto at = std::find(before.begin(), before.end(), last_in_memory(n.args[0]));
+    const bool same = std::equal(before.begin(), before.end(), after.begin(), after.end(), [&](size_t a, size_t b) { return from[a] == to[b]; });
+    return same && at != before.end() ? after[static_cast<size_t>(at - before.begin())] : last;
+  }
+  // Of each product, the last dim where all that look at it are transposes with that one last; -1 where others look.
+  void look_for_views() {
+    for (const Node& n : g_.nodes)
+      for (NodeId a : n.args)
+        if (means<Contract>(g_.at(a).op)) {
+          const int64_t last = n.op == Op::transpose ? n.attrs.axes.back() : -1;
+          if (const auto [it, fresh] = seen_along_.emplace(a, last); !fresh && it->second != last) it->second = -1;
+        }
+    for (NodeId root : g_.roots()) seen_along_[root] = -1;
+  }
+  size_t last_of_result(const Node& product) const {
+    const auto it = seen_along_.find(static_cast<NodeId>(&product - g_.nodes.data()));
+    return it == seen_along_.end() || it->second < 0 ? product.type.shape.size() - 1 : static_cast<size_t>(it->second);
+  }
+
   bool is_windowed(NodeId id) const {
     const Node& n = g_.at(id);
     return n.op == Op::window || (means<View>(n.op) && is_windowed(n.args[0]));
@@ -96,18 +133,18 @@ class Align {
     const ContractSpec spec = parse_contract(n.attrs.spec);
     int64_t rows = 1, columns = 1;
     std::map<char, int64_t> out;
-    const auto look_at = [&](const std::string& letters, const Type& type) {
+    const auto look_at = [&](const std::string& letters, const Type& type, size_t last) {
       const int64_t size = size_of(type.dtype);
       for (size_t d = 0; d < letters.size(); ++d) {
         const bool in_out = spec.out.find(letters[d]) != std::string::npos, in_lhs = spec.lhs.find(letters[d]) != std::string::npos, in_rhs = spec.rhs.find(letters[d]) != std::string::npos;
         if (&letters == &spec.lhs && in_out && !in_rhs) rows *= type.shape[d];
         if (&letters == &spec.rhs && in_out && !in_lhs) columns *= type.shape[d];
-        if (d + 1 == letters.size() && type.shape[d] > 1 && type.shape[d] * size % context_.row_bytes) out[letters[d]] = round_up(type.shape[d], (type.shape[d] < kLongRow ? context_.row_bytes : kLine) / size);
+        if (d == last && type.shape[d] > 1 && type.shape[d] * size % context_.row_bytes) out[letters[d]] = round_up(type.shape[d], (type.shape[d] < kLongRow ? context_.row_bytes : kLine) / size);
       }
     };
-    look_at(spec.lhs, g_.type(a));
-    look_at(spec.rhs, g_.type(b));
-    look_at(spec.out, n.type);
+    look_at(spec.lhs, g_.type(a), last_in_memory(a));
+    look_at(spec.rhs, g_.type(b), last_in_memory(b));
+    look_at(spec.out, n.type, last_of_result(n));
     return rows < kManyRows || columns < kManyRows ? std::map<char, int64_t>{} : out;
   }
 

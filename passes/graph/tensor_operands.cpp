@@ -1,5 +1,6 @@
 // Operands of large products of f32 as tensor cores take them. Those of tf32 are multiplied where they run along the sum; one of both may
 // lie across it, and is turned in registers (passes/tile/roles.h). Where both do, the smaller one is stored along it first.
+// Both of 8-bit floats are: what lies across is stored along the sum, as it was before it was cast up.
 // A sum over neighbouring dims that both operands have in one order, as steps and rows of a loop, is one over all of them: reshapes.
 //   before: %2 = contract %0, %1 {spec="km,kn->mn"}
 //   after:  %2 = transpose %0 {axes=[1,0]};  %3 = stored %2;  %4 = contract %3, %1 {spec="mk,kn->mn"}
@@ -26,11 +27,12 @@ namespace {
 constexpr int64_t kSide = 64;     // a tile's shortest
 constexpr int64_t kReuse = 512, kReuseTurned = 256;   // of each element of an operand that is stored in parts, or turned: fewer do not pay
 
-// An operand as it lies in memory, looking through transposes.
+// An operand as it lies in memory, looking through transposes, and through what casts 8-bit floats up.
 struct Operand {
   NodeId at;
   std::string letters;
   Shape shape;        // by letters
+  DType dtype;
   int64_t kept = 0;   // the extent of its own letter
   size_t place_of(char sum) const { return letters.find(sum); }
   bool lies_across(char sum) const { return letters.back() != sum; }
@@ -40,13 +42,20 @@ struct Product {
   char sum = 0;
 };
 
+bool casts_up(const Graph& g, NodeId id) {
+  const Node& n = g.at(id);
+  if (n.op != Op::cast || !is_float(n.type.dtype) || is_f8(n.type.dtype)) return false;
+  const NodeId from = n.args[0];
+  return is_f8(g.type(from).dtype) || casts_up(g, from);
+}
 Operand in_memory(const Graph& g, NodeId id, std::string letters) {
-  for (; g.at(id).op == Op::transpose; id = g.at(id).args[0]) {
+  for (; g.at(id).op == Op::transpose || casts_up(g, id); id = g.at(id).args[0]) {
+    if (g.at(id).op == Op::cast) continue;
     std::string before = letters;
     for (size_t d = 0; d < letters.size(); ++d) before[static_cast<size_t>(g.at(id).attrs.axes[d])] = letters[d];
     letters = before;
   }
-  return {id, letters, g.type(id).shape};
+  return {id, letters, g.type(id).shape, g.type(id).dtype};
 }
 // Dims that are summed in both, side by side in the same order, become the first of them.
 void merge_sums(Operand (&operands)[2], const std::string& out) {
@@ -62,15 +71,16 @@ void merge_sums(Operand (&operands)[2], const std::string& out) {
   }
 }
 
-// Of a product of f32 that has tiles, one sum and enough to do; its arguments are in `g`.
-std::optional<Product> large_product(const Graph& g, const Node& n, const std::vector<NodeId>& args, int64_t least) {
-  if (!means<Contract>(n.op) || n.type.dtype != DType::f32 || is_symbolic(n.type.shape)) return std::nullopt;
-  if (g.at(args[0]).op == Op::cast && g.at(args[1]).op == Op::cast) return std::nullopt;   // of short floats, multiplied as such
+// Of a product of f32, or of 8-bit floats, that has tiles, one sum and enough to do; its arguments are in `g`.
+std::optional<Product> large_product(const Graph& g, const Node& n, const std::vector<NodeId>& args, const PassContext& context) {
+  const bool of_bytes = context.operands_of_bytes;
+  if (!means<Contract>(n.op) || (n.type.dtype != DType::f32 && (!of_bytes || !is_float(n.type.dtype))) || is_symbolic(n.type.shape)) return std::nullopt;
+  if (!of_bytes && g.at(args[0]).op == Op::cast && g.at(args[1]).op == Op::cast) return std::nullopt;   // of short floats, multiplied as such
   const ContractSpec spec = parse_contract(n.attrs.spec);
   const auto has = [](const std::string& letters, char c) { return letters.find(c) != std::string::npos; };
   Product p{{in_memory(g, args[0], spec.lhs), in_memory(g, args[1], spec.rhs)}};
   for (const Operand& o : p.operands)
-    if (is_symbolic(o.shape)) return std::nullopt;   // no role takes a sum as long as the run says
+    if (is_symbolic(o.shape) || (of_bytes && !is_f8(o.dtype))) return std::nullopt;   // no role takes a sum as long as the run says
   merge_sums(p.operands, spec.out);
   int64_t multiplications = n.type.size();
   for (const size_t side : {0, 1}) {
@@ -78,14 +88,19 @@ std::optional<Product> large_product(const Graph& g, const Node& n, const std::v
     for (size_t d = 0; d < o.letters.size(); ++d) {
       const bool sum = !has(spec.out, o.letters[d]);
       if (!sum && has(p.operands[1 - side].letters, o.letters[d])) continue;
-      if (o.shape[d] < kSide || o.shape[d] % 4 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
+      if (o.shape[d] < kSide || o.shape[d] * (sum ? size_of(o.dtype) : 4) % 16 != 0 || (!sum && o.kept) || (sum && side == 0 && p.sum)) return std::nullopt;
       if (!sum) o.kept = o.shape[d];
       else if (side == 0) p.sum = o.letters[d], multiplications = checked_mul(multiplications, o.shape[d]);
     }
   }
-  return p.sum && p.operands[0].kept && p.operands[1].kept && multiplications >= least ? std::optional(p) : std::nullopt;
+  return p.sum && p.operands[0].kept && p.operands[1].kept && multiplications >= context.large_product ? std::optional(p) : std::nullopt;
 }
 
+NodeId cast(GraphBuilder& b, NodeId x, DType to) {
+  Attrs attrs;
+  attrs.dtype = {to};
+  return b.add(Op::cast, {x}, std::move(attrs));
+}
 NodeId stored(GraphBuilder& b, NodeId x) { return b.add(Op::stored, {x}); }
 
 void turn(GraphBuilder& b, Operand& o, char sum) {
@@ -106,14 +121,19 @@ void split(GraphBuilder& b, Operand& o, char sum, bool left) {
 Graph operands_for_tensor_cores(const Graph& graph, PassContext& context) {
   GraphBuilder b;
   return rebuild(graph, b, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
-    std::optional<Product> p = large_product(b.graph(), n, args, context.large_product);
+    std::optional<Product> p = large_product(b.graph(), n, args, context);
+    const bool each = context.operands_of_bytes;
     const size_t smaller = p && p->operands[1].kept < p->operands[0].kept;
-    const bool turns = p && p->operands[0].lies_across(p->sum) && p->operands[1].lies_across(p->sum);
-    const bool pays = p && (context.split_operands ? p->operands[smaller].kept >= kReuse : p->operands[1 - smaller].kept >= kReuseTurned);
+    const bool across[] = {p && p->operands[0].lies_across(p->sum), p && p->operands[1].lies_across(p->sum)};
+    const bool turns = each ? across[0] || across[1] : across[0] && across[1];
+    const bool pays = p && (context.split_operands ? p->operands[smaller].kept >= kReuse : p->operands[each && across[1 - smaller] ? smaller : 1 - smaller].kept >= kReuseTurned);
     if (!pays || (!turns && !context.split_operands) || !context.allow()) return b.add(n.op, std::move(args), n.attrs, where);
     Attrs attrs = n.attrs;
     for (Operand& o : p->operands) o.at = reshaped(b, o.at, o.shape);
-    if (turns) turn(b, p->operands[smaller], p->sum);
+    for (const size_t side : {0, 1})
+      if (turns && (each ? across[side] : side == smaller)) turn(b, p->operands[side], p->sum);
+    for (const size_t side : {0, 1})
+      if (each) p->operands[side].at = cast(b, p->operands[side].at, b.type(args[side]).dtype);
     if (context.split_operands) {
       for (const size_t side : {0, 1}) split(b, p->operands[side], p->sum, side == 0);
       attrs.name = "tf32";

@@ -1,6 +1,8 @@
-// Greedy: among the calls whose operands are ready, the one that adds least to the live bytes; ties keep the graph's
-// order. A state's new value takes its slot only after the last other reader of the old one: made earlier, it is live
-// until the end and then copied, which counts as kCopy bytes more. The graph's own order is taken where it costs less.
+// Three orders are weighed: the graph's own; greedy: among the calls whose operands are ready, the one that adds least to the live
+// bytes, ties in the graph's order; and eager: the first in the graph's order that adds none, or the first of all. A state's new value
+// takes its slot only after the last other reader of the old one: made earlier, it is live until the end and then copied, which counts as
+// kCopy bytes more. The least peak is taken; of peaks about equal, since kernels that overwrite what they read lower some of
+// them later, what has fewest bytes live in the mean without copying more.
 #include "passes/plan/order.h"
 
 #include <algorithm>
@@ -13,6 +15,8 @@ namespace quern {
 namespace {
 
 constexpr int64_t kCopy = 1 << 20;   // about what a GPU moves in the time of a launch
+constexpr int64_t kNone = 1 << 10;   // bytes that hardly count
+constexpr int64_t kAlike = 128;      // peaks that differ by such a part are about equal
 
 class Orderer {
  public:
@@ -43,8 +47,13 @@ class Orderer {
           if (c != made.args[0]) other_readers_[s.output].push_back(c);
   }
   std::vector<NodeId> run() {
-    const std::vector<NodeId> greedy = schedule();
-    return cost(greedy) < cost(calls_) ? greedy : calls_;
+    std::vector<NodeId> best = calls_;
+    Cost least = cost(calls_);
+    for (const Choice choice : {Choice::least_growth, Choice::first_that_fits}) {
+      std::vector<NodeId> order = schedule(choice);
+      if (const Cost c = cost(order); is_less(c, least)) least = c, best = std::move(order);
+    }
+    return best;
   }
 
  private:
@@ -100,7 +109,9 @@ class Orderer {
       if (left.at(a) == 1 && !rooted_.count(a)) bytes += graph_.type(a).bytes();
     return bytes;
   }
-  std::vector<NodeId> schedule() const {
+  enum class Choice { least_growth,
+                      first_that_fits };
+  std::vector<NodeId> schedule(Choice choice) const {
     std::vector<NodeId> out;
     std::map<NodeId, int> left = readers_;
     Done done;
@@ -120,7 +131,8 @@ class Orderer {
       int64_t least = INT64_MAX;
       for (size_t i : ready) {
         const int64_t growth = made(calls_[i]) + early(calls_[i], done) - freed(calls_[i], left);
-        if (growth < least) least = growth, best = i;
+        if (growth < least && (choice == Choice::least_growth || growth <= kNone)) least = growth, best = i;
+        if (choice == Choice::first_that_fits && growth <= kNone) break;
       }
       const NodeId call = calls_[best];
       ready.erase(best);
@@ -132,19 +144,31 @@ class Orderer {
     }
     return out;
   }
-  // The highest live bytes, states made early included.
-  int64_t cost(const std::vector<NodeId>& order) const {
+  struct Cost {
+    int64_t highest = 0, copied = 0;   // bytes: the most that are live, states made early included; of those
+    double mean = 0;
+  };
+  static bool is_less(const Cost& a, const Cost& b) {
+    const int64_t alike = std::min(a.highest, b.highest) / kAlike;
+    if (std::abs(a.highest - b.highest) > alike) return a.highest < b.highest;
+    return a.copied != b.copied ? a.copied < b.copied : a.mean < b.mean;
+  }
+  Cost cost(const std::vector<NodeId>& order) const {
     std::map<NodeId, int> left = readers_;
     Done done;
-    int64_t live = 0, highest = 0;
+    int64_t live = 0;
+    Cost out;
     for (NodeId call : order) {
-      live += made(call) + early(call, done);
-      highest = std::max(highest, live);
+      const int64_t copied = early(call, done);
+      live += made(call) + copied;
+      out.highest = std::max(out.highest, live);
+      out.copied += copied;
+      out.mean += static_cast<double>(live) / static_cast<double>(order.size());
       live -= freed(call, left);
       for (NodeId a : needs_.at(call)) --left[a];
       done[call] = true;
     }
-    return highest;
+    return out;
   }
 };
 

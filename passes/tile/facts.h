@@ -73,7 +73,17 @@ inline void add_read_by(const Stmt& s, std::set<ValueId>& out) {
                           box(t.index);
                           out.insert(t.value);
                         },
-                        [](const InRole&) {}},
+                        [&](const InRole& r) {
+                          for (const Block* body : blocks_of(r)) all(*body);
+                          std::visit(Overloaded{[&](const Put& p) { out.insert(p.values.begin(), p.values.end()); }, [&](const Slice& x) { out.insert(x.arg); }, [&](const Share& x) { out.insert(x.value); },
+                                                [&](const Total& x) { out.insert(x.arg); },
+                                                [&](const Past& p) {
+                                                  out.insert(p.yields.begin(), p.yields.end());
+                                                  out.insert(p.others.begin(), p.others.end());
+                                                },
+                                                [](const auto&) {}},
+                                     r.node);
+                        }},
              s.node);
 }
 

@@ -22,11 +22,13 @@ CpuArch cpu_arch(const std::string& arch);                // "avx512", "avx2" or
 std::pair<int64_t, int64_t> accumulators(int64_t rows, int64_t vectors, int registers);
 
 /// How products of f32 are computed: as such, or on matrix units, of operands rounded to tf32, or of all but the last bits of both,
-/// in three products. What matrix units cannot do, short sides or before sm_80, is computed as such.
+/// in three products. What matrix units cannot do, short sides or before sm_80, is computed as such. f8: products of 8-bit floats that were
+/// cast up are those of the matrix units of sm_90a, whose sums are added up in f32 after 128 terms (roles.h); all others as such.
 enum class F32Products { f32,
                          tf32,
-                         tf32x3 };
-inline constexpr const char* kF32Products[] = {"f32", "tf32", "tf32x3"};   // --matmul
+                         tf32x3,
+                         f8 };
+inline constexpr const char* kF32Products[] = {"f32", "tf32", "tf32x3", "f8"};   // --matmul
 
 class KernelSchedule;   // passes/tile/schedule.h: choices that change no result
 tile::Kernel plan_cpu(const tile::Kernel& kernel, const std::string& arch, KernelSchedule* schedule = nullptr);

@@ -11,6 +11,7 @@
 #include "passes/tile/atoms.h"
 #include "passes/tile/facts.h"
 #include "passes/tile/nested.h"
+#include "passes/tile/of_bytes.h"
 #include "passes/tile/pick.h"
 #include "passes/tile/plan.h"
 #include "passes/tile/regroup.h"
@@ -355,7 +356,7 @@ class Planner {
     // Columns are what stores run along.
     if (contiguous_bytes_of_stores(i) > contiguous_bytes_of_stores(j)) std::swap(i, j);
 
-    if (m->precision == Precision::f32 && f32_ != F32Products::f32) m->precision = f32_ == F32Products::tf32 ? Precision::tf32 : Precision::tf32x3;
+    if (m->precision == Precision::f32 && (f32_ == F32Products::tf32 || f32_ == F32Products::tf32x3)) m->precision = f32_ == F32Products::tf32 ? Precision::tf32 : Precision::tf32x3;
     const auto atom = best_atom(m->precision, arch_);
     if (!atom && is_of_tf32(m->precision)) m->precision = Precision::f32;
     m->atom = atom ? std::string(atom->name) : "simt";
@@ -458,11 +459,12 @@ class Planner {
 }  // namespace
 
 Kernel plan_cuda(const Kernel& lowered, const std::string& arch, F32Products products, std::string* why, KernelSchedule* schedule) {
-  const bool nested = has_nested_products(lowered);
-  const Kernel kernel = pick(nested || Facts(lowered).products.empty() ? lowered : match_dims(regroup(lowered)));   // a batch's rows are one axis of a product, heads in a width two dims
+  const bool nested = has_nested_products(lowered), product = !Facts(lowered).products.empty();
+  const auto matched = [&](const Kernel& k) { return pick(nested || !product ? k : match_dims(regroup(k))); };   // a batch's rows are one axis of a product, heads in a width two dims
+  const Kernel kernel = matched(lowered);
   const int number = arch == "sm_75" ? 75 : arch == "sm_80" ? 80 : 90;
-  if (number == 90 && !Facts(kernel).products.empty()) {
-    Kernel rounded = kernel;
+  if (number == 90 && product) {
+    Kernel rounded = products == F32Products::f8 && !nested ? matched(of_bytes(lowered)) : kernel;
     for (const Mma* m : Facts(rounded).products)
       if (products == F32Products::tf32 && m->precision == Precision::f32) const_cast<Mma*>(m)->precision = Precision::tf32;
     std::string reason;

@@ -27,6 +27,7 @@ constexpr int64_t kCache = 20 << 20;      // bytes of operands that stay near th
 constexpr int64_t kMany = 1 << 20;        // elements of the other operand from which rows fewer than a tile has pay
 constexpr int64_t kRegisters = 200, kFewRegisters = 120;   // of a thread, for sums and what follows them; where three instances multiply
 constexpr int64_t kDealt = 32;            // columns of what a block adds up at a time
+constexpr int64_t kStages = 4;            // of operands, left beside what is loaded early
 
 /// A way to take the tiles.
 struct Tiling {
@@ -102,7 +103,7 @@ class RolePlanner {
         loop_ = q;
       } else if (const auto* t = std::get_if<Store>(&s.node)) {
         const DType d = before_.buffers[static_cast<size_t>(t->buffer)].dtype;
-        want(d == DType::bf16 || d == DType::f16 || d == DType::f32 || d == DType::boolean, fmt::format("an output is {}", name_of(d)));
+        want(d == DType::bf16 || d == DType::f16 || d == DType::f32 || size_of(d) == 1, fmt::format("an output is {}", name_of(d)));
         stores_.push_back(t);
         widest_ = std::max<int64_t>(widest_, size_of(d));
       } else if (const auto* m = std::get_if<MapTile>(&s.node)) {
@@ -117,7 +118,7 @@ class RolePlanner {
     product_ = std::get_if<Mma>(&loop_->body.back().node);
     const auto *first = std::get_if<Load>(&loop_->body[0].node), *second = std::get_if<Load>(&loop_->body[1].node);
     want(product_ && first && second && product_->out == loop_->yields[0] && product_->acc == loop_->carries[0].var && loop_->carries[0].init.f == 0, "its loop is not one product of two loads");
-    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16 || product_->precision == Precision::tf32, "its operands have not 16 bits");
+    want(product_->precision == Precision::bf16 || product_->precision == Precision::f16 || product_->precision == Precision::tf32 || in_parts(), "its operands have not 16 bits");
     want(loop_->axes == product_->axes, "it sums over axes of several loops");
     step_ = kRow / operand_size();
     a_ = first->out == product_->a ? first : second, b_ = first->out == product_->b ? first : second;
@@ -164,15 +165,18 @@ class RolePlanner {
     return why;
   }
 
-  // Operands of 32 bits are multiplied where they run along the sum; one that does not is the rows', and goes through registers.
+  // Operands of 32 bits are multiplied where they run along the sum; one that does not is the rows', and goes through registers. Those of 8 run along it.
   void find_operands() {
-    if (product_->precision != Precision::tf32) return;
     const auto runs = [&](const Load* l) { return step_of(before_, l->buffer, l->index, depth_) == 1; };
+    want(!in_parts() || (runs(a_) && runs(b_)), "an operand of 8 bits lies across the sum");
+    if (product_->precision != Precision::tf32) return;
     want(runs(a_) || runs(b_), "both operands of 32 bits lie across the sum");
     taken_ = !runs(a_) || !runs(b_);
     turned_ = !runs(b_);
     if (turned_) std::swap(a_, b_), std::swap(row_, column_);
   }
+  // Sums of f8 keep few bits: those of one step are added up in f32, in registers of their own.
+  bool in_parts() const { return product_->precision == Precision::f8; }
   int64_t operand_size() const { return size_of(before_.values[static_cast<size_t>(product_->a)].dtype); }
 
   // Shares are parts of the axis that has most steps of the sum; what each of so many has, in whole steps.
@@ -189,7 +193,7 @@ class RolePlanner {
   int64_t part_columns(const Tiling& s) const { return s.shares > 1 ? kDealt : 128 / widest_; }
   int64_t ring_bytes(const Tiling& s) const {   // of outputs, all instances
     int64_t bytes = 0;
-    for (DType d : output_types()) bytes += s.instances * s.sends * 64 * part_columns(s) * size_of(d);
+    for (DType d : output_types()) bytes += s.instances * (takes_early(s) ? parts(s) : s.sends) * 64 * part_columns(s) * size_of(d);
     return bytes;
   }
   std::vector<DType> output_types() const {
@@ -197,6 +201,22 @@ class RolePlanner {
     for (const Store* s : stores_)
       if (const DType d = before_.buffers[static_cast<size_t>(s->buffer)].dtype; !std::count(out.begin(), out.end(), d)) out.push_back(d);
     return out;
+  }
+  // A load of the one output's type and place waits in the output's slots while the product is made, where all parts of a tile fit.
+  int64_t parts(const Tiling& s) const { return s.blocks * s.columns / part_columns(s); }
+  const Load* early_load() const {
+    if (stores_.size() != 1 || turned_ || size_of(before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype) != 2) return nullptr;
+    for (const Stmt& s : before_.phases[0].body)
+      if (const auto* l = std::get_if<Load>(&s.node); l && before_.buffers[static_cast<size_t>(l->buffer)].dtype == before_.buffers[static_cast<size_t>(stores_[0]->buffer)].dtype)
+        if (std::equal(l->index.begin(), l->index.end(), stores_[0]->index.begin(), stores_[0]->index.end(), [](const BoxIndex& a, const BoxIndex& b) { return a.index == b.index; }) &&
+            quern::out_of_reach(before_, l->buffer, l->index, row_, column_).empty())
+          return l;
+    return nullptr;
+  }
+  bool takes_early(const Tiling& s) const {
+    const int64_t slots = s.instances * parts(s) * 64 * part_columns(s) * widest_;
+    return s.shares == 1 && early_load() && before_.axes[static_cast<size_t>(row_)].symbol == 0 && extent(row_) % s.rows() == 0 && extent(column_) % s.columns == 0 &&
+           (kShared - 1024 - slots) / slot_bytes(s) >= kStages;
   }
   int64_t stages(const Tiling& s) const { return std::min<int64_t>(8, (kShared - 1024 - ring_bytes(s)) / slot_bytes(s)); }
 
@@ -223,10 +243,11 @@ class RolePlanner {
     const int64_t wave_bytes = (walked * s.rows() + std::min(along, ceil_div(at_once, walked)) * s.columns) * summed() * operand_size();
     const double missed = waves > 1 && !shared && places_.empty() && wave_bytes > 2 * kCache ? blocks * (rows + bn) * kRow / 4 / 2400 : 0;
     const double windows = places_.empty() ? 0 : blocks * (rows + bn) / 80;   // what they read again comes from the cache that all share
-    const double step = std::max({units, loads, crossing, all, missed, windows, s.instances == 1 ? 112.0 : 0.0});
+    const double added = in_parts() ? (tile / 128 + 60) / static_cast<double>(s.instances * s.instances) / 1.45 : 0;   // behind the products of an instance, beside another's
+    const double step = std::max({units + added, loads, crossing, all, missed, windows, s.instances == 1 ? 112.0 : 0.0});
     double mainloop = step;
     for (AxisId a : steps()) mainloop *= static_cast<double>(ceil_div(shared && a == shared_axis() ? share_of(s.shares) : extent(a), step_along(a)));
-    const bool crowded = !shared && loaded(s) > 0 && s.sums() + loaded(s) + part_sums(s) > kRegisters;   // a part's loads wait for one another
+    const bool crowded = !shared && loaded(s) > 0 && !takes_early(s) && s.sums() + loaded(s) + part_sums(s) > kRegisters;   // a part's loads wait for one another
     const double after = tile / 15 * static_cast<double>(widest_) / 2 * (stores_.size() > 1 ? 2.2 : 1) * (crowded ? 1.5 : 1) / static_cast<double>(s.shares);
     const double exchange = shared ? 1000 + 150 * static_cast<double>(s.shares) + tile * 4 * static_cast<double>(s.shares - 1) / static_cast<double>(s.shares) / 24 : 0;
     const double time = s.turns ? waves * mainloop + (waves > 1 ? 1 : 2) * after : waves * (mainloop + exchange + after);
@@ -250,6 +271,7 @@ class RolePlanner {
   bool is_possible(const Tiling& s) const {
     if (stages(s) < 3 || (s.instances > 2 && s.shares == 1)) return false;   // of three each has registers for its sums, and few for what follows
     if (taken_ && s.blocks > 1) return false;                                // an operand in registers has 64 rows
+    if (in_parts() && (s.blocks > 1 || s.turns || 2 * s.sums() > (s.instances > 2 ? kFewRegisters : kRegisters))) return false;   // maps of sums have 64 rows, too, and work while another instance multiplies
     if (s.shares > 1) return !s.turns && ceil_div(extent(shared_axis()), share_of(s.shares)) == s.shares && s.rows() * s.columns * 4 <= stages(s) * slot_bytes(s);
     return s.sums() <= 128 || (ops_ == 0 && stores_.size() == 1);   // beside more sums there is no room for what is computed from them
   }
@@ -315,6 +337,7 @@ class RolePlanner {
       k_.axes[static_cast<size_t>(shared_axis())].within = share_;
     }
     const Atom atom = *find_atom(atom_name(), product_->precision);
+    if (in_parts()) k_.axes[static_cast<size_t>(rows)].spread = rows_of(atom, 1, 0), k_.axes[static_cast<size_t>(column_)].spread = columns_of(atom, 1, 0);
     if (taken_) k_.axes[static_cast<size_t>(rows)].spread = rows_of(atom, 1, 0), k_.axes[static_cast<size_t>(depth_)].spread = depth_of(atom);
     k_.axes[static_cast<size_t>(part_rows_)].spread = rows_of(atom, 1, 0);
     k_.axes[static_cast<size_t>(part_columns_)].spread = columns_of(atom, 1, 0);
@@ -326,7 +349,7 @@ class RolePlanner {
     p.group = kGroup;
     p.shared = share_;
     p.channels.push_back({"c0", {part_of(a_->buffer, a_->index, row_, depth_), part_of(b_->buffer, b_->index, column_, depth_)}, stages(s)});
-    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, turned_ ? std::vector{part_columns_, part_rows_} : std::vector{part_rows_, part_columns_}}}, s.sends});
+    for (DType d : output_types()) p.channels.push_back({fmt::format("c{}", p.channels.size()), {Value{d, turned_ ? std::vector{part_columns_, part_rows_} : std::vector{part_rows_, part_columns_}}}, takes_early(s) ? parts(s) : s.sends});
 
     Fetch fetch{0, {}};
     for (const Load* l : {a_, b_}) fetch.loads.push_back({value(before_.buffers[static_cast<size_t>(l->buffer)].dtype, {l == a_ ? row_ : column_, depth_}), l->buffer, l->index});
@@ -349,9 +372,10 @@ class RolePlanner {
   std::string atom_name() const { return fmt::format("m64n{}k{}", tiling_.columns, 32 / operand_size()); }
 
   void multiply(Role& math, AxisId rows, const Tiling& s) {
-    const DType dtype = before_.values[static_cast<size_t>(product_->a)].dtype;
+    const auto type_of = [&](const Load* l) { return before_.buffers[static_cast<size_t>(l->buffer)].dtype; };
+    const DType dtype = type_of(a_);
     const ValueId carry = value(DType::f32, {rows, column_}), sum = value(DType::f32, {rows, column_}), total = value(DType::f32, {rows, column_});
-    const ValueId a = value(dtype, {row_, depth_}), b = value(dtype, {column_, depth_});
+    const ValueId a = value(dtype, {row_, depth_}), b = value(type_of(b_), {column_, depth_});
     Seq q{steps(), {{carry, loop_->carries[0].init}}, {}, {sum}, {total}};
     // Products read operands in registers to their end: those of one step are taken when that of the step before is done.
     const Stmt done = in_role(Await{0}), release = in_role(Past{steps(), {in_role(Release{0, 0})}});
@@ -369,16 +393,28 @@ class RolePlanner {
     }
     Mma m{sum, product_->precision, {depth_}, carry, mine, b, atom_name()};
     m.issued = true;
+    const bool in_parts = this->in_parts() && !planted(Fault::short_sums_kept);
+    if (in_parts) {
+      m.acc = value(DType::f32, {rows, column_}), m.out = value(DType::f32, {rows, column_});
+      q.body.push_back({MapTile{m.acc, {{ScalarNode::Kind::constant, DType::f32, Op::add, {}, Scalar::of(DType::f32, 0)}}, {}}});
+    }
     q.body.push_back({m});
-    if (!taken_) {
+    if (this->in_parts()) {
+      const Block done = {in_role(Await{0}), in_role(Release{0, 0})};
+      q.body.insert(q.body.end(), done.begin(), done.end());
+      if (planted(Fault::slot_released_early)) std::swap(q.body[q.body.size() - 2], q.body.back());
+      if (in_parts) q.body.push_back({MapTile{sum, sum_of_two(), {carry, m.out}}});
+    } else if (!taken_) {
       q.body.push_back(in_role(Await{1}));
       q.body.push_back(in_role(Past{steps(), {in_role(Release{0, planted(Fault::slot_released_early) ? 0 : 1})}}));
     }
     if (s.turns) math.body.push_back(in_role(Turn{true}));
     math.body.push_back({std::move(q)});
     if (s.turns) math.body.push_back(in_role(Turn{false}));
-    math.body.push_back(in_role(Await{0}));
-    math.body.push_back(in_role(Release{0, 0}));
+    if (!this->in_parts()) {
+      math.body.push_back(in_role(Await{0}));
+      math.body.push_back(in_role(Release{0, 0}));
+    }
     if (s.shares == 1) {
       math.body.push_back({Each{{part_rows_, part_columns_}, after(total)}});
     } else {
@@ -387,6 +423,11 @@ class RolePlanner {
     }
   }
 
+  static ScalarExpr sum_of_two() {
+    ScalarExpr e{{ScalarNode::Kind::operand, DType::f32}, {ScalarNode::Kind::operand, DType::f32}, {ScalarNode::Kind::op, DType::f32, Op::add, {0, 1}}};
+    e[1].operand = 1;
+    return e;
+  }
   // Registers of what a part loads.
   int64_t loaded(const Tiling& tiling) const {
     int64_t bytes = 0;
@@ -411,7 +452,10 @@ class RolePlanner {
     const int64_t sums = share_ < 0 ? tiling_.sums() : 0;   // shared ones are in memory by then
     const bool ahead = sums + 2 * loaded(tiling_) + part_sums(tiling_) <= (tiling_.instances > 2 ? kFewRegisters : kRegisters);
     for (const Stmt& s : before_.phases[0].body)
-      if (const auto* l = std::get_if<Load>(&s.node)) out.push_back({Load{renamed(l->out), l->buffer, moved(l->index), ahead}});
+      if (const auto* l = std::get_if<Load>(&s.node)) {
+        const bool early = takes_early(tiling_) && l == early_load();
+        out.push_back({Load{renamed(l->out), l->buffer, moved(l->index), ahead && !early, early}});
+      }
     if (share_ >= 0 && !planted(Fault::share_left_out)) out.push_back(in_role(Total{part, total}));
     else out.push_back(in_role(Slice{part, total}));
     const std::vector<DType> types = output_types();

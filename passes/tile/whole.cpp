@@ -213,26 +213,28 @@ std::optional<Kernel> row_in_shared(const Kernel& kernel, int64_t bytes) {
     ++loops;
     for (Stmt& inner : q ? q->body : e->body)
       if (auto* l = std::get_if<Load>(&inner.node); l && k.values[static_cast<size_t>(l->out)].axes.size() > 1 && step_of(k, l->buffer, l->index, axes[0]) == 1 && l->index.back().gather < 0 && l->index.back().index == k.coordinate(axes[0]) &&
-                                                    k.buffers[static_cast<size_t>(l->buffer)].shape.back() == k.axes[static_cast<size_t>(axes[0])].extent)
+                                                    k.axes[static_cast<size_t>(axes[0])].extent * 8 >= k.buffers[static_cast<size_t>(l->buffer)].shape.back() * 7)   // all of it, or but what fills it up
         rows[text(*l, axes[0])].push_back({l, axes[0]});
   }
   Block copies;
   for (auto& [what, reads] : rows) {
-    if (reads.size() < 2 || k.axes[static_cast<size_t>(reads[0].along)].extent < kSharedRow) continue;
-    const Load first = *reads[0].load;
+    const Row& longest = *std::max_element(reads.begin(), reads.end(), [&](const Row& a, const Row& b) { return k.axes[static_cast<size_t>(a.along)].extent < k.axes[static_cast<size_t>(b.along)].extent; });
+    const int64_t extent = k.axes[static_cast<size_t>(longest.along)].extent;
+    if (reads.size() < 2 || extent < kSharedRow) continue;
+    const Load first = *longest.load;
     const Buffer source = k.buffers[static_cast<size_t>(first.buffer)];
-    bytes -= source.shape.back() * size_of(source.dtype);
+    bytes -= extent * size_of(source.dtype);
     const AxisId along = static_cast<AxisId>(k.axes.size());
-    k.axes.push_back(k.axes[static_cast<size_t>(reads[0].along)]);
+    k.axes.push_back(Axis(k.axes[static_cast<size_t>(longest.along)]));
     k.axes.back().name = fmt::format("i{}", along);
     const BufferId scratch = static_cast<BufferId>(k.buffers.size());
-    k.buffers.push_back({fmt::format("s{}", scratch), BufferKind::scratch, source.dtype, {source.shape.back()}});
+    k.buffers.push_back({fmt::format("s{}", scratch), BufferKind::scratch, source.dtype, {extent}});
     Load copy = first;
-    k.values.push_back(k.values[static_cast<size_t>(first.out)]);
+    k.values.push_back(Value(k.values[static_cast<size_t>(first.out)]));
     copy.out = static_cast<ValueId>(k.values.size() - 1);
     copy.index.back() = BoxIndex(k.coordinate(along));
     std::vector<AxisId>& axes = k.values.back().axes;
-    std::replace(axes.begin(), axes.end(), reads[0].along, along);
+    std::replace(axes.begin(), axes.end(), longest.along, along);
     std::sort(axes.begin(), axes.end());
     copies.push_back({Each{{along}, {Stmt{copy}, Stmt{Store{scratch, {k.coordinate(along)}, copy.out}}}}});
     for (const Row& r : reads) {

@@ -8,7 +8,7 @@
 //   before: each (i1) { store %p3[i0, i1] = 0 }  seq (i3) { … each (i4) { %8 = load %p3[i0, i4]  %9 = map(add(a0, a1)) (%8, %7)  store %p3[i0, i4] = %9 } }
 //   after:  each (i1) { %10 = seq (i3) carry (%8 = 0) { …  %9 = map(add(a0, a1)) (%8, %7)  yield %9 }  store %p3[i0, i1] = %10 }
 // What is the same for all rows, a scale along them, is loaded for each statement that reads it.
-// A longer row is copied to shared memory first, where that holds it:
+// A longer row is copied to shared memory first, where that holds it, also where some walks leave out its end:
 //   before: seq (i1) { … load %p0[i0, i1] … }  each (i2) { … load %p0[i0, i2] … }
 //   after:  each (i3) { %7 = load %p0[i0, i3]  store %s2[i3] = %7 }  seq (i1) { … load %s2[i1] … }  each (i2) { … load %s2[i2] … }
 #pragma once

@@ -290,10 +290,10 @@ class CudaDevice : public Device {
       if (d > 0) strides[d - 1] = static_cast<unsigned long long>(m.strides[from]);
     }
     EncodedMap out;
-    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16   ? kFloat16
-                                                    : dtype == DType::boolean ? kByte
-                                                    : m.rounded               ? kTensorFloat32
-                                                                              : kFloat32;
+    const int type = dtype == DType::bf16 ? kBfloat16 : dtype == DType::f16 ? kFloat16
+                                                    : size_of(dtype) == 1   ? kByte
+                                                    : m.rounded             ? kTensorFloat32
+                                                                            : kFloat32;
     const int swizzle = m.row_bytes > 128 ? 0 : m.row_bytes == 128 ? kSwizzle32 + 2
                                             : m.row_bytes == 64    ? kSwizzle32 + 1
                                                                    : kSwizzle32;

@@ -270,10 +270,12 @@ TEST(CudaCompile, AMemoryLimitIsKept) {
   EXPECT_LE(compile(graph, options).arena_bytes, options.passes.memory_limit);
 }
 
-// Sums of instances in turns are cleared before the turn; what a part needs from memory is asked for before the part before it is computed; what is
-// only sent is rounded where two are put together.
+// Sums of instances in turns are cleared before the turn; what a part needs from memory is asked for before the part before it is computed, or, where
+// it lies like the output, before the turn; what is only sent is rounded where two are put together.
 TEST(CudaCompile, WhatFollowsAProductInRoles) {
-  const tile::Kernel planned = plan_cuda(tile::parse_kernel(R"(kernel k(%p0: in bf16[16384,768], %p1: in bf16[768,768], %p2: in bf16[16384,768], %p3: out bf16[16384,768]) {
+  std::string body;
+  const auto emit = [&](const std::string& dtype) {
+    const tile::Kernel planned = plan_cuda(tile::parse_kernel(R"(kernel k(%p0: in bf16[16384,768], %p1: in bf16[768,768], %p2: in )" + dtype + R"([16384,768], %p3: out bf16[16384,768]) {
   axis i0<16384 by 1
   axis i1<768 by 1
   axis i2<768 by 1
@@ -284,25 +286,32 @@ TEST(CudaCompile, WhatFollowsAProductInRoles) {
       %4: f32[i0, i1] = mma[bf16] i2 (%1, %2, %3)
       yield %4
     }
-    %5: bf16[i0, i1] = load %p2[i0, i1]
+    %5: )" + dtype + R"([i0, i1] = load %p2[i0, i1]
     %6: bf16[i0, i1] = map(cast<bf16>(add(a0, cast<f32>(a1)))) (%0, %5)
     store %p3[i0, i1] = %6
   }
 }
 )"),
-                                         "sm_90a", F32Products::f32);
-  ASSERT_EQ(planned.phases[0].roles.size(), 2u);
-  ASSERT_TRUE(planned.phases[0].roles[1].turns) << tile::to_string(planned);
-  const std::string source = cuda::emit(planned, "sm_90a").source, body = source.substr(source.find("extern \"C\""));
+                                           "sm_90a", F32Products::f32);
+    ASSERT_EQ(planned.phases[0].roles.size(), 2u);
+    ASSERT_TRUE(planned.phases[0].roles[1].turns) << tile::to_string(planned);
+    const std::string source = cuda::emit(planned, "sm_90a").source;
+    body = source.substr(source.find("extern \"C\""));
+  };
   const auto at = [&](const std::string& text) {
     EXPECT_NE(body.find(text), std::string::npos) << text << " is not in\n"
                                                   << body;
     return body.find(text);
   };
+  emit("f16");
   EXPECT_LT(at("[r] = 0;"), at("qn_turn(self)"));
   EXPECT_LT(at("if (const int next = 0"), at("for (int step = 0"));
   EXPECT_LT(at("if (const int next = step + 1"), at("qn_put_bf16"));
   EXPECT_EQ(body.find("qn_round_bf16"), std::string::npos);
+  emit("bf16");
+  EXPECT_LT(at("qn_room<0>();"), at("qn_turn(self)"));
+  EXPECT_LT(at("qn_take_bf16<64>"), at("qn_put_bf16<64>"));
+  EXPECT_EQ(body.find("const int next"), std::string::npos);
 }
 
 // Rows in parts: each box lies in one part, and a tile's further boxes count on along the whole axis.
@@ -358,6 +367,22 @@ TEST(CudaCompile, RolesWithoutSpills) {
         ASSERT_FALSE(plan_cuda(test::kernels_of(g).at(0), "sm_90a", F32Products::tf32).phases[0].roles.empty()) << spec;
         all.add(fmt::format("product tf32 {}x{}x{} {} {}", s[0], s[1], s[2], spec, after), g, {"sm_90a"}, F32Products::tf32);
       }
+  std::set<int64_t> columns;   // of tiles of bytes
+  for (const Shape& s : {Shape{512, 512, 512}, {1024, 1024, 1024}, {4096, 4096, 4096}, {16384, 3072, 768}, {1000, 1040, 784}, {192, 192, 8192}, {64, 64, 512}})
+    for (const DType out : {DType::bf16, DType::f32, DType::f8e4m3})
+      for (const auto& [left, right] : {std::pair{DType::f8e4m3, DType::f8e4m3}, {DType::f8e5m2, DType::f8e4m3}, {DType::f8e4m3, DType::f8e5m2}, {DType::f8e5m2, DType::f8e5m2}}) {
+        if (left == DType::f8e5m2 && out != DType::bf16) continue;
+        Model m;
+        const Tensor a = m.input("a", left, {s[0], s[2]}), b = m.input("b", right, {s[1], s[2]}), rows = m.input("r", DType::f32, {s[0], 1}), row = m.input("c", DType::f32, {s[1]});
+        m.output("y", cast(contract("mk,nk->mn", cast(a, DType::f32), cast(b, DType::f32)) * rows * row, out));
+        const Graph g = m.finish();
+        std::string why;
+        const tile::Kernel k = plan_cuda(test::kernels_of(g).at(0), "sm_90a", F32Products::f8, &why);
+        ASSERT_FALSE(k.phases[0].roles.empty()) << tile::to_string(k) << why;
+        columns.insert(k.axes[1].tile);
+        all.add(fmt::format("product {} {} {}x{}x{} {}", name_of(left), name_of(right), s[0], s[1], s[2], name_of(out)), g, {"sm_90a"}, F32Products::f8);
+      }
+  EXPECT_EQ(columns, (std::set<int64_t>{64, 128, 192}));
   for (const std::string& t : tilings) std::printf("%s\n", t.c_str());
   Findings findings;
   std::vector<Unit>& units = all.units["sm_90a"];

@@ -6,7 +6,9 @@
 #include <cmath>
 
 #include "frontend/nn.h"
+#include "frontend/transforms.h"
 #include "ir/compare.h"
+#include "ir/interpret.h"
 #include "tests/support/device.h"
 
 namespace quern {
@@ -33,6 +35,44 @@ TEST_F(MemoryBound, Transposes) {
     const HostTensor x = random(shape);
     EXPECT_EQ(compiled(m.finish())->run({x})[0], transposed(x)) << shape[0] << " x " << shape[1];
   }
+}
+
+// The gradient of a classifier's logits lies where the logits do, unless they are wanted still: rows in registers, in shared memory and longer ones.
+// What reads a row backwards while it is written has memory of its own.
+TEST_F(MemoryBound, RowsAreOverwritten) {
+  for (const int64_t classes : {40, 3000, 70000}) {
+    constexpr int64_t rows = 24;
+    const auto gradient = [&](bool wanted) {
+      Model m;
+      const Tensor x = m.input("x", DType::f32, {rows, 16}), w = m.input("w", DType::f32, {16, classes}), labels = m.input("labels", DType::i32, {rows});
+      const Tensor logits = matmul(x, w);
+      const Reverse r = value_and_grad([&](const std::vector<Tensor>& p) { return std::vector<Tensor>{cross_entropy(p[0], labels)}; }, {logits});
+      m.output("loss", r.outputs[0]);
+      m.output("dw", matmul(transpose(x, {1, 0}), r.gradients[0]));
+      m.output("dx", matmul(r.gradients[0], transpose(w, {1, 0})));
+      if (wanted) m.output("logits", logits);
+      return compiled(m.finish());
+    };
+    const auto plain = gradient(true), in_place = gradient(false);
+    std::mt19937_64 bits(5);
+    HostTensor labels(DType::i32, {rows});
+    for (int64_t i = 0; i < rows; ++i) labels.set(i, Scalar::of_int(DType::i32, static_cast<int64_t>(bits() % static_cast<uint64_t>(classes))));
+    const std::vector<HostTensor> in = {random({rows, 16}), random({16, classes}), labels};
+    std::vector<HostTensor> want = plain->run(in);
+    want.pop_back();
+    const std::vector<HostTensor> got = in_place->run(in);
+    for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-5) << classes << ": " << o;   // other kernels, too
+    if (rows * classes * 4 > 64 << 10) { EXPECT_LT(in_place->program().arena_bytes, 3 * rows * classes * 4 / 2) << classes; }   // not twice; small values are kept apart
+  }
+  Model m;
+  const Tensor x = m.input("x", DType::f32, {64, 64}), w = m.input("w", DType::f32, {64, 64}), h = matmul(x, w);
+  const Tensor both = h / expand_dims(sum(exp(h), {1}), 1) + reverse(h, {1});
+  m.output("y", matmul(both, w));
+  m.output("z", sum(sin(both), {0}));
+  const Graph graph = m.finish();
+  const std::vector<HostTensor> in = {random({64, 64}), random({64, 64})};
+  const std::vector<HostTensor> got = compiled(graph)->run(in), want = interpret(graph, in);
+  for (size_t o = 0; o < want.size(); ++o) EXPECT_LE(compare(got[o], want[o]).error, 1e-4) << o;
 }
 
 // A result of 16 MiB that begins within a line: stored where the whole lies.

@@ -1,4 +1,4 @@
-// Products of 16-bit floats and of tf32, which sm_90a computes by kernels with roles (passes/tile/roles.h): both operands in each layout, sizes that are no
+// Products of floats of 16 and of 8 bits and of tf32, which sm_90a computes by kernels with roles (passes/tile/roles.h): both operands in each layout, sizes that are no
 // multiple of a tile, every tiling that the planner knows, several outputs, what follows a product. Each element against a sum in f64.
 #include <cmath>
 #include <set>
@@ -24,6 +24,7 @@ struct Problem {
 class Roles : public test::OnDevice {
  protected:
   std::set<std::string> atoms;   // that the kernels with roles have had, with how their instances share the work
+  int64_t early = 0;             // kernels that load what follows the product before it
 
   static HostTensor values(DType dtype, const Shape& shape, uint64_t seed) {
     HostTensor t(dtype, shape);
@@ -71,6 +72,7 @@ class Roles : public test::OnDevice {
       ASSERT_EQ(report.planned.size(), p.kernels);
       const tile::Phase& phase = report.planned[0].phases[0];
       ASSERT_FALSE(phase.roles.empty()) << report.plan_reasons[0];
+      early += to_string(report.planned[0]).find("load early") != std::string::npos;
       atoms.insert(std::to_string(phase.roles[1].count) + (phase.roles[1].turns ? " in turns" : phase.shared >= 0 ? " of blocks that share"
                                                                                                                   : " together"));
     }
@@ -177,6 +179,79 @@ TEST_F(Roles, ThreeProductsOfTf32) {
       check({72, 80, 1028, ta, tb, DType::f32, 2, 0, F32Products::tf32x3});
       if (device->target().kind == TargetKind::cuda) check({2048, 2052, 2064, ta, tb, DType::f32, 0, 0, F32Products::tf32x3});   // both operands are stored in two parts
     }
+}
+
+// Products of 8-bit floats keep 14 bits of what up to 128 terms are summed to, and add that up in f32 (--matmul f8).
+TEST_F(Roles, ProductsOfBytes) {
+  struct Bytes {
+    int64_t m, n, k;
+    bool ta = false, tb = true;   // b^T as it lies
+    DType out = DType::f32, left = DType::f8e4m3, right = DType::f8e4m3, wide = DType::f32;
+    size_t kernels = 1;
+    bool positive = false;
+  };
+  double worst = 0, worst_positive = 0;
+  const auto check = [&](const Bytes& p) {
+    SCOPED_TRACE(testing::Message() << p.m << "x" << p.n << "x" << p.k << (p.ta ? " T" : " N") << (p.tb ? "T " : "N ") << name_of(p.left) << " " << name_of(p.right) << " " << name_of(p.wide) << " " << name_of(p.out) << (p.positive ? " of one sign" : ""));
+    Model m;
+    const Shape as = p.ta ? Shape{p.k, p.m} : Shape{p.m, p.k}, bs = p.tb ? Shape{p.n, p.k} : Shape{p.k, p.n};
+    const Tensor x = m.input("a", p.left, as), w = m.input("b", p.right, bs), rows = m.input("r", DType::f32, {p.m, 1}), columns = m.input("c", DType::f32, {p.n});
+    Tensor y = contract(std::string(p.ta ? "km," : "mk,") + (p.tb ? "nk->mn" : "kn->mn"), cast(x, p.wide), cast(w, p.wide));
+    if (p.wide != DType::f32) y = cast(y, DType::f32);
+    m.output("y", cast(y * rows * columns, p.out));
+    std::vector<HostTensor> inputs = {values(p.left, as, 1), values(p.right, bs, 2), values(DType::f32, {p.m, 1}, 3), values(DType::f32, {p.n}, 4)};
+    if (p.positive)
+      for (HostTensor& t : inputs)
+        for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of(t.dtype, std::abs(t.at(i)) + 0.5));
+    CompileReport report;
+    const auto run = compiled(m.finish(), &report, F32Products::f8);
+    const std::vector<HostTensor> got = run->run(inputs), again = run->run(inputs);
+    EXPECT_EQ(got, again);
+    if (device->target().arch == "sm_90a") {
+      ASSERT_EQ(report.planned.size(), p.kernels);
+      ASSERT_FALSE(report.planned.back().phases[0].roles.empty()) << report.plan_reasons.back();
+    }
+    const std::vector<double> a = inputs[0].to_doubles(), b = inputs[1].to_doubles();
+    const bool bytes = device->target().arch == "sm_90a";
+    const double ulp = p.out == DType::f32 ? 0x1p-22 : p.out == DType::bf16 ? 0x1p-8
+                                                   : p.out == DType::f16    ? 0x1p-11
+                                                   : p.out == DType::f8e4m3 ? 0x1p-4
+                                                                            : 0x1p-3;
+    for (int64_t i = 0; i < p.m; i += p.m > 1000 ? 97 : 1)
+      for (int64_t j = 0; j < p.n; ++j) {
+        double sum = 0, size = 0;
+        for (int64_t k = 0; k < p.k; ++k) {
+          const double t = a[static_cast<size_t>(p.ta ? k * p.m + i : i * p.k + k)] * b[static_cast<size_t>(p.tb ? j * p.k + k : k * p.n + j)];
+          sum += t, size += std::abs(t);
+        }
+        const double factor = inputs[2].at(i) * inputs[3].at(j), want = sum * factor, found = got[0].at(i * p.n + j);
+        const double inner = p.wide == DType::bf16 ? 0x1p-8 : 0;
+        ASSERT_NEAR(found, want, (ulp + inner) * std::abs(want) + std::abs(factor) * size * (bytes ? 0x1p-11 : 0x1p-18) + (size_of(p.out) == 1 ? 0x1p-10 : p.out == DType::f16 ? 0x1p-24
+                                                                                                                                                                               : 0))
+            << i << ", " << j;
+        if (p.out == DType::f32 && p.wide == DType::f32 && factor != 0 && size > 0) {
+          double& most = p.positive ? worst_positive : worst;
+          most = std::max(most, std::abs(found - want) / (std::abs(factor) * size));
+        }
+      }
+  };
+  for (const DType left : {DType::f8e4m3, DType::f8e5m2})
+    for (const DType right : {DType::f8e4m3, DType::f8e5m2})
+      for (const DType out : {DType::f32, DType::bf16}) {
+        check({128, 128, 128, false, true, out, left, right});
+        check({200, 264, 144, false, true, out, left, right});
+      }
+  for (const DType out : {DType::f16, DType::f8e4m3, DType::f8e5m2}) check({200, 272, 400, false, true, out});
+  check({136, 72, 528, false, true, DType::bf16, DType::f8e4m3, DType::f8e5m2, DType::bf16});
+  check({72, 80, 1040});
+  check({64, 64, 8192});                                    // shared by blocks of a cluster
+  check({256, 256, 4096, false, true, DType::f32, DType::f8e4m3, DType::f8e4m3, DType::f32, 1, true});
+  if (device->target().kind == TargetKind::cpu) return;
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true}) check({520, 528, 1040, ta, tb, DType::bf16, DType::f8e5m2, DType::f8e4m3, DType::f32, 1 + size_t{ta} + size_t{!tb}});   // turned in memory first
+  check({4096, 4096, 512, false, true, DType::bf16});
+  check({16392, 1040, 272, false, true, DType::f32});
+  std::printf("greatest error, of the sum of all terms' sizes: 2^%.1f, where they have one sign 2^%.1f\n", std::log2(worst), std::log2(worst_positive));
 }
 
 TEST_F(Roles, MoreAxesAndOtherOutputs) {
@@ -287,6 +362,8 @@ TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two
   check({8200, 776, 264, true, false});
   check({8192, 768, 256, false, true});
   check({4096, 4096, 64, false, false, DType::bf16, 1});
+  for (const DType d : {DType::bf16, DType::f16}) check({4096, 3072, 256, d == DType::f16, false, d, 1});
+  check({384, 128, 200, false, true, DType::f16, 1});
   check({16384, 192, 2048, false, false});
   check({768, 768, 2048, true, false});
   check({1000, 1032, 776, false, true});
@@ -294,7 +371,10 @@ TEST_F(Roles, LargeOnes) {   // enough tiles for every tiling: one instance, two
   for (const bool ta : {false, true}) check({2048, 2048, 1024, ta, !ta, DType::f16});
   check({16392, 3080, 200, false, true, DType::bf16, 1});
   for (const std::string& a : atoms) std::printf("%s\n", a.c_str());
-  if (device->target().arch == "sm_90a") { EXPECT_GE(atoms.size(), 2u); }
+  if (device->target().arch == "sm_90a") {
+    EXPECT_GE(atoms.size(), 2u);
+    EXPECT_GE(early, 4);
+  }
 }
 
 }  // namespace

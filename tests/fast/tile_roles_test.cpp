@@ -1,6 +1,7 @@
 // Products written by hand in the planned form with roles and channels (ir/tile/kernel.h): they compute what the lowered kernel
 // computes, for every depth of their rings; and each breach of the protocol is found and named.
 #include <cmath>
+#include <cstring>
 
 #include <gtest/gtest.h>
 
@@ -245,6 +246,60 @@ TEST(TileRoles, GeneratedProducts) {
       }
 }
 
+/// y = (a b^T) r c of 8-bit floats, which maps cast up, lowered: scaled by rows and by columns.
+std::string product_of_bytes(const Shape& s, const std::string& left, const std::string& right, const std::string& wide, const std::string& out, bool ta = false, bool tb = true) {
+  const std::string ms = std::to_string(s[0]), ns = std::to_string(s[1]), ks = std::to_string(s[2]), mma = wide == "f32" ? "f32" : wide;
+  return "kernel k(%p0: in " + left + "[" + (ta ? ks + "," + ms : ms + "," + ks) + "], %p1: in " + right + "[" + (tb ? ns + "," + ks : ks + "," + ns) + "], %p2: in f32[" + ms + "], %p3: in f32[" + ns + "], %p4: out " + out + "[" + ms + "," + ns +
+         "]) {\n  axis i0<" + ms + " by 1\n  axis i1<" + ns + " by 1\n  axis i2<" + ks + " by 1\n  grid (i0, i1) {\n    %0: f32[i0, i1] = seq (i2) carry (%1: f32[i0, i1] = 0) {\n      %2: " + left + "[i0, i2] = load %p0[" + (ta ? "i2, i0" : "i0, i2") +
+         "]\n      %3: " + wide + "[i0, i2] = map(cast<" + wide + ">(a0)) (%2)\n      %4: " + right + "[i1, i2] = load %p1[" + (tb ? "i1, i2" : "i2, i1") + "]\n      %5: " + wide + "[i1, i2] = map(cast<" + wide + ">(a0)) (%4)\n      %6: f32[i0, i1] = mma[" + mma +
+         "] i2 (%1, %3, %5)\n      yield %6\n    }\n    %7: f32[i0] = load %p2[i0]\n    %8: f32[i1] = load %p3[i1]\n    %9: " + out + "[i0, i1] = map(" + (out == "f32" ? "mul(mul(a0, a1), a2)" : "cast<" + out + ">(mul(mul(a0, a1), a2))") + ") (%0, %7, %8)\n    store %p4[i0, i1] = %9\n  }\n}\n";
+}
+// In parts of 128 terms, whose sums keep 14 bits: of a long sum of one sign a part loses as much as the whole, not the more the longer it is.
+TEST(TileRoles, ProductsOfBytes) {
+  for (const char* left : {"f8e4m3", "f8e5m2"})
+    for (const char* right : {"f8e4m3", "f8e5m2"})
+      for (const Shape& s : {Shape{136, 72, 272}, Shape{72, 264, 128}, Shape{64, 64, 4096}}) {
+        const bool alike = std::string(left) == right;
+        if (s[2] == 4096 && left != std::string("f8e4m3")) continue;   // the longest takes a second
+        const std::string text = product_of_bytes(s, left, right, alike ? "f32" : "bf16", s[2] == 128 ? "bf16" : "f32");
+        SCOPED_TRACE(text);
+        const Kernel lowered = parse_kernel(text);
+        std::string why;
+        const Kernel planned = plan_cuda(lowered, "sm_90a", F32Products::f8, &why);
+        ASSERT_NE(to_string(planned).find("issue mma[f8, m64n"), std::string::npos) << why;
+        verify(planned);
+        EXPECT_EQ(to_string(parse_kernel(to_string(planned))), to_string(planned));
+        std::vector<HostTensor> want = values_of(lowered);
+        for (HostTensor& t : want)
+          for (int64_t i = 0; i < t.size(); ++i) t.set(i, Scalar::of(t.dtype, 1 + std::abs(std::sin(static_cast<double>(i) * 1.7))));
+        std::vector<HostTensor> got = want;
+        std::vector<HostTensor*> expected, found;
+        for (HostTensor& t : want) expected.push_back(&t);
+        for (HostTensor& t : got) found.push_back(&t);
+        interpret(lowered, expected);
+        interpret(planned, found);
+        for (int64_t i = 0; i < want.back().size(); ++i) ASSERT_NEAR(got.back().at(i), want.back().at(i), (s[2] == 128 ? 0x1p-7 : 0x1p-12) * want.back().at(i)) << i;
+      }
+}
+TEST(TileRoles, WhatIsNoProductOfBytes) {
+  const auto planned = [](const std::string& text, F32Products products = F32Products::f8, const char* arch = "sm_90a") {
+    std::string why;
+    const std::string plan = to_string(plan_cuda(parse_kernel(text), arch, products, &why));
+    EXPECT_EQ(plan.find("mma[f8"), std::string::npos) << plan;
+    return why;
+  };
+  const std::string whole = product_of_bytes({256, 256, 256}, "f8e4m3", "f8e4m3", "f32", "f32");
+  planned(whole, F32Products::f32);
+  planned(whole, F32Products::tf32);
+  planned(whole, F32Products::f8, "sm_80");
+  planned(replaced(whole, "%3: f32[i0, i2] = map(cast<f32>(a0))", "%3: f32[i0, i2] = map(mul(cast<f32>(a0), 3:f32))"));   // another value
+  for (const bool ta : {false, true})
+    for (const bool tb : {false, true})
+      if (ta || !tb) { EXPECT_NE(planned(product_of_bytes({256, 256, 256}, "f8e4m3", "f8e5m2", "f32", "f32", ta, tb)).find("an operand of 8 bits lies across the sum"), std::string::npos); }
+  EXPECT_NE(planned(product_of_bytes({256, 256, 264}, "f8e4m3", "f8e5m2", "f32", "f32")).find("no multiple of 16 bytes"), std::string::npos);
+  expect_error(replaced(whole, "mma[f32]", "mma[f8]"), "of 8 bits");
+}
+
 // What follows also asks of each element whether it is below zero, as a derivative will: an output of bytes.
 std::string with_flags(const std::string& text, const std::string& out) {
   const Kernel k = parse_kernel(text);
@@ -296,6 +351,24 @@ TEST(TileRoles, SharedSums) {   // few tiles and a long sum
     EXPECT_GE(planned->phases[0].shared, 0) << to_string(*planned);
     expect_planned(text);
   }
+}
+
+TEST(TileRoles, EarlyLoads) {   // of the output's type and place, where tiles are whole
+  expect_planned(product(256, 128, 200, false, false, true));
+  std::string why;
+  const auto text = [&](const std::string& of) { return to_string(plan_roles(parse_kernel(of), why).value()); };
+  const std::string planned = text(product(256, 128, 200, false, true, true, "f16", "f16"));
+  EXPECT_NE(planned.find("load early %p3"), std::string::npos) << planned;
+  EXPECT_EQ(planned.find("load early %p2"), std::string::npos);   // a row of it
+  EXPECT_EQ(text(product(264, 128, 200, false, true, true)).find("early"), std::string::npos);
+  EXPECT_EQ(text(product(256, 128, 200, false, true, true, "bf16", "f32")).find("early"), std::string::npos);   // slots have no room
+  std::string bytes = product(256, 128, 200, false, true, true);
+  for (const char* of : {"%p3: in bf16", "%p4: out bf16", "%6: bf16", "%7: bf16"}) bytes = replaced(bytes, of, std::string(of, std::strlen(of) - 4) + "f8e4m3");
+  bytes = replaced(bytes, bytes.substr(bytes.find("map(add(mul"), bytes.find(" (%0, %5, %6)") - bytes.find("map(add(mul")), "map(cast<f8e4m3>(add(add(a0, cast<f32>(a1)), cast<f32>(a2))))");
+  EXPECT_EQ(text(bytes).find("early"), std::string::npos);
+  const size_t depth = planned.find(" x ", planned.find("chan %c1")) + 3;
+  expect_error(planned.substr(0, depth) + "9" + planned.substr(depth + 1), "a slot of its own");
+  expect_error(replaced(planned, "load early %p3[", "load early %p3[1 + "), "where the same step sends to");
 }
 
 TEST(TileRoles, FewRows) { expect_planned(product(5, 1032, 1024, false, true, true)); }   // of a large matrix

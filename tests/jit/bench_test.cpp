@@ -122,6 +122,57 @@ TEST(Suite, RowsAndSummaries) {
   }
 }
 
+Json suite_of(const std::string& arguments, const std::string& environment = "") {
+  const std::string path = testing::TempDir() + "quern_suite.json";
+  const Result r = run(environment + quern("bench suite cpu 'matmul 256x256x256' --threads 1 --json " + path + " " + arguments));
+  EXPECT_EQ(r.status, 0) << r.text;
+  std::ifstream in(path);
+  return Json::parse(in)["tables"].at(0);
+}
+
+TEST(Suite, TimeIsSharedFairly) {
+  const Json table = suite_of("--peers none --rounds 10000 --time-limit 12");
+  ASSERT_EQ(table["rows"].size(), 3u);
+  double least = 1e9, most = 0;
+  for (const Json& row : table["rows"]) {
+    least = std::min(least, row["seconds"].get<double>()), most = std::max(most, row["seconds"].get<double>());
+    EXPECT_GE(row["rounds"], 3);
+    EXPECT_LT(row["rounds"], 10000);
+  }
+  EXPECT_LT(most, 2 * least + 0.5);   // none behind others
+  EXPECT_EQ(table["overall"]["left_out"], 0);
+  EXPECT_NEAR(table["overall"]["seconds"], table["families"]["matmul"]["seconds"].get<double>(), 1e-9);
+  const Json late = suite_of("--peers none --rounds 10000 --time-limit 1");   // the ceilings alone take as long
+  for (const Json& row : late["rows"]) EXPECT_TRUE(row.contains("left_out") || row["rounds"] >= 3) << row.dump();
+}
+
+// A python3 that answers as a peer: its first process ends at its first case, or each case takes long and fails.
+std::string false_python(const std::string& at_case) {
+  const std::string folder = testing::TempDir() + "quern_false_python";
+  const std::string real = run("command -v python3").text;
+  run("rm -rf " + folder + " && mkdir -p " + folder);
+  std::ofstream(folder + "/python3") << "#!" << real << "import json, os, sys, time\nstarts = '" << folder << "/starts'\nopen(starts, 'a').write('x')\nnumber = os.path.getsize(starts)\n"
+                                     << "for line in sys.stdin:\n    answer = {'version': 'false'}\n    if 'prepare' in json.loads(line):\n        " << at_case << "\n    print(json.dumps(answer), flush=True)\n";
+  run("chmod +x " + folder + "/python3");
+  return "PATH=" + folder + ":$PATH ";
+}
+
+TEST(Suite, AnEndedPeerStartsAgain) {
+  const Json table = suite_of("--peers torch --rounds 1", false_python("answer = {'unsupported': True} if number > 1 else sys.exit(1)"));
+  ASSERT_EQ(table["rows"].size(), 3u);
+  EXPECT_NE(table["rows"][0]["peers"]["torch"]["failed"].get<std::string>().find("process has ended"), std::string::npos);
+  for (size_t i : {1, 2}) EXPECT_TRUE(table["rows"][i]["peers"].empty()) << table["rows"][i].dump();
+}
+
+TEST(Suite, ASlowPeerIsLeftOutInTime) {
+  const Json table = suite_of("--peers torch --rounds 1 --time-limit 8", false_python("time.sleep(3.4); answer = {'error': 'slow'}"));   // a share is 2.7 s at most
+  ASSERT_EQ(table["rows"].size(), 3u);
+  int left_out = 0;
+  for (const Json& row : table["rows"]) left_out += row.contains("left_out") || row["peers"]["torch"]["failed"].get<std::string>().find("left out: ") != std::string::npos;
+  EXPECT_EQ(left_out, 2) << table.dump();
+  EXPECT_EQ(table["overall"]["left_out"], 2);
+}
+
 TEST(Suite, PeersAnswerWithTheirReason) {
   // Without site packages there is no framework; a child says so and goes on.
   for (const char* script : {"torch", "jax", "onnxruntime"}) {
