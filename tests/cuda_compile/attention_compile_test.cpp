@@ -86,7 +86,7 @@ TEST(AttentionCompile, GradientsInOrderWithoutSpills) {
   }
   for (int64_t size : {64, 128})
     for (bool causal : {true, false})
-      for (int64_t time : {4096, 4000}) expect_clean(tile::parse_kernel(test::GradientText{64, time, size, causal, causal ? "bf16" : "f16"}.ordered()));
+      for (int64_t time : {4096, 4000}) expect_clean(test::GradientText{64, time, size, causal, causal ? "bf16" : "f16"}.in_order());
 }
 
 TEST(AttentionCompile, SharedKeysAndWindowsWithoutSpills) {

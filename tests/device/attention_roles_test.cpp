@@ -98,7 +98,7 @@ class GradientsInOrder : public test::OnDevice {
   void check(const test::GradientText& g, int launches) {
     SCOPED_TRACE(testing::Message() << g.heads << "x" << g.time << "x" << g.size << (g.causal ? " causal" : ""));
     const DType dtype = g.dtype == "f16" ? DType::f16 : DType::bf16;
-    KernelImage image = cuda::emit(tile::parse_kernel(g.ordered()), device->target().arch);
+    KernelImage image = cuda::emit(g.in_order(), device->target().arch);
     cuda::compile(image, device->target().arch);
     const auto loaded = device->load(image);
     std::mt19937_64 random(3);
@@ -142,7 +142,7 @@ class GradientsInOrder : public test::OnDevice {
     }
   }
 };
-TEST_F(GradientsInOrder, ByHand) {
+TEST_F(GradientsInOrder, Derived) {
   if (device->target().arch != "sm_90a") GTEST_SKIP() << "roles are for sm_90a";
   for (bool causal : {true, false}) {
     check({3, 384, 128, causal}, 3);
