@@ -38,8 +38,8 @@ class Ordered {
   Graph run() {
     return rebuild(g_, b_, [&](const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
       const NodeId id = static_cast<NodeId>(&n - g_.nodes.data());
-      const bool across = std::any_of(sums_.begin(), sums_.end(), [&](const InOrder& s) { return s.across == id; });
-      return across ? wide(n, std::move(args), where) : b_.add(n.op, std::move(args), n.attrs, where);
+      const auto across = std::find_if(sums_.begin(), sums_.end(), [&](const InOrder& s) { return s.across == id; });
+      return across == sums_.end() ? b_.add(n.op, std::move(args), n.attrs, where) : wide(n, std::move(args), g_.type(across->second).shape, where);
     });
   }
 
@@ -48,10 +48,24 @@ class Ordered {
   const std::vector<InOrder>& sums_;
   GraphBuilder b_;
 
-  NodeId wide(const Node& n, std::vector<NodeId> args, const SourceLoc& where) {
+  // As the others' results have it, `shape`: dims of one element aside the same.
+  NodeId wide(const Node& n, std::vector<NodeId> args, const Shape& shape, const SourceLoc& where) {
     double factor = 1;
     for (NodeId& a : args) a = without_factor(a, factor);
-    NodeId x = b_.add(Op::stored, {cast(b_, b_.add(n.op, std::move(args), n.attrs, where), DType::f32)});
+    Attrs attrs = n.attrs;
+    if (n.type.shape != shape) {
+      ContractSpec spec = parse_contract(n.attrs.spec);
+      std::string ones;   // those that the others' results have not
+      size_t there = 0;
+      for (size_t d = 0; d < spec.out.size(); ++d)
+        if (there < shape.size() && n.type.shape[d] == shape[there]) ++there;
+        else if (n.type.shape[d] == 1) ones += spec.out[d];
+      for (size_t a = 0; a < 2; ++a) args[a] = without(args[a], a ? spec.rhs : spec.lhs, ones);
+      std::erase_if(spec.out, [&](char c) { return ones.find(c) != std::string::npos; });
+      attrs.spec = fmt::format("{},{}->{}", spec.lhs, spec.rhs, spec.out);
+    }
+    NodeId x = reshaped(b_.add(n.op, std::move(args), attrs, where), shape);
+    x = reshaped(b_.add(Op::stored, {cast(b_, x, DType::f32)}), n.type.shape);
     if (factor != 1) {
       HostTensor value(DType::f32, {});
       value.set(0, Scalar::of(DType::f32, factor));
@@ -60,6 +74,20 @@ class Ordered {
       x = b_.add(Op::mul, {x, b_.add(Op::broadcast, {b_.constant(std::move(value), {})}, std::move(all))}, {}, where);
     }
     return cast(b_, x, n.type.dtype);
+  }
+  NodeId reshaped(NodeId x, const Shape& shape) {
+    Attrs attrs;
+    attrs.shape = shape;
+    return b_.type(x).shape == shape ? x : b_.add(Op::reshape, {x}, std::move(attrs));
+  }
+  // Without the dims that these letters name.
+  NodeId without(NodeId x, std::string& letters, const std::string& ones) {
+    Shape shape;
+    std::string rest;
+    for (size_t d = 0; d < letters.size(); ++d)
+      if (ones.find(letters[d]) == std::string::npos) shape.push_back(b_.type(x).shape[d]), rest += letters[d];
+    letters = rest;
+    return reshaped(x, shape);
   }
   // Of weights that are rounded last.
   NodeId without_factor(NodeId weight, double& factor) {

@@ -10,6 +10,10 @@
 namespace quern {
 namespace {
 
+Shape without_ones(Shape shape) {
+  std::erase(shape, 1);
+  return shape;
+}
 // What of the recomputed a node reads, through what is free.
 void each_free(const Groups& g, NodeId id, std::set<NodeId>& seen, const std::function<void(NodeId)>& f) {
   if (!g.free[static_cast<size_t>(id)] || !seen.insert(id).second) return;
@@ -59,11 +63,19 @@ bool share_scores(const Groups& g, const std::vector<NodeId>& nodes) {
 }
 
 std::vector<InOrder> sums_in_order(const Groups& g) {
-  std::vector<std::pair<NodeId, Summed>> found;
+  std::vector<std::pair<NodeId, Summed>> found;   // without dims of one element
   for (size_t i = 0; i < g.graph.nodes.size(); ++i)
     if (const NodeId id = static_cast<NodeId>(i); !g.free[i])
-      if (auto s = summed_scores(g, id)) found.emplace_back(id, std::move(*s));
-  const auto alike = [&](const auto& x, const auto& y) { return g.graph.type(x.first) == g.graph.type(y.first) && x.second.shape == y.second.shape; };
+      if (auto s = summed_scores(g, id)) {
+        Summed longer{{}, {}, std::move(s->products)};
+        for (size_t d = 0; d < s->shape.size(); ++d) {
+          if (s->shape[d] == 1) continue;
+          if (std::count(s->dims.begin(), s->dims.end(), d)) longer.dims.push_back(longer.shape.size());
+          longer.shape.push_back(s->shape[d]);
+        }
+        found.emplace_back(id, std::move(longer));
+      }
+  const auto alike = [&](const auto& x, const auto& y) { return g.graph.type(x.first).dtype == g.graph.type(y.first).dtype && without_ones(g.graph.type(x.first).shape) == without_ones(g.graph.type(y.first).shape) && x.second.shape == y.second.shape; };
   std::vector<InOrder> out;
   std::set<NodeId> taken;
   for (const auto& second : found)
