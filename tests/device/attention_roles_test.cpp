@@ -313,7 +313,7 @@ TEST_F(AttentionRoles, Gradients) {
   }
 }
 
-// Heads that share keys, and windows: the same, near f64, in three kernels with roles.
+// Heads that share keys, and windows: the same, near f64, in three kernels with roles, or two.
 TEST_F(AttentionRoles, SharedKeysAndWindows) {
   for (const test::AttentionGraph& a : {test::AttentionGraph{.heads = 1, .shared = 4, .time = 260, .size = 128}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 384, .size = 64, .window = 100},
                                         test::AttentionGraph{.heads = 1, .time = 516, .size = 64, .window = 300, .causal = false}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 324, .size = 80, .causal = false}}) {
@@ -331,7 +331,7 @@ TEST_F(AttentionRoles, SharedKeysAndWindows) {
     const std::vector<HostTensor> want = interpret(expand(a.graph(DType::f64), context), wide);
     for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
     if (device->target().arch != "sm_90a") continue;
-    expect_roles(report);
+    expect_roles(report, a.shared == 1);
   }
 }
 
