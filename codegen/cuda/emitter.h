@@ -36,6 +36,7 @@ class Emitter {
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
   bool waits() const { return arch_ >= 90; }   // for the kernels before it, by itself
+  bool remembers() const { return claims_ || turns_; }   // between its launches, in memory that its module has
   int64_t shared_bytes() const { return scratch_bytes_ + shared_bytes_; }
   const std::vector<TensorMap>& maps() const { return maps_; }
 
@@ -248,7 +249,7 @@ class Emitter {
   void in_role(const tile::Add& a);
   void put_part(const tile::Put& p);
   void send_parts(const char* how, int channel, const std::vector<tile::Store>& stores, const std::function<std::string(size_t part, int64_t offset)>& at);
-  std::string slot(int channel, size_t part, const std::string& number, int64_t offset = 0) const;   // its address
+  std::string slot(int channel, size_t part, const std::string& number, int64_t offset = 0) const;   // from the start of shared memory
   std::string own_slot(int channel, size_t part, int64_t offset = 0) const;
   std::set<int> counted_, once_;           // channels of which each step of the role's loop, or each claimed instance, gets or puts one: its number is theirs
   const tile::Seq* counted_in_ = nullptr;

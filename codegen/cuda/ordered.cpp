@@ -1,6 +1,7 @@
 // Sums in order, of kernels with roles: what all instances of a role put together for others to get, and the adding of it to memory.
 // A box has a turn, a number in the device's memory: 0, or 1 more than the number of the tile, along the axis summed over, that has
 // added last. Who has a neighbour before it waits for that one's; who has none behind it puts 0 back, so that the next launch finds it so.
+// All launches of a module share these: none begins before the one before is done (KernelImage::alone).
 // A tile waits for earlier ones alone, whose blocks run: as many blocks as fit at once are launched, and each has its tiles in order.
 #include <algorithm>
 
@@ -37,7 +38,7 @@ void Emitter::lay_out_rings() {
 }
 std::string Emitter::slot(int channel, size_t part, const std::string& number, int64_t offset) const {
   const Ring& r = rings_[static_cast<size_t>(channel)];
-  return fmt::format("ring + {} * {} + {}", number, r.bytes[part], r.at[part] + offset);
+  return fmt::format("{} * {} + {}", number, r.bytes[part], r.at[part] + offset);
 }
 // Of the ring that an instance has for itself, where it puts now; early parts lie where their step does.
 std::string Emitter::own_slot(int channel, size_t part, int64_t offset) const {
@@ -113,7 +114,7 @@ void Emitter::put_part(const Put& p) {
     const Part part = this->part(c.parts[n]);
     const Value& v = value(p.values[n]);
     QN_CHECK(fragments_.count(p.values[n]) || v.dtype != DType::f32, "a part of a tile is one as products leave it");
-    std::string at = slot(p.channel, n, put);
+    std::string at = "ring + " + slot(p.channel, n, put);
     int64_t columns = 0;
     for (AxisId a : v.axes) {
       const bool down = lies_within(k_, a, part.outer);
@@ -165,7 +166,7 @@ void Emitter::in_role(const Add& a) {
   line(fmt::format("const int column = {} / {}, before = column {} 1, behind = column {} 1;", over.start, over.tile, phase_->backward ? '+' : '-', phase_->backward ? '-' : '+'));
   line(fmt::format("u32* const turn = qn_turns{} + ({});", number, box));
   const std::string now = fmt::format("now{}", a.channel);
-  const auto got = [&](size_t part, int64_t offset) { return slot(a.channel, part, now, offset); };
+  const auto got = [&](size_t part, int64_t offset) { return "ring + " + slot(a.channel, part, now, offset); };
   open(fmt::format("if ({})", has_step("before")));
   if (!planted(Fault::turn_not_waited_for)) line("qn_await_turn(turn, before + 1);");
   send_parts("qn_add_box", a.channel, a.stores, got);

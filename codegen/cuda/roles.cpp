@@ -178,7 +178,7 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
     for (const Role& r : p.roles)
       if (only_moves(r)) {
         open(r.count == 1 ? fmt::format("if (tid == {})", 32 * first) : fmt::format("if (tid >= {} && tid < {} && tid % 32 == 0)", 32 * first, 32 * (first + r.count)));
-        line(r.count == 1 ? "const int self = 0;" : fmt::format("const int self = (tid >> 5) - {};", first));
+        if (r.count > 1) line(fmt::format("const int self = (tid >> 5) - {};", first));
         role(r, 0);
         close();
         first += r.count;
@@ -432,7 +432,7 @@ void Emitter::in_role(const Fetch& f) {
     const Part p = part(c.parts[n]);
     const std::string map = tensor_map(f.loads[n].buffer, f.loads[n].index, p, rounded_.count(f.channel) > 0);
     for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("qn_fetch({}, {}, full{});", slot(f.channel, n, fmt::format("slot{}", f.channel), x * p.rows * p.row_bytes), map, corner(f.loads[n].index, p, x)));
+      line(fmt::format("qn_fetch(ring + {}, {}, full{});", slot(f.channel, n, fmt::format("slot{}", f.channel), x * p.rows * p.row_bytes), map, corner(f.loads[n].index, p, x)));
   }
   line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", f.channel, r.depth));
   close();
@@ -446,17 +446,18 @@ void Emitter::in_role(const Get& g) {
   if (counted) line(fmt::format("const u32 now{0} = step % {1}, parity{0} = step / {1} & 1;", g.channel, r.depth));
   else if (once) line(fmt::format("const u32 now{0} = 0, parity{0} = steps >> 31 ^ 1;", g.channel));
   else line(fmt::format("before{0} = now{0}; now{0} = slot{0}; parity{0} = phase{0};", g.channel));
-  line(fmt::format("qn_wait_for(ring + {0} + 8 * now{1}, parity{1});", r.barriers, g.channel));
-  if (!counted && !once) line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
+  const bool follows = !counted && !once;
+  line(fmt::format("qn_wait_for(ring + {0} + 8 * {2}{1}, {3}{1});", r.barriers, g.channel, follows ? "slot" : "now", follows ? "phase" : "parity"));
+  if (follows) line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
   for (size_t n = 0; n < g.outs.size(); ++n) {
     const Part p = part(c.parts[n]);
     const std::string now = slot(g.channel, n, fmt::format("now{}", g.channel));
     if (p.outer < 0) {
       names_[g.outs[n]] = fmt::format("a{}", g.outs[n]);
-      line(fmt::format("const {0}* const a{1} = (const {0}*)(shared + ({2} - ring));", memory_type(p.value->dtype), g.outs[n], now));
+      line(fmt::format("const {0}* const a{1} = (const {0}*)(shared + {2});", memory_type(p.value->dtype), g.outs[n], now));
       in_slots_.insert(g.outs[n]);
     } else {
-      line(fmt::format("const u32 a{} = {};", g.outs[n], now));
+      line(fmt::format("const u32 a{} = ring + {};", g.outs[n], now));
       tiles_[g.outs[n]] = {fmt::format("a{}", g.outs[n]), p, -1};
     }
   }

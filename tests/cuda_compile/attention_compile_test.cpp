@@ -86,7 +86,11 @@ TEST(AttentionCompile, GradientsInOrderWithoutSpills) {
   }
   for (int64_t size : {64, 128})
     for (bool causal : {true, false})
-      for (int64_t time : {4096, 4000}) expect_clean(test::GradientText{64, time, size, causal, causal ? "bf16" : "f16"}.in_order());
+      for (int64_t time : {4096, 4000}) {
+        const tile::Kernel kernel = test::GradientText{64, time, size, causal, causal ? "bf16" : "f16"}.in_order();
+        expect_clean(kernel);
+        EXPECT_EQ(cuda::emit(kernel, "sm_90a").alone, 1);   // its launches share turns
+      }
 }
 
 TEST(AttentionCompile, SharedKeysAndWindowsWithoutSpills) {

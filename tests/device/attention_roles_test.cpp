@@ -313,6 +313,31 @@ TEST_F(AttentionRoles, Gradients) {
   }
 }
 
+// Two of one shape that do not read each other: one kernel makes the gradients of both, whose launches share its turns, as if they stood alone.
+TEST_F(AttentionRoles, GradientsSideBySide) {
+  const auto gradients = [](Model& m, const std::string& of) {
+    std::vector<Tensor> x;
+    for (const char* name : {"q", "k", "v", "w"}) x.push_back(m.input(name + of, DType::bf16, {1, 20, 1000, 64}));
+    const Reverse r = value_and_grad([&](const std::vector<Tensor>& y) { return std::vector<Tensor>{sum(attention(y[0], y[1], y[2], {.causal = true}) * y[3])}; }, x);
+    for (size_t g = 0; g < 3; ++g) m.output(fmt::format("d{}{}", g, of), r.gradients[g]);
+  };
+  Model one, two;
+  gradients(one, "");
+  gradients(two, "a"), gradients(two, "b");
+  std::mt19937_64 random(9);
+  std::vector<HostTensor> inputs, again;
+  for (int i = 0; i < 4; ++i) inputs.push_back(test::random_tensor({DType::bf16, {1, 20, 1000, 64}, {}}, -2, 2, random));
+  for (int i = 0; i < 8; ++i) again.push_back(inputs[static_cast<size_t>(i % 4)]);
+  CompileOptions options;
+  options.passes.fp = Fp::fast;
+  const std::vector<HostTensor> want = jit(*device, one.finish(), options)->run(inputs);
+  const auto both = jit(*device, two.finish(), options);
+  for (int run = 0; run < 5; ++run) {
+    const std::vector<HostTensor> got = both->run(again);
+    for (size_t g = 0; g < 6; ++g) EXPECT_EQ(got[g], want[g % 3]) << run << ", " << g;
+  }
+}
+
 // Heads that share keys, and windows: the same, near f64, in three kernels with roles, or two.
 TEST_F(AttentionRoles, SharedKeysAndWindows) {
   for (const test::AttentionGraph& a : {test::AttentionGraph{.heads = 1, .shared = 4, .time = 260, .size = 128}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 384, .size = 64, .window = 100},
