@@ -70,6 +70,7 @@ void fields(Image& image, Stream& s) {
   s.number(image.resident);
   s.number(image.cluster);
   s.number(image.waits);
+  s.number(image.alone);
   s.records(image.maps);
   s.number(image.operands);
   s.number(image.outputs);

@@ -87,7 +87,7 @@ namespace {
 
 constexpr char kMagic[8] = {'Q', 'U', 'E', 'R', 'N', 'P', 'K', '1'};
 constexpr size_t kHead = 24;   // magic, version, checksum
-constexpr uint64_t kVersion = 11;
+constexpr uint64_t kVersion = 12;
 constexpr int64_t kMaxFile = (int64_t{1} << 31) - 64;
 
 // The verifier lets a forged list of longs start anywhere: read it as bytes.
@@ -320,7 +320,7 @@ static bool image_is_sound(const KernelImage& i, const Program& p) {
   const bool cuda = p.target.kind == TargetKind::cuda, code = cuda ? is_cubin(i.code) : i.entry < static_cast<int64_t>(i.code.size());
   const bool launch = i.grid >= 0 && i.grid <= (cuda ? INT32_MAX : kMaxGrid) && grid_is_sound(i) && i.threads >= 1 && i.threads <= 1024;
   const bool memory = i.scratch_bytes >= 0 && i.shared_bytes >= 0 && i.shared_bytes <= (1 << 20);
-  const bool maps = i.resident >= 0 && i.resident <= 32 && (i.cluster == 0 || (i.cluster == i.grid && i.cluster <= 16 && i.symbol == 0)) && (i.waits == 0 || i.waits == 1) && std::all_of(i.maps.begin(), i.maps.end(), [&](const TensorMap& m) { return map_is_sound(m, i); });
+  const bool maps = i.resident >= 0 && i.resident <= 32 && (i.cluster == 0 || (i.cluster == i.grid && i.cluster <= 16 && i.symbol == 0)) && (i.waits == 0 || i.waits == 1) && (i.alone == 0 || i.alone == 1) && std::all_of(i.maps.begin(), i.maps.end(), [&](const TensorMap& m) { return map_is_sound(m, i); });
   return i.entry >= 0 && code && launch && memory && maps && i.bound >= 0 && i.bound <= p.size_high && i.outputs >= 0 && i.outputs <= i.operands;
 }
 

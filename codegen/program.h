@@ -59,6 +59,7 @@ struct KernelImage {
   int64_t resident = 0;          // CUDA: > 0: no more than so many blocks for each multiprocessor, which work the grid off
   int64_t cluster = 0;           // CUDA: > 0: the grid is one cluster of so many blocks
   int64_t waits = 0;             // CUDA: 1: may begin before the kernels that it needs are done: it waits for them itself
+  int64_t alone = 0;             // CUDA: 1: it has memory that its launches share, so none begins before the one before is done
   std::vector<TensorMap> maps;   // CUDA: parameters after the size
   int64_t operands = 0, outputs = 0;   // of a launch; the last `outputs` of the operands are written
   int64_t scratch_bytes = 0;     // CPU: per thread

@@ -58,6 +58,7 @@ struct PassContext {
   std::vector<std::string> recomputed;          // what `remat` chose
   std::vector<std::string> loops;               // what moved out of which loop
   std::vector<std::string> setup;               // what is stored once, and its bytes
+  std::vector<std::string> ordered;             // what is added up in order, and what is not, and why
   std::string within;                           // what stands before the edges of the body at hand
   std::vector<KeptWide> ledger;
 
@@ -85,6 +86,7 @@ Graph align(const Graph& graph, PassContext& context);       // short products w
 Graph panels(const Graph& graph, PassContext& context);      // what products read, laid out for them: of a loop's what each step reads again
 Graph remat(const Graph& graph, PassContext& context);       // under a memory limit: what is computed once more
 Graph setup(const Graph& graph, PassContext& context);       // what is the same in every run is stored
+Graph ordered(const Graph& graph, PassContext& context);     // what one kernel may add up in order beside two other sums, in f32
 Graph partition(const Graph& graph, PassContext& context);   // → calls of kernels only
 Graph precision(const Graph& graph, PassContext& context);   // where short floats are rounded, by the policy
 // Each one's text before and after: tests/cases/passes, partition and tile, run by tests/fast/golden_test.cpp.

@@ -27,6 +27,7 @@ const std::vector<Pass>& pipeline() {
       {"panels", panels},        // what products read, laid out for them: what loops read again, what tensor cores take
       {"remat", remat, Pass::Bodies::with_graph},     // where memory is limited: recomputation instead of waiting values
       {"setup", setup, Pass::Bodies::with_graph},     // what no run changes: stored, so that it is computed once
+      {"ordered", ordered},      // sums of the same weights along both their axes: one kernel's, in order
       {"partition", partition, Pass::Bodies::with_graph},  // groups of nodes → kernel calls
       {"precision", precision},  // where short floats are rounded
   };
@@ -52,8 +53,8 @@ Graph run_pipeline(const Graph& graph, PassContext& context) {
     std::vector<std::string> names;
     for (const Pass& p : pipeline()) names.emplace_back(p.name);
     names.emplace_back("clusters");   // of launches, when all is planned (codegen/clusters.h)
-    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, precision and clusters may be disabled"));
-    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, precision and clusters can");
+    if (!std::count(names.begin(), names.end(), name)) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"; passes are: {}", name, fmt::join(names, ", "))).with_help(suggestion(name, names, "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, ordered, precision and clusters may be disabled"));
+    if (name == "expand" || name == "partition") throw Error(Code::unknown_pass, fmt::format("the pass \"{}\" cannot be disabled: what follows relies on it", name)).with_help("simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, ordered, precision and clusters can");
   }
   auto start = std::chrono::steady_clock::now();
   const auto lap = [&] {

@@ -104,7 +104,7 @@ void dump(const DumpArguments& a) {
         if (pass == a.after) shown = g, found = true;
       };
       run_pipeline(graph, options.passes);
-      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "scores", "chunks", "align", "panels", "remat", "setup", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, partition and precision"));
+      if (!found) throw Error(Code::unknown_pass, fmt::format("there is no pass \"{}\"", a.after)).with_help(suggestion(a.after, {"expand", "simplify", "fold", "loops", "reassociate", "scores", "chunks", "align", "panels", "remat", "setup", "ordered", "partition", "precision"}, "passes are expand, simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, ordered, partition and precision"));
     }
     return emit(a, a.what == "ir" ? to_string(shown) : a.what == "dot" ? to_dot(shown) : svg_of(to_dot(shown)));
   }
@@ -119,12 +119,13 @@ void dump(const DumpArguments& a) {
     }
     for (const std::string& l : options.passes.loops) text += "loop: " + l + "\n";
     for (const std::string& l : options.passes.setup) text += "once: " + l + "\n";
+    for (const std::string& l : options.passes.ordered) text += "in order: " + l + "\n";
     Json ledger = Json::array();
     for (const KeptWide& k : options.passes.ledger) {
       text += fmt::format("kernel {}: {} uses of short floats that were not rounded (--fp fast)\n", k.kernel, k.roundings);
       ledger.push_back({{"kernel", k.kernel}, {"roundings", k.roundings}});
     }
-    return emit(a, text, {{"edges", edges}, {"loops", options.passes.loops}, {"setup", options.passes.setup}, {"ledger", ledger}});
+    return emit(a, text, {{"edges", edges}, {"loops", options.passes.loops}, {"setup", options.passes.setup}, {"ordered", options.passes.ordered}, {"ledger", ledger}});
   }
   options.target = parse_target(a.target);   // the graph's own forms above need none
   CompileReport report;

@@ -177,7 +177,7 @@ void add_matmul(CLI::App& command, std::string& matmul) {
 F32Products f32_products(const std::string& matmul) { return static_cast<F32Products>(std::find(std::begin(kF32Products), std::end(kF32Products), matmul) - std::begin(kF32Products)); }
 
 void PassArguments::add_to(CLI::App& command) {
-  command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, precision or clusters)")->allow_extra_args(false);
+  command.add_option("--disable-pass", disabled, "leave out a pass (simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, ordered, precision or clusters)")->allow_extra_args(false);
   command.add_option("--opt-bisect-limit", bisect_limit, "allow only the first N rewrites");
   command.add_flag("--print-ir-after-all", print_all, "print the graph after every pass, to standard error");
   command.add_option("--memory-limit", memory_limit, "bytes of temporaries, e.g. 64MiB: what does not fit is computed once more, and said")->transform(CLI::AsSizeValue(false));

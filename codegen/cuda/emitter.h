@@ -36,6 +36,7 @@ class Emitter {
   std::string run(const std::string& name);
   int64_t threads() const { return threads_; }
   bool waits() const { return arch_ >= 90; }   // for the kernels before it, by itself
+  bool remembers() const { return claims_ || turns_; }   // between its launches, in memory that its module has
   int64_t shared_bytes() const { return scratch_bytes_ + shared_bytes_; }
   const std::vector<TensorMap>& maps() const { return maps_; }
 
@@ -172,8 +173,11 @@ class Emitter {
     int64_t bytes() const { return rows * row_bytes * columns; }
   };
   struct Ring {
-    int64_t at, bytes, depth, readers, copies, barriers, early = -1;
-  };   // bytes from the start of shared memory; of one slot
+    std::vector<int64_t> at, bytes;   // of each part: the first slot's place in shared memory, and how far the next one's is
+    int64_t depth, readers, copies, barriers, early = -1;
+    int64_t putters = 0;              // > 0: instances that fill it for readers
+    int64_t size = 0;                 // of the tiles of one of the copies
+  };
   struct SharedTile { std::string address; Part part; tile::AxisId axis; };   // an operand of a product; its axis that is not summed
   const tile::Phase* phase_ = nullptr;     // with roles
   const tile::Role* role_ = nullptr;
@@ -194,7 +198,7 @@ class Emitter {
   int last_got_ = -1;                      // channel
   std::string helpers_;                    // functions before the kernel
   std::string run_roles(const std::string& name, const std::string& params);
-  void role(const tile::Role& r, int64_t first, int64_t groups);
+  void role(const tile::Role& r, int64_t first);
   void role_seq(const tile::Seq& q);
   void zero_sums(const tile::Seq& q);
   std::set<tile::ValueId> zeroed_;         // what loops are to carry, cleared before
@@ -202,6 +206,7 @@ class Emitter {
   int64_t steps_of(const std::vector<tile::AxisId>& axes) const;   // of an each
   static std::vector<const tile::Load*> loads_ahead(const tile::Block& body);
   void stand(const std::vector<tile::AxisId>& axes, const std::string& step);
+  void lay_out_rings();
   void find_early(const tile::Role& r, int64_t& barriers);
   void ask_early(const tile::Each& e);
   void take_early(const tile::Load& l);
@@ -218,7 +223,6 @@ class Emitter {
   std::string product_helper(const tile::Atom& atom, const tile::Mma& m, int64_t steps, const Walk& a, const Walk& b, const std::string& add);
   std::string settle_helper(int64_t sums, int64_t left);
   Part part(const tile::Value& v) const;
-  int64_t slot_bytes(const tile::Channel& c) const;
   int64_t box_rows(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p) const;
   std::string tensor_map(tile::BufferId b, const std::vector<tile::BoxIndex>& box, const Part& p, bool rounded);
   std::string corner(const std::vector<tile::BoxIndex>& box, const Part& p, int64_t column) const;
@@ -242,6 +246,19 @@ class Emitter {
   void in_role(const tile::Share& s);
   void in_role(const tile::Deal& d);
   void in_role(const tile::Total& t);
+  void in_role(const tile::Add& a);
+  void put_part(const tile::Put& p);
+  void send_parts(const char* how, int channel, const std::vector<tile::Store>& stores, const std::function<std::string(size_t part, int64_t offset)>& at);
+  std::string slot(int channel, size_t part, const std::string& number, int64_t offset = 0) const;   // from the start of shared memory
+  std::string own_slot(int channel, size_t part, int64_t offset = 0) const;
+  std::set<int> counted_, once_;           // channels of which each step of the role's loop, or each claimed instance, gets or puts one: its number is theirs
+  const tile::Seq* counted_in_ = nullptr;
+  void find_counted(const tile::Role& r);
+  std::vector<tile::AxisId> loops_;        // of seqs around
+  int64_t claims_ = 0;                     // where the number of what is claimed lies, behind its barriers
+  void open_claimed(const tile::Role& r);
+  void claim();
+  int turns_ = 0;                          // adds spelled so far, each with turns of its own
   bool has_step(const tile::Axis& axis) const;
   void role_loops(const std::vector<tile::AxisId>& axes, bool first_apart, const std::function<void()>& body);
   std::string bound(const Index& e, bool last) const;

@@ -81,7 +81,7 @@ void Emitter::ask_early(const Each& e) {
       open("");
       stand(e.axes, fmt::format("{}", step));
       line(fmt::format("qn_room<{}>();", r.depth - 1 - step));
-      line(fmt::format("qn_fetch(ring{} + {}, {}, full{});", channel, step * r.bytes, tensor_map(l->buffer, l->index, p, false), corner(l->index, p, 0)));
+      line(fmt::format("qn_fetch(ring{} + {}, {}, full{});", channel, step * r.bytes[0], tensor_map(l->buffer, l->index, p, false), corner(l->index, p, 0)));
       close();
     }
     close();
@@ -94,7 +94,7 @@ void Emitter::take_early(const Load& l) {
   QN_CHECK(p.columns == 1 && p.size == 2 && place(p.outer).tile == 64, "rows of 16-bit floats are loaded early");
   define(l.out, places_);
   line(fmt::format("if (step == 0) qn_wait_for(ring + {} + 8 * self, early{});", r.early, channel));
-  line(fmt::format("qn_take_{}<{}>({}, ring{} + step * {}, tid);", name_of(p.value->dtype), p.row_bytes / p.size, name(l.out), channel, r.bytes));
+  line(fmt::format("qn_take_{}<{}>({}, ring{} + step * {}, tid);", name_of(p.value->dtype), p.row_bytes / p.size, name(l.out), channel, r.bytes[0]));
   line(fmt::format("if (step == {}) early{} ^= 1;", r.depth - 1, channel));
 }
 int64_t Emitter::steps_of(const std::vector<AxisId>& axes) const {
@@ -105,6 +105,28 @@ int64_t Emitter::steps_of(const std::vector<AxisId>& axes) const {
     steps *= place(around).tile / place(a).tile;
   }
   return steps;
+}
+
+// Each block leaves its sums where the first ring was, in groups of four registers of all threads, and adds up of all blocks
+// the parts that it is dealt.
+void Emitter::in_role(const Share& s) {
+  const Value& v = value(s.value);
+  const int64_t sums = place(v.axes.at(0)).tile * place(v.axes.at(1)).tile / 128, threads = 128 * role_->count;
+  QN_CHECK(sums_.size() == 1 && v.dtype == DType::f32 && rings_.at(0).at.at(0) == 0 && sums * threads * 4 <= rings_[0].size, "one sum is shared, which the first ring has room for");
+  line(fmt::format("qn_show<{}, {}>(ring, {}, self * 128 + tid);", sums, threads, name(s.value)));
+}
+void Emitter::in_role(const Deal& d) {
+  const int64_t sharers = k_.sharers(*phase_), before = steps_of(d.axes) % sharers;   // of each instance
+  role_each(d.axes, d.body, fmt::format("(share + self * {}) % {}", (sharers - before) % sharers, sharers), sharers);
+  line("qn_seen();");
+}
+void Emitter::in_role(const Total& t) {
+  PartOfSum p = part_of_sum(t.out, t.arg);
+  const int64_t threads = 128 * role_->count;
+  line(fmt::format("float s{}[{}];", t.out, p.registers));
+  line(fmt::format("qn_total<{}, {}, {}>(s{}, ring + ({}) * {} + (self * 128 + tid) * 16);", k_.sharers(*phase_), p.registers, threads, t.out, p.first, 16 * threads));
+  p.first = "0";
+  copy_part(t.out, p, fmt::format("s{}", t.out));
 }
 
 }  // namespace quern::cuda

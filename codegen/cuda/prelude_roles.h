@@ -25,6 +25,21 @@ __device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int
 __device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y, int z) { asm volatile(QN_SEND("3d", "%2,%3,%4") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z) : "memory"); }
 __device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y, int z, int u) { asm volatile(QN_SEND("4d", "%2,%3,%4,%5") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u) : "memory"); }
 __device__ __forceinline__ void qn_send(const TensorMap* m, u32 from, int x, int y, int z, int u, int v) { asm volatile(QN_SEND("5d", "%2,%3,%4,%5,%6") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v) : "memory"); }
+#define QN_ADD(rank, list) "cp.reduce.async.bulk.tensor." rank ".global.shared::cta.add.bulk_group [%0, {" list "}], [%1];"
+__device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y) { asm volatile(QN_ADD("2d", "%2,%3") :: "l"(m), "r"(from), "r"(x), "r"(y) : "memory"); }
+__device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y, int z) { asm volatile(QN_ADD("3d", "%2,%3,%4") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z) : "memory"); }
+__device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y, int z, int u) { asm volatile(QN_ADD("4d", "%2,%3,%4,%5") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u) : "memory"); }
+__device__ __forceinline__ void qn_add_box(const TensorMap* m, u32 from, int x, int y, int z, int u, int v) { asm volatile(QN_ADD("5d", "%2,%3,%4,%5,%6") :: "l"(m), "r"(from), "r"(x), "r"(y), "r"(z), "r"(u), "r"(v) : "memory"); }
+// The number of the instance that a block has claimed, from the role that claims to all others.
+__device__ __forceinline__ void qn_tell(u32 to, int x) { asm volatile("st.shared.b32 [%0], %1;" :: "r"(to), "r"(x) : "memory"); }
+__device__ __forceinline__ int qn_told(u32 from) { int x; asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(from) : "memory"); return x; }
+// Turns: what copies have added or stored is there for who finds the number.
+__device__ __forceinline__ void qn_await_turn(const u32* turn, u32 of) {
+  u32 now;
+  do asm volatile("ld.acquire.gpu.u32 %0, [%1];" : "=r"(now) : "l"(turn) : "memory"); while (now != of);
+  asm volatile("fence.proxy.async;" ::: "memory");
+}
+__device__ __forceinline__ void qn_pass_turn(u32* turn, u32 to) { asm volatile("fence.proxy.async; st.release.gpu.u32 [%0], %1;" :: "l"(turn), "r"(to) : "memory"); }
 __device__ __forceinline__ void qn_sending() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 template <int LEFT> __device__ __forceinline__ void qn_room() { asm volatile("cp.async.bulk.wait_group.read %0;" :: "n"(LEFT) : "memory"); }
 __device__ __forceinline__ void qn_sent() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
@@ -98,6 +113,26 @@ template <int BLOCKS, int N, int THREADS> __device__ __forceinline__ void qn_tot
 #pragma unroll
     for (int b = 1; b < BLOCKS; ++b) sum[q] += x[b][q];
   }
+}
+// Tiles as products leave them, 64 rows of COLUMNS, into columns of shared memory with ROWS rows of 128 bytes.
+// Rounded ones as they are packed to be an operand.
+template <int ROWS, int COLUMNS> __device__ __forceinline__ void qn_put_packed(u32 to, const u32* v, int tid) {
+  const u32 lane = tid & 31, row = (tid >> 5) * 16 + (lane & 15);
+#pragma unroll
+  for (int j = 0; j < COLUMNS / 16; ++j) {
+    const u32 at = to + j / 4 * (ROWS * 128) + row * 128 + ((j % 4 * 2 + (lane >> 4) ^ row & 7) << 4);
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1,%2,%3,%4};" :: "r"(at), "r"(v[4 * j]), "r"(v[4 * j + 1]), "r"(v[4 * j + 2]), "r"(v[4 * j + 3]) : "memory");
+  }
+}
+template <int ROWS, int COLUMNS> __device__ __forceinline__ void qn_put_sums(u32 to, const float* v, int tid) {
+  const u32 lane = tid & 31, row = (tid >> 5) * 16 + (lane >> 2), odd = lane & 3;
+#pragma unroll
+  for (int j = 0; j < COLUMNS / 8; ++j)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const u32 at = to + j / 4 * (ROWS * 128) + (row + 8 * h) * 128 + ((j % 4 * 2 + (odd >> 1) ^ row & 7) << 4) + (odd & 1) * 8;
+      asm volatile("st.shared.v2.f32 [%0], {%1,%2};" :: "r"(at), "f"(v[4 * j + 2 * h]), "f"(v[4 * j + 2 * h + 1]) : "memory");
+    }
 }
 // 64 rows as products leave them → swizzled rows of shared memory. Register h * COLUMNS / 4 + r: row 8 h + lane / 4 of the warp's 16, column
 // r / 2 * 8 + lane % 4 * 2 + r % 2.

@@ -2,6 +2,8 @@
 // groups of 128 threads (warpgroups), a role that only fetches is one thread. A ring is slots in shared memory, 1024-byte
 // aligned, rows of at most 128 bytes, swizzled as TMA and wgmma have them; a row that is longer lies in columns of 128 bytes,
 // one after the other. Fetched slots have two barriers, full and empty: number s waits for parity s / depth % 2.
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "codegen/cuda/emitter.h"
@@ -49,11 +51,6 @@ Emitter::Part Emitter::part(const Value& v) const {
   const int64_t size = size_of(v.dtype), inner = place(v.axes[1]).tile * size, row = std::min<int64_t>(inner, 128);
   QN_CHECK(inner % row == 0 && (row == 128 || row == 64 || row == 32), "rows of 32, 64 or 128 bytes, or columns of such");
   return {&v, v.axes[0], v.axes[1], size, place(v.axes[0]).tile, row, inner / row};
-}
-int64_t Emitter::slot_bytes(const Channel& c) const {
-  int64_t n = 0;
-  for (const Value& v : c.parts) n += round_up(part(v).bytes(), 1024);
-  return n;
 }
 
 // Rows of a part that a copy moves: no more than the buffer has, in whole groups of a swizzle; of a summed axis all, those past it are zeros.
@@ -122,8 +119,10 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   const Phase& p = k_.phases[0];
   phase_ = &p;
   int64_t groups = 0, barriers = 0;
+  const bool movers = std::ranges::any_of(p.roles, only_moves);   // one thread each, in the first group's warps
+  groups += movers;
   for (const Role& r : p.roles) {
-    groups += r.count;
+    if (!only_moves(r)) groups += r.count;
     each_statement(r.body, [&](const Stmt& s, const std::vector<AxisId>&) {
       if (const auto* m = std::get_if<Mma>(&s.node)) summed_.insert(m->axes.begin(), m->axes.end());
     });
@@ -133,28 +132,35 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   // Rings, then barriers.
   for (size_t c = 0; c < p.channels.size(); ++c) {
     const Channel& channel = p.channels[c];
-    Ring ring{shared_bytes_, slot_bytes(channel), channel.depth, 0, 1, 0};
+    Ring ring{{}, {}, channel.depth, 0, 1, 0};
     for (const Role& r : p.roles) {
-      if (has<Put>(r, static_cast<int>(c))) ring.copies = r.count;
-      if (has<Get>(r, static_cast<int>(c))) ring.readers += r.turns ? 1 : r.count;
+      if (has<Put>(r, static_cast<int>(c))) (is_got(p, static_cast<ChannelId>(c)) ? ring.putters : ring.copies) = r.count;
+      if (has<Get>(r, static_cast<int>(c))) ring.readers += r.turns || r.steps ? 1 : r.count;
     }
-    shared_bytes_ += ring.bytes * ring.depth * ring.copies;
     if (ring.readers) ring.barriers = barriers, barriers += 2 * ring.depth;
     rings_.push_back(ring);
   }
+  lay_out_rings();
   for (const Role& r : p.roles) find_early(r, barriers);
   for (Ring& r : rings_) {
     r.barriers = shared_bytes_ + 8 * r.barriers;
     if (r.early >= 0) r.early = shared_bytes_ + 8 * r.early;
   }
   shared_bytes_ += 8 * barriers;
+  if (p.claimed) claims_ = shared_bytes_, shared_bytes_ += 24;   // full, empty, the number
 
   line("const u32 ring = (u32)__cvta_generic_to_shared(shared);");
   line("const int group = threadIdx.x >> 7, tid = threadIdx.x & 127;");
   open("if (threadIdx.x == 0)");
   for (const Ring& r : rings_) {
     if (r.early >= 0) line(fmt::format("for (int i = 0; i < {}; ++i) qn_barrier(ring + {} + 8 * i, 1);", r.copies, r.early));
-    if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, 1); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers));
+    if (r.readers) line(fmt::format("for (int i = 0; i < {0}; ++i) {{ qn_barrier(ring + {1} + 8 * i, {3}); qn_barrier(ring + {1} + 8 * ({0} + i), {2}); }}", r.depth, r.barriers, r.readers, std::max<int64_t>(1, 4 * r.putters)));
+  }
+  if (p.claimed) {
+    int64_t told = 0;
+    for (const Role& r : p.roles) told += &r == &p.roles[0] ? 0 : r.count * (only_moves(r) ? 1 : 4);
+    line(fmt::format("qn_barrier(ring + {}, 1); qn_barrier(ring + {}, {});", claims_, claims_ + 8, told));
+    helpers_ += "__device__ u32 qn_claims;\n";
   }
   line("qn_barriers_made();");
   const size_t prefetch = out_.size();   // of the maps, which are known at the end
@@ -162,9 +168,30 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   if (waits()) line("qn_behind_others();");
   line("__syncthreads();");
   int64_t first = 0;
+  const auto registers = [&](const Role& r) {
+    const int64_t at_start = 65536 / (128 * groups) / 8 * 8;
+    if (r.registers && r.registers != at_start) line(fmt::format("qn_registers_{}<{}>();", r.registers < at_start ? "down" : "up", r.registers));
+  };
+  if (movers) {
+    open("if (group < 1)");
+    registers(*std::ranges::find_if(p.roles, only_moves));
+    for (const Role& r : p.roles)
+      if (only_moves(r)) {
+        open(r.count == 1 ? fmt::format("if (tid == {})", 32 * first) : fmt::format("if (tid >= {} && tid < {} && tid % 32 == 0)", 32 * first, 32 * (first + r.count)));
+        if (r.count > 1) line(fmt::format("const int self = (tid >> 5) - {};", first));
+        role(r, 0);
+        close();
+        first += r.count;
+      }
+    close();
+    first = 1;
+  }
   for (const Role& r : p.roles) {
+    if (only_moves(r)) continue;
     open(fmt::format("{}if (group < {})", first ? "else " : "", first + r.count));
-    role(r, first, groups);
+    registers(r);
+    line(r.count == 1 ? "const int self = 0;" : fmt::format("const int self = group - {};", first));
+    role(r, first);
     close();
     first += r.count;
   }
@@ -178,21 +205,19 @@ std::string Emitter::run_roles(const std::string& name, const std::string& param
   return head + ") {\n  extern __shared__ __align__(1024) u8 shared[];\n" + out_ + "}\n";
 }
 
-void Emitter::role(const Role& r, int64_t first, int64_t groups) {
+void Emitter::role(const Role& r, int64_t first) {
   const Phase& p = *phase_;
   role_ = &r;
-  const int64_t at_start = 65536 / (128 * groups) / 8 * 8;
-  if (r.registers && r.registers != at_start) line(fmt::format("qn_registers_{}<{}>();", r.registers < at_start ? "down" : "up", r.registers));
-  const bool one_thread = !has<Get>(r) && !has<Put>(r);
-  if (one_thread) open("if (tid == 0)");
-  else if (r.count > 1) line(fmt::format("const int self = group - {};", first));
-  else line("const int self = 0;");
+  const bool one_thread = only_moves(r);
+  find_counted(r);
+  if (!counted_.empty()) line("u32 steps = 0;");   // bit 31: instances, where they are claimed
   for (size_t c = 0; c < p.channels.size(); ++c) {
     const int channel = static_cast<int>(c);
     if (has<Fetch>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 1;", c));
+    if (counted_.count(channel) || once_.count(channel)) continue;
     if (has<Get>(r, channel)) line(fmt::format("u32 slot{0} = 0, phase{0} = 0, now{0} = 0, before{0} = 0, parity{0} = 0;", c));
     if (has<Put>(r, channel) && rings_[c].early >= 0) line(fmt::format("u32 early{} = 0;", c));
-    if (has<Put>(r, channel)) line(fmt::format("u32 slot{0} = 0; const u32 ring{0} = ring + {1} + self * {2};", c, rings_[c].at, rings_[c].bytes * rings_[c].depth));
+    if (has<Put>(r, channel)) line(fmt::format("u32 slot{0} = 0; const u32 ring{0} = ring + {1} + self * {2};", c, rings_[c].at[0], rings_[c].size));
   }
   if (!one_thread)
     for (size_t a = 0; a < k_.axes.size(); ++a) axis_base(static_cast<AxisId>(a));
@@ -209,6 +234,8 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
     open("");
     line(fmt::format("const int item = blockIdx.x / {0}, share = blockIdx.x % {0};", k_.sharers(p)));
     line(fmt::format("const ix {} = share * {};", place(p.shared).start, place(p.shared).tile));
+  } else if (p.claimed) {
+    open_claimed(r);
   } else if (p.backward || p.winding) {   // from long instances to short ones: blocks take them there and back, so that all have as much to do
     open("for (int item = blockIdx.x, turn = 0; item < items; item = (item / (int)gridDim.x + 2) * (int)gridDim.x - 1 - item % (int)gridDim.x, ++turn)");
   } else {
@@ -239,7 +266,12 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   }
   line(fmt::format("const int g = {0} / ({1} * columns), r = {0} - g * ({1} * columns), q = min({1}, rows - g * {1});", rest, p.group));
   line(fmt::format("const ix {} = (ix)(g * {} + r % q) * {}, {} = (ix)({}r / q) * {};", place(row).start, p.group, place(row).tile, place(column).start, p.backward ? "columns - 1 - " : "", place(column).tile));
-  if (r.along >= 0) line(fmt::format("const ix {} = {} + self * {};", place(r.along).start, place(k_.axes[static_cast<size_t>(r.along)].within).start, place(r.along).tile));
+  for (AxisId a : r.along) {
+    const Place& around = place(k_.axes[static_cast<size_t>(a)].within);
+    // Places that the rows do not have are found anew: their registers are wanted.
+    const std::string mine = a == r.along[0] ? "self" : fmt::format("((qn_here(threadIdx.x) >> 7) - {})", first);
+    line(fmt::format("const ix {} = {}{};", place(a).start, around.start, around.tile == place(a).tile ? "" : fmt::format(" + {} * {}", mine, place(a).tile)));
+  }
   in_flight_.clear(), reads_.clear(), others_.clear(), puts_.clear(), sums_.clear();
   last_got_ = -1;
   count_reads(r.body);
@@ -251,10 +283,10 @@ void Emitter::role(const Role& r, int64_t first, int64_t groups) {
   for (const Stmt& s : r.body)
     if (const auto* e = std::get_if<Each>(&s.node)) ask_early(*e);
   block(r.body);
+  if (p.claimed && &r == &p.roles[0]) claim();
   close();
   if (has<Send>(r)) line("if (tid == 0) qn_sent();");
   if (has<Deal>(r)) line("qn_all_seen();");   // before it the others may read what this block shows
-  if (one_thread) close();
   role_ = nullptr;
 }
 
@@ -304,6 +336,8 @@ void Emitter::role_seq(const Seq& q) {
   const bool apart = std::any_of(q.body.begin(), q.body.end(), [](const Stmt& s) { const auto* r = std::get_if<InRole>(&s.node); const auto* p = r ? std::get_if<Past>(&r->node) : nullptr; return p && !p->outs.empty(); });
   ++walks_;
   role_loops(q.axes, apart, [&] {
+    if (counted_in_ == &q) line("const u32 step = steps++;");
+    if (role_->steps) line(fmt::format("if (step % {} != self) continue;", role_->count));
     block(q.body);
     for (size_t i = 0; i < q.yields.size(); ++i) {
       const std::string &to = names_.at(q.outs[i]), &from = names_.at(q.yields[i]);
@@ -345,6 +379,7 @@ bool Emitter::has_step(const Axis& axis) const {
 // `first_apart`: the loop's first step is spelled by itself, as other things happen in it.
 void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, const std::function<void()>& body) {
   QN_CHECK(!first_apart || axes.size() == 1, "the first step of one axis");
+  loops_.insert(loops_.end(), axes.begin(), axes.end());
   const Step before = step_;
   for (AxisId a : axes) {
     const Axis& axis = k_.axes[static_cast<size_t>(a)];
@@ -369,6 +404,7 @@ void Emitter::role_loops(const std::vector<AxisId>& axes, bool first_apart, cons
   }
   body();
   for (size_t i = 0; i < axes.size(); ++i) close();
+  loops_.resize(loops_.size() - axes.size());
   step_ = before;
 }
 
@@ -389,15 +425,14 @@ void Emitter::in_role(const Fetch& f) {
   open("");
   line(fmt::format("const u32 full = ring + {} + 8 * slot{};", r.barriers, f.channel));
   line(fmt::format("qn_wait_for(full + {}, phase{});", 8 * r.depth, f.channel));
-  int64_t bytes = 0, at = r.at;
+  int64_t bytes = 0;
   for (size_t n = 0; n < f.loads.size(); ++n) bytes += box_rows(f.loads[n].buffer, f.loads[n].index, part(c.parts[n])) * part(c.parts[n]).row_bytes * part(c.parts[n]).columns;
   line(fmt::format("qn_expect(full, {});", bytes));
   for (size_t n = 0; n < f.loads.size(); ++n) {
     const Part p = part(c.parts[n]);
     const std::string map = tensor_map(f.loads[n].buffer, f.loads[n].index, p, rounded_.count(f.channel) > 0);
     for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("qn_fetch(ring + slot{} * {} + {}, {}, full{});", f.channel, r.bytes, at + x * p.rows * p.row_bytes, map, corner(f.loads[n].index, p, x)));
-    at += round_up(p.bytes(), 1024);
+      line(fmt::format("qn_fetch(ring + {}, {}, full{});", slot(f.channel, n, fmt::format("slot{}", f.channel), x * p.rows * p.row_bytes), map, corner(f.loads[n].index, p, x)));
   }
   line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", f.channel, r.depth));
   close();
@@ -407,21 +442,24 @@ void Emitter::in_role(const Get& g) {
   const Channel& c = phase_->channels[static_cast<size_t>(g.channel)];
   const Ring& r = rings_[static_cast<size_t>(g.channel)];
   last_got_ = g.channel;
-  line(fmt::format("before{0} = now{0}; now{0} = slot{0}; parity{0} = phase{0};", g.channel));
-  line(fmt::format("qn_wait_for(ring + {} + 8 * slot{}, phase{});", r.barriers, g.channel, g.channel));
-  line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
-  int64_t at = r.at;
+  const bool counted = counted_.count(g.channel), once = once_.count(g.channel);
+  if (counted) line(fmt::format("const u32 now{0} = step % {1}, parity{0} = step / {1} & 1;", g.channel, r.depth));
+  else if (once) line(fmt::format("const u32 now{0} = 0, parity{0} = steps >> 31 ^ 1;", g.channel));
+  else line(fmt::format("before{0} = now{0}; now{0} = slot{0}; parity{0} = phase{0};", g.channel));
+  const bool follows = !counted && !once;
+  line(fmt::format("qn_wait_for(ring + {0} + 8 * {2}{1}, {3}{1});", r.barriers, g.channel, follows ? "slot" : "now", follows ? "phase" : "parity"));
+  if (follows) line(fmt::format("if (++slot{0} == {1}) slot{0} = 0, phase{0} ^= 1;", g.channel, r.depth));
   for (size_t n = 0; n < g.outs.size(); ++n) {
     const Part p = part(c.parts[n]);
+    const std::string now = slot(g.channel, n, fmt::format("now{}", g.channel));
     if (p.outer < 0) {
       names_[g.outs[n]] = fmt::format("a{}", g.outs[n]);
-      line(fmt::format("const {0}* const a{1} = (const {0}*)(shared + now{2} * {3} + {4});", memory_type(p.value->dtype), g.outs[n], g.channel, r.bytes, at));
+      line(fmt::format("const {0}* const a{1} = (const {0}*)(shared + {2});", memory_type(p.value->dtype), g.outs[n], now));
       in_slots_.insert(g.outs[n]);
     } else {
-      line(fmt::format("const u32 a{} = ring + now{} * {} + {};", g.outs[n], g.channel, r.bytes, at));
+      line(fmt::format("const u32 a{} = ring + {};", g.outs[n], now));
       tiles_[g.outs[n]] = {fmt::format("a{}", g.outs[n]), p, -1};
     }
-    at += round_up(p.bytes(), 1024);
   }
 }
 void Emitter::in_role(const Slice& s) {
@@ -458,28 +496,6 @@ void Emitter::copy_part(ValueId out, const PartOfSum& p, const std::string& from
   close();
 }
 
-// Each block leaves its sums where the first ring was, in groups of four registers of all threads, and adds up of all blocks
-// the parts that it is dealt.
-void Emitter::in_role(const Share& s) {
-  const Value& v = value(s.value);
-  const int64_t sums = place(v.axes.at(0)).tile * place(v.axes.at(1)).tile / 128, threads = 128 * role_->count;
-  QN_CHECK(sums_.size() == 1 && v.dtype == DType::f32 && rings_.at(0).at == 0 && sums * threads * 4 <= rings_[0].bytes * rings_[0].depth, "one sum is shared, which the first ring has room for");
-  line(fmt::format("qn_show<{}, {}>(ring, {}, self * 128 + tid);", sums, threads, name(s.value)));
-}
-void Emitter::in_role(const Deal& d) {
-  const int64_t sharers = k_.sharers(*phase_), before = steps_of(d.axes) % sharers;   // of each instance
-  role_each(d.axes, d.body, fmt::format("(share + self * {}) % {}", (sharers - before) % sharers, sharers), sharers);
-  line("qn_seen();");
-}
-void Emitter::in_role(const Total& t) {
-  PartOfSum p = part_of_sum(t.out, t.arg);
-  const int64_t threads = 128 * role_->count;
-  line(fmt::format("float s{}[{}];", t.out, p.registers));
-  line(fmt::format("qn_total<{}, {}, {}>(s{}, ring + ({}) * {} + (self * 128 + tid) * 16);", k_.sharers(*phase_), p.registers, threads, t.out, p.first, 16 * threads));
-  p.first = "0";
-  copy_part(t.out, p, fmt::format("s{}", t.out));
-}
-
 void Emitter::in_role(const Release& r) {
   QN_CHECK(r.behind <= 1, "the last two slots got are known");
   if (r.behind == 0 && r.channel == last_got_) last_got_ = -1;   // its barrier goes on
@@ -490,12 +506,11 @@ void Emitter::in_role(const Release& r) {
 void Emitter::in_role(const Put& p) {
   const Channel& c = phase_->channels[static_cast<size_t>(p.channel)];
   const Ring& r = rings_[static_cast<size_t>(p.channel)];
+  if (r.putters) return put_part(p);
   if (r.early < 0) {   // else this warp alone has read what lay in its rows
     line(fmt::format("if (tid == 0) qn_room<{}>();", r.depth - 1));
     line("qn_together(self);");
   }
-  const std::string slot = r.early < 0 ? fmt::format("slot{}", p.channel) : "step";
-  int64_t at = 0;
   const char* thread = has_few_registers() ? "qn_here(tid)" : "tid";   // registers are few: places in a slot are not kept
   for (size_t n = 0; n < p.values.size(); ++n) {
     const Part part = this->part(c.parts[n]);
@@ -504,27 +519,17 @@ void Emitter::in_role(const Put& p) {
     const AxisId rows = turned ? part.inner : part.outer;
     const Spread& columns = turned ? outer : inner;
     QN_CHECK(std::max(inner.warps, outer.warps) == 4 && columns.threads == 4 && columns.vector == 2 && place(rows).tile == 64 && (turned ? part.columns * part.row_bytes == 64 * part.size : part.columns == 1) && rows < (turned ? part.outer : part.inner), "a put takes 64 rows as products leave them");
-    line(fmt::format("qn_put_{}{}<{}>(ring{} + {} * {} + {}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
-                                                                                                                                                              : "32",
-                     turned ? part.rows : part.row_bytes / part.size, p.channel, slot, r.bytes, at, name(p.values[n]), thread));
-    at += round_up(part.bytes(), 1024);
+    line(fmt::format("qn_put_{}{}<{}>({}, {}, {});", turned ? "turned_" : "", part.size == 2 ? name_of(part.value->dtype) : part.size == 1 ? "8"
+                                                                                                                                           : "32",
+                     turned ? part.rows : part.row_bytes / part.size, own_slot(p.channel, n), name(p.values[n]), thread));
   }
 }
 void Emitter::in_role(const Fence&) { line("qn_fence();"); }
 void Emitter::in_role(const Send& s) {
-  const Channel& c = phase_->channels[static_cast<size_t>(s.channel)];
   const Ring& r = rings_[static_cast<size_t>(s.channel)];
-  const std::string slot = r.early < 0 ? fmt::format("slot{}", s.channel) : "step";
   line("qn_together(self);");
   open("if (tid == 0)");
-  int64_t at = 0;
-  for (size_t n = 0; n < s.stores.size(); ++n) {
-    const Part p = part(c.parts[n]);
-    for (int64_t x = 0; x < p.columns; ++x)
-      line(fmt::format("qn_send({}, ring{} + {} * {} + {}{});", tensor_map(s.stores[n].buffer, s.stores[n].index, p, false), s.channel, slot, r.bytes, at + x * p.rows * p.row_bytes, corner(s.stores[n].index, p, x)));
-    at += round_up(p.bytes(), 1024);
-  }
-  line("qn_sending();");
+  send_parts("qn_send", s.channel, s.stores, [&](size_t part, int64_t offset) { return own_slot(s.channel, part, offset); });
   close();
   if (r.early < 0) line(fmt::format("slot{0} = slot{0} == {1} ? 0 : slot{0} + 1;", s.channel, r.depth - 1));
 }
@@ -540,7 +545,7 @@ void Emitter::in_role(const Await& a) {
   computed_ = false;
   if (!some) return line(fmt::format("qn_products_left<{}>();", a.left));
   for (; static_cast<int64_t>(in_flight_.size()) > a.left; in_flight_.erase(in_flight_.begin())) line(fmt::format("{}({});", settle_helper(in_flight_[0].registers, a.left), in_flight_[0].sum));
-  if (behind) end_block();
+  if (behind || !counted_.empty()) end_block();
 }
 void Emitter::in_role(const Past& p) {
   const auto part = [&](const Block& body, const std::vector<ValueId>& yields) {

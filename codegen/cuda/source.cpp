@@ -22,6 +22,7 @@ KernelImage emit(const Kernel& kernel, const std::string& arch) {
   image.resident = roles && kernel.phases[0].shared < 0;   // blocks that share are there together, for one instance
   image.cluster = kernel.cluster;
   image.waits = emitter.waits();
+  image.alone = emitter.remembers();
   image.maps = emitter.maps();
   image.threads = emitter.threads();
   image.shared_bytes = emitter.shared_bytes();

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 
+#include "ir/support/fault.h"
 #include "ir/support/overloaded.h"
 #include "ir/tile/interpreter.h"
 
@@ -18,17 +19,22 @@ class RoleInterpreter : public Interpreter {
 
  private:
   struct Step {
-    enum class Kind { run, start, yield, finish, item };
-    Kind kind;   // start, yield, finish: of a seq; item: of the work, the next one
+    enum class Kind { run,
+                      start,
+                      yield,
+                      finish,
+                      item,
+                      pass };
+    Kind kind;   // start, yield, finish: of a seq; item: of the work, the next one; pass: a get that is another instance's
     const Stmt* stmt = nullptr;
     std::vector<int64_t> starts, extents;
     int64_t item = 0;
   };
   struct Ring {
     const Channel* channel;
-    int64_t filled = 0, readers = 1;
+    int64_t filled = 0, readers = 1, putters = 0;   // putters: of what is put and got
     struct Slot {
-      int64_t serial = -1, released = 0;
+      int64_t serial = -1, released = 0, parts = 0;
       std::vector<Tile> tiles;
       bool fenced = false;                    // of a put
       const Send* sending = nullptr;          // on its way to memory …
@@ -56,7 +62,7 @@ class RoleInterpreter : public Interpreter {
     std::map<ValueId, std::pair<ChannelId, int64_t>> source;
     std::map<ValueId, int64_t> pending;                // results of issues that are in flight
     std::deque<InFlight> in_flight;
-    int64_t issued = 0, item = 0;
+    int64_t issued = 0, item = 0, walked = 0;
     bool has_turn = false;
     std::string waits;                                 // for what
   };
@@ -68,19 +74,12 @@ class RoleInterpreter : public Interpreter {
   std::map<const Role*, int64_t> turn_;                // the item whose instance may take it
   Instance* me_ = nullptr;
   const Phase* phase_ = nullptr;
+  int64_t blocks_ = 1;                                 // that work the instances off
 
   [[noreturn]] void fail(const std::string& what) const {
     throw Error(Code::general_bug, fmt::format("this is a bug in Quern: roles: {} in kernel {}", what, k_.name));
   }
   std::string named(ChannelId c, int64_t serial) const { return fmt::format("%{}@{}", phase_->channels[static_cast<size_t>(c)].name, serial); }
-  static bool has(const Block& block, const std::function<bool(const InRole&)>& test) {
-    return std::any_of(block.begin(), block.end(), [&](const Stmt& s) {
-      if (const auto* q = std::get_if<Seq>(&s.node)) return has(q->body, test);
-      if (const auto* e = std::get_if<Each>(&s.node)) return has(e->body, test);
-      const auto* r = std::get_if<InRole>(&s.node);
-      return r && (test(*r) || std::ranges::any_of(blocks_of(*r), [&](const Block* inner) { return has(*inner, test); }));
-    });
-  }
 
   // --- traces ---
   void add(Instance& i, Step::Kind kind, const Stmt* s) { i.steps.push_back({kind, s, start_, extent_, instance_}); }
@@ -89,6 +88,7 @@ class RoleInterpreter : public Interpreter {
       if (const auto* q = std::get_if<Seq>(&s.node)) {
         add(i, Step::Kind::start, &s);
         loop(q->axes, 0, [&] {
+          if (i.role->steps && i.walked++ % i.role->count != i.index) return pass(i, q->body);
           trace(i, q->body);
           add(i, Step::Kind::yield, &s);
         });
@@ -113,6 +113,10 @@ class RoleInterpreter : public Interpreter {
         add(i, Step::Kind::run, &s);
       }
     }
+  }
+  void pass(Instance& i, const Block& block) {
+    for (const Stmt& s : block)
+      if (const auto* r = std::get_if<InRole>(&s.node); r && std::holds_alternative<Get>(r->node)) add(i, Step::Kind::pass, &s);
   }
   // Is some step of the axes' loop behind?
   bool is_past(const Past& past) const {
@@ -154,7 +158,12 @@ class RoleInterpreter : public Interpreter {
     turn_.clear();
     fetched_.clear();
     shares_.clear();
-    for (int64_t b = 0; b < k_.sharers(p); ++b) block_of_roles(p, b);
+    addends_.clear();
+    // Blocks wait for one another where they add in order: so there are some, the last to add the first to run.
+    const bool adds = std::ranges::any_of(p.roles, [&](const Role& r) { return has_in_role(r.body, [](const InRole& s) { return std::holds_alternative<Add>(s.node); }); });
+    blocks_ = adds ? 3 : 1;
+    for (int64_t b = k_.sharers(p) * blocks_; b-- > 0;) block_of_roles(p, b);
+    for (const auto& i : instances_) find_addends(*i);
     for (bool all_done = false; !all_done;) {
       all_done = true;
       bool moved = false;
@@ -176,31 +185,33 @@ class RoleInterpreter : public Interpreter {
     for (size_t c = 0; c < p.channels.size(); ++c) {
       rings_.push_back(ring(p.channels[c], 0));
       for (const Role& role : p.roles)
-        if (has(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns ? 1 : role.count;
+        if (has_in_role(role.body, [&](const InRole& s) { const auto* g = std::get_if<Get>(&s.node); return g && static_cast<size_t>(g->channel) == c; })) rings_.back().readers += role.turns || role.steps ? 1 : role.count;
+      for (const Role& role : p.roles)
+        if (has_in_role(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.back().putters += role.count;
       shared.push_back(&rings_.back());
       fetched_.emplace_back(static_cast<ChannelId>(c), &rings_.back());
     }
     for (const Role& role : p.roles)
       for (int64_t n = 0; n < role.count; ++n) {
         auto i = std::make_unique<Instance>();
-        i->role = &role, i->index = n, i->block = b, i->name = role.count > 1 ? fmt::format("{} {}", role.name, n) : role.name;
-        if (p.shared >= 0) i->name += fmt::format(" of block {}", b);
+        i->role = &role, i->index = n, i->block = p.shared >= 0 ? b : 0, i->name = role.count > 1 ? fmt::format("{} {}", role.name, n) : role.name;
+        if (p.shared >= 0 || blocks_ > 1) i->name += fmt::format(" of block {}", b);
         i->tiles.resize(k_.values.size());
         for (size_t c = 0; c < p.channels.size(); ++c) {
           Ring* mine = shared[c];
-          if (has(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
+          if (!is_got(p, static_cast<ChannelId>(c)) && has_in_role(role.body, [&](const InRole& s) { const auto* t = std::get_if<Put>(&s.node); return t && static_cast<size_t>(t->channel) == c; })) rings_.push_back(ring(p.channels[c], 1)), mine = &rings_.back();
           i->rings.push_back(mine);
         }
         items(p, [&] {
-          if (role.turns && instance_ % role.count != n) return;
+          if (instance_ % blocks_ != b % blocks_ || (role.turns && instance_ % role.count != n)) return;
           if (p.shared >= 0) {
             const size_t a = static_cast<size_t>(p.shared);
             start_[a] = b * k_.axes[a].tile;
             extent_[a] = std::min(k_.axes[a].tile, k_.axes[a].extent - start_[a]);
           }
-          if (role.along >= 0) {
-            const size_t a = static_cast<size_t>(role.along), around = static_cast<size_t>(k_.axes[a].within);
-            start_[a] = start_[around] + n * k_.axes[a].tile;
+          for (AxisId along : role.along) {
+            const size_t a = static_cast<size_t>(along), around = static_cast<size_t>(k_.axes[a].within);
+            start_[a] = start_[around] + n % (k_.axes[around].tile / k_.axes[a].tile) * k_.axes[a].tile;
             extent_[a] = std::clamp<int64_t>(start_[around] + extent_[around] - start_[a], 0, k_.axes[a].tile);
           }
           add(*i, Step::Kind::item, nullptr);
@@ -210,7 +221,7 @@ class RoleInterpreter : public Interpreter {
       }
   }
   static Ring ring(const Channel& c, int64_t readers) {
-    Ring r{&c, 0, readers, {}};
+    Ring r{&c, 0, readers, 0, {}};
     r.slots.resize(static_cast<size_t>(c.depth));
     return r;
   }
@@ -222,11 +233,12 @@ class RoleInterpreter : public Interpreter {
       if (!i->in_flight.empty()) fail(i->name + " never awaits its last product");
       if (i->has_turn) fail(i->name + " never passes its turn on");
       for (const auto& [c, n] : i->put)
-        for (Ring::Slot& s : i->rings[static_cast<size_t>(c)]->slots) {
-          if (s.serial >= 0 && !s.sending) fail(fmt::format("{} never sends {}", i->name, named(c, s.serial)));
-          me_ = i.get();
-          land(s);
-        }
+        if (!is_got(*phase_, c))
+          for (Ring::Slot& s : i->rings[static_cast<size_t>(c)]->slots) {
+            if (s.serial >= 0 && !s.sending) fail(fmt::format("{} never sends {}", i->name, named(c, s.serial)));
+            me_ = i.get();
+            land(s);
+          }
     }
     for (const auto& [c, r] : fetched_)
       for (const auto& s : r->slots)
@@ -254,6 +266,7 @@ class RoleInterpreter : public Interpreter {
     return as(i, s.starts, s.extents, [&] {
       switch (s.kind) {
         case Step::Kind::item: i.item = s.item; return true;
+        case Step::Kind::pass: ++i.got[std::get<Get>(std::get<InRole>(s.stmt->node).node).channel]; return true;
         case Step::Kind::start:
           for (const Carry& c : std::get<Seq>(s.stmt->node).carries) fill(c.var, [&] { return c.init; });
           return true;
@@ -371,6 +384,7 @@ class RoleInterpreter : public Interpreter {
   }
   bool in_role(const Put& p) {
     Ring& r = *me_->rings[static_cast<size_t>(p.channel)];
+    if (is_got(*phase_, p.channel)) return put_part(p, r);
     Ring::Slot& slot = r.slot(r.filled);
     if (slot.serial >= 0) {
       if (!slot.sending) fail(fmt::format("{} puts {} where {} was never sent", me_->name, named(p.channel, r.filled), named(p.channel, slot.serial)));
@@ -384,6 +398,95 @@ class RoleInterpreter : public Interpreter {
       slot.tiles.push_back(tiles_[static_cast<size_t>(v)]);
     }
     me_->put[p.channel] = r.filled;
+    return true;
+  }
+  // One instance's part of what others get.
+  bool put_part(const Put& p, Ring& r) {
+    const int64_t s = me_->put[p.channel];
+    Ring::Slot& slot = r.slot(s);
+    if (slot.serial != s) {
+      if (slot.serial >= 0 && (slot.parts < r.putters || slot.released < r.readers)) return wait(fmt::format("the release of {}", named(p.channel, slot.serial)));
+      slot = {s, 0, 0, {}};
+      for (const Value& part : r.channel->parts) {
+        std::vector<AxisId> axes = part.axes;
+        std::sort(axes.begin(), axes.end());
+        Tile whole;
+        whole.strides.assign(axes.size(), 1);
+        int64_t n = 1;
+        for (size_t d = axes.size(); d-- > 0;) whole.strides[d] = n, n *= extent_[static_cast<size_t>(axes[d])];
+        whole.data.assign(static_cast<size_t>(n), Scalar{part.dtype});
+        slot.tiles.push_back(std::move(whole));
+      }
+    }
+    for (size_t n = 0; n < p.values.size(); ++n) {
+      use(p.values[n]);
+      const std::vector<AxisId>& mine = k_.values[static_cast<size_t>(p.values[n])].axes;
+      std::vector<AxisId> whole = r.channel->parts[n].axes;
+      std::sort(whole.begin(), whole.end());
+      elements(mine, 0, [&] {
+        int64_t at = 0;
+        for (AxisId a : mine)
+          for (size_t d = 0; d < whole.size(); ++d)
+            if (lies_within(k_, a, whole[d])) at += (at_[static_cast<size_t>(a)] - start_[static_cast<size_t>(whole[d])]) * slot.tiles[n].strides[d];
+        slot.tiles[n].data[static_cast<size_t>(at)] = element(p.values[n]);
+      });
+    }
+    ++me_->put[p.channel];
+    if (++slot.parts == r.putters) ++r.filled;
+    return true;
+  }
+  // Who adds where, in the order of the work: neighbours along the axis.
+  using Place = std::pair<const Add*, std::vector<int64_t>>;
+  struct Addends {
+    std::vector<std::pair<int64_t, int64_t>> by;
+    size_t done = 0;
+  };   // items, and where they stand
+  std::map<Place, Addends> addends_;
+  Place place_of(const Add& a, const std::vector<int64_t>& starts) const {
+    std::vector<int64_t> at;
+    for (const Store& s : a.stores)
+      for (const BoxIndex& b : s.index) at.push_back(b.index.evaluate([&](int x) { return starts[static_cast<size_t>(x)]; }));
+    return {&a, at};
+  }
+  void find_addends(const Instance& i) {
+    for (const Step& s : i.steps) {
+      const auto* r = s.kind == Step::Kind::run ? std::get_if<InRole>(&s.stmt->node) : nullptr;
+      const auto* a = r ? std::get_if<Add>(&r->node) : nullptr;
+      if (!a) continue;
+      auto& by = addends_[place_of(*a, s.starts)].by;
+      by.emplace_back(s.item, s.starts[static_cast<size_t>(a->over)]);
+      std::sort(by.begin(), by.end());
+    }
+  }
+  bool in_role(const Add& a) {
+    Addends& all = addends_.at(place_of(a, start_));
+    const int64_t tile = k_.axes[static_cast<size_t>(a.over)].tile * (phase_->backward ? -1 : 1);
+    size_t mine = 0;
+    while (all.by[mine].first != me_->item) ++mine;
+    if (mine > 0 && all.by[mine].second != all.by[mine - 1].second + tile) fail(me_->name + " adds behind one that is no neighbour");
+    if (mine > all.done && !planted(Fault::turn_not_waited_for)) return wait("an earlier addend");
+    const int64_t s = me_->got[a.channel] - 1;
+    if (!me_->held[a.channel].erase(s)) fail(fmt::format("{} adds {}, which it does not hold", me_->name, named(a.channel, s)));
+    Ring& r = *me_->rings[static_cast<size_t>(a.channel)];
+    for (size_t p = 0; p < a.stores.size(); ++p) {
+      const Store& to = a.stores[p];
+      tiles_[static_cast<size_t>(to.value)] = r.slot(s).tiles[p];
+      const Buffer& b = k_.buffers[static_cast<size_t>(to.buffer)];
+      const Shape strides = row_major(b.shape);
+      elements(k_.values[static_cast<size_t>(to.value)].axes, 0, [&] {
+        int64_t at = 0;
+        for (size_t d = 0; d < to.index.size(); ++d) {
+          const int64_t x = evaluate(to.index[d].index);
+          if (x < 0 || x >= b.shape[d]) return;
+          at += x * strides[d];
+        }
+        HostTensor& memory = *buffers_[static_cast<size_t>(to.buffer)];
+        const Scalar x = element(to.value);
+        memory.set(at, mine == 0 ? x : apply_scalar(Op::add, b.dtype, std::array{memory.get(at), x}));
+      });
+    }
+    ++r.slot(s).released;
+    ++all.done;
     return true;
   }
   bool in_role(const Fence&) {
@@ -479,12 +582,6 @@ class RoleInterpreter : public Interpreter {
 };
 
 }  // namespace
-
-bool lies_within(const Kernel& k, AxisId inner, AxisId outer) {
-  for (AxisId a = inner; a >= 0; a = k.axes[static_cast<size_t>(a)].within)
-    if (a == outer) return true;
-  return false;
-}
 
 std::unique_ptr<Interpreter> interpreter(const Kernel& kernel, std::vector<HostTensor*> buffers) { return std::make_unique<RoleInterpreter>(kernel, std::move(buffers)); }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -248,6 +249,8 @@ class Interpreter {
   }
 };
 
+/// Whether something that only roles have passes the test, inner blocks included.
+bool has_in_role(const Block& block, const std::function<bool(const InRole&)>& test);
 /// The one that runs every kernel, roles included.
 std::unique_ptr<Interpreter> interpreter(const Kernel& kernel, std::vector<HostTensor*> buffers);
 

@@ -5,16 +5,16 @@
 //              | %name ":" "view" dtype "[" extent,* "]" "of" %buffer
 //   extent   ::= number | [number] "n" "<=" number ["of" room]                   a constant, or so many times the symbol
 //   axis     ::= "axis" name "<" extent "by" tile ["from" index] ["to" index] ["within" axis-name] ["lanes"] ["threads" count "@" bit] ["warps" count "@" bit] ["vector" count]
-//   phase    ::= ["beside"] "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["shared" "along" axis-name] "{" chan* role+ "}"
+//   phase    ::= ["beside"] "grid" "(" axis-name,* ")" ["mirrored"] block | "work" "(" axis-name,* ")" "in" "groups" "of" number ["backward" | "winding"] ["claimed"] ["shared" "along" axis-name] "{" chan* role+ "}"
 //   chan     ::= "chan" "%" name "(" (dtype "[" axis-name,* "]"),* ")" "x" depth
-//   role     ::= "role" name ["x" count ("along" axis-name | "in" "turns")] ["regs" number] block
+//   role     ::= "role" name ["x" count ("along" axis-name,+ | "in" "turns" | "in" "steps")] ["regs" number] block
 //   stmt     ::= %v ":" dtype "[" axis-name,* "]" "=" op | [%v : type,+ "="] "seq" "(" axis-name,* ")" ["carry" "(" (%c ":" type "=" constant),* ")"] block
 //              | "each" "(" axis-name,* ")" block | "yield" %v,* | "store" ["stream"] %buffer "[" index,* "]" "=" %v     also gathered
 //   op       ::= "load" ["ahead" | "early"] %buffer "[" index,* "]" | "map" ["fast"] "(" scalar-expr ")" "(" %v,* ")" | "reduce<" combine ">" axis-name,+ "(" %v ")"
 //              | ["issue"] "mma[" precision ["," atom "x" stages] "]" axis-name,+ "(" %acc "," %a "," %b ")" | "slice" %v
 //   in roles ::= "fetch" %c "(" (%buffer box),* ")" | [%v : type,+ "="] "get" %c | "release" %c "@" "s" ["-" number] | "put" %c "(" %v,* ")" | "fence"
 //              | "send" %c "to" "(" (%buffer box),* ")" | "await" number | [%v : type,+ "="] "past" "(" axis-name,* ")" block ["else" block] | "turn" | "pass"
-//              | "share" %v | "deal" "(" axis-name,* ")" block | %v = "total" %v
+//              | "share" %v | "deal" "(" axis-name,* ")" block | %v = "total" %v | "add" %c "to" "(" (%buffer box),* ")" "over" axis-name
 //   index    ::= quasi-affine in axis names (+ - * // % by constants), or "%v" (gathered: a tile of integers)
 //
 // Named axes. A tile's dimensions are *names* of axes; maps and mmas match dimensions by name and broadcast where a
@@ -55,7 +55,7 @@
 // `map fast` need not round each op, and takes the machine's exponentials and quotients: relative error 2^-20 for exponents up to 100; error functions within 2^-20.
 //
 // Roles (sm_90a). `work` is a grid whose instances a fixed set of blocks works off, in groups of so many tiles along the axis before
-// the last, so that neighbours share what they read; `winding` each block there and back, so that all have as much to do where instances grow shorter; `backward` the same from the last tile of the last axis on. Its roles run side by side, each its block for every instance in order,
+// the last, so that neighbours share what they read; `winding` each block there and back, so that all have as much to do where instances grow shorter; `backward` the same from the last tile of the last axis on; `claimed` each block takes the next one in order when it is almost done with the one before. Its roles run side by side, each its block for every instance in order,
 // and meet in channels alone. A channel is a ring of `depth` slots, each a tuple of tiles in shared memory (axes outermost first).
 // What is filled has a serial number, from 0 on over all instances; number s lies in slot s % depth. `fetch` fills the next
 // one from memory, asynchronously, when all readers have released number s - depth; `get` waits for the next one; `release %c@s-1` gives
@@ -64,6 +64,11 @@
 // leaves less than it and all behind it in flight (n of them); its result is defined from there on, and before to the next issue that adds to it.
 // `role x n along a`: instance g has the g-th tile of the axis, which lies within one of the work's. `in turns`: instance g
 // has every n-th instance of the work, and between `turn` and `pass` no other one stands there; their gets share the serial numbers.
+// `in steps`: instance g has every n-th step of the role's loop, counted over all instances of the work; their gets share the serial numbers, too.
+// Of more axes `along` which the instances stand, each lies within one of the work's, of which they have a tile each, or all the same one.
+// What one role puts and some role gets is one ring for all: each instance puts its part, fenced, and a number can be got when all have put theirs.
+// `add %c to (…) over a`: what was last got is added to memory, asynchronously, in the order in which the work has the tiles of its axis a: the first
+// to have such a step stores, each other one waits for the one before it, which is its neighbour; the slot is given back when it has been read.
 // `load early`, in an each that sends to the same place: asked for before the first product of the instance, each step's into the slot that the step puts.
 // `slice`: the part of a tile where axes within its own stand. `past (a, b)`: in all steps of the loop over a and b but the first, in which
 // `else` stands instead; both yield its results. So a loop carries what one step makes for the next: products of two steps overlap.
@@ -213,8 +218,13 @@ struct Turn { bool taken; };                              // or passed on
 struct Share { ValueId value; };
 struct Deal { std::vector<AxisId> axes; Block body; };
 struct Total { ValueId out, arg; };
+struct Add {
+  int channel;
+  std::vector<Store> stores;
+  AxisId over;
+};
 struct InRole {
-  std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn, Share, Deal, Total> node;
+  std::variant<Fetch, Get, Release, Put, Fence, Send, Await, Slice, Past, Turn, Share, Deal, Total, Add> node;
 };
 
 /// The blocks that stand in a statement of a role.
@@ -244,11 +254,15 @@ struct Channel {
 struct Role {
   std::string name;
   int64_t count = 1;
-  AxisId along = -1;               // >= 0: the axis whose tiles its instances take
+  std::vector<AxisId> along = {};  // the axes whose tiles its instances take
   bool turns = false;              // or they take turns
+  bool steps = false;              // or a step of their loop each
   int64_t registers = 0;           // per thread; 0: as many as all have at the start
   Block body;
 };
+
+/// Does a role only move slots, so that one thread is enough for it?
+bool only_moves(const Role& role);
 
 struct Phase {
   std::vector<AxisId> grid;
@@ -259,10 +273,14 @@ struct Phase {
   int64_t group = 0;               // > 0: tiles of the axis before the last that neighbouring instances walk
   bool backward = false;           // along the last axis
   bool winding = false;            // or not backward, but there and back
+  bool claimed = false;            // each block takes the next instance when it is almost done with the one before
   AxisId shared = -1;              // >= 0: the axis whose tiles the blocks of an instance take
   std::vector<Channel> channels;
   std::vector<Role> roles;
 };
+
+/// Does some role get what is put into the channel?
+bool is_got(const Phase& phase, ChannelId channel);
 
 struct Kernel {
   std::string name;                // generated from its ops: k3_contract_add_tanh

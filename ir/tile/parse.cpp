@@ -83,6 +83,7 @@ class Parser {
     p.group = r_.integer();
     p.backward = r_.accept("backward");
     p.winding = !p.backward && r_.accept("winding");
+    p.claimed = r_.accept("claimed");
     if (r_.accept("shared")) {
       r_.expect("along");
       p.shared = axis();
@@ -112,11 +113,13 @@ class Parser {
         role.count = r_.integer();
         if (role.count < 1 || role.count > 8) r_.fail("a role has 1 to 8 instances");
         if (r_.accept("along")) {
-          role.along = axis();
+          do role.along.push_back(axis());
+          while (r_.accept(","));
         } else {
           r_.expect("in");
-          r_.expect("turns");
-          role.turns = true;
+          role.steps = r_.accept("steps");
+          role.turns = !role.steps;
+          if (role.turns) r_.expect("turns");
         }
       }
       if (r_.accept("regs")) role.registers = r_.integer();
@@ -160,8 +163,7 @@ class Parser {
     if (r_.accept("release")) {
       Release release{0, 0};
       channel(release.channel);
-      r_.expect("@");
-      r_.expect("s");
+      for (const char* word : {"@", "s"}) r_.expect(word);
       if (r_.accept("-")) release.behind = r_.integer();
       return Stmt{InRole{release}};
     }
@@ -172,22 +174,20 @@ class Parser {
       return Stmt{InRole{std::move(put)}};
     }
     if (r_.accept("fence")) return Stmt{InRole{Fence{}}};
-    if (r_.accept("send")) {
-      Send send;
-      const Channel& c = channel(send.channel);
+    if (const bool adds = r_.accept("add"); adds || r_.accept("send")) {
+      ChannelId id = 0;
+      const Channel& c = channel(id);
       r_.expect("to");
-      send.stores = places<Store>(c);
-      return Stmt{InRole{std::move(send)}};
+      std::vector<Store> stores = places<Store>(c);
+      if (!adds) return Stmt{InRole{Send{id, std::move(stores)}}};
+      r_.expect("over");
+      return Stmt{InRole{Add{id, std::move(stores), axis()}}};
     }
     if (r_.accept("await")) return Stmt{InRole{Await{r_.integer()}}};
     if (r_.accept("turn")) return Stmt{InRole{Turn{true}}};
     if (r_.accept("pass")) return Stmt{InRole{Turn{false}}};
     if (r_.accept("share")) return Stmt{InRole{Share{reference()}}};
-    if (r_.accept("deal")) {
-      Deal deal{axis_list("(", ")"), {}};
-      deal.body = block(nullptr);
-      return Stmt{InRole{std::move(deal)}};
-    }
+    if (r_.accept("deal")) return Stmt{InRole{Deal{axis_list("(", ")"), block(nullptr)}}};
     return std::nullopt;
   }
 

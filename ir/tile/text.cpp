@@ -129,9 +129,9 @@ class Printer {
     return fmt::format("{}", fmt::join(out, ", "));
   }
   std::string work(const Phase& p) {
-    std::string out = fmt::format("  work ({}) in groups of {}{}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : p.winding ? " winding"
-                                                                                                                                       : "",
-                                  p.shared >= 0 ? " shared along " + axis(p.shared) : "");
+    std::string out = fmt::format("  work ({}) in groups of {}{}{}{} {{\n", names(p.grid), p.group, p.backward ? " backward" : p.winding ? " winding"
+                                                                                                                                         : "",
+                                  p.claimed ? " claimed" : "", p.shared >= 0 ? " shared along " + axis(p.shared) : "");
     channels_ = &p.channels;
     for (const Channel& c : p.channels) {
       std::vector<std::string> parts;
@@ -139,8 +139,9 @@ class Printer {
       out += fmt::format("    chan %{} ({}) x {}\n", c.name, fmt::join(parts, ", "), c.depth);
     }
     for (const Role& r : p.roles)
-      out += fmt::format("    role {}{}{}{} {}\n", r.name, r.count > 1 || r.along >= 0 || r.turns ? fmt::format(" x {}", r.count) : "", r.along >= 0 ? " along " + axis(r.along) : r.turns ? " in turns"
-                                                                                                                                                                                           : "",
+      out += fmt::format("    role {}{}{}{} {}\n", r.name, r.count > 1 || !r.along.empty() || r.turns ? fmt::format(" x {}", r.count) : "", !r.along.empty() ? " along " + names(r.along) : r.turns ? " in turns"
+                                                                                                                                                                                        : r.steps   ? " in steps"
+                                                                                                                                                                                                    : "",
                          r.registers ? fmt::format(" regs {}", r.registers) : "", block(r.body, "    ", nullptr));
     return out + "  }\n";
   }
@@ -161,6 +162,7 @@ class Printer {
                    [&](const Put& p) { return fmt::format("put {} ({})", channel(p.channel), values(p.values)); },
                    [&](const Fence&) { return std::string("fence"); },
                    [&](const Send& p) { return fmt::format("send {} to ({})", channel(p.channel), places(p.stores)); },
+                   [&](const Add& a) { return fmt::format("add {} to ({}) over {}", channel(a.channel), places(a.stores), axis(a.over)); },
                    [&](const Await& a) { return fmt::format("await {}", a.left); },
                    [&](const Slice& c) { return define(c.out) + fmt::format("slice %{}", number(c.arg)); },
                    [&](const Past& p) {

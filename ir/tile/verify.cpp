@@ -169,6 +169,8 @@ class Verifier {
       if (const auto* g = std::get_if<Get>(&r->node)) out.insert(g->outs.begin(), g->outs.end());
       if (const auto* f = std::get_if<Fetch>(&r->node))
         for (const Load& l : f->loads) out.insert(l.out);
+      if (const auto* d = std::get_if<Add>(&r->node))
+        for (const Store& s : d->stores) out.insert(s.value);
       for (const Block* inner : blocks_of(*r)) in_slots(*inner, out);
     }
   }
@@ -350,29 +352,36 @@ class Verifier {
       for (const Value& v : c.parts)
         for (AxisId a : v.axes) check(a >= 0 && static_cast<size_t>(a) < k_.axes.size(), "an axis exists");
     }
+    check(!p.claimed || (!p.winding && p.shared < 0 && !p.roles.empty() && only_moves(p.roles[0]) && std::ranges::none_of(p.roles, [](const Role& r) { return r.turns; })), "instances are claimed by a role that moves slots, in order, for all roles");
     if (p.shared >= 0) {
       check(k_.sharers(p) >= 2 && k_.sharers(p) <= 8 && !k_.axes.at(static_cast<size_t>(p.shared)).symbol, "2 to 8 blocks share an instance");
       enter({p.shared});
     }
-    int64_t groups = 0, asked = 0;
+    int64_t groups = 0, asked = 0, moving = 0;
     for (const Role& r : p.roles) {
-      check(r.count >= 1 && r.count <= 8 && (r.along < 0 || !r.turns), "a role has instances, which split an axis or take turns");
-      groups += r.count;
+      check(r.count >= 1 && r.count <= 8 && !r.along.empty() + r.turns + r.steps <= 1, "a role has instances, which split axes, take turns or steps");
+      if (!only_moves(r)) groups += r.count;
+      else moving += r.count, check(r.registers == p.roles[0].registers, "roles that only move slots have as many registers");
     }
+    check(moving <= 4, "roles that only move slots are four threads at most");
+    groups += moving > 0;
     const int64_t at_start = groups ? 65536 / (128 * groups) / 8 * 8 : 0;   // registers of each thread, of which the roles give and take
     for (const Role& r : p.roles) {
       check(r.registers == 0 || (r.registers % 8 == 0 && r.registers >= 24 && r.registers <= 256), "a role has 24 to 256 registers, in steps of 8");
-      asked += r.count * (r.registers ? r.registers : at_start);
+      if (!only_moves(r)) asked += r.count * (r.registers ? r.registers : at_start);
       nested({}, [&] {
-        if (r.along >= 0) {
-          enter({r.along});
-          const AxisId around = k_.axes[static_cast<size_t>(r.along)].within;
-          check(std::count(p.grid.begin(), p.grid.end(), around) && k_.axes[static_cast<size_t>(around)].tile == r.count * k_.axes[static_cast<size_t>(r.along)].tile, "the instances of a role split a tile of the work");
+        for (AxisId a : r.along) {
+          enter({a});
+          const AxisId around = k_.axes[static_cast<size_t>(a)].within;
+          check(std::count(p.grid.begin(), p.grid.end(), around), "the instances of a role split a tile of the work");
+          const int64_t parts = k_.axes[static_cast<size_t>(around)].tile / k_.axes[static_cast<size_t>(a)].tile;
+          check(parts * k_.axes[static_cast<size_t>(a)].tile == k_.axes[static_cast<size_t>(around)].tile && (parts == r.count || (parts == 1 && a != r.along[0])), "the instances of a role split a tile of the work, or stand in all of it");
         }
         role_ = &r;
         block(r.body);
       });
     }
+    if (moving) asked += p.roles[0].registers ? p.roles[0].registers : at_start;
     check(asked <= groups * std::min<int64_t>(at_start, 256), "the roles have no more registers than there are");
   }
   const Channel& channel(int c) const {
@@ -407,12 +416,24 @@ class Verifier {
   void in_role(const Put& p) const {
     const Channel& c = channel(p.channel);
     check(p.values.size() == c.parts.size(), "a put fills all parts");
-    for (size_t n = 0; n < p.values.size(); ++n) check(is_part(use(p.values[n]), c.parts[n]), "a put has its part's type");
+    for (size_t n = 0; n < p.values.size(); ++n) {
+      const Value &v = use(p.values[n]), &part = c.parts[n];
+      if (!is_got(*phase_, p.channel)) check(is_part(v, part), "a put has its part's type");
+      else check(v.dtype == part.dtype && v.axes.size() == part.axes.size() && std::all_of(v.axes.begin(), v.axes.end(), [&](AxisId a) { return std::ranges::any_of(part.axes, [&](AxisId b) { return lies_within(k_, a, b); }); }), "a put has a part of its part");
+    }
   }
   void in_role(const Fence&) const {}
   void in_role(const Send& s) const {
     places(channel(s.channel), s.stores);
     for (const Store& t : s.stores) check(k_.buffers[static_cast<size_t>(t.buffer)].kind == BufferKind::out, "outputs are sent to");
+  }
+  void in_role(const Add& a) const {
+    places(channel(a.channel), a.stores);
+    check(only_moves(*role_) && std::count(phase_->grid.begin(), phase_->grid.end(), a.over) && phase_->grid.back() == a.over && !phase_->winding, "what is added is moved alone, over the work's last axis, which is walked one way");
+    for (const Store& s : a.stores) {
+      check(k_.buffers[static_cast<size_t>(s.buffer)].kind == BufferKind::out, "outputs are added to");
+      check(!box(s.index).count(a.over), "what is added has one place for all of the axis");
+    }
   }
   void in_role(const Await& a) const { check(a.left >= 0, "an await leaves some in flight, or none"); }
   void in_role(const Slice& s) {

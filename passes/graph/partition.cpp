@@ -76,6 +76,7 @@ class Partitioner {
 
   Partition run() {
     place_concats();
+    merge_in_order();
     merge_all();
     merge_siblings();
     merge_sums_of_rows();
@@ -97,6 +98,7 @@ class Partitioner {
   std::vector<int> group_;                    // of each node; -1: leaf or free
   std::vector<std::vector<NodeId>> members_;  // of each group, sorted; empty once merged away
   std::map<int, std::vector<size_t>> apart_;  // by the consumer's group: verdicts on what it reads and is not merged with
+  std::vector<InOrder> in_order_;
   std::set<NodeId> places_;                   // groups' only members that need no kernel
   Groups groups_{graph_, root_, free_, group_, members_, producers_, consumers_};
   std::vector<int> seen_;                     // by node: the last walk that met it
@@ -327,7 +329,7 @@ class Partitioner {
       products += means<Contract>(at(id).op);
       if (means<Reduce>(at(id).op) || means<PutAdd>(at(id).op)) reductions.push_back(&at(id));
     }
-    if (products > 1 && !(products == 2 && share_scores(groups_, nodes))) return "a kernel holds one product";
+    if (products > 1 && !(products == 2 && share_scores(groups_, nodes)) && !(products == 3 && std::ranges::any_of(in_order_, [&](const InOrder& s) { return are_among(s, nodes); }))) return "a kernel holds one product";
     if (products && !reductions.empty() && !(products == 1 && std::any_of(nodes.begin(), nodes.end(), [&](NodeId id) { return weighs(id); }))) return "a product tiles the axis that the reduction wants whole";
     std::vector<NodeId> outputs = stored ? *stored : outputs_of(nodes);
     if (const std::string why = context_.nested_in_roles ? not_for_roles(groups_, nodes, outputs) : ""; !why.empty()) return why;
@@ -438,6 +440,18 @@ class Partitioner {
   // --- products of what is recomputed (weighed.h) ---
   // One that a GPU's roles make in one walk with the sums of its rows.
   bool weighs(NodeId id) const { return context_.nested_in_roles && summed_scores(groups_, id); }
+  // Three of them, of which one is added up in order.
+  void merge_in_order() {
+    in_order_ = context_.nested_in_roles ? sums_in_order(groups_) : std::vector<InOrder>{};
+    std::erase_if(in_order_, [](const InOrder& s) { return s.wide < 0; });
+    for (const InOrder& s : in_order_) {
+      std::vector<NodeId> all = {s.first, s.second, s.across, s.wide};
+      std::sort(all.begin(), all.end());
+      const bool apart = std::ranges::none_of(all, [&](NodeId a) { return std::ranges::any_of(all, [&](NodeId b) { return a != b && makes_cycle(group_[static_cast<size_t>(a)], group_[static_cast<size_t>(b)], static_cast<NodeId>(graph_.nodes.size())); }); });
+      if (!apart || !obstacle(all).empty() || !context_.allow()) continue;
+      for (size_t n = 1; n < all.size(); ++n) join(group_[static_cast<size_t>(all[n - 1])], group_[static_cast<size_t>(all[n])]);
+    }
+  }
   // One kernel then computes it once for both.
   void merge_siblings() {
     std::vector<NodeId> waiting;
@@ -446,7 +460,7 @@ class Partitioner {
       if (group_[i] < 0 || !summed_scores(groups_, id)) continue;
       const auto partner = std::find_if(waiting.begin(), waiting.end(), [&](NodeId other) {
         const int p = group_[static_cast<size_t>(other)], c = group_[i];
-        return share_scores(groups_, {other, id}) && merge_beside(p, c);
+        return p != c && share_scores(groups_, {other, id}) && merge_beside(p, c);
       });
       if (partner != waiting.end()) waiting.erase(partner);
       else waiting.push_back(id);

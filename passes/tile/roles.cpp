@@ -356,7 +356,7 @@ class RolePlanner {
     Role load{"load"}, math{"math", s.instances};
     load.body.push_back({Seq{steps(), {}, {in_role(std::move(fetch))}, {}, {}}});
     if (s.turns) math.turns = true;
-    else if (shared) math.along = rows;
+    else if (shared) math.along = {rows};
     if (s.instances > 1) load.registers = 40, math.registers = s.instances == 2 ? 232 : 152;
     multiply(math, rows, s);
     p.roles.push_back(std::move(load));

@@ -224,7 +224,7 @@ class NestedRoles : NestedWalk {
     p.winding = axis(walk_).from.has_value();
     p.backward = !p.winding;   // a mask leaves the last rows the most
     p.channels = {{"c0", {Value{dtype, {rows, d}}}, 1}, {"c1", {Value{dtype, {key, d}}}, 2}, {"c2", {Value{dtype, {key, c}}}, 2}, {"c3", {Value{dtype, {mine, part}}}, longest <= 128 ? 2 : 1}};
-    Role load{"load"}, math{"math", instances, mine};
+    Role load{"load"}, math{"math", instances, {mine}};
     load.registers = instances == 3 ? 32 : 24, math.registers = instances == 3 ? 160 : 240;
     const auto fetch = [&](int channel, const Load& l, AxisId a, AxisId b) { return in_role(Fetch{channel, {Load{value(dtype, {a, b}), l.buffer, moved(l.index, rows)}}}); };
     load.body.push_back(fetch(0, *q_, rows, d));

@@ -222,7 +222,9 @@ class CudaDevice : public Device {
   }
   std::unique_ptr<LoadedImage> load(const KernelImage& image) override { return std::make_unique<CudaImage>(context_, image); }
   void launch(const LoadedImage& image, const KernelImage& kernel, const std::vector<MemoryRange>& operands, int64_t size) override {
-    if (touched_) return note(operands);
+    std::vector<MemoryRange> touched = operands;
+    if (kernel.alone) touched.push_back({const_cast<LoadedImage*>(&image), 1, true});   // for what the module has: no operand lies there
+    if (touched_) return note(touched);
     context_.enter();
     const Handle function = static_cast<const CudaImage&>(image).function;
     int64_t grid = kernel.grid_at(size);
@@ -238,7 +240,7 @@ class CudaDevice : public Device {
     for (EncodedMap& m : maps) params.push_back(&m);
     if (!recording_) return want(driver().launch(function, blocks, 1, 1, threads, 1, 1, shared, stream_, params.data(), nullptr), "cuLaunchKernel");
     const KernelNode node{function, {blocks, 1, 1}, {threads, 1, 1}, shared, params.data(), nullptr, nullptr, nullptr};
-    recording_->add(operands, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) { want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode"); }, kernel.waits && driver().add_edges ? Begins::beside : Begins::behind);
+    recording_->add(touched, [&](Handle graph, const Handle* dependencies, size_t n, Handle* out) { want(driver().add_kernel(out, graph, dependencies, n, &node), "cuGraphAddKernelNode"); }, kernel.waits && driver().add_edges ? Begins::beside : Begins::behind);
   }
   void repeat_while(DevicePtr flag, const std::function<void()>& body) override { conditional(kWhile, flag, false, body); }
   void branch(DevicePtr flag, const std::function<void()>& yes, const std::function<void()>& no) override {

@@ -26,8 +26,8 @@ void expect_clean(const tile::Kernel& kernel) {
   EXPECT_NE(log.find(" 0 bytes stack frame"), std::string::npos) << log;
 }
 
-// The three that have nested products: forward, and the gradients of queries, and of keys and values.
-void expect_clean_kernels(const Graph& graph, DType compute = DType::f32) {
+// Those that have nested products: forward, and the gradients of queries, and of keys and values, or of all three.
+void expect_clean_kernels(const Graph& graph, int kernels, DType compute = DType::f32) {
   PassContext context;
   context.fp = Fp::fast;
   context.compute = compute;
@@ -42,7 +42,7 @@ void expect_clean_kernels(const Graph& graph, DType compute = DType::f32) {
     expect_clean(planned);
     ++nested;
   }
-  EXPECT_EQ(nested, 3);
+  EXPECT_EQ(nested, kernels);
 }
 
 TEST(AttentionCompile, WithoutSpills) {
@@ -77,14 +77,30 @@ TEST(AttentionCompile, GradientsWithoutSpills) {
       }
 }
 
+// All three gradients in one kernel, the queries' as a sum in order.
+TEST(AttentionCompile, GradientsInOrderWithoutSpills) {
+  try {
+    cuda::compiler_version();
+  } catch (const Error& e) {
+    GTEST_SKIP() << e.what();
+  }
+  for (int64_t size : {64, 128})
+    for (bool causal : {true, false})
+      for (int64_t time : {4096, 4000}) {
+        const tile::Kernel kernel = test::GradientText{64, time, size, causal, causal ? "bf16" : "f16"}.in_order();
+        expect_clean(kernel);
+        EXPECT_EQ(cuda::emit(kernel, "sm_90a").alone, 1);   // its launches share turns
+      }
+}
+
 TEST(AttentionCompile, SharedKeysAndWindowsWithoutSpills) {
   try {
     cuda::compiler_version();
   } catch (const Error& e) {
     GTEST_SKIP() << e.what();
   }
-  expect_clean_kernels(test::AttentionGraph{.heads = 8, .shared = 4, .time = 4000, .size = 128}.graph(DType::bf16));
-  expect_clean_kernels(test::AttentionGraph{.heads = 8, .shared = 4, .time = 4096, .size = 64, .window = 1000}.graph(DType::bf16));
+  expect_clean_kernels(test::AttentionGraph{.heads = 8, .shared = 4, .time = 4000, .size = 128}.graph(DType::bf16), 3);
+  expect_clean_kernels(test::AttentionGraph{.heads = 8, .shared = 4, .time = 4096, .size = 64, .window = 1000}.graph(DType::bf16), 3);
 }
 
 // Heads that lie side by side in one matrix, so few that three instances share a tile of rows forward.
@@ -94,7 +110,8 @@ TEST(AttentionCompile, GptWithoutSpills) {
   } catch (const Error& e) {
     GTEST_SKIP() << e.what();
   }
-  expect_clean_kernels(zoo::gpt_step({.batch = 2, .time = 1024, .layers = 1, .width = 768, .heads = 12, .vocabulary = 33}).graph, DType::bf16);
+  expect_clean_kernels(test::AttentionGraph{.heads = 2, .time = 4000, .size = 128, .causal = false}.graph(DType::f16), 2);
+  expect_clean_kernels(zoo::gpt_step({.batch = 2, .time = 1024, .layers = 1, .width = 768, .heads = 12, .vocabulary = 33}).graph, 2, DType::bf16);
 }
 
 }  // namespace

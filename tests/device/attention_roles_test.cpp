@@ -15,14 +15,15 @@
 #include "tests/support/attention_text.h"
 #include "tests/support/device.h"
 #include "tests/support/distance.h"
+#include "tests/support/gradient_text.h"
 
 namespace quern {
 namespace {
 
 class AttentionRoles : public test::OnDevice {
  protected:
-  // Forward, the queries' gradient, the keys' and values': all in roles.
-  static void expect_three(const CompileReport& report) {
+  // Forward, the queries' gradient, the keys' and values', or these three in one: all in roles.
+  static void expect_roles(const CompileReport& report, bool in_order = false) {
     EXPECT_EQ(report.notes, std::vector<std::string>());
     int nested = 0;
     for (size_t k = 0; k < report.planned.size(); ++k)
@@ -30,7 +31,7 @@ class AttentionRoles : public test::OnDevice {
         ++nested;
         EXPECT_FALSE(report.planned[k].phases[0].roles.empty());
       }
-    EXPECT_EQ(nested, 3);
+    EXPECT_EQ(nested, in_order ? 2 : 3);
   }
   void check(const test::AttentionText& a) {
     SCOPED_TRACE(testing::Message() << a.heads << "x" << a.time << "x" << a.size << (a.causal ? " causal " : " ") << a.dtype << ", " << a.instances << " instances, " << a.keys << " keys");
@@ -88,6 +89,66 @@ TEST_F(AttentionRoles, ByHand) {
     check({2, 200, 80, causal, "bf16", 0.1});
     check({40, 384, 64, causal, "bf16", 0.3, 3, 64});
     check({1, 64, 128, causal, "f16", 1});
+  }
+}
+
+// All three gradients in one kernel, the queries' added to by blocks in order: more instances than multiprocessors, so that turns are waited for.
+class GradientsInOrder : public test::OnDevice {
+ protected:
+  void check(const test::GradientText& g, int launches) {
+    SCOPED_TRACE(testing::Message() << g.heads << "x" << g.time << "x" << g.size << (g.causal ? " causal" : ""));
+    const DType dtype = g.dtype == "f16" ? DType::f16 : DType::bf16;
+    KernelImage image = cuda::emit(g.in_order(), device->target().arch);
+    cuda::compile(image, device->target().arch);
+    const auto loaded = device->load(image);
+    std::mt19937_64 random(3);
+    std::vector<HostTensor> values;
+    std::vector<MemoryRange> operands;
+    for (int b = 0; b < 9; ++b) {
+      const bool row = b == 4 || b == 5;
+      values.push_back(test::random_tensor({row || b == 8 ? DType::f32 : dtype, row ? Shape{g.heads, g.time} : Shape{g.heads, g.time, g.size}, {}}, b == 4 ? 4 : -1, b == 4 ? 6 : 1, random));
+      const int64_t bytes = static_cast<int64_t>(values.back().bytes.size());
+      operands.push_back({device->alloc(bytes), bytes, b >= 6});
+      device->upload(operands.back().ptr, values.back().bytes.data(), bytes);
+    }
+    std::vector<std::vector<std::byte>> first(3);
+    for (int n = 0; n < launches; ++n) {
+      device->launch(*loaded, image, operands, 1);
+      device->synchronize();
+      for (size_t b = 6; b < 9; ++b) {
+        device->download(values[b].bytes.data(), operands[b].ptr, operands[b].bytes);
+        if (n == 0) first[b - 6].assign(values[b].bytes.begin(), values[b].bytes.end());
+        ASSERT_TRUE(std::equal(first[b - 6].begin(), first[b - 6].end(), values[b].bytes.begin())) << "launch " << n << ", result " << b;
+      }
+    }
+    for (const MemoryRange& o : operands) device->free(o.ptr);
+    std::vector<std::vector<double>> x, want(3, std::vector<double>(static_cast<size_t>(g.heads * g.time * g.size)));
+    for (const HostTensor& t : values) x.push_back(t.to_doubles());
+    const int64_t every = 1 + g.heads / 3;   // heads that are looked at
+    for (int64_t h = 0; h < g.heads; h += every)
+      for (int64_t i = 0; i < g.time; ++i)
+        for (int64_t j = 0; j <= (g.causal ? i : g.time - 1); ++j) {
+          const size_t query = static_cast<size_t>((h * g.time + i) * g.size), key = static_cast<size_t>((h * g.time + j) * g.size), row = static_cast<size_t>(h * g.time + i), size = static_cast<size_t>(g.size);
+          double s = 0, t = 0;
+          for (size_t d = 0; d < size; ++d) s += x[0][query + d] * x[1][key + d], t += x[3][query + d] * x[2][key + d];
+          const double p = std::exp(s * g.scale - x[4][row]), ds = p * (t + x[5][row]);
+          for (size_t d = 0; d < size; ++d) want[0][key + d] += ds * g.scale * x[0][query + d], want[1][key + d] += p * x[3][query + d], want[2][query + d] += ds * x[1][key + d];
+        }
+    for (size_t b = 0; b < 3; ++b) {
+      double off = 0, all = 0;
+      for (size_t i = 0; i < want[b].size(); ++i)
+        if (static_cast<int64_t>(i) / (g.time * g.size) % every == 0) off += (want[b][i] - x[6 + b][i]) * (want[b][i] - x[6 + b][i]), all += want[b][i] * want[b][i];
+      EXPECT_LT(std::sqrt(off / all), dtype == DType::f16 ? 2e-3 : 1e-2) << "result " << b;
+    }
+  }
+};
+TEST_F(GradientsInOrder, Derived) {
+  if (device->target().arch != "sm_90a") GTEST_SKIP() << "roles are for sm_90a";
+  for (bool causal : {true, false}) {
+    check({3, 384, 128, causal}, 3);
+    check({2, 200, 64, causal, "f16"}, 3);
+    check({20, 1000, 64, causal}, 20);
+    check({18, 1000, 128, causal, "f16"}, 20);
   }
 }
 
@@ -201,9 +262,10 @@ TEST_F(AttentionRoles, Gradients) {
   struct Trained {
     int64_t heads, time, size;
     bool causal, call;   // spelled by attention(), or as plain ops
+    bool in_order = false;   // long enough walks
     DType dtype = DType::bf16;
   };
-  const std::vector<Trained> all = {{2, 64, 64, true, false}, {2, 384, 128, true, true}, {2, 1000, 64, true, true}, {2, 1000, 128, false, false}, {1, 1024, 64, false, false, DType::f16}, {1, 1024, 128, true, true}, {1, 2500, 64, true, false}, {3, 260, 80, true, false}};
+  const std::vector<Trained> all = {{2, 64, 64, true, false}, {2, 384, 128, true, true}, {2, 1000, 64, true, true, true}, {2, 1000, 128, false, false}, {1, 1024, 64, false, false, true, DType::f16}, {1, 1024, 128, true, true}, {1, 2500, 64, true, false, true}, {1, 2688, 128, false, true, true}, {3, 260, 80, true, false}};
   for (const Trained& t : all) {
     SCOPED_TRACE(testing::Message() << t.heads << "x" << t.time << "x" << t.size << (t.causal ? " causal " : " ") << name_of(t.dtype) << (t.call ? " attention()" : ""));
     Model m;
@@ -245,13 +307,38 @@ TEST_F(AttentionRoles, Gradients) {
       EXPECT_LT(std::sqrt(error / norm), t.dtype == DType::f16 ? 2e-3 : 1e-2) << "gradient " << g;   // NaN is no less
     }
     if (device->target().arch != "sm_90a" || t.time < 128) continue;   // so few scores are kept
-    expect_three(report);
+    expect_roles(report, t.in_order);
     for (const tile::Kernel& k : report.lowered)
       for (const tile::Buffer& b : k.buffers) EXPECT_LT(count(b.shape), t.heads * t.time * t.time) << k.name;
   }
 }
 
-// Heads that share keys, and windows: the same, near f64, in three kernels with roles.
+// Two of one shape that do not read each other: one kernel makes the gradients of both, whose launches share its turns, as if they stood alone.
+TEST_F(AttentionRoles, GradientsSideBySide) {
+  const auto gradients = [](Model& m, const std::string& of) {
+    std::vector<Tensor> x;
+    for (const char* name : {"q", "k", "v", "w"}) x.push_back(m.input(name + of, DType::bf16, {1, 20, 1000, 64}));
+    const Reverse r = value_and_grad([&](const std::vector<Tensor>& y) { return std::vector<Tensor>{sum(attention(y[0], y[1], y[2], {.causal = true}) * y[3])}; }, x);
+    for (size_t g = 0; g < 3; ++g) m.output(fmt::format("d{}{}", g, of), r.gradients[g]);
+  };
+  Model one, two;
+  gradients(one, "");
+  gradients(two, "a"), gradients(two, "b");
+  std::mt19937_64 random(9);
+  std::vector<HostTensor> inputs, again;
+  for (int i = 0; i < 4; ++i) inputs.push_back(test::random_tensor({DType::bf16, {1, 20, 1000, 64}, {}}, -2, 2, random));
+  for (int i = 0; i < 8; ++i) again.push_back(inputs[static_cast<size_t>(i % 4)]);
+  CompileOptions options;
+  options.passes.fp = Fp::fast;
+  const std::vector<HostTensor> want = jit(*device, one.finish(), options)->run(inputs);
+  const auto both = jit(*device, two.finish(), options);
+  for (int run = 0; run < 5; ++run) {
+    const std::vector<HostTensor> got = both->run(again);
+    for (size_t g = 0; g < 6; ++g) EXPECT_EQ(got[g], want[g % 3]) << run << ", " << g;
+  }
+}
+
+// Heads that share keys, and windows: the same, near f64, in three kernels with roles, or two.
 TEST_F(AttentionRoles, SharedKeysAndWindows) {
   for (const test::AttentionGraph& a : {test::AttentionGraph{.heads = 1, .shared = 4, .time = 260, .size = 128}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 384, .size = 64, .window = 100},
                                         test::AttentionGraph{.heads = 1, .time = 516, .size = 64, .window = 300, .causal = false}, test::AttentionGraph{.heads = 2, .shared = 2, .time = 324, .size = 80, .causal = false}}) {
@@ -269,7 +356,7 @@ TEST_F(AttentionRoles, SharedKeysAndWindows) {
     const std::vector<HostTensor> want = interpret(expand(a.graph(DType::f64), context), wide);
     for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
     if (device->target().arch != "sm_90a") continue;
-    expect_three(report);
+    expect_roles(report, a.shared == 1);
   }
 }
 

@@ -16,8 +16,8 @@ namespace {
 
 using test::AttentionGraph;
 
-// Of all kernels that have nested products.
-std::vector<tile::Kernel> expect_in_roles(const AttentionGraph& a) {
+// Of all kernels that have nested products. `in_order`: one makes all three gradients.
+std::vector<tile::Kernel> expect_in_roles(const AttentionGraph& a, bool in_order = false) {
   PassContext context;
   context.fp = Fp::fast;
   set_target(context, parse_target("cuda:sm_90a"));
@@ -38,8 +38,12 @@ std::vector<tile::Kernel> expect_in_roles(const AttentionGraph& a) {
   PassContext plain;
   const auto want = interpret(expand(a.graph(DType::f64), plain), wide);
   for (size_t o = 0; o < want.size(); ++o) EXPECT_LT(test::apart(got[o], want[o]), 1e-2) << o;
-  EXPECT_EQ(out.size(), 3u);   // forward; the queries' gradient, and of each row what its weights' gradients sum to; the keys' and values'
-  EXPECT_EQ(all, 3);           // nothing beside them: queries are scaled where scores are
+  EXPECT_EQ(out.size(), in_order ? 2u : 3u);   // forward; the queries' gradient, and of each row what its weights' gradients sum to; the keys' and values'
+  EXPECT_EQ(all, in_order ? 4 : 3);            // nothing beside them, as queries are scaled where scores are; or the rows' sums before, and the queries' gradient rounded behind
+  PassContext seen = context;
+  run_pipeline(g, seen);
+  EXPECT_EQ(seen.ordered.size(), a.shared == 1 ? 1u : 0u);   // heads that share keys have other shapes
+  for (const std::string& told : seen.ordered) EXPECT_NE(told.find(in_order ? "is added up in order, in f32" : "has a kernel of its own"), std::string::npos) << told;
   return out;
 }
 int64_t with(const std::vector<tile::Kernel>& kernels, const std::string& text) {
@@ -61,7 +65,15 @@ TEST(AttentionHeads, Windows) {
   EXPECT_EQ(with(kernels, "by 1 from (i1 + 29)//128 - 1 to i1//128 + 1"), 2);
   EXPECT_EQ(with(kernels, "by 1 from i1//64 to (i1 + 35)//64 + 2"), 1);
   expect_in_roles({.heads = 1, .shared = 2, .time = 324, .size = 48, .window = 70});
-  expect_in_roles({.heads = 1, .time = 516, .size = 64, .window = 300, .causal = false});
+}
+
+// One kernel for all three gradients, where walks are long: without a mask, causal, and where only the end of the walk is bounded.
+TEST(AttentionHeads, InOrder) {
+  const auto kernels = expect_in_roles({.heads = 2, .time = 512, .size = 64, .causal = false}, true);
+  EXPECT_EQ(with(kernels, "add %c4 to ("), 1);
+  EXPECT_EQ(with(kernels, "backward claimed"), 0);
+  EXPECT_EQ(with(expect_in_roles({.heads = 1, .time = 900, .size = 64}, true), "backward claimed"), 1);
+  expect_in_roles({.heads = 1, .time = 516, .size = 64, .window = 300, .causal = false}, true);
 }
 
 TEST(AttentionHeads, BoundsThatHeadsMoveToo) {   // a window whose first key is another one in each head: rows begin at the first block

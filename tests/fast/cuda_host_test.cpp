@@ -106,6 +106,23 @@ TEST_F(CudaHost, TensorMapsAreMadeOfTheOperandsOfALaunch) {
   EXPECT_TRUE(std::count(fake->log.begin(), fake->log.end(), "map of 32 by 16 and more"));
 }
 
+// Launches of a kernel with memory of its own follow each other, whatever else they touch; others lie side by side.
+TEST_F(CudaHost, KernelsThatRememberRunAlone) {
+  for (const bool alone : {false, true}) {
+    const auto device = open_device("cuda:0");
+    const KernelImage image = [&] { KernelImage i = sample().images[0]; i.alone = alone; return i; }();
+    const auto loaded = device->load(image);
+    std::vector<MemoryRange> operands;
+    for (int n = 0; n < 2; ++n) operands.push_back({device->alloc(64), 64, true});
+    fake->edges.clear();
+    device->record([&] {
+      for (const MemoryRange& o : operands) device->launch(*loaded, image, {o}, 1);
+    });
+    EXPECT_EQ(fake->edges, alone ? (std::vector<std::vector<size_t>>{{}, {0}}) : (std::vector<std::vector<size_t>>{{}, {}}));
+    for (const MemoryRange& o : operands) device->free(o.ptr);
+  }
+}
+
 // Of kernels that wait by themselves the later one begins beside the earlier one; what follows a copy, or is one, begins behind, and
 // where others have work, too.
 TEST_F(CudaHost, KernelsThatWaitBeginBesideOthers) {

@@ -90,7 +90,8 @@ std::string run_steps(const test::Golden& c) {
       if (argument == "f8") context.large_product = 1 << 20, context.operands_of_bytes = true;
       else if (argument.starts_with("tf32")) context.large_product = 1 << 20, context.split_operands = argument == "tf32x3";
       else if (name == "panels" || name == "setup") context.large_matrix = 1, context.lanes = cpu_arch(argument).lanes, context.registers = cpu_arch(argument).registers;
-      if (name == "scores" || name == "reassociate") context.nested_products = context.nested_in_roles = true;
+      if (name == "scores" || name == "reassociate" || name == "ordered") context.nested_products = context.nested_in_roles = true;
+      if (name == "ordered") context.refuses = [](const Node&) { return std::string(); };
       if (argument == "fast") context.fp = Fp::fast;   // the only licences to change values
       if (argument == "bf16") context.compute = DType::bf16;
       const Graph after = run_pass(*pass, graph, context);

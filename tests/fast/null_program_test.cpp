@@ -237,6 +237,8 @@ TEST(NullProgram, TensorMapsLieWithinTheirOperands) {
   EXPECT_EQ(loaded().images[0].resident, 1);
   p.images[0].waits = 1;
   EXPECT_EQ(loaded().images[0].waits, 1);
+  p.images[0].alone = 1;
+  EXPECT_EQ(loaded().images[0].alone, 1);
   const auto refused = [&](const char* what, const std::function<void(TensorMap&)>& forge) {
     p.images[0].maps = {m};
     forge(p.images[0].maps[0]);

@@ -65,6 +65,62 @@ TEST(TileGradient, Derived) {
   }
 }
 
+// The three gradients in one kernel, the queries' as a sum over the blocks of keys in the work's order.
+std::string in_order(const GradientText& g) {
+  const std::string text = to_string(g.in_order());
+  EXPECT_EQ(to_string(parse_kernel(text)), text);
+  return text;
+}
+TEST(TileGradient, InOrder) {
+  for (bool causal : {false, true})
+    for (int64_t size : {64, 128}) {
+      const GradientText g{1, 136, size, causal, "f16", 0.125};
+      SCOPED_TRACE(to_string(g.in_order()));
+      const std::vector<double> keys = run(g.keys()), queries = run(g.queries());
+      std::vector<double> got = run(in_order(g));
+      const size_t n = queries.size();
+      ASSERT_EQ(got.size(), 3 * n);
+      for (size_t i = 2 * n; i < 3 * n; ++i) got[i] *= g.scale;
+      expect_near(keys, {got.begin(), got.begin() + static_cast<std::ptrdiff_t>(2 * n)}, 0.02);
+      expect_near(queries, {got.begin() + static_cast<std::ptrdiff_t>(2 * n), got.end()}, 0.02);
+    }
+}
+// Five products of each step, weights made once; long walks first, where all that begin together add to other places.
+TEST(TileGradient, FiveProducts) {
+  for (int64_t size : {64, 128}) {
+    const std::string text = in_order({2, 260, size, true, "bf16"});
+    const auto count = [&](const std::string& what) {
+      int n = 0;
+      for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) ++n;
+      return n;
+    };
+    EXPECT_EQ(count("issue mma"), 5) << text;
+    EXPECT_EQ(count("exp("), 1) << text;
+    EXPECT_EQ(count("add %c4 to (%p8["), 1) << text;
+    EXPECT_NE(text.find(" backward claimed {"), std::string::npos) << text;
+  }
+  EXPECT_EQ(in_order({2, 260, 64, false}).find("backward"), std::string::npos);
+}
+// What the interpreter, or the verifier, finds of plans that add wrongly: its blocks wait for one another as a device's do.
+TEST(TileGradient, OrdersThatCannotBe) {
+  const GradientText g{1, 200, 64, true, "f16", 0.125};
+  const auto fails = [](const std::string& text, const std::string& reason) {
+    try {
+      run(text);
+      ADD_FAILURE() << text;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(reason), std::string::npos) << e.what();
+    }
+  };
+  const std::string text = to_string(g.in_order());
+  const auto line = [&](const std::string& begin) { return text.substr(text.find(begin), text.find('\n', text.find(begin)) + 1 - text.find(begin)); };
+  fails(replaced(text, line("        put %c4"), ""), "deadlock");
+  fails(replaced(text, line("        release %c3@s"), ""), "deadlock");
+  fails(replaced(text, "over i1", "over i0"), "the work's last axis");
+  fails(replaced(text, " backward", " winding"), "in order");
+  fails(replaced(text, line("        put %c3"), line("        put %c3") + line("        put %c3")), "deadlock");
+}
+
 constexpr GradientText kSmall{1, 200, 16, true, "bf16", 0.25};
 
 // One product of each kind in a step, whatever of the loops before had its own; two sums share the walk.
@@ -122,6 +178,10 @@ TEST(TileGradient, WhatThePassLeaves) {
     EXPECT_FALSE(plan_nested_roles(parse_kernel(text), why));
     EXPECT_NE(why.find(reason), std::string::npos) << why;
   };
+  refused(GradientText{2, 200, 64}.all(), "would cost");   // short walks
+  refused(GradientText{2, 1024, 96}.all(), "not 64 or 128 long");
+  refused(replaced(GradientText{2, 1024, 64}.all(), "select(le(coord(i9), coord(i1)), mul(a0, 0.125:f32)", "select(le(coord(i9), coord(i1)), mul(a0, 0.25:f32)"), "weights of its own");
+  refused(replaced(GradientText{2, 1024, 64}.all(), "load %p1[i0, i9, i2]", "load %p2[i0, i9, i2]"), "other rows than its products");
   refused(GradientText{2, 200, 24}.keys(), "no multiple of 16 long");
   refused(GradientText{2, 200, 272}.queries(), "longer than 256");
   refused(replaced(kSmall.queries(), "    %10: f32[i0, i1, i2] =", "    %90: f32[i0, i1] = seq (i8) carry (%91: f32[i0, i1] = 0) {\n      %92: bf16[i0, i1, i8] = load %p0[i0, i1, i8]\n      %93: f32[i0, i1, i8] = map(cast<f32>(a0)) (%92)\n      %94: f32[i0, i1] = reduce<max> i8 (%93)\n      %95: f32[i0, i1] = map(max(a0, a1)) (%91, %94)\n      yield %95\n    }\n    %10: f32[i0, i1, i2] ="), "no reduction");

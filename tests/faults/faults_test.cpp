@@ -42,7 +42,7 @@ const std::string fuzz = std::string(QN_COMMAND) + " fuzz graphs -n 200 --seed 1
 const std::string fuzz_lanes = std::string(QN_COMMAND) + " fuzz graphs -n 80 --seed 1 --grad --vmap --target cpu --stop --no-reduce";
 const std::string fuzz_tiles = std::string(QN_COMMAND) + " fuzz graphs -n 400 --seed 1 --grad --vmap --tile --stop --no-reduce";
 std::string sweep(const std::string& program, const std::string& filter) {
-  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"rnn", QN_RNN}, {"setup", QN_SETUP}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}, {"plan", QN_PLAN}, {"attention", QN_ATTENTION}, {"roles", QN_ROLES}, {"mixed", QN_MIXED}, {"heads", QN_HEADS}, {"clusters", QN_CLUSTERS}, {"overwrite", QN_OVERWRITE}};
+  const std::map<std::string, std::string> paths = {{"cpu", QN_CPU_SWEEP}, {"op", QN_OP_SWEEP}, {"autodiff", QN_AUTODIFF}, {"control", QN_CONTROL}, {"rnn", QN_RNN}, {"setup", QN_SETUP}, {"sizes", QN_SIZES}, {"loops", QN_SIZED_LOOPS}, {"plan", QN_PLAN}, {"attention", QN_ATTENTION}, {"roles", QN_ROLES}, {"mixed", QN_MIXED}, {"heads", QN_HEADS}, {"clusters", QN_CLUSTERS}, {"overwrite", QN_OVERWRITE}, {"gradient", QN_GRADIENT}};
   return paths.at(program) + " --gtest_brief=1 --gtest_fail_fast --gtest_filter='" + filter + "'";
 }
 
@@ -58,6 +58,7 @@ std::string first_guess(Fault fault) {
     case Fault::gradient_rounded: return sweep("mixed", "*Masters*");
     case Fault::window_walked_late: return sweep("heads", "*Windows");
     case Fault::one_head_walked: return sweep("heads", "*SharedKeys");
+    case Fault::turn_not_waited_for: return sweep("gradient", "*InOrder");
     case Fault::barrier_left_out: return sweep("clusters", "*MissingBarriers*");
     case Fault::slot_released_early: return sweep("roles", "*GeneratedProducts");
     case Fault::short_sums_kept: return sweep("roles", "*ProductsOfBytes");

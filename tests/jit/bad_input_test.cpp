@@ -114,7 +114,7 @@ TEST_F(BadInput, WordsOfTheCommandLine) {
   refused("ops addd", 2, "Q0410", "did you mean \"add\"");
   refused("explain Q9999", 2, "Q0412", "`quern explain` lists them");
   refused("dump mlp --after folding", 2, "Q0407", "fold");
-  refused("compile mlp -o /dev/null --disable-pass partition", 2, "Q0407", "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, precision and clusters can");
+  refused("compile mlp -o /dev/null --disable-pass partition", 2, "Q0407", "simplify, fold, loops, reassociate, scores, chunks, align, panels, remat, setup, ordered, precision and clusters can");
   refused("compile mlp -o /dev/null --disable-pass simplfy", 2, "Q0407", "simplify");
 }
 

@@ -5,6 +5,10 @@
 
 #include <fmt/format.h>
 
+#include "passes/tile/bounds.h"
+#include "passes/tile/regroup.h"
+#include "passes/tile/roles_ordered.h"
+
 namespace quern::test {
 
 struct GradientText {
@@ -33,7 +37,10 @@ struct GradientText {
     return causal ? fmt::format("select(le(coord({}), coord({})), {}, {}:f32)", k, q, score, otherwise) : score;
   }
   std::string exponential(const std::string& q, const std::string& k) const { return fmt::format("exp(sub({}, a1))", seen(fmt::format("mul(a0, {}:f32)", scale), q, k, "-inf")); }
-  std::string gradient(const std::string& q, const std::string& k) const { return fmt::format("cast<{}>(mul({}, {}:f32))", dtype, seen(fmt::format("mul(add(a2, a3), {})", exponential(q, k)), q, k, "0"), scale); }
+  std::string gradient(const std::string& q, const std::string& k, bool scaled = true) const {
+    const std::string whole = seen(fmt::format("mul(add(a2, a3), {})", exponential(q, k)), q, k, "0");
+    return fmt::format("cast<{}>({})", dtype, scaled ? fmt::format("mul({}, {}:f32)", whole, scale) : whole);
+  }
   std::string rows(int n, const std::string& row) const { return fmt::format("      %{0}: f32[i0, {2}] = load %p4[i0, {2}]\n      %{1}: f32[i0, {2}] = load %p5[i0, {2}]\n", n, n + 1, row); }
   std::string sum(int n, int carry, const std::string& walk, int weight, int buffer) const {
     return fmt::format("      %{0}: {1}[i0, i2, {2}] = load %p{3}[i0, {2}, i2]\n      %{4}: f32[i0, i1, i2] = mma[{1}] {2} (%{5}, %{6}, %{0})\n      yield %{4}\n    }}\n", n, dtype, walk, buffer, n + 1, carry, weight);
@@ -56,6 +63,19 @@ struct GradientText {
     out += fmt::format("      %80: {}[i0, i1, i6] = map({}) (%60, %3, %70, %4)\n", dtype, gradient("i6", "i1"));
     return out + sum(81, 51, "i6", 80, 0) + store(90, 50, "%p6") + "  }\n}\n";
   }
+  /// All three: the queries', before it is scaled, in f32.
+  std::string all() const {
+    std::string text = keys();
+    text.resize(text.size() - std::string("  }\n}\n").size());
+    const std::string out = fmt::format(", %p8: out f32[{},{},{}]) {{\n", heads, time, size), axes = fmt::format("  axis i9<{0} by 1\n  axis i10<{1} by 1\n  axis i11<{1} by 1\n  grid", time, size);
+    text.replace(text.find(") {\n"), 4, out).replace(text.find("  grid"), 6, axes);
+    text += rows(101, "i1") + "    %110: f32[i0, i1, i2] = seq (i9) carry (%111: f32[i0, i1, i2] = 0) {\n";
+    text += product(120, 0, "i1", 1, "i9", "i10") + product(130, 3, "i1", 2, "i9", "i11");
+    text += fmt::format("      %140: {}[i0, i1, i9] = map({}) (%120, %101, %130, %102)\n", dtype, gradient("i1", "i9", false));
+    return text + sum(141, 111, "i9", 140, 1) + "    store %p8[i0, i1, i2] = %110\n  }\n}\n";
+  }
+  /// Those planned in roles, whatever it costs.
+  tile::Kernel in_order() const { return plan_ordered_roles(bounds(match_dims(tile::parse_kernel(all())))); }
 };
 
 }  // namespace quern::test
