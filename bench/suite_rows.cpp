@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "bench/suite.h"
+#include "frontend/attention.h"
 #include "frontend/nn.h"
 #include "frontend/optim.h"
 
@@ -14,7 +15,7 @@ std::vector<SuiteCase> suite_rows() {
   constexpr DType kShort = DType::bf16, kFloat = DType::f32;
   using Input = SuiteCase::Input;
   using Tensors = std::vector<Tensor>;
-  constexpr int64_t kRows = 16384, kWidth = 768, kTexts = 8192, kClasses = 50304, kSide = 8192, kParameters = 124000000;
+  constexpr int64_t kRows = 16384, kWidth = 768, kTexts = 8192, kClasses = 50304, kSide = 8192, kVocabulary = 50257, kParameters = 124000000;
   std::vector<SuiteCase> out;
   const auto add = [&](const std::string& name, const char* op, const std::vector<Input>& inputs, double read, double written, auto build) {
     out.push_back(plain_case("row", name, inputs, {{"op", op}}, [build](Model& g, const Tensors& t) {
@@ -36,6 +37,9 @@ std::vector<SuiteCase> suite_rows() {
   add("sum axis 0 f32 8192x8192", "sum0", {square}, plane, 0, [](const Tensors& t) { return Tensors{sum(t[0], {0})}; });
   add("sum axis 1 f32 8192x8192", "sum1", {square}, plane, 0, [](const Tensors& t) { return Tensors{sum(t[0], {1})}; });
   add("transpose add f32 8192x8192", "transpose_add", {square}, plane, plane, [](const Tensors& t) { return Tensors{t[0] + transpose(t[0], {1, 0})}; });
+  // In a fixed order; the peers' sums are in any: the price of determinism.
+  const Input table{{kVocabulary, kWidth}}, updates{{kRows, kWidth}}, tokens{{kRows}, kVocabulary};
+  add("embedding gradient f32 16384 of 50257x768", "embedding_gradient", {table, updates, tokens}, 4.0 * kRows * kWidth, 4.0 * kVocabulary * kWidth, [](const Tensors& t) { return grad(sum(embedding(t[0], t[2]) * t[1]), {t[0]}); });
 
   // An optimizer's update as a function: what it would change in place are outputs.
   const Input parameters{{kParameters}}, moment{{kParameters}, 0, kFloat, 0.01}, square_moment{{kParameters}, 0, kFloat, 0.01, 0.01};

@@ -63,6 +63,11 @@ def transpose_add(torch, request, x):
 
 
 @op
+def embedding_gradient(torch, request, table, u, i):   # atomic additions, in any order
+    return (lambda table, u, i: torch.zeros_like(table).index_add_(0, i, u)), (table, u, i.long())
+
+
+@op
 def adamw(torch, request, p, g, step, m, v):
     def f(p, g, step, m, v):
         t = step + 1
@@ -113,6 +118,11 @@ def cross_entropy_wide(jax, jnp, request, x, label):   # noqa: F811: of the othe
 @jax_op
 def bias_gelu(jax, jnp, request, x, b):   # noqa: F811
     return jax.nn.gelu(x.astype(jnp.float32) + b.astype(jnp.float32), approximate=False).astype(jnp.bfloat16)
+
+
+@jax_op
+def embedding_gradient(jax, jnp, request, table, u, i):   # noqa: F811
+    return jnp.zeros_like(table).at[i].add(u)
 
 
 @jax_op
