@@ -9,7 +9,7 @@
 //                                                             await 1   %g = %p * %t   issue mma (%v, %g, b)   await 0   release … }   each (…) { put, send } } }
 // A factor of every weight is one of the sum; a mask that an exponential's argument has already is no second one. What the weights read of a row
 // may be a sum of its elements: that is made first, and stored where others want it. Past the end of the walk what is fetched is 0;
-// where weights are not finite there they are chosen to be 0, too.
+// where weights are not finite there they are chosen to be 0, too. A sum that is stored as it is, in f32, is for roles_ordered.h.
 #pragma once
 #include "ir/tile/kernel.h"
 
